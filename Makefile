@@ -1,0 +1,45 @@
+# Everything runs in an environment of its own, .venv, which the first target that needs it makes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: demo test fix lint types bench train-rehearsal clean
+
+demo: $(VENV)/installed ## install and show the three jobs
+	$(BIN)/codeclippy-ls demo
+
+test: $(VENV)/installed-test ## install what the tests need and run them
+	$(BIN)/python -m pytest
+
+fix: $(VENV)/installed-lint ## format what can be fixed by itself
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/installed-lint
+	$(BIN)/ruff check .
+
+types: $(VENV)/installed-lint $(VENV)/installed-test
+	$(BIN)/mypy
+
+bench: $(VENV)/installed ## figures of this machine; BENCH_ARGS=--quick for less than two minutes
+	$(BIN)/python -m bench.latency $(BENCH_ARGS)
+
+train-rehearsal: $(VENV)/installed-train ## the whole training chain in minutes, on the CPU
+	$(BIN)/python -m training.rehearse
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and pinned: a wider request would bring its newest build.
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -c constraints.txt "$(TORCH)"
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-%: $(VENV)/installed
+	$(PIP) install -c constraints.txt -e ".[$*]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

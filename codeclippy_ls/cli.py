@@ -1,0 +1,172 @@
+"""The command line: ``codeclippy-ls`` is the server, its verbs are one-shots over the same code.
+
+Nothing heavy is imported before it is needed: ``--version`` and ``--help`` answer at once, and stdin and stdout are
+guarded before any library can touch them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from codeclippy_ls import __version__
+
+_DESCRIPTION = "Code completion, infilling and edits by message from open models, on this machine."
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parsed = _parser().parse_args(arguments)
+    _log_to(parsed.log_file, parsed.verbose)
+    if parsed.verb is None:
+        return _serve(parsed)
+    from codeclippy_ls import oneshot
+
+    verb = getattr(oneshot, parsed.verb)
+    try:
+        code: int = verb(parsed, _options(parsed))
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `| head` has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("codeclippy-ls", description=_DESCRIPTION,
+                                     epilog="Without a verb it is the language server, on stdin and stdout.")
+    parser.add_argument("--version", action="version", version=f"codeclippy-ls {__version__}")
+    _add_shared(parser)
+    transport = parser.add_mutually_exclusive_group()
+    transport.add_argument("--stdio", action="store_true", help="serve on stdin and stdout (the default)")
+    transport.add_argument("--tcp", metavar="HOST:PORT", help="listen for clients, on a loopback address")
+    transport.add_argument("--pipe", metavar="PATH", help="connect to a client's pipe")
+    transport.add_argument("--socket", metavar="PORT", type=int, help="connect to a client's loopback port")
+    parser.add_argument("--allow-remote", action="store_true",
+                        help="let --tcp listen on any address; anyone who reaches it can use it")
+    parser.add_argument("--clientProcessId", metavar="PID", type=int, help=argparse.SUPPRESS)  # some clients add it
+    verbs = parser.add_subparsers(dest="verb", metavar="verb")
+    _add_verbs(verbs)
+    return parser
+
+
+def _add_verbs(verbs: Any) -> None:
+    complete = verbs.add_parser("complete", help="print the suggestion at a place in a file")
+    complete.add_argument("place", metavar="FILE:LINE:COL", help="line and column count from 1")
+    edit = verbs.add_parser("edit", help="print an edit of a file as a unified diff")
+    edit.add_argument("file", type=Path)
+    edit.add_argument("--message", "-m", required=True, help="what to change")
+    edit.add_argument("--lines", metavar="A-B", help="only these lines, counted from 1")
+    edit.add_argument("--apply", action="store_true", help="write the edit to the file")
+    models = verbs.add_parser("models", help="the model families, and what is on this machine")
+    doctor = verbs.add_parser("doctor", help="check that everything works, and say what to do where it does not")
+    demo = verbs.add_parser("demo", help="a short editing session with the real server, in the terminal")
+    for verb in (complete, edit, models, doctor, demo):
+        _add_shared(verb, default=argparse.SUPPRESS)
+
+
+def _add_shared(parser: argparse.ArgumentParser, default: Any = None) -> None:
+    """Options that hold before and after a verb."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--model", default=default, help="a folder or hub name; the shipped model if not given")
+    group.add_argument("--edit-model", default=default, help="another model for edits")
+    group.add_argument("--family", default=default, help="the model's family, where it is not recognised")
+    group.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:1, mps")
+    group.add_argument("--dtype", default=default, help="auto, float32, bfloat16, float16")
+    group.add_argument("--threads", default=default, type=int, help="CPU threads of the engine")
+    parser.add_argument("--log-file", default=default, metavar="PATH", help="log there instead of stderr")
+    parser.add_argument("--verbose", "-v", action="store_true", default=default or False, help="log more")
+
+
+def _options(parsed: argparse.Namespace) -> dict[str, Any]:
+    """The command line's part of the settings, in the form of a client's options."""
+    given = {
+        "complete": parsed.model, "edit": parsed.edit_model, "family": parsed.family,
+        "device": parsed.device, "dtype": parsed.dtype, "threads": parsed.threads,
+    }
+    model = {key: value for key, value in given.items() if value is not None}
+    return {"model": model} if model else {}
+
+
+def _log_to(path: str | None, verbose: bool) -> None:
+    level = logging.INFO if verbose else logging.WARNING
+    style = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    if path is not None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            handler = logging.StreamHandler(os.fdopen(os.open(path, flags, 0o600), "a", encoding="utf-8"))
+        except OSError as error:
+            _die(f"--log-file {path}: {error.strerror}")
+    logging.basicConfig(level=level, format=style, handlers=[handler], force=True)
+    # pygls logs the body of every message at INFO, and a log holds no source text.
+    logging.getLogger("pygls").setLevel(logging.WARNING)
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    from codeclippy_ls.settings import parse
+
+    overrides = _options(parsed)
+    if problems := parse(overrides)[1]:
+        _die("; ".join(problems))
+    address = _tcp_address(parsed.tcp, parsed.allow_remote) if parsed.tcp else None
+    stdio = None
+    if address is None and parsed.pipe is None and parsed.socket is None:
+        if sys.stdin.isatty():
+            print("codeclippy-ls: a language server, waiting for an editor on stdin; "
+                  "see codeclippy-ls --help for what else it does", file=sys.stderr)
+        from codeclippy_ls.server.transport import guard_stdio
+
+        stdio = guard_stdio()
+    try:
+        code = asyncio.run(_session(parsed, overrides, address, stdio))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        code = 130
+    except OSError as error:
+        print(f"codeclippy-ls: cannot connect: {error}", file=sys.stderr)
+        code = 1
+    logging.shutdown()
+    sys.stderr.flush()
+    # The engine's thread may be inside a long step; nothing of it is worth waiting for.
+    os._exit(code)
+
+
+async def _session(
+    parsed: argparse.Namespace, overrides: dict[str, Any], address: tuple[str, int] | None, stdio: tuple[int, int] | None
+) -> int:
+    from codeclippy_ls.server import transport
+    from codeclippy_ls.server.server import Server
+
+    if address is not None:
+        return await transport.listen_tcp(lambda: Server(overrides).serve, *address)
+    if stdio is not None:
+        return await transport.serve_stdio(Server(overrides).serve, *stdio)
+    return await transport.serve_connected(Server(overrides).serve, port=parsed.socket, path=parsed.pipe)
+
+
+def _tcp_address(text: str, allow_remote: bool) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    host = host.strip("[]") or "127.0.0.1"
+    if not port.isdigit() or int(port) > 65535 or (not colon and not port):
+        _die(f"--tcp {text}: HOST:PORT is needed, as in 127.0.0.1:5007")
+    if host not in _LOOPBACK and not allow_remote:
+        _die(f"--tcp {text}: only loopback addresses; --allow-remote lifts this, and then anyone who reaches the "
+             "port can use the server")
+    return host, int(port)
+
+
+def _die(message: str) -> NoReturn:
+    print(f"codeclippy-ls: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,130 @@
+"""``codeclippy-ls doctor``: versions, device, memory, the model, a timed completion, and what to do about problems."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import platform
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from codeclippy_ls import __version__
+
+_PACKAGES = ("pygls", "lsprotocol", "torch", "transformers", "tokenizers", "safetensors", "unidiff")
+_SAMPLE = "def mean(values):\n    total = 0\n    for value in values:\n        total += value\n    return "
+
+
+class Report:
+    """Lines of findings, and how many of them are problems."""
+
+    def __init__(self) -> None:
+        self.problems = 0
+
+    def good(self, what: str, found: str) -> None:
+        """Something that is as it should be."""
+        print(f"  ok    {what}: {found}")
+
+    def bad(self, what: str, found: str, cure: str) -> None:
+        """A problem, with its cure."""
+        self.problems += 1
+        print(f"  FAIL  {what}: {found}\n        -> {cure}")
+
+
+def examine(options: dict[str, Any]) -> int:
+    """Examine this installation; 0 where everything works, 1 where something does not."""
+    report = Report()
+    print(f"codeclippy-ls {__version__} on Python {platform.python_version()}, {platform.platform()}")
+    _packages(report)
+    _device(report)
+    if not options.get("model", {}).get("complete"):
+        _shipped(report)
+    _model(report, options)
+    print("everything works" if not report.problems else f"{report.problems} problem(s), see above")
+    return 1 if report.problems else 0
+
+
+def _packages(report: Report) -> None:
+    for package in _PACKAGES:
+        try:
+            report.good(package, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            report.bad(package, "not installed", f"{sys.executable} -m pip install {package}")
+
+
+def _device(report: Report) -> None:
+    import os
+
+    import torch
+
+    memory = ""
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB of memory"
+    report.good("cpu", f"{os.cpu_count()} cores{memory}; bfloat16 in hardware: "
+                       f"{'yes' if torch.cpu._is_avx512_bf16_supported() else 'no'}")
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        report.good("gpu", f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
+    elif torch.backends.mps.is_available():
+        report.good("gpu", "Apple MPS")
+    else:
+        report.good("gpu", "none that this build of torch can use; the CPU does the work")
+
+
+def _shipped(report: Report) -> None:
+    from codeclippy_ls.engine.spec import SHIPPED, shipped_card
+
+    cure = "install the package again: the model inside it is not whole"
+    try:
+        card = shipped_card()
+        digest = hashlib.sha256((SHIPPED / "model.safetensors").read_bytes()).hexdigest()
+    except (OSError, ValueError) as error:
+        report.bad("shipped model", str(error), cure)
+        return
+    if digest != card["sha256"]:
+        report.bad("shipped model", "its weights do not have the hash on its card", cure)
+    else:
+        report.good("shipped model", f"{card['name']} {card['version']}, {card['parameters'] / 1e6:.1f} million "
+                                     "parameters, hash right")
+
+
+def _model(report: Report, options: dict[str, Any]) -> None:
+    from codeclippy_ls.engine.errors import EngineError
+    from codeclippy_ls.settings import parse
+
+    settings, problems = parse({**options, "completion": {"timeBudgetMs": 60000}})
+    for problem in problems:
+        report.bad("settings", problem, "correct the option")
+    try:
+        asyncio.run(_try(report, settings))
+    except EngineError as error:
+        report.bad("model", str(error), "see the message; without --model the shipped model is used")
+
+
+async def _try(report: Report, settings: Any) -> None:
+    from codeclippy_ls.assist import COMPLETE, Assistant, open_engine
+    from codeclippy_ls.prompts.build import family_of
+    from codeclippy_ls.text import Document
+
+    assistant = Assistant(open_engine(settings), settings)
+    try:
+        started = time.monotonic()
+        await assistant.prepare()
+        model = assistant.engine.status(COMPLETE).model
+        family = family_of(model, settings.model.family)
+        report.good("model", f"{Path(model.name).name if model.name else 'shipped'} ({model.architecture}, "
+                             f"{model.parameters / 1e6:.0f} million parameters) on {model.device}, "
+                             f"{str(model.dtype).removeprefix('torch.')}, loaded in {time.monotonic() - started:.1f} s")
+        report.good("family", f"{family.name}: {', '.join(job.value for job in family.jobs)}; window {model.window}")
+        result = await assistant.complete(Document("file:///sample.py", _SAMPLE), len(_SAMPLE))
+        generation = result.generation
+        if generation is None or not generation.candidates[0].tokens:
+            report.bad("completion", "the model wrote nothing", "try another model")
+            return
+        tokens = len(generation.candidates[0].tokens)
+        report.good("completion", f"{tokens} tokens in {generation.seconds * 1000:.0f} ms, the first after "
+                                  f"{generation.first_token * 1000:.0f} ms")
+    finally:
+        assistant.engine.close()

@@ -1,0 +1,168 @@
+"""What the engine thread does: hold models with their prefix caches and turn a ticket into steps.
+
+This is the engine's side of torch; ``engine.engine`` is the side of the loop. Knows token ids and stop strings, no
+documents.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from codeclippy_ls.engine.engine import Candidate, Generation, Reason
+from codeclippy_ls.engine.errors import EngineError
+from codeclippy_ls.engine.tokenizer import decode_complete
+
+if TYPE_CHECKING:
+    from codeclippy_ls.engine.engine import Ticket
+
+
+class Host(Protocol):
+    """Loads models and runs jobs; made and used on the engine thread only."""
+
+    def load(self, name: str, spec: Any) -> Any:
+        """Load a model and return its face, which prompts are built from.
+
+        Raises:
+            EngineError: it cannot be loaded; the message says why.
+        """
+
+    def start(self, ticket: Ticket) -> Iterator[Generation | None]:
+        """The ticket's steps: ``None`` after each, the generation at last."""
+
+
+@dataclass(slots=True)
+class Output:
+    """One candidate as it grows."""
+
+    tokens: list[int] = field(default_factory=list)
+    bytes: bytearray = field(default_factory=bytearray)
+    text: str = ""
+    logprob: float = 0.0
+    chosen: int = 0
+    reason: Reason = Reason.LENGTH
+
+    def candidate(self) -> Candidate:
+        """The finished candidate."""
+        return Candidate(self.text, tuple(self.tokens), self.logprob / max(self.chosen, 1), self.reason)
+
+
+class LocalHost:
+    """Models on this machine, each with its prefix cache.
+
+    Args:
+        cache_bytes: budget of each model's prefix cache.
+    """
+
+    def __init__(self, cache_bytes: int = 512 << 20) -> None:
+        self._cache_bytes = cache_bytes
+        self._loaded: dict[Any, tuple[Any, Any]] = {}
+        self._models: dict[str, tuple[Any, Any]] = {}
+
+    def load(self, name: str, spec: Any) -> Any:
+        """Load a ``models.ModelSpec``; a spec that is loaded already under another name is shared."""
+        from codeclippy_ls.engine import models
+        from codeclippy_ls.engine.cache import PrefixCache
+
+        if spec not in self._loaded:
+            self._loaded[spec] = models.load(spec), PrefixCache(self._cache_bytes)
+        self._models[name] = self._loaded[spec]
+        return self._loaded[spec][0]
+
+    def start(self, ticket: Ticket) -> Iterator[Generation | None]:
+        """The steps of a ticket; out of memory, the caches go and it is tried once more at half the window."""
+        import torch
+
+        model, cache = self._models[ticket.request.model]
+        try:
+            yield from self._generate(ticket, model, cache, model.window)
+        except (torch.OutOfMemoryError, MemoryError):
+            self._free()
+            try:
+                yield from self._generate(ticket, model, cache, model.window // 2)
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                self._free()
+                raise EngineError("out of memory; choose a smaller model or another device") from error
+
+    def _free(self) -> None:
+        import torch
+
+        for _, cache in self._models.values():
+            cache.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _generate(self, ticket: Ticket, model: Any, cache: Any, window: int) -> Iterator[Generation | None]:
+        from codeclippy_ls.engine.decode import Sampling
+
+        started = time.monotonic()
+        if ticket.stopping is not None:
+            return
+        prompt = ticket.request.build(model, window)
+        sampling = Sampling(**ticket.request.sampling)
+        tokens = list(prompt.tokens)
+        if not tokens or len(tokens) >= window:
+            raise EngineError(f"the prompt has {len(tokens)} tokens, the window {window}")
+        deadline = started + sampling.seconds if sampling.seconds is not None else math.inf
+        prefix = cache.take(tokens, model.new_cache)
+        reused, first, outputs = len(prefix.tokens), 0.0, []
+        try:
+            for index in range(max(sampling.candidates, 1)):
+                prefix.crop(len(tokens) - 1)
+                output = Output()
+                outputs.append(output)
+                for _ in _steps(ticket, model, prefix, prompt, tokens, sampling, index, deadline, output):
+                    first = first or (time.monotonic() - started if output.tokens else 0.0)
+                    yield None
+                if ticket.stopping is not None:
+                    return
+                if output.reason is Reason.TIME:
+                    break
+        finally:
+            # Whatever was read of the prompt is worth keeping; the output's keys are too, for text that is accepted.
+            cache.put(prefix)
+        candidates = tuple(output.candidate() for output in outputs)
+        yield Generation(candidates[0].reason, candidates, prompt, len(tokens), reused, first,
+                         time.monotonic() - started)
+
+
+def _steps(
+    ticket: Ticket, model: Any, prefix: Any, prompt: Any, tokens: list[int], sampling: Any, index: int,
+    deadline: float, output: Output,
+) -> Iterator[None]:
+    """Grow one candidate step by step, until it ends or the ticket is stopped."""
+    from codeclippy_ls.engine.decode import Chooser, decode
+
+    chooser = Chooser(sampling, sampling.seed + index)
+    ends = model.ends | prompt.ends
+    for step in decode(model, prefix, tokens, prompt.constraint, ends, chooser, sampling.max_tokens):
+        if ticket.stopping is not None:
+            return
+        if step.end:
+            output.reason = Reason.END
+            return
+        if step.tokens and _accept(ticket, model, prompt, step, output, stream=index == 0):
+            output.reason = Reason.STOP
+            return
+        if time.monotonic() > deadline:
+            output.reason = Reason.TIME
+            return
+        yield
+
+
+def _accept(ticket: Ticket, model: Any, prompt: Any, step: Any, output: Output, stream: bool) -> bool:
+    """Take a step's tokens in; true where a stop string or the caller's test ends the text here."""
+    output.tokens.extend(step.tokens)
+    output.logprob += step.logprob
+    output.chosen += 1
+    output.bytes += model.tokenizer.decode_bytes(step.tokens)
+    before, output.text = len(output.text), decode_complete(bytes(output.bytes))
+    places = [place for stop in prompt.stop if (place := output.text.find(stop, max(before - len(stop), 0))) >= 0]
+    if places:
+        output.text = output.text[: min(places)]
+    if stream and len(output.text) > before:
+        ticket.emit(output.text[before:])
+    return bool(places) or (ticket.request.done is not None and ticket.request.done(output.text))

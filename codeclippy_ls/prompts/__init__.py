@@ -1,0 +1,13 @@
+"""Prompts: what each family of models is asked, token by token, and what is kept of its answer.
+
+Knows token ids through a tokenizer's face, and documents; knows no threads, no LSP and no torch.
+"""
+
+from codeclippy_ls.prompts.build import Context, Edited, Prompt, Tokenizer, View, completion_prompt, edit_prompt
+from codeclippy_ls.prompts.families import FAMILIES, Family, Job, recognise
+from codeclippy_ls.prompts.trim import ended, indentation, trim
+
+__all__ = [
+    "FAMILIES", "Context", "Edited", "Family", "Job", "Prompt", "Tokenizer", "View",
+    "completion_prompt", "edit_prompt", "ended", "indentation", "recognise", "trim",
+]

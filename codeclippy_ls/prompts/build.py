@@ -1,0 +1,268 @@
+"""Prompts as token ids: control tokens by id, user text through an encoder that has no control tokens.
+
+The window is shared out before anything is encoded: first the output, then suffix and prefix in proportion. The
+prefix begins at a line start that moves in coarse steps, and the suffix's length moves in coarse steps too, so that
+from one keystroke to the next the prompt's head, and with it its KV cache, stays the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from codeclippy_ls.prompts.families import Control, Family, Part, Slot, Template, recognise
+from codeclippy_ls.text import to_lf
+
+# No tokenizer here packs more than this many characters into a token on average over code, so that more text than
+# `budget` times this never fits and need not be encoded: one line can have megabytes.
+_CHARACTERS_PER_TOKEN = 8
+_SUFFIX_SHARE = 0.25
+_SUFFIX_STEP = 64  # tokens
+_PREFIX_STEP = 16  # lines
+_HEAL = re.compile(r"\s{1,64}\Z| ?\w{1,40}\Z")
+_PLAIN_TAGS = ("<NME>", "<BEF>", "<MSG>", "<DFF>")
+NEW_FILE = "ADDFILE"
+
+
+class Tokenizer(Protocol):
+    """What prompts need of a tokenizer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of text that starts a prompt."""
+
+    def encode_continued(self, text: str) -> list[int]:
+        """Ids of text that follows other tokens."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids."""
+
+    def control_id(self, token: str) -> int | None:
+        """A control token's id."""
+
+    def id_of(self, token: str) -> int | None:
+        """A token's id by exact name, whether it was added as a control token or belongs to the vocabulary."""
+
+
+class View(Protocol):
+    """What prompts need to know of a loaded model."""
+
+    name: str
+    architecture: str
+    tokenizer: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The text around a cursor, in any end-of-line style, and the file's name."""
+
+    prefix: str
+    suffix: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """The document to edit, as lines ``[first, last]`` around which a window may be cut, and what is asked."""
+
+    lines: tuple[str, ...]  # without line ends
+    first: int
+    last: int
+    name: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids with what ends the answer.
+
+    Attributes:
+        heal: text cut from the prefix, which the answer must begin with (token healing).
+        lines: of an edit, the document's lines ``[start, end)`` that the prompt shows.
+    """
+
+    tokens: tuple[int, ...]
+    ends: frozenset[int]
+    family: Family
+    stop: tuple[str, ...] = ()
+    heal: str = ""
+    lines: tuple[int, int] = (0, 0)
+    constraint: Any = field(default=None, compare=False)
+
+
+def family_of(view: View, wanted: str = "") -> Family:
+    """The model's row in the table; raises ValueError where the family named in the settings does not fit."""
+    return recognise(view.architecture, view.name, _lookup(view.tokenizer), wanted)
+
+
+def completion_prompt(view: View, context: Context, window: int, reserve: int, wanted: str = "") -> Prompt:
+    """The prompt for the cursor: a hole where the family can fill one, else a continuation of the prefix.
+
+    Args:
+        window: tokens that prompt and answer may have together.
+        reserve: tokens kept for the answer.
+
+    Raises:
+        ValueError: the family does not complete, or the window is too small for its control tokens.
+    """
+    family = family_of(view, wanted)
+    if not family.continues:
+        raise ValueError(f"{family.name} writes diffs and completes nothing; set another model for completion")
+    tokenizer: Tokenizer = view.tokenizer
+    # A family that fills holes is asked to even at the end of a file: it was trained with empty suffixes.
+    template: Template = family.infill or (*family.start, Slot.PREFIX)
+    budget = window - reserve - sum(isinstance(part, Control) for part in template)
+    if budget < 16:
+        raise ValueError(f"a window of {window} tokens leaves no room for a prompt")
+    prefix, suffix, heal = context.prefix, context.suffix if family.infill else "", ""
+    if not family.infill:
+        heal = _healed(prefix)
+        prefix = prefix[: len(prefix) - len(heal)]
+        if not prefix:
+            prefix, heal = context.prefix, ""
+    before, after = _shared(tokenizer, prefix, suffix, budget)
+    tokens = _fill(template, tokenizer, {Slot.PREFIX: before, Slot.SUFFIX: after})
+    tokens = tokens or _beginning(family, tokenizer)
+    return Prompt(tuple(tokens), _ends(family, tokenizer), family, heal=to_lf(heal))
+
+
+def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: str = "") -> Prompt:
+    """The prompt for a diff: the whole document where it fits, else the lines around the selection, re-based to 1.
+
+    Raises:
+        ValueError: the family writes no diffs, the text holds the family's plain-text markers, or the selection
+            does not fit the window.
+    """
+    family = family_of(view, wanted)
+    if family.edit is None:
+        raise ValueError(f"{family.name} models write no diffs; set a diff model for edits")
+    texts = "\n".join(edited.lines), edited.message, edited.name
+    if any(tag in part for part in family.edit if isinstance(part, str) for tag in _PLAIN_TAGS):
+        if tag := next((tag for tag in _PLAIN_TAGS for text in texts if tag in text), None):
+            raise ValueError(f"the text holds {tag}, which {family.name} models would take for their own marker")
+    tokenizer: Tokenizer = view.tokenizer
+    message = " ".join(edited.message.split())
+    fixed = {Slot.NAME: edited.name or "file", Slot.MESSAGE: message}
+    frame = len(_fill_text(family.edit, tokenizer, {**fixed, Slot.DOCUMENT: ""}))
+    start, end = _window(tokenizer, edited, window - reserve - frame - 4)
+    shown = edited.lines[start:end]
+    document = "\n".join(shown) + "\n" if any(edited.lines) else f"{NEW_FILE}\n"
+    tokens = _fill_text(family.edit, tokenizer, {**fixed, Slot.DOCUMENT: document})
+    return Prompt(tuple(tokens), _ends(family, tokenizer), family, lines=(start, end))
+
+
+def _healed(prefix: str) -> str:
+    """The end of the prefix that lies inside a token, as like as not: a begun word, blanks, a line end and indent."""
+    match = _HEAL.search(prefix[-128:])
+    return match.group() if match else ""
+
+
+def _shared(tokenizer: Tokenizer, prefix: str, suffix: str, budget: int) -> tuple[list[int], list[int]]:
+    """Ids of prefix and suffix that fit ``budget`` together."""
+    reach = budget * _CHARACTERS_PER_TOKEN
+    before = to_lf(prefix[-reach:])
+    after = tokenizer.encode_continued(to_lf(suffix[:reach])) if suffix else []
+    tokens = tokenizer.encode_continued(before)
+    floor = int(budget * _SUFFIX_SHARE)
+    # What a short prefix leaves goes to the suffix, in steps, so that typing does not move the suffix's end.
+    spare = (budget - len(tokens)) // _SUFFIX_STEP * _SUFFIX_STEP - _SUFFIX_STEP
+    after = after[: max(floor, spare)]
+    room = budget - max(floor, len(after)) if suffix else budget
+    if len(tokens) > room or len(before) < len(prefix):
+        tokens = _tail(tokenizer, prefix, before, tokens, room)
+    return tokens, after
+
+
+def _tail(tokenizer: Tokenizer, prefix: str, before: str, tokens: Sequence[int], room: int) -> list[int]:
+    """Ids of the longest end of the prefix that fits and begins at a line whose number is a multiple of a step."""
+    kept = tokenizer.decode(tokens[-room:]) if len(tokens) > room else before
+    cut = len(before) - len(kept)
+    newline = before.find("\n", max(cut - 1, 0))
+    if newline < 0:  # one long line
+        return list(tokens[-room:])
+    start = newline + 1
+    skipped = prefix.count("\n", 0, max(len(prefix) - len(before), 0)) + before.count("\n", 0, start)
+    coarse = start
+    for _ in range(-skipped % _PREFIX_STEP):
+        coarse = before.find("\n", coarse) + 1
+        if not coarse:
+            break
+    # Long lines: a whole step would throw most of the window away, so the nearest line start has to do.
+    if not coarse or len(before) - coarse < (len(before) - start) // 2:
+        coarse = start
+    return tokenizer.encode_continued(before[coarse:])[-room:]
+
+
+def _window(tokenizer: Tokenizer, edited: Edited, budget: int) -> tuple[int, int]:
+    """The lines to show: grown from the selection, a line below and a line above in turn, while they fit."""
+    costs = [len(line) for line in edited.lines]
+    if sum(costs) <= budget * _CHARACTERS_PER_TOKEN:
+        if len(tokenizer.encode_continued("\n".join(edited.lines))) <= budget:
+            return 0, len(edited.lines)
+
+    def cost(line: int) -> int:
+        return len(tokenizer.encode_continued(edited.lines[line][: budget * _CHARACTERS_PER_TOKEN])) + 2
+
+    start, end = edited.first, min(edited.last + 1, len(edited.lines))
+    used = sum(cost(line) for line in range(start, end))
+    if used > budget:
+        raise ValueError(f"the selection is too long for the model ({used} tokens, {budget} fit); select fewer lines")
+    above = below = True
+    while above or below:
+        if below := below and end < len(edited.lines) and used + cost(end) <= budget:
+            used, end = used + cost(end), end + 1
+        if above := above and start > 0 and used + cost(start - 1) <= budget:
+            used, start = used + cost(start - 1), start - 1
+    return start, end
+
+
+def _fill(template: Template, tokenizer: Tokenizer, slots: dict[Slot, list[int]]) -> list[int]:
+    """The ids of a template whose slots are encoded already."""
+    tokens: list[int] = []
+    for part in template:
+        tokens += slots[part] if isinstance(part, Slot) else _control(part, tokenizer)
+    return tokens
+
+
+def _fill_text(template: Template, tokenizer: Tokenizer, slots: dict[Slot, str]) -> list[int]:
+    """The ids of a template; what stands between two control tokens is encoded in one piece, as in training."""
+    tokens: list[int] = []
+    pending = ""
+    for part in (*template, None):
+        if part is None or isinstance(part, Control):
+            encode = tokenizer.encode_continued if tokens else tokenizer.encode
+            tokens += encode(pending) if pending else []
+            pending = ""
+            tokens += _control(part, tokenizer) if part is not None else []
+        else:
+            pending += slots[part] if isinstance(part, Slot) else part
+    return tokens
+
+
+def _control(part: Part, tokenizer: Tokenizer) -> list[int]:
+    assert isinstance(part, Control)
+    id = _lookup(tokenizer)(part.token)
+    if id is None and not part.optional:
+        raise ValueError(f"the model's vocabulary has no token {part.token!r}")
+    return [] if id is None else [id]
+
+
+def _lookup(tokenizer: Tokenizer) -> Any:
+    """Control tokens by name. Some vocabularies hold theirs as plain entries (Code Llama's), not as added tokens."""
+
+    def find(token: str) -> int | None:
+        found = tokenizer.control_id(token)
+        return found if found is not None else tokenizer.id_of(token)
+
+    return find
+
+
+def _ends(family: Family, tokenizer: Tokenizer) -> frozenset[int]:
+    found = (_lookup(tokenizer)(token) for token in family.ends)
+    return frozenset(id for id in found if id is not None)
+
+
+def _beginning(family: Family, tokenizer: Tokenizer) -> list[int]:
+    """What a continuation of nothing starts from: the end token, or a line end."""
+    return sorted(_ends(family, tokenizer))[:1] or tokenizer.encode("\n")

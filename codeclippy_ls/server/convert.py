@@ -1,0 +1,111 @@
+"""Values to LSP types: suggestions to items, edits to versioned workspace edits. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from lsprotocol import types
+
+from codeclippy_ls.assist import Proposal, Suggestion
+from codeclippy_ls.text import Document, Edit, Encoding, Position, offset_at, position_at
+
+# Long or multi-line labels broke clients (Helix), and nobody reads them.
+_LABEL = 60
+
+
+def to_position(position: Position) -> types.Position:
+    """Our position as LSP's."""
+    return types.Position(position.line, position.character)
+
+
+def from_position(document: Document, position: types.Position, encoding: Encoding) -> int:
+    """The offset of an LSP position."""
+    return offset_at(document, Position(position.line, position.character), encoding)
+
+
+def to_range(document: Document, start: int, end: int, encoding: Encoding) -> types.Range:
+    """Two offsets as an LSP range."""
+    return types.Range(
+        to_position(position_at(document, start, encoding)), to_position(position_at(document, end, encoding))
+    )
+
+
+def completion_item(document: Document, suggestion: Suggestion, encoding: Encoding, order: int) -> types.CompletionItem:
+    """A suggestion as an item of the completion list.
+
+    The item replaces the word before the cursor by that word and the suggestion, and filters by it, because clients
+    filter items by the symbol at point and drop those that do not begin with it.
+    """
+    start = word_start(document, suggestion.offset)
+    text = document.text[start : suggestion.offset] + suggestion.text
+    first, _, rest = text.strip().partition("\n")
+    first = first.rstrip()
+    label = first if len(first) <= _LABEL else first[: _LABEL - 1] + "…"
+    return types.CompletionItem(
+        label=label + (" …" if rest and len(label) < _LABEL else ""),
+        kind=types.CompletionItemKind.Text,
+        detail="Code Clippy",
+        documentation=text if rest or label != first else None,
+        # Below what a language's own server is sure of.
+        sort_text=f"~{order:02}",
+        filter_text=text.lstrip().partition("\n")[0].rstrip("\r") or label,
+        insert_text_format=types.InsertTextFormat.PlainText,
+        text_edit=types.TextEdit(to_range(document, start, suggestion.offset, encoding), text),
+    )
+
+
+def word_start(document: Document, offset: int) -> int:
+    """Offset of the start of the word that ends at ``offset``."""
+    match = re.search(r"\w*\Z", document.text[max(0, offset - 200) : offset])
+    return offset - len(match.group()) if match else offset
+
+
+def inline_item(
+    document: Document, suggestion: Suggestion, selected: Edit | None, encoding: Encoding
+) -> types.InlineCompletionItem:
+    """A suggestion as ghost text; over a selected list item it repeats that item's text, or it would not be drawn."""
+    if selected is None:
+        range = to_range(document, suggestion.offset, suggestion.offset, encoding)
+        return types.InlineCompletionItem(insert_text=suggestion.text, range=range)
+    range = to_range(document, selected.start, selected.end, encoding)
+    return types.InlineCompletionItem(insert_text=selected.text + suggestion.text, range=range)
+
+
+def workspace_edit(proposal: Proposal, label: str, encoding: Encoding, annotate: bool, confirm: bool) -> Any:
+    """A proposal as a versioned edit of its document; where the client can preview, with an annotation per hunk."""
+    document = proposal.document
+    annotations: dict[str, types.ChangeAnnotation] = {}
+    edits: list[Any] = []
+    for number, edit in enumerate(proposal.edits, 1):
+        range = to_range(document, edit.start, edit.end, encoding)
+        if not annotate:
+            edits.append(types.TextEdit(range, edit.text))
+            continue
+        key = f"hunk-{number}"
+        where = f"line {range.start.line + 1}"
+        annotations[key] = types.ChangeAnnotation(f"{label} ({where})", needs_confirmation=confirm)
+        edits.append(types.AnnotatedTextEdit(annotation_id=key, range=range, new_text=edit.text))
+    change = types.TextDocumentEdit(
+        types.OptionalVersionedTextDocumentIdentifier(uri=document.uri, version=document.version), edits
+    )
+    return types.WorkspaceEdit(document_changes=[change], change_annotations=annotations or None)
+
+
+def selected_lines(document: Document, range: types.Range, encoding: Encoding) -> tuple[int, int]:
+    """First and last line that a range covers; a selection that ends at a line's start does not cover that line."""
+    start, end = from_position(document, range.start, encoding), from_position(document, range.end, encoding)
+    first, last = document.line_at(start), document.line_at(end)
+    if last > first and end == document.starts[last]:
+        last -= 1
+    return first, last
+
+
+def supports(capabilities: Any, path: Sequence[str]) -> Any:
+    """A capability by its path of attributes, ``None`` where any part of it was not announced."""
+    for name in path:
+        capabilities = getattr(capabilities, name, None)
+        if capabilities is None:
+            return None
+    return capabilities

@@ -1,0 +1,295 @@
+"""The server: one session's documents, settings and assistant, and a thin handler for each feature.
+
+One object serves one client. Handlers take a snapshot first, await ``assist``, and drop what has become stale; none
+of them raises on a user's behalf, because clients show errors as pop-ups.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from lsprotocol import types
+from pygls.exceptions import JsonRpcException
+from pygls.lsp.server import LanguageServer
+from pygls.protocol import default_converter
+
+from codeclippy_ls import __version__
+from codeclippy_ls.assist import COMPLETE, EDIT, Assistant, Proposal, Suggestions, marker_at, open_engine
+from codeclippy_ls.engine.engine import Engine, State, Status
+from codeclippy_ls.engine.errors import EngineError
+from codeclippy_ls.server import convert
+from codeclippy_ls.server.client import RELOAD_COMMAND, Client
+from codeclippy_ls.server.features import COMMANDS, FEATURES, bound, bound_command
+from codeclippy_ls.server.protocol import GuardedProtocol
+from codeclippy_ls.settings import Settings, parse
+from codeclippy_ls.text import Change, Document, Documents, Edit
+
+log = logging.getLogger(__name__)
+
+_TITLE = "Code Clippy: {}"
+
+OpenEngine = Callable[[Settings, Callable[[str, Status], None]], Engine]
+
+
+class Server(LanguageServer):
+    """One client's server.
+
+    Args:
+        overrides: options from the command line, which win over the client's.
+        engine: makes the engine; tests give one that needs no model.
+    """
+
+    protocol: GuardedProtocol
+
+    def __init__(self, overrides: Mapping[str, Any] | None = None, engine: OpenEngine = open_engine) -> None:
+        self.documents = Documents()
+        super().__init__("codeclippy-ls", __version__, protocol_cls=GuardedProtocol, converter_factory=default_converter)
+        self._overrides = dict(overrides or {})
+        self.settings, self._problems = parse(self._overrides)
+        self.assistant: Assistant | None = None
+        self.client: Client | None = None
+        self._base = self.settings
+        self._open_engine = engine
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._reader: asyncio.StreamReader | None = None
+        for method, (handler, options) in FEATURES.items():
+            self.protocol.fm.feature(method, options)(bound(handler, self))
+        for name, handler in COMMANDS.items():
+            self.protocol.fm.command(name)(bound_command(handler, self))
+
+    async def serve(self, reader: asyncio.StreamReader, writer: Any) -> int:
+        """Serve a client until it leaves; returns the exit code. The engine is closed, waiting work answered."""
+        self._reader = reader
+        try:
+            return await self.protocol.serve(reader, writer)
+        finally:
+            if self.assistant is not None:
+                self.assistant.engine.close()
+            for task in list(self._tasks):
+                task.cancel()
+            # One turn, so that cancelled requests send their answers.
+            await asyncio.sleep(0)
+
+    def background(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run work beside the handlers; failures go to the log."""
+
+        async def logged() -> None:
+            try:
+                await work
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                log.exception("background work failed")
+
+        task = asyncio.get_running_loop().create_task(logged())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Documents: called by the protocol.
+
+    def opened(self, uri: str, text: str, version: int, language: str) -> None:
+        """A document was opened."""
+        self.documents.open(uri, text, version, language)
+
+    def changed(self, uri: str, version: int | None, changes: list[Change]) -> None:
+        """A document changed; one that cannot be followed any more is marked lost, with one notice."""
+        try:
+            self.documents.change(uri, version, changes)
+        except KeyError:
+            log.warning("a change of a document that is not open")
+        except ValueError as error:
+            log.warning("a change cannot be applied: %s", error)
+            self._lose(uri)
+        if self.assistant is not None:
+            self.assistant.changed(uri)
+
+    def closed(self, uri: str) -> None:
+        """A document was closed."""
+        self.documents.close(uri)
+        if self.assistant is not None:
+            self.assistant.forget(uri)
+
+    def lost_notification(self, method: str, params: Any) -> None:
+        """A notification whose params cannot be read: after a change like that the text is unknown."""
+        if method != types.TEXT_DOCUMENT_DID_CHANGE or not isinstance(params, dict):
+            return
+        identifier = params.get("textDocument")
+        uri = identifier.get("uri") if isinstance(identifier, dict) else None
+        if isinstance(uri, str) and self.documents.get(uri) is not None:
+            self._lose(uri)
+
+    def _lose(self, uri: str) -> None:
+        self.documents.lose(uri)
+        if self.client is not None:
+            name = uri.rsplit("/", 1)[-1]
+            self.client.say_once(f"the text of {name} got out of step with the editor; close it and open it again")
+
+    # Life cycle.
+
+    def configure(self, params: types.InitializeParams) -> None:
+        """Take the client's options in. They are trusted: clients keep workspace settings out of them."""
+        options = params.initialization_options
+        self.client = Client(self.protocol, params.capabilities, options)
+        if isinstance(options, dict):
+            options = {key: value for key, value in options.items() if key != "statusNotification"}
+        settings, self._problems = parse(options)
+        self.settings, _ = parse(self._overrides, settings)
+        self._base = self.settings
+
+    def start(self) -> None:
+        """Open the engine; only now is anything heavy imported, on its thread."""
+        loop = asyncio.get_running_loop()
+
+        def watch(model: str, status: Status) -> None:
+            try:
+                loop.call_soon_threadsafe(self._status_changed, model, status)
+            except RuntimeError:  # the loop has closed
+                pass
+
+        self.assistant = Assistant(self._open_engine(self.settings, watch), self.settings)
+        assert self.client is not None
+        if self._problems:
+            self.client.say("; ".join(self._problems), types.MessageType.Warning)
+        self.background(self.load())
+        if self.process_id:
+            self.background(_until_parent_dies(self.process_id, self._parent_died))
+
+    def _parent_died(self) -> None:
+        log.warning("the editor's process is gone")
+        self.protocol.exit_code = 1
+        if self._reader is not None:
+            self._reader.feed_eof()
+
+    async def load(self) -> None:
+        """Load the model, with progress; a failure is one message that names cause and cure."""
+        assert self.assistant is not None and self.client is not None
+        progress = await self.client.progress(_TITLE.format("loading the model"))
+        try:
+            await self.assistant.prepare()
+        except EngineError as error:
+            self.client.say(f"{error}. Then run the command {RELOAD_COMMAND}", types.MessageType.Error)
+        finally:
+            progress.end()
+
+    def _status_changed(self, model: str, status: Status) -> None:
+        assert self.client is not None
+        if model == COMPLETE or status.state is State.FAILED:
+            self.client.status(status.state.value, status.reason)
+        if model == EDIT and status.state is State.FAILED and status.reason:
+            self.client.say_once(f"no edits: {status.reason}", types.MessageType.Error)
+
+    async def reconfigure(self, options: Any) -> None:
+        """Settings changed while running; what may come from a workspace only."""
+        assert self.client is not None
+        if options is None and self.client.configures:
+            item = types.ConfigurationItem(section="codeclippy")
+            params = types.ConfigurationParams(items=[item])
+            try:
+                found = await self.client.request(types.WORKSPACE_CONFIGURATION, params)
+            except JsonRpcException as error:
+                log.warning("the client gave no configuration: %s", error)
+                return
+            options = found[0] if isinstance(found, (list, tuple)) and found else None
+        if isinstance(options, dict) and "codeclippy" not in options and not {"model", "completion", "edit"} & set(options):
+            return  # another server's settings
+        self.settings, problems = parse(options, self._base, trusted=False)
+        if self.assistant is not None:
+            self.assistant.settings = self.settings
+        for problem in problems:
+            self.client.say_once(problem)
+
+    # The jobs.
+
+    async def suggest(
+        self, document: Document, offset: int, *, automatic: bool, selected: Edit | None = None, candidates: int = 1
+    ) -> Suggestions:
+        """Suggestions, or none and one message where the engine fails."""
+        assert self.client is not None
+        if self.assistant is None:
+            return Suggestions(complete=False)
+        try:
+            return await self.assistant.complete(
+                document, offset, automatic=automatic, selected=selected, candidates=candidates
+            )
+        except EngineError as error:
+            if self.assistant.engine.status(COMPLETE).state is State.READY:
+                self.client.say_once(str(error))  # a failed load was told when it failed
+            return Suggestions()
+
+    def actions(self, document: Document, lines: tuple[int, int]) -> list[tuple[str, str]]:
+        """Title and message of each edit that is offered for these lines; an empty message is read from a comment."""
+        if self.assistant is None or not self.assistant.edits_possible():
+            return []
+        settings = self.settings.edit
+        found = [(_TITLE.format(preset), preset) for preset in settings.presets]
+        if marker := marker_at(document, lines, settings.comment_marker):
+            found.insert(0, (_TITLE.format(marker.message), ""))
+        return found
+
+    async def edit(self, document: Document, message: str, lines: tuple[int, int] | None) -> None:
+        """Make an edit and have the client apply it, or say why there is none."""
+        assert self.client is not None
+        if self.assistant is None:
+            self.client.say("the server is still starting")
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        title = _TITLE.format(message or "edit")
+        progress = await self.client.progress(title, "writing", cancel=task.cancel)
+        count = 0
+
+        def on_text(piece: str) -> None:
+            nonlocal count
+            if added := piece.count("\n"):
+                count += added
+                progress.report(f"{count} lines")
+
+        try:
+            result = await self.assistant.edit(document, message, lines, on_text)
+        finally:
+            progress.end()
+        if isinstance(result, Proposal):
+            await self._apply(result, message or "edit")
+        elif not result.cancelled:
+            self.client.say(f"no edit: {result.reason}")
+
+    async def _apply(self, proposal: Proposal, label: str) -> None:
+        assert self.client is not None
+        now = self.documents.get(proposal.document.uri)
+        if now != proposal.document:
+            self.client.say("no edit: the document changed meanwhile; nothing was applied")
+            return
+        edit = convert.workspace_edit(
+            proposal, label, self.documents.encoding, self.client.annotates, self.settings.edit.confirm
+        )
+        params = types.ApplyWorkspaceEditParams(edit=edit, label=_TITLE.format(label))
+        try:
+            result = await self.client.request(types.WORKSPACE_APPLY_EDIT, params)
+        except JsonRpcException as error:
+            self.client.say(f"the editor could not apply the edit: {error.message}")
+            return
+        if not result.applied:
+            self.client.say(f"the edit was not applied{': ' + result.failure_reason if result.failure_reason else ''}")
+
+
+async def _until_parent_dies(process: int, died: Callable[[], None]) -> None:
+    """Watch the editor's process, where it can be seen at all: in another container it cannot."""
+
+    def lives() -> bool:
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    if os.name != "posix" or not lives():
+        return
+    while lives():
+        await asyncio.sleep(1.0)
+    died()

@@ -1,0 +1,156 @@
+"""Settings: one frozen tree, made from what a client sent.
+
+*Options* are what a client sends, camelCase and untrusted; *settings* are what was resolved. A bad value costs only
+its own field, which keeps its default, and is reported. A key that decides what is loaded, executed or spoken to may
+not come from a workspace. Knows nothing of who reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+DEFAULT_PRESETS = ("Add a docstring", "Add type hints", "Fix the bug")
+
+
+def _field(default: Any, help: str, least: float | None = None, most: float | None = None, *,
+           choices: tuple[str, ...] = (), restricted: bool = False) -> Any:
+    """A setting with its meaning, its limits, and whether a workspace must not set it."""
+    facts = {"help": help, "least": least, "most": most, "choices": choices, "restricted": restricted}
+    return field(default=default, metadata=facts)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """Which model does a job, and where it runs."""
+
+    complete: str = _field("", "Model for completion and infilling: a folder or a hub name; empty is the shipped "
+                               "model.", restricted=True)
+    edit: str = _field("", "Model for edits; empty is the model for completion, or the shipped one where that "
+                           "writes no diffs.", restricted=True)
+    family: str = _field("", "Family of the model, where it is not recognised by itself (see `codeclippy-ls models`).",
+                         restricted=True)
+    device: str = _field("auto", "Where it runs: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.", restricted=True)
+    dtype: str = _field("auto", "Number format.", choices=("auto", "float32", "bfloat16", "float16"), restricted=True)
+    threads: int = _field(0, "CPU threads of the engine; 0 chooses.", 0, 256, restricted=True)
+    cache_megabytes: int = _field(512, "Memory for the KV caches of earlier prompts, per model.", 0, 65536)
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionSettings:
+    """Suggestions while typing."""
+
+    enabled: bool = _field(True, "Answer completion and inline completion.")
+    max_tokens: int = _field(48, "Most tokens of a suggestion.", 1, 1024)
+    time_budget_ms: int = _field(600, "Milliseconds for a suggestion; what there is by then is shown.", 20, 60000)
+    temperature: float = _field(0.0, "0 is greedy: the same text gives the same suggestion.", 0.0, 2.0)
+    top_p: float = _field(0.95, "Mass of the nucleus that is sampled from where the temperature is above 0.", 0.01, 1.0)
+    multiline: bool = _field(True, "Suggest more than a line where nothing follows the cursor on its line.")
+    candidates: int = _field(1, "Suggestions for an invoked inline completion; more than one needs a temperature.",
+                             1, 8)
+    max_file_kilobytes: int = _field(4096, "Larger files get no suggestions.", 1, 1 << 20)
+
+
+@dataclass(frozen=True, slots=True)
+class EditSettings:
+    """Edits with a message."""
+
+    enabled: bool = _field(True, "Offer edits as code actions.")
+    max_tokens: int = _field(400, "Most tokens of a diff.", 16, 8192)
+    time_budget_ms: int = _field(60000, "Milliseconds for a diff.", 100, 600000)
+    temperature: float = _field(0.0, "0 is greedy.", 0.0, 2.0)
+    presets: tuple[str, ...] = _field(DEFAULT_PRESETS, "Messages offered as code actions.")
+    comment_marker: str = _field("clippy:", "A comment that begins with this holds a message: `# clippy: add a "
+                                            "docstring`.")
+    confirm: bool = _field(True, "Ask for confirmation in editors that can preview an edit.")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything a user can set."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    completion: CompletionSettings = field(default_factory=CompletionSettings)
+    edit: EditSettings = field(default_factory=EditSettings)
+
+
+def parse(options: Any, base: Settings | None = None, trusted: bool = True) -> tuple[Settings, list[str]]:
+    """Settings from a client's options, and one sentence for each thing in them that was not used.
+
+    Args:
+        options: the client's object, in camelCase, either the tree itself or under the key ``codeclippy``.
+        base: settings that options are laid over; the defaults where none are given.
+        trusted: whether the options may hold restricted keys (a workspace's may not).
+    """
+    problems: list[str] = []
+    if options is None:
+        options = {}
+    if isinstance(options, Mapping) and isinstance(options.get("codeclippy"), Mapping):
+        options = options["codeclippy"]
+    settings = _merge(base or Settings(), options, "", trusted, problems)
+    return settings, problems
+
+
+_Tree = TypeVar("_Tree")
+
+
+def _merge(tree: _Tree, options: Any, path: str, trusted: bool, problems: list[str]) -> _Tree:
+    if not isinstance(options, Mapping):
+        problems.append(f'setting "{path or "codeclippy"}" must be an object, not {options!r:.80}; it is ignored')
+        return tree
+    known = {camel(member.name): member for member in fields(tree)}  # type: ignore[arg-type]
+    changes: dict[str, Any] = {}
+    for key, value in options.items():
+        where = f"{path}.{key}" if path else str(key)
+        if key not in known:
+            problems.append(f'setting "{where}" does not exist; it is ignored')
+            continue
+        member = known[key]
+        current = getattr(tree, member.name)
+        if is_dataclass(current):
+            changes[member.name] = _merge(current, value, where, trusted, problems)
+        elif member.metadata["restricted"] and not trusted:
+            if value != current:
+                problems.append(f'setting "{where}" may not be set by a workspace; it is ignored')
+        elif (problem := _problem(value, current, member.metadata)) is not None:
+            problems.append(f'setting "{where}" {problem}; {current!r} is used')
+        else:
+            changes[member.name] = tuple(value) if isinstance(current, tuple) else type(current)(value)
+    return replace(tree, **changes) if changes else tree  # type: ignore[type-var]
+
+
+def _problem(value: Any, current: Any, facts: Mapping[str, Any]) -> str | None:
+    """What is wrong with a value, ``None`` where nothing is."""
+    if isinstance(current, tuple):
+        good = isinstance(value, (list, tuple)) and all(isinstance(item, str) and item.strip() for item in value)
+        return None if good else f"must be a list of strings, not {value!r:.80}"
+    kind: Any = (int, float) if isinstance(current, float) else type(current)
+    if not isinstance(value, kind) or (isinstance(value, bool) and not isinstance(current, bool)):
+        return f"must be {_KIND[type(current)]}, not {value!r:.80}"
+    if facts["choices"] and value not in facts["choices"]:
+        return f"must be one of {', '.join(facts['choices'])}, not {value!r:.80}"
+    if facts["least"] is not None and not facts["least"] <= value <= facts["most"]:
+        return f"must lie between {facts['least']} and {facts['most']}, not {value!r:.80}"
+    return None
+
+
+_KIND = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+
+
+def camel(name: str) -> str:
+    """A field's name as clients write it."""
+    head, *tail = name.split("_")
+    return head + "".join(part.capitalize() for part in tail)
+
+
+def reference() -> list[tuple[str, Any, str, bool]]:
+    """Every setting as (path, default, meaning, restricted): what docs and editors' manifests are checked against."""
+    rows = []
+    for section in fields(Settings):
+        tree = getattr(Settings(), section.name)
+        for member in fields(tree):
+            facts = member.metadata
+            rows.append((f"{section.name}.{camel(member.name)}", getattr(tree, member.name), facts["help"],
+                         facts["restricted"]))
+    return rows

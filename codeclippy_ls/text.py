@@ -1,0 +1,263 @@
+"""Documents, coordinates and edits of plain text.
+
+Two coordinates, converted only here and named from-to. An *offset* counts code points from the start of the
+document. A *position* is LSP's: a zero-based line and a column in units of the negotiated encoding. Lines end at LF,
+CRLF or CR and at nothing else (LSP 3.17, "Text Documents"), unlike ``str.splitlines``.
+
+This room does not know who sends text or why: no LSP transport, no disk, no models.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+Encoding = Literal["utf-8", "utf-16", "utf-32"]
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_UNIT = {"utf-8": 1, "utf-16": 2, "utf-32": 4}
+_CODEC = {"utf-8": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}
+
+
+class Position(NamedTuple):
+    """A zero-based line and a column counted in units of the negotiated encoding."""
+
+    line: int
+    character: int
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Replace the code points ``[start, end)`` of a document by ``text``."""
+
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One content change of ``didChange``: a range in the client's units, or the whole text where it is ``None``."""
+
+    text: str
+    start: Position | None = None
+    end: Position | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A frozen text with its line table. ``version`` is the client's number, ``None`` where it has none."""
+
+    uri: str
+    text: str
+    version: int | None = None
+    language: str = ""
+    starts: tuple[int, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        starts = (0, *(match.end() for match in _LINE_END.finditer(self.text)))
+        object.__setattr__(self, "starts", starts)
+
+    @property
+    def line_count(self) -> int:
+        """Number of lines; a final line end opens one more, empty line."""
+        return len(self.starts)
+
+    @property
+    def eol(self) -> str:
+        """The document's own line end: that of its first line, LF where it has none."""
+        match = _LINE_END.search(self.text)
+        return match.group() if match else "\n"
+
+    def line_at(self, offset: int) -> int:
+        """The line that holds ``offset``; an offset at a line's start belongs to that line."""
+        return bisect_right(self.starts, offset) - 1
+
+    def line_span(self, line: int) -> tuple[int, int]:
+        """Offsets ``[start, end)`` of a line's content, without its line end."""
+        start = self.starts[line]
+        if line + 1 == len(self.starts):
+            return start, len(self.text)
+        end = self.starts[line + 1] - 1
+        if self.text[end] == "\n" and end > start and self.text[end - 1] == "\r":
+            end -= 1
+        return start, end
+
+    def line(self, line: int) -> str:
+        """A line's content, without its line end."""
+        start, end = self.line_span(line)
+        return self.text[start:end]
+
+
+def offset_at(document: Document, position: Position, encoding: Encoding) -> int:
+    """The offset of an LSP position.
+
+    A line past the end is the document's end, a column past the end of a line is the line's end, and a column inside
+    a character (a surrogate pair, a UTF-8 sequence) is that character's start.
+    """
+    if position.line < 0:
+        return 0
+    if position.line >= document.line_count:
+        return len(document.text)
+    start, end = document.line_span(position.line)
+    column = max(position.character, 0)
+    line = document.text[start:end]
+    if encoding == "utf-32" or line.isascii():
+        return start + min(column, end - start)
+    # No character is smaller than one unit, so what lies past `column` code points cannot matter.
+    head = line[:column].encode(_CODEC[encoding], "replace")[: column * _UNIT[encoding]]
+    return start + len(head.decode(_CODEC[encoding], "ignore"))
+
+
+def position_at(document: Document, offset: int, encoding: Encoding) -> Position:
+    """The LSP position of an offset; inside a line end it is the end of the line's content."""
+    offset = min(max(offset, 0), len(document.text))
+    line = document.line_at(offset)
+    start, end = document.line_span(line)
+    head = document.text[start : min(offset, end)]
+    if encoding == "utf-32" or head.isascii():
+        return Position(line, len(head))
+    return Position(line, len(head.encode(_CODEC[encoding], "replace")) // _UNIT[encoding])
+
+
+def apply(text: str, edits: Iterable[Edit]) -> str:
+    """Apply edits that all refer to ``text`` itself.
+
+    Raises:
+        ValueError: two edits overlap, or one lies outside the text.
+    """
+    pieces: list[str] = []
+    done = 0
+    for edit in sorted(edits, key=lambda edit: (edit.start, edit.end)):
+        if not done <= edit.start <= edit.end <= len(text):
+            raise ValueError(f"edit [{edit.start}, {edit.end}) overlaps another or leaves the text")
+        pieces += text[done : edit.start], edit.text
+        done = edit.end
+    pieces.append(text[done:])
+    return "".join(pieces)
+
+
+def minimal_edits(before: str, after: str) -> list[Edit]:
+    """Edits, line by line and then trimmed to what differs, that turn ``before`` into ``after``.
+
+    Small edits keep the editor's cursors, folds and marks where they are.
+    """
+    old, new = lines(before), lines(after)
+    starts = [0]
+    for line in old:
+        starts.append(starts[-1] + len(line))
+    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
+    edits = []
+    for tag, i1, i2, j1, j2 in matcher.get_opcodes():
+        if tag != "equal":
+            edits.append(_trimmed(before, starts[i1], starts[i2], "".join(new[j1:j2])))
+    return edits
+
+
+def _trimmed(text: str, start: int, end: int, replacement: str) -> Edit:
+    """The edit without the head and tail that the replaced and the new text share."""
+    while start < end and replacement and text[start] == replacement[0]:
+        start, replacement = start + 1, replacement[1:]
+    while start < end and replacement and text[end - 1] == replacement[-1]:
+        end, replacement = end - 1, replacement[:-1]
+    return Edit(start, end, replacement)
+
+
+def lines(text: str) -> list[str]:
+    """The lines of a text with their line ends; LF, CRLF and CR end a line, nothing else does."""
+    found, start = [], 0
+    for match in _LINE_END.finditer(text):
+        found.append(text[start : match.end()])
+        start = match.end()
+    if start < len(text):
+        found.append(text[start:])
+    return found
+
+
+def to_lf(text: str) -> str:
+    """The text with every line end written as LF: the form prompts and diffs are built in."""
+    return _LINE_END.sub("\n", text) if "\r" in text else text
+
+
+def with_eol(text: str, eol: str) -> str:
+    """The text, written with LF, in another end-of-line style."""
+    return text if eol == "\n" else to_lf(text).replace("\n", eol)
+
+
+def without_surrogates(text: str) -> str:
+    """The text with lone surrogates, which no encoding can carry, replaced by U+FFFD (one UTF-16 unit as well)."""
+    return _SURROGATE.sub("\ufffd", text)
+
+
+class Documents:
+    """The open documents of one client. Owned by the loop thread; everybody else receives frozen values.
+
+    A document that a bad change left uncertain is *lost*: ``get`` answers ``None`` for it until it is opened again
+    or replaced whole, because a suggestion for the wrong text is worse than none.
+    """
+
+    def __init__(self, encoding: Encoding = "utf-16") -> None:
+        self.encoding: Encoding = encoding
+        self._open: dict[str, Document] = {}
+        self._lost: set[str] = set()
+
+    def open(self, uri: str, text: str, version: int | None, language: str) -> Document:
+        """Take a document in, also in the place of one that was open already."""
+        self._lost.discard(uri)
+        document = Document(uri, without_surrogates(text), version, language)
+        self._open[uri] = document
+        return document
+
+    def change(self, uri: str, version: int | None, changes: Sequence[Change]) -> Document:
+        """Apply the changes in order, each to the result of the one before.
+
+        Raises:
+            KeyError: the document is not open.
+            ValueError: a change cannot be applied; the document is lost from here on.
+        """
+        document = self._open[uri]
+        for change in changes:
+            if change.start is None or change.end is None:
+                self._lost.discard(uri)
+                text = without_surrogates(change.text)
+            else:
+                text = self._spliced(document, change)
+            document = Document(uri, text, version, document.language)
+        if not changes:
+            document = Document(uri, document.text, version, document.language)
+        self._open[uri] = document
+        return document
+
+    def _spliced(self, document: Document, change: Change) -> str:
+        assert change.start is not None and change.end is not None
+        start = offset_at(document, change.start, self.encoding)
+        end = offset_at(document, change.end, self.encoding)
+        if start > end or min(*change.start, *change.end) < 0:
+            self.lose(document.uri)
+            raise ValueError(f"the change's range {change.start}-{change.end} runs backwards or is negative")
+        return document.text[:start] + without_surrogates(change.text) + document.text[end:]
+
+    def lose(self, uri: str) -> None:
+        """Mark a document as no longer known."""
+        self._lost.add(uri)
+
+    def close(self, uri: str) -> None:
+        """Forget a document; closing one that is not open is no error."""
+        self._open.pop(uri, None)
+        self._lost.discard(uri)
+
+    def get(self, uri: str) -> Document | None:
+        """The document as it is now, ``None`` where it is not open or lost."""
+        return None if uri in self._lost else self._open.get(uri)
+
+    def is_lost(self, uri: str) -> bool:
+        """Whether a bad change made the document's text uncertain."""
+        return uri in self._lost
+
+    def __len__(self) -> int:
+        return len(self._open)
