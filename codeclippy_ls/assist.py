@@ -308,9 +308,9 @@ def _proposal(document: Document, shown: Shown, marker: Marker | None, generatio
         unfinished = "" if generation.reason is Reason.END else f" within the {generation.reason.value} budget"
         return Refusal(f"the model proposed no change{unfinished}")
     part = Document(document.uri, "".join(line + "\n" for line in shown.lines[start:end]))
-    edits, problems = diffs.read(diff, part)
+    edits, problems = diffs.read(diff, part, whole=True)
     if fatal := [problem for problem in problems if problem.fatal]:
-        return Refusal(f"the model's diff does not apply: {fatal[0].reason}")
+        return Refusal(f"the model's diff was refused: {fatal[0].reason}")
     moved = _mapped(document, shown.numbers[start:end], apply(part.text, edits), marker)
     if not moved:
         return Refusal("the model proposed no change")

@@ -214,22 +214,19 @@ class DiffState:
         return self.mode is Mode.LINE and not self.text and self.changed
 
     def diff(self) -> str:
-        """The whole lines written so far as a diff whose headers tell what was done; a hunk without change is left out.
+        """What was done by whole lines so far, as a diff with three lines of context and headers that are right.
 
-        Raises:
-            UnicodeDecodeError: never for a state reached by allowed tokens that end at a whole character.
+        Written anew from the operations: GNU patch takes a hunk with less context after its changes than before them
+        to stand at the end of the file, and models do not keep to that.
         """
         hunks = [*self.hunks, (self.start, self.body)] if self.changed else list(self.hunks)
-        shift, written = 0, []
+        script: list[bytes] = []
+        done = 0
         for start, body in hunks:
-            old = sum(line[:1] in b" -" for line in body)
-            new = sum(line[:1] in b" +" for line in body)
-            first = start + 1 if old else start
-            second = start + shift + (1 if new else 0)
-            written.append(f"@@ -{first},{old} +{second},{new} @@\n")
-            written += [line.decode("utf-8", "replace") + "\n" for line in body]
-            shift += new - old
-        return "".join(written)
+            script += [b" " + line for line in self.frame.lines[done:start]] + list(body)
+            done = start + sum(line[:1] != b"+" for line in body)
+        script += [b" " + line for line in self.frame.lines[done:]]
+        return "".join(_hunk(script, start, end) for start, end in _groups(script))
 
     # The header: numbers are the model's, but only a hint where the hunk's first line stands more than once.
 
@@ -321,6 +318,30 @@ class DiffState:
             self, text=b"", at=place + 1, start=place if self.at is None else self.start, body=(*self.body, self.text),
             changed=self.changed or removed, since=0 if removed else self.since + 1,
         )
+
+
+def _groups(script: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Spans of an edit script around its changes, with context; changes that share context share a hunk."""
+    spans: list[tuple[int, int]] = []
+    for index, line in enumerate(script):
+        if line[:1] == b" ":
+            continue
+        start, end = max(index - CONTEXT, 0), min(index + CONTEXT + 1, len(script))
+        if spans and start <= spans[-1][1]:
+            start = spans.pop()[0]
+        spans.append((start, end))
+    return spans
+
+
+def _hunk(script: Sequence[bytes], start: int, end: int) -> str:
+    """The lines ``[start, end)`` of a script with their header; a side without lines is numbered by the line before."""
+    numbers = []
+    for sign in (b"+", b"-"):  # the old side has no added lines, the new side no removed ones
+        before = sum(line[:1] != sign for line in script[:start])
+        count = sum(line[:1] != sign for line in script[start:end])
+        numbers.append(f"{before + 1 if count else before},{count}")
+    body = "".join(line.decode("utf-8", "replace") + "\n" for line in script[start:end])
+    return f"@@ -{numbers[0]} +{numbers[1]} @@\n{body}"
 
 
 def diff(tokenizer: Tokenizer, lines: Sequence[str], ends: Iterable[int], max_added: int = 200) -> DiffState:

@@ -155,17 +155,39 @@ def minimal_edits(before: str, after: str) -> list[Edit]:
     edits = []
     for tag, i1, i2, j1, j2 in matcher.get_opcodes():
         if tag != "equal":
-            edits.append(_trimmed(before, starts[i1], starts[i2], "".join(new[j1:j2])))
+            edits.append(trimmed(before, starts[i1], starts[i2], "".join(new[j1:j2])))
     return edits
 
 
-def _trimmed(text: str, start: int, end: int, replacement: str) -> Edit:
-    """The edit without the head and tail that the replaced and the new text share."""
-    while start < end and replacement and text[start] == replacement[0]:
-        start, replacement = start + 1, replacement[1:]
-    while start < end and replacement and text[end - 1] == replacement[-1]:
-        end, replacement = end - 1, replacement[:-1]
-    return Edit(start, end, replacement)
+def trimmed(text: str, start: int, end: int, replacement: str) -> Edit:
+    """The edit without the head and tail that the replaced and the new text share.
+
+    It never begins or ends inside a CRLF of ``text``, where no position can point.
+    """
+    old = text[start:end]
+    head = _shared(old, replacement)
+    tail = _shared(old[head:][::-1], replacement[head:][::-1])
+    if _splits_crlf(text, start + head):
+        head -= 1 if head else 0
+    if _splits_crlf(text, end - tail):
+        tail -= 1 if tail else 0
+    return Edit(start + head, end - tail, replacement[head : len(replacement) - tail])
+
+
+def _shared(one: str, other: str) -> int:
+    """The length of the longest common head, by halving: a loop over characters is too slow for very long lines."""
+    known, most = 0, min(len(one), len(other))
+    while known < most:
+        middle = (known + most + 1) // 2
+        if one[known:middle] == other[known:middle]:
+            known = middle
+        else:
+            most = middle - 1
+    return known
+
+
+def _splits_crlf(text: str, offset: int) -> bool:
+    return text[offset - 1 : offset + 1] == "\r\n" if offset else False
 
 
 def lines(text: str) -> list[str]:

@@ -81,8 +81,7 @@ def load(spec: ModelSpec) -> Model:
     Raises:
         ModelError: it cannot be had, read or trusted; the message says which and what to do.
     """
-    if spec.threads:
-        torch.set_num_threads(spec.threads)
+    torch.set_num_threads(spec.threads or default_threads())
     folder = _folder(spec.name)
     config = _config(folder)
     device = pick_device(spec.device)
@@ -96,6 +95,12 @@ def load(spec: ModelSpec) -> Model:
     except Exception as error:
         raise ModelError(f"the model in {folder} does not run on {device}: {_brief(error)}") from error
     return model
+
+
+def default_threads() -> int:
+    """Half the cores, four at most: beside other busy processes OpenMP threads wait for each other, and on a machine
+    with two busy cores two of them were ten times slower than one."""
+    return max(1, min(4, (os.cpu_count() or 2) // 2))
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -111,12 +111,10 @@ def decode_complete(data: bytes) -> str:
     """UTF-8 to text without an unfinished last character; other bad bytes become U+FFFD."""
     for back in range(1, min(4, len(data)) + 1):
         byte = data[-back]
-        if byte >= 0xC0:  # a leading byte: of 2, 3 or 4
-            needs = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+        if byte & 0xC0 != 0x80:  # no continuation byte: the character begins here
+            needs = 4 if 0xF0 <= byte < 0xF8 else 3 if 0xE0 <= byte < 0xF0 else 2 if 0xC0 <= byte < 0xE0 else 1
             if back < needs:
                 data = data[:-back]
-            break
-        if byte < 0x80:
             break
     return data.decode("utf-8", "replace")
 

@@ -169,22 +169,25 @@ def _shared(tokenizer: Tokenizer, prefix: str, suffix: str, budget: int) -> tupl
     spare = (budget - len(tokens)) // _SUFFIX_STEP * _SUFFIX_STEP - _SUFFIX_STEP
     after = after[: max(floor, spare)]
     room = budget - max(floor, len(after)) if suffix else budget
-    if len(tokens) > room or len(before) < len(prefix):
-        tokens = _tail(tokenizer, prefix, before, tokens, room)
+    clipped = prefix[:-reach]
+    if len(tokens) > room or clipped:
+        tokens = _tail(tokenizer, clipped.count("\n"), before, tokens, room)
     return tokens, after
 
 
-def _tail(tokenizer: Tokenizer, prefix: str, before: str, tokens: Sequence[int], room: int) -> list[int]:
-    """Ids of the longest end of the prefix that fits and begins at a line whose number is a multiple of a step."""
+def _tail(tokenizer: Tokenizer, skipped: int, before: str, tokens: Sequence[int], room: int) -> list[int]:
+    """Ids of the longest end of ``before`` that fits and begins at a line whose number is a multiple of a step.
+
+    ``before`` itself begins after ``skipped`` line ends.
+    """
     kept = tokenizer.decode(tokens[-room:]) if len(tokens) > room else before
     cut = len(before) - len(kept)
     newline = before.find("\n", max(cut - 1, 0))
     if newline < 0:  # one long line
         return list(tokens[-room:])
     start = newline + 1
-    skipped = prefix.count("\n", 0, max(len(prefix) - len(before), 0)) + before.count("\n", 0, start)
     coarse = start
-    for _ in range(-skipped % _PREFIX_STEP):
+    for _ in range(-(skipped + before.count("\n", 0, start)) % _PREFIX_STEP):
         coarse = before.find("\n", coarse) + 1
         if not coarse:
             break

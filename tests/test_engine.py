@@ -1,0 +1,405 @@
+"""The engine's laws: greedy output is transformers' own, the same with the prefix cache on or off, interrupted or not;
+every ticket is answered once; nothing stops the thread but its own end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from codeclippy_ls.engine.cache import PrefixCache, common_length
+from codeclippy_ls.engine.decode import Chooser, Sampling, decode
+from codeclippy_ls.engine.engine import Engine, Generation, Lane, Reason, Request, State, Ticket
+from codeclippy_ls.engine.errors import EngineError, ModelError, NonFiniteError
+from codeclippy_ls.engine.models import Model
+from codeclippy_ls.engine.tokenizer import Tokenizer, decode_complete
+from codeclippy_ls.engine.worker import LocalHost
+from tests import checkpoints
+
+
+def model(architecture: str, seed: int = 0) -> Model:
+    """A toy model behind the engine's face."""
+    return Model(checkpoints.module(architecture, seed), Tokenizer(checkpoints.definition()), architecture)
+
+
+def prompts(count: int, seed: int) -> list[list[int]]:
+    """Prompts that share heads, as successive keystrokes do."""
+    chance = random.Random(seed)
+    tokens = [chance.randrange(8, checkpoints.VOCABULARY) for _ in range(150)]
+    return [tokens[: chance.randrange(20, 120)] + [chance.randrange(8, 600) for _ in range(chance.randrange(4))]
+            for _ in range(count)]
+
+
+def reference(subject: Model, prompt: list[int], tokens: int) -> list[int]:
+    """What transformers' own ``generate`` continues with, greedily."""
+    ids = torch.tensor([prompt])
+    out = subject.module.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False,
+                                  pad_token_id=0)
+    return [token for token in out[0, len(prompt):].tolist() if token != 0]
+
+
+def run(subject: Model, cache: PrefixCache, prompt: list[int], tokens: int) -> list[int]:
+    """The engine's decoding of one prompt, to its end."""
+    prefix = cache.take(prompt, subject.new_cache)
+    chooser = Chooser(Sampling(), 0)
+    steps = list(decode(subject, prefix, prompt, None, subject.ends, chooser, tokens))
+    cache.put(prefix)
+    return [token for step in steps for token in step.tokens]
+
+
+@pytest.mark.parametrize("architecture", checkpoints.ARCHITECTURES)
+def test_greedy_is_generate_with_cache_on_and_off(architecture: str) -> None:
+    """Token for token, for every architecture, over prompts that share heads."""
+    subject = model(architecture)
+    warm = PrefixCache(1 << 30)
+    reused = 0
+    for prompt in prompts(8, seed=1):
+        expected = reference(subject, prompt, 16)
+        assert run(subject, PrefixCache(0), prompt, 16) == expected
+        before = warm.take(prompt, subject.new_cache)
+        reused += len(before.tokens)
+        warm.put(before)
+        assert run(subject, warm, prompt, 16) == expected
+    assert reused > 200, "the prefix cache was never of use"
+
+
+@pytest.mark.parametrize("architecture", checkpoints.ARCHITECTURES)
+def test_greedy_is_the_same_interrupted_and_resumed(architecture: str) -> None:
+    """Two jobs that take turns step by step, and one that is dropped half way, change nothing."""
+    subject = model(architecture)
+    one, other, third = prompts(3, seed=2)
+    cache = PrefixCache(1 << 30)
+
+    def steps(prompt: list[int]) -> Iterator[Any]:
+        prefix = cache.take(prompt, subject.new_cache)
+        try:
+            yield from decode(subject, prefix, prompt, None, subject.ends, Chooser(Sampling(), 0), 16)
+        finally:
+            cache.put(prefix)
+
+    first, dropped, second = steps(one), steps(third), steps(other)
+    texts: list[list[int]] = [[], []]
+    next(dropped)
+    next(dropped)
+    dropped.close()
+    running = [0, 1]
+    while running:
+        for index in list(running):
+            step = next((first, second)[index], None)
+            if step is None:
+                running.remove(index)
+            else:
+                texts[index] += step.tokens
+    assert texts[0] == reference(subject, one, 16)
+    assert texts[1] == reference(subject, other, 16)
+    assert run(subject, cache, third, 16) == reference(subject, third, 16)
+
+
+def test_prompts_longer_than_a_chunk_and_up_to_the_window() -> None:
+    """Prefill in chunks, and an answer that the window cuts."""
+    subject = model("gpt_neox")
+    prompt = [8 + index % 500 for index in range(checkpoints.WINDOW - 5)]
+    assert run(subject, PrefixCache(0), prompt, 50) == reference(subject, prompt, 5)
+
+
+def test_sampling_is_reproducible_and_in_proportion() -> None:
+    """The same seed draws the same tokens, and the frequencies are those of the nucleus."""
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
+    sampling = Sampling(temperature=1.0, top_p=0.9)
+    draws = [Chooser(sampling, seed).choose(logits, None)[0] for seed in range(2000)]
+    assert draws == [Chooser(sampling, seed).choose(logits, None)[0] for seed in range(2000)]
+    shares = [draws.count(token) / len(draws) for token in range(4)]
+    assert shares[3] == 0.0
+    assert shares[:3] == pytest.approx([0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95], abs=0.04)
+    assert all(Chooser(sampling, seed).choose(logits, [1, 3])[0] in (1, 3) for seed in range(50))
+
+
+def test_cache_keeps_to_its_budget_and_finds_the_longest_prefix() -> None:
+    """Least recently used entries go; another document's entry is copied, not cropped."""
+    subject = model("gpt_neox")
+    cache = PrefixCache(1 << 30, entries=3)
+    for prompt in prompts(6, seed=3):
+        run(subject, cache, prompt, 2)
+    assert len(cache) <= 3
+    small = PrefixCache(cache.bytes // len(cache))
+    for prompt in prompts(4, seed=4):
+        run(subject, small, prompt, 2)
+        assert small.bytes <= cache.bytes // len(cache)
+    shared = PrefixCache(1 << 30)
+    run(subject, shared, list(range(10, 100)), 1)
+    taken = shared.take([*range(10, 20), 5, 5], subject.new_cache)
+    assert taken.tokens == list(range(10, 20)) and len(shared) == 1
+    assert common_length([1, 2, 3], [1, 2, 4]) == 2 and common_length([1], [1, 2]) == 1
+
+
+def test_nan_weights_are_found() -> None:
+    """NaN never becomes a token."""
+    subject = model("gpt_neox")
+    with torch.no_grad():
+        subject.module.get_output_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(NonFiniteError, match="NaN"):
+        run(subject, PrefixCache(0), [9, 10], 2)
+
+
+def test_tokenizer_keeps_user_text_apart_from_control_tokens() -> None:
+    """Whatever is encoded comes back byte for byte, and no control id is among the ids."""
+    tokenizer = Tokenizer(checkpoints.definition())
+    for text in ("def f():\n\treturn 'é😀'\n", "".join(checkpoints.CONTROL), "<|MID|> <DFF>\r\n\x0c\x85"):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text
+        assert not set(ids) & tokenizer.control_ids
+    assert [tokenizer.id_of(token) for token in checkpoints.CONTROL] == list(range(8))
+    with pytest.raises(ModelError, match="cannot be read"):
+        Tokenizer("{}")
+
+
+@pytest.mark.parametrize("text", ["aé", "a😀b", "日本", "plain"])
+def test_unfinished_characters_are_held_back(text: str) -> None:
+    """A text cut at any byte decodes to a head of it, without U+FFFD."""
+    data = text.encode()
+    for end in range(len(data) + 1):
+        assert text.startswith(decode_complete(data[:end]))
+    assert decode_complete(b"a\xff") == "a\ufffd"
+
+
+# The thread, by a host that does what the test says.
+
+
+class Script:
+    """A host whose jobs yield once per release: fakes are for laws of the queue, beside the real models above."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.gate = threading.Semaphore(0)
+        self.fail_load = ""
+        self._news = threading.Condition()
+
+    def say(self, entry: str) -> None:
+        """Write an entry of the log."""
+        with self._news:
+            self.log.append(entry)
+            self._news.notify_all()
+
+    async def reached(self, entry: str) -> None:
+        """Wait until the thread has written an entry."""
+        def wait() -> bool:
+            with self._news:
+                return self._news.wait_for(lambda: entry in self.log, 10)
+
+        assert await asyncio.to_thread(wait), f"{entry} was not reached: {self.log}"
+
+    def load(self, name: str, spec: Any) -> Any:
+        """Load, or fail with the reason that the test set."""
+        self.say(f"load {name}")
+        if self.fail_load:
+            raise ModelError(self.fail_load)
+        return SimpleNamespace(name=name)
+
+    def start(self, ticket: Ticket) -> Iterator[Generation | None]:
+        """Steps named by the request's ``build``."""
+        name, steps = ticket.request.build(None, 0)
+        for step in range(steps):
+            if ticket.stopping is not None:
+                self.say(f"{name} stopped")
+                return
+            self.gate.acquire(timeout=10)
+            self.say(f"{name}{step}")
+            yield None
+        if name == "boom":
+            raise RuntimeError("a fault")
+        if name == "exit":
+            raise SystemExit("a library exits")
+        yield Generation(Reason.END, prompt=name)
+
+
+def job(name: str, steps: int = 1, key: str | None = None) -> Request:
+    """A scripted request."""
+    return Request(build=lambda model, window: (name, steps), key=key)
+
+
+async def settle(script: Script, permits: int) -> None:
+    """Let the thread take as many steps."""
+    for _ in range(permits):
+        script.gate.release()
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def scripted() -> Iterator[tuple[Engine, Script]]:
+    """An engine with a scripted host."""
+    script = Script()
+    engine = Engine(lambda: script, {"default": None})
+    yield engine, script
+    for _ in range(100):
+        script.gate.release()
+    engine.close()
+    assert engine.join(10)
+
+
+async def test_a_keystroke_goes_before_an_edit_and_the_edit_resumes(scripted: tuple[Engine, Script]) -> None:
+    """Pre-emption between two steps, and nothing of the edit is lost."""
+    engine, script = scripted
+    edit = engine.submit(job("edit", 3), Lane.EDIT)
+    await settle(script, 1)
+    await script.reached("edit0")
+    key = engine.submit(job("key", 1), Lane.KEYSTROKE)
+    await settle(script, 6)
+    assert (await key.result()).prompt == "key" and (await edit.result()).prompt == "edit"
+    assert [entry for entry in script.log if entry != "load default"] in (
+        ["edit0", "key0", "edit1", "edit2"], ["edit0", "edit1", "key0", "edit2"])
+
+
+async def test_the_newest_of_a_key_wins(scripted: tuple[Engine, Script]) -> None:
+    """The losers are answered at once, waiting or running."""
+    engine, script = scripted
+    running = engine.submit(job("a", 5, key="doc"))
+    await settle(script, 1)
+    await script.reached("a0")
+    waiting = engine.submit(job("b", 1, key="doc"))
+    newest = engine.submit(job("c", 1, key="doc"))
+    assert (await running.result()).reason is Reason.SUPERSEDED
+    assert (await waiting.result()).reason is Reason.SUPERSEDED
+    await settle(script, 5)
+    assert (await newest.result()).reason is Reason.END
+    assert "b0" not in script.log
+
+
+async def test_cancelling_frees_the_engine_within_a_step(scripted: tuple[Engine, Script]) -> None:
+    """The ticket is answered at once; the thread goes on after the step it is in."""
+    engine, script = scripted
+    ticket = engine.submit(job("long", 50))
+    await settle(script, 2)
+    await script.reached("long1")
+    awaiting = asyncio.ensure_future(ticket.result())
+    await asyncio.sleep(0)
+    awaiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await awaiting
+    after = engine.submit(job("after", 1))
+    await settle(script, 3)
+    await after.result()
+    assert sum(entry.startswith("long") for entry in script.log) <= 4
+
+
+async def test_a_fault_fails_its_ticket_only(scripted: tuple[Engine, Script]) -> None:
+    """The next request runs as if nothing had been."""
+    engine, script = scripted
+    bad, good = engine.submit(job("boom", 1)), engine.submit(job("good", 1))
+    await settle(script, 2)
+    with pytest.raises(EngineError, match="RuntimeError: a fault"):
+        await bad.result()
+    assert (await good.result()).prompt == "good"
+
+
+async def test_a_dead_thread_answers_everybody(scripted: tuple[Engine, Script]) -> None:
+    """Whatever escapes fails the running and the waiting tickets, and later ones, each with the reason."""
+    engine, script = scripted
+    dying, waiting = engine.submit(job("exit", 1)), engine.submit(job("never", 1))
+    await settle(script, 1)
+    for ticket in (dying, waiting):
+        with pytest.raises(EngineError, match="the engine stopped"):
+            await ticket.result()
+    with pytest.raises(EngineError, match="the engine stopped"):
+        await engine.submit(job("late", 1)).result()
+    assert engine.status().state is State.FAILED
+
+
+async def test_loading_fails_with_its_reason_and_can_be_tried_again(scripted: tuple[Engine, Script]) -> None:
+    """By ``prepare`` again, without a new engine."""
+    engine, script = scripted
+    script.fail_load = "no such model"
+    with pytest.raises(EngineError, match="no such model"):
+        await engine.prepare().result()
+    with pytest.raises(EngineError, match="no such model"):
+        await engine.submit(job("x", 1)).result()
+    script.fail_load = ""
+    await engine.prepare().result()
+    assert engine.status().state is State.READY
+
+
+async def test_closing_answers_the_waiting(scripted: tuple[Engine, Script]) -> None:
+    """And refuses what comes later."""
+    engine, script = scripted
+    tickets = [engine.submit(job(name, 3)) for name in "ab"]
+    await script.reached("load default")
+    engine.close()
+    assert [(await ticket.result()).reason for ticket in tickets] == [Reason.CANCELLED] * 2
+    with pytest.raises(EngineError, match="closed"):
+        await engine.submit(job("c", 1)).result()
+
+
+# The real host.
+
+
+class Loaded(LocalHost):
+    """The real host over a model made in the test."""
+
+    def __init__(self, subject: Model) -> None:
+        super().__init__()
+        self.subject = subject
+
+    def load(self, name: str, spec: Any) -> Any:
+        """Take the model that is there."""
+        self._models[name] = self.subject, PrefixCache(1 << 30)
+        return self.subject
+
+
+def prompt(tokens: list[int], **extra: Any) -> Request:
+    """A request for plain tokens."""
+    built = SimpleNamespace(tokens=tuple(tokens), ends=frozenset(), stop=extra.pop("stop", ()), constraint=None)
+    return Request(build=lambda model, window: built, sampling=extra, done=None)
+
+
+async def test_streaming_budgets_stops_and_candidates() -> None:
+    """Pieces make up the text; budgets and stop strings end it; candidates share the prompt and differ by seed."""
+    subject = model("gpt_neox")
+    engine = Engine(lambda: Loaded(subject), {"default": None})
+    tokens = list(range(20, 60))
+    try:
+        ticket = engine.submit(prompt(tokens, max_tokens=12))
+        pieces = [piece async for piece in ticket.pieces()]
+        whole = await ticket.result()
+        assert "".join(pieces) == whole.text and whole.reason is Reason.LENGTH
+        assert list(whole.candidates[0].tokens) == reference(subject, tokens, 12)
+        again = await engine.submit(prompt(tokens, max_tokens=12)).result()
+        assert again.text == whole.text and again.reused == len(tokens) - 1
+        stop = whole.text[3:6]
+        stopped = await engine.submit(prompt(tokens, max_tokens=12, stop=(stop,))).result()
+        assert stopped.reason is Reason.STOP and stopped.text == whole.text[: whole.text.index(stop)]
+        timed = await engine.submit(prompt(tokens, max_tokens=200, seconds=0.0)).result()
+        assert timed.reason is Reason.TIME and len(timed.candidates[0].tokens) <= 1
+        several = await engine.submit(prompt(tokens, max_tokens=8, temperature=1.0, candidates=3, seed=5)).result()
+        assert len({candidate.tokens for candidate in several.candidates}) == 3
+        with pytest.raises(EngineError, match="window"):
+            await engine.submit(prompt(list(range(9, 400)))).result()
+    finally:
+        engine.close()
+        assert engine.join(10)
+
+
+async def test_out_of_memory_is_tried_again_at_half_the_window() -> None:
+    """Once; then only that request fails."""
+    subject = model("gpt_neox")
+    windows: list[int] = []
+
+    def build(model: Any, window: int) -> Any:
+        windows.append(window)
+        if window == checkpoints.WINDOW or len(windows) > 2:
+            raise torch.OutOfMemoryError("scripted")
+        return SimpleNamespace(tokens=(9, 10, 11), ends=frozenset(), stop=(), constraint=None)
+
+    engine = Engine(lambda: Loaded(subject), {"default": None})
+    try:
+        assert (await engine.submit(Request(build, {"max_tokens": 2})).result()).candidates
+        assert windows == [checkpoints.WINDOW, checkpoints.WINDOW // 2]
+        with pytest.raises(EngineError, match="out of memory"):
+            await engine.submit(Request(build, {"max_tokens": 2})).result()
+    finally:
+        engine.close()
+        assert engine.join(10)

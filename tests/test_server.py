@@ -1,0 +1,407 @@
+"""The server through a fake editor: the three jobs, stale answers, settings, the life cycle, faults of the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from codeclippy_ls.server.server import Server
+from tests.editor import Editor, ServerError, in_process
+from tests.scripted import ScriptedHost
+
+SAMPLE = "def add(a, b):\n    return a + b\n\n\ndef twice(x):\n    return 2 * x\n"
+RENAMED = " @@ -1,2 +1,2 @@\n-def add(a, b):\n+def plus(a, b):\n     return a + b\n"
+ANNOTATING = {
+    "workspace": {"applyEdit": True, "workspaceEdit": {"documentChanges": True, "changeAnnotationSupport": {}}},
+    "window": {"workDoneProgress": True},
+    "textDocument": {"codeAction": {"dataSupport": True, "resolveSupport": {"properties": ["edit", "command"]}}},
+}
+
+
+@pytest.fixture
+def host() -> ScriptedHost:
+    """What the engine will say."""
+    return ScriptedHost()
+
+
+@pytest.fixture
+async def editor(host: ScriptedHost) -> AsyncIterator[Editor]:
+    """A session, not yet initialized."""
+    async with in_process(Server(engine=host.open)) as session:
+        yield session
+
+
+async def test_ghost_text_and_completion_items(editor: Editor, host: ScriptedHost) -> None:
+    """The same suggestion for both; the item replaces the word at the cursor and filters by it."""
+    result = await editor.start()
+    assert result["capabilities"]["inlineCompletionProvider"] is not None
+    assert result["capabilities"]["textDocumentSync"]["change"] == 2
+    buffer = editor.open("result = comp\n")
+    host.says = "ute(result)"
+    items = await editor.ghost(buffer, 13)
+    assert [item["insertText"] for item in items] == ["ute(result)"]
+    assert items[0]["range"] == {"start": buffer.position(13), "end": buffer.position(13)}
+    (item,) = await editor.complete(buffer, 13)
+    assert item["filterText"].startswith("comp") and len(item["label"]) <= 60 and "\n" not in item["label"]
+    buffer.apply([item["textEdit"]])
+    assert buffer.text == "result = compute(result)\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
+async def test_positions_in_every_encoding(editor: Editor, host: ScriptedHost, encoding: str) -> None:
+    """Emoji before the cursor, form feeds and CRLF in the text: the edit lands where the cursor is."""
+    result = await editor.start({"general": {"positionEncodings": [encoding]}})
+    assert result["capabilities"]["positionEncoding"] == encoding
+    buffer = editor.open("x = '😀é'\x0c\r\nname = '日本😀' + va\r\n", encoding=encoding)
+    host.says = "lue"
+    cursor = buffer.text.index("va") + 2
+    (item,) = await editor.complete(buffer, cursor)
+    buffer.apply([item["textEdit"]])
+    assert buffer.text == "x = '😀é'\x0c\r\nname = '日本😀' + value\r\n"
+    assert host.prompts[-1].startswith("\nx = '😀é'\x0c\nname = '日本😀' + va")
+
+
+async def test_incremental_changes_reach_the_prompt(editor: Editor, host: ScriptedHost) -> None:
+    """What was typed is what is asked, at the moment of the request, also when a change follows in the same write."""
+    await editor.start()
+    buffer = editor.open("a😀b\n")
+    cursor = editor.type(buffer, 2, "XY", end=3)
+    host.says = "Z"
+    first = editor.request("textDocument/completion", editor.at(buffer, cursor))
+    editor.type(buffer, 0, "# later\n")
+    assert (await first)["items"] == [], "an answer for a text that is gone"
+    assert host.prompts == [] or host.prompts[0].startswith("\naXY") or "later" not in host.prompts[0]
+
+
+async def test_the_newest_request_of_a_document_wins(editor: Editor, host: ScriptedHost) -> None:
+    """For clients that never cancel: the older one is answered at once, with nothing."""
+    await editor.start()
+    buffer = editor.open("x = \n")
+    host.gate = threading.Event()
+    older = editor.request("textDocument/inlineCompletion", {**editor.at(buffer, 4), "context": {"triggerKind": 2}})
+    await asyncio.to_thread(host.started.wait, 10)
+    newer = editor.request("textDocument/inlineCompletion", {**editor.at(buffer, 4), "context": {"triggerKind": 2}})
+    assert (await older)["items"] == []
+    host.says = "1"
+    host.gate.set()
+    assert [item["insertText"] for item in (await newer)["items"]] == ["1"]
+
+
+async def test_cancelling_is_answered_and_stops_the_engine(editor: Editor, host: ScriptedHost) -> None:
+    """-32800, and the next request is served."""
+    await editor.start()
+    buffer = editor.open("x = \n")
+    host.gate = threading.Event()
+    pending = editor.request("textDocument/completion", editor.at(buffer, 4))
+    await asyncio.to_thread(host.started.wait, 10)
+    editor.notify("$/cancelRequest", {"id": pending.request_id})  # type: ignore[attr-defined]
+    with pytest.raises(ServerError) as caught:
+        await pending
+    assert caught.value.code == -32800
+    host.gate = None
+    host.says = "2"
+    assert len(await editor.complete(buffer, 4)) == 1
+    assert [reason.value for reason in host.stopped] == ["cancelled"]
+
+
+async def test_typing_through_a_suggestion_needs_no_engine(editor: Editor, host: ScriptedHost) -> None:
+    """What is shown and still matches is shown again."""
+    await editor.start()
+    buffer = editor.open("x = \n")
+    host.says = "value + 1"
+    assert (await editor.ghost(buffer, 4))[0]["insertText"] == "value + 1"
+    cursor = editor.type(buffer, 4, "val")
+    assert (await editor.ghost(buffer, cursor))[0]["insertText"] == "ue + 1"
+    assert len(host.prompts) == 1
+    cursor = editor.type(buffer, cursor, "id")
+    host.says = "ity"
+    assert (await editor.ghost(buffer, cursor))[0]["insertText"] == "ity"
+
+
+async def test_a_selected_list_item_is_continued(editor: Editor, host: ScriptedHost) -> None:
+    """Ghost text over the list repeats the item's text over its range, or the client would not draw it."""
+    await editor.start()
+    buffer = editor.open("os.pa\n")
+    host.says = ".join(a)"
+    selected = {"range": {"start": buffer.position(3), "end": buffer.position(5)}, "text": "path"}
+    result = await editor.call("textDocument/inlineCompletion", {
+        **editor.at(buffer, 5), "context": {"triggerKind": 2, "selectedCompletionInfo": selected}})
+    (item,) = result["items"]
+    assert item["insertText"] == "path.join(a)" and item["range"] == selected["range"]
+    assert "os.path" in host.prompts[0]
+
+
+async def test_automatic_requests_inside_a_word_get_nothing(editor: Editor, host: ScriptedHost) -> None:
+    """An invoked one does."""
+    await editor.start()
+    buffer = editor.open("x = value\n")
+    assert await editor.ghost(buffer, 6, kind=2) == [] and not host.prompts
+    await editor.ghost(buffer, 6, kind=1)
+    assert host.prompts
+
+
+async def test_edit_command_applies_a_versioned_annotated_edit(editor: Editor, host: ScriptedHost) -> None:
+    """The command answers at once; the edit follows, with the version, one annotation per hunk, and progress."""
+    await editor.start(ANNOTATING)
+    await editor.until("window/workDoneProgress/create")
+    buffer = editor.open(SAMPLE)
+    host.says = RENAMED
+    await editor.edit(buffer, "Rename add to plus", 0, 15)
+    await editor.until("window/workDoneProgress/create")
+    params = await editor.outcome()
+    (change,) = params["edit"]["documentChanges"]
+    assert change["textDocument"] == {"uri": buffer.uri, "version": 1}
+    assert [edit["newText"] for edit in change["edits"]] == ["plus"], "not minimal"
+    (annotation,) = params["edit"]["changeAnnotations"].values()
+    assert annotation["needsConfirmation"] is True and "line 1" in annotation["label"]
+    assert buffer.text == SAMPLE.replace("def add", "def plus")
+    kinds = [m["params"]["value"]["kind"] for m in editor.seen if m.get("method") == "$/progress"]
+    assert kinds.count("begin") == kinds.count("end") == 2
+
+
+async def test_plain_clients_get_plain_edits(editor: Editor, host: ScriptedHost) -> None:
+    """No annotations where the client would ignore them; CRLF stays CRLF."""
+    await editor.start({"workspace": {"applyEdit": True}})
+    buffer = editor.open(SAMPLE.replace("\n", "\r\n"))
+    host.says = " @@ -1,2 +1,3 @@\n def add(a, b):\n+    # sums\n     return a + b\n"
+    await editor.edit(buffer, "Comment", 0, 15)
+    params = await editor.outcome()
+    assert "changeAnnotations" not in params["edit"] and "annotationId" not in str(params)
+    assert buffer.text == SAMPLE.replace("b):\n", "b):\n    # sums\n", 1).replace("\n", "\r\n")
+
+
+async def test_a_document_that_changes_meanwhile_is_left_alone(editor: Editor, host: ScriptedHost) -> None:
+    """The edit is refused and the user told; nothing is applied."""
+    await editor.start()
+    buffer = editor.open(SAMPLE)
+    host.says, host.gate = RENAMED, threading.Event()
+    await editor.edit(buffer, "Rename")
+    await asyncio.to_thread(host.started.wait, 10)
+    editor.type(buffer, 0, "# typed\n")
+    host.gate.set()
+    assert "changed meanwhile" in (await editor.outcome())["message"]
+    assert buffer.text == "# typed\n" + SAMPLE
+
+
+@pytest.mark.parametrize(("says", "reason"), [
+    (RuntimeError("a fault"), "RuntimeError"), (" @@ -1,1 +1,1 @@\n-def add(a, b):\n+def add(a, b):\n", "changes nothing")])
+async def test_an_edit_that_fails_says_why(editor: Editor, host: ScriptedHost, says: Any, reason: str) -> None:
+    """One message, nothing applied."""
+    await editor.start()
+    buffer = editor.open(SAMPLE)
+    host.says = says
+    await editor.edit(buffer, "Fix the bug")
+    message = (await editor.outcome())["message"]
+    assert message.startswith("Code Clippy: no edit:") and reason in message
+    assert buffer.text == SAMPLE
+
+
+async def test_a_refused_edit_is_reported(editor: Editor, host: ScriptedHost) -> None:
+    """The client's ``applied: false`` with its reason."""
+    await editor.start()
+    editor.accept_edits = False
+    buffer = editor.open(SAMPLE)
+    host.says = RENAMED
+    await editor.edit(buffer, "Rename", 0, 15)
+    await editor.until("workspace/applyEdit")
+    assert "the user said no" in (await editor.outcome())["message"]
+
+
+async def test_presets_and_comment_markers_are_code_actions(editor: Editor, host: ScriptedHost) -> None:
+    """With a command for every client; the marker's line goes with the edit it asked for."""
+    await editor.start()
+    text = SAMPLE.replace("    return 2 * x\n", "    # clippy: rename twice to double\n    return 2 * x\n")
+    buffer = editor.open(text)
+    place = buffer.position(text.index("# clippy"))
+    context: dict[str, Any] = {"diagnostics": []}
+    params = {"textDocument": {"uri": buffer.uri}, "range": {"start": place, "end": place}, "context": context}
+    actions = await editor.call("textDocument/codeAction", params)
+    titles = [action["title"] for action in actions]
+    assert titles[0] == "Code Clippy: rename twice to double" and "Code Clippy: Add a docstring" in titles
+    context["only"] = ["source.organizeImports"]
+    assert await editor.call("textDocument/codeAction", params) == []
+    host.says = " @@ -1,2 +1,2 @@\n-def twice(x):\n+def double(x):\n     return 2 * x\n"
+    command = actions[0]["command"]
+    await editor.call("workspace/executeCommand", {"command": command["command"], "arguments": command["arguments"]})
+    await editor.outcome()
+    assert buffer.text == SAMPLE.replace("twice", "double")
+    assert "clippy:" not in host.prompts[-1] and "rename twice to double" in host.prompts[-1]
+
+
+async def test_resolve_is_offered_to_clients_that_announce_it(editor: Editor) -> None:
+    """It brings the command, never an edit, which clients would apply without looking at the version."""
+    result = await editor.start(ANNOTATING)
+    assert result["capabilities"]["codeActionProvider"]["resolveProvider"] is True
+    await editor.until("window/workDoneProgress/create")
+    buffer = editor.open(SAMPLE)
+    here = {"start": buffer.position(0), "end": buffer.position(0)}
+    actions = await editor.call("textDocument/codeAction", {
+        "textDocument": {"uri": buffer.uri}, "range": here, "context": {"diagnostics": []}})
+    assert all("command" not in action for action in actions)
+    resolved = await editor.call("codeAction/resolve", actions[0])
+    assert resolved["command"]["command"] == "codeclippy.edit" and "edit" not in resolved
+
+
+async def test_progress_can_be_cancelled(editor: Editor, host: ScriptedHost) -> None:
+    """Nothing is applied and nothing said: the user knows."""
+    await editor.start(ANNOTATING)
+    await editor.until("window/workDoneProgress/create")
+    buffer = editor.open(SAMPLE)
+    host.says, host.gate = RENAMED, threading.Event()
+    await editor.edit(buffer, "Rename")
+    token = (await editor.until("window/workDoneProgress/create"))["token"]
+    await asyncio.to_thread(host.started.wait, 10)
+    editor.notify("window/workDoneProgress/cancel", {"token": token})
+    ended = await editor.until("$/progress", lambda m: m["params"]["token"] == token
+                               and m["params"]["value"]["kind"] == "end")
+    assert ended and buffer.text == SAMPLE
+    host.gate.set()
+    await editor.complete(buffer, 0)
+
+
+async def test_while_the_model_loads_answers_are_empty_and_incomplete(editor: Editor, host: ScriptedHost) -> None:
+    """And a failed load is one message with the cure, after which the command tries again."""
+    host.fail_load = "the folder /nowhere holds no weights"
+    await editor.start(ready=False)
+    buffer = editor.open("x = \n")
+    result = await editor.call("textDocument/completion", editor.at(buffer, 4))
+    assert result == {"isIncomplete": True, "items": []}
+    message = await editor.until("window/showMessage")
+    assert "holds no weights" in message["message"] and "codeclippy.reload" in message["message"]
+    assert await editor.complete(buffer, 4) == []
+    host.fail_load = ""
+    await editor.call("workspace/executeCommand", {"command": "codeclippy.reload", "arguments": []})
+    await editor.until("codeclippy/status", lambda m: m["params"]["state"] == "ready")
+    assert len(await editor.complete(buffer, 4)) == 1
+
+
+async def test_settings_by_initialization_by_push_and_by_pull(editor: Editor, host: ScriptedHost) -> None:
+    """Bad values are named once; a workspace cannot set restricted keys."""
+    await editor.start({"workspace": {"configuration": True}}, {"completion": {"maxTokens": "many"}})
+    assert '"completion.maxTokens"' in (await editor.until("window/showMessage"))["message"]
+    buffer = editor.open("x = \n")
+    editor.notify("workspace/didChangeConfiguration", {"settings": {"python": {"path": "x"}}})
+    editor.notify("workspace/didChangeConfiguration", {"settings": {"codeclippy": {
+        "completion": {"enabled": False}, "model": {"complete": "/evil"}}}})
+    assert "may not be set by a workspace" in (await editor.until("window/showMessage"))["message"]
+    assert await editor.complete(buffer, 4) == []
+    editor.configuration = {"completion": {"enabled": True}}
+    editor.notify("workspace/didChangeConfiguration", {"settings": None})
+    await editor.until("workspace/configuration")
+    await editor.call("workspace/executeCommand", {"command": "codeclippy.reload"})
+    assert len(await editor.complete(buffer, 4)) == 1
+
+
+# Faults of documents and of the wire.
+
+
+async def test_documents_that_are_not_open_are_never_read(editor: Editor, host: ScriptedHost) -> None:
+    """Whatever their scheme: empty answers, no disk, no engine."""
+    await editor.start()
+    for uri in ("file:///etc/passwd", "git:/x.py", "untitled:1", "http://localhost/x"):
+        position = {"textDocument": {"uri": uri}, "position": {"line": 0, "character": 0}}
+        assert (await editor.call("textDocument/completion", position))["items"] == []
+        result = await editor.call("textDocument/inlineCompletion", {**position, "context": {"triggerKind": 1}})
+        assert result["items"] == []
+    assert not host.prompts
+
+
+async def test_a_bad_change_loses_the_document_until_it_is_opened_again(editor: Editor, host: ScriptedHost) -> None:
+    """One notice, empty answers, and a reopen heals it."""
+    await editor.start()
+    buffer = editor.open("x = \n")
+    for bad in ({"range": {"start": {"line": 1, "character": 0}, "end": {"line": 0, "character": 0}}, "text": "y"},
+                {"range": "nonsense", "text": "y"}):
+        editor.notify("textDocument/didChange", {"textDocument": {"uri": buffer.uri, "version": 2},
+                                                 "contentChanges": [bad]})
+    assert "out of step" in (await editor.until("window/showMessage"))["message"]
+    assert await editor.complete(buffer, 4) == []
+    editor.open("x = \n", buffer.uri)
+    assert len(await editor.complete(buffer, 4)) == 1
+
+
+async def test_every_bad_message_has_its_answer(editor: Editor) -> None:
+    """An error with the right code, by id where there is one, and the next request is served."""
+
+    async def error(message: Any) -> int:
+        body = message if isinstance(message, bytes) else json.dumps(message).encode()
+        editor.send_raw(b"content-length: %d\r\nContent-Type: x\r\n\r\n%s" % (len(body), body))
+        code: int = (await editor.until("error"))["error"]["code"]
+        return code
+
+    async def refused(method: str, params: Any = None) -> int:
+        with pytest.raises(ServerError) as caught:
+            await editor.call(method, params)
+        return caught.value.code
+
+    assert await refused("textDocument/completion", {}) == -32002
+    assert await refused("initialize", {"capabilities": {"general": 7}, "processId": None}) == -32602
+    await editor.start()
+    assert await refused("initialize", {"capabilities": {}, "processId": None}) == -32600
+    assert await error(b"{nonsense") == -32700
+    assert await error(b"\xff\xfe") == -32700
+    assert await error(b"[" * 100_000) == -32700
+    assert await error([{"jsonrpc": "2.0", "id": 1, "method": "x"}]) == -32600
+    assert await error(7) == -32600
+    assert await error({"jsonrpc": "2.0", "id": [1], "method": "shutdown"}) == -32600
+    assert await refused("textDocument/completion", {"textDocument": 5}) == -32602
+    assert await refused("textDocument/hover", {}) == -32601
+    assert await refused("$/unknown") == -32601
+    assert await refused("workspace/executeCommand", {"command": "codeclippy.nothing"}) == -32602
+    assert await refused("workspace/executeCommand", {"command": "codeclippy.edit", "arguments": ["x"]}) == -32602
+    buffer = editor.open("x = \n")
+    editor.notify("$/unknown", {})
+    editor.notify("workspace/didChangeConfiguration", 7)
+    editor.send({"jsonrpc": "2.0", "id": "never-asked", "result": {}})
+    assert len(await editor.complete(buffer, 4)) == 1
+    await editor.call("shutdown")
+    assert await refused("textDocument/completion", editor.at(buffer, 4)) == -32600
+    editor.notify("exit")
+    assert await editor.exit_code == 0  # type: ignore[attr-defined]
+    editor.check()
+
+
+@pytest.mark.parametrize("raw", [
+    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"Content-Length: -5\r\n\r\n", b"Content-Length: 99999999999\r\n\r\n",
+    b"X: y\r\n\r\n", b"x" * 5000, b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}"])
+async def test_streams_that_are_no_frames_end_the_session(host: ScriptedHost, raw: bytes) -> None:
+    """With exit code 1, rather than waiting for ever or reading on out of step."""
+    async with in_process(Server(engine=host.open)) as session:
+        session.send_raw(raw)
+        assert await asyncio.wait_for(session.exit_code, 10) == 1  # type: ignore[attr-defined]
+
+
+async def test_exit_without_shutdown_is_code_one(host: ScriptedHost) -> None:
+    """As the protocol has it."""
+    async with in_process(Server(engine=host.open)) as session:
+        await session.start()
+        session.notify("exit")
+        assert await session.exit_code == 1  # type: ignore[attr-defined]
+
+
+async def test_lone_surrogates_break_no_answer(editor: Editor, host: ScriptedHost) -> None:
+    """Neither in the text that came in nor in what goes out."""
+    await editor.start()
+    buffer = editor.open("x = '?' + y\n")
+    buffer.text = buffer.text.replace("?", "\ud800")
+    editor.notify("textDocument/didChange", {"textDocument": {"uri": buffer.uri, "version": 2},
+                                             "contentChanges": [{"text": buffer.text}]})
+    host.says = "z + '\ufffd"
+    assert len((await editor.complete(buffer, 11))[0]["textEdit"]["newText"]) == 6
+
+
+async def test_changes_leave_nothing_behind(host: ScriptedHost) -> None:
+    """Two thousand changes, and no future is kept for any of them."""
+    server = Server(engine=host.open)
+    async with in_process(server) as editor:
+        await editor.start()
+        buffer = editor.open("x = \n")
+        for _ in range(2000):
+            editor.type(buffer, 4, "y")
+        await editor.complete(buffer, 4)
+        assert len(server.protocol._request_futures) < 10

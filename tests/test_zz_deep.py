@@ -1,0 +1,364 @@
+"""Diffs into edits: scenario folders, and laws with GNU diff and GNU patch as the oracle.
+
+A scenario is a folder in ``cases/diffs`` with the files ``document`` and ``diff``, and ``expected`` (the text
+afterwards), ``problem`` (a regular expression for a line ``hunk: reason``), or both where a note comes with edits. The
+cursor's line, from 1, stands in ``near``; an empty file ``whole`` says that the diff was not cut.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from codeclippy_ls import diffs
+from codeclippy_ls.text import Document, Edit, apply, lines, to_lf, with_eol
+
+CASES = Path(__file__).parent / "cases" / "diffs"
+LAW = settings(derandomize=True, deadline=None, max_examples=1500, database=None)
+MARKER = "\\ No newline at end of file\n"
+
+
+def read(text: str, before: str, near: int | None = None, *, whole: bool = False) -> tuple[str | None, list[str]]:
+    """The text afterwards, ``None`` where the diff is refused, and the problems as lines."""
+    edits, problems = diffs.read(text, Document("untitled:1", before), near, whole=whole)
+    assert bool(edits) != any(problem.fatal for problem in problems)
+    assert edits == sorted(edits, key=lambda edit: edit.start)
+    assert all(one.end < other.start for one, other in itertools.pairwise(edits)), "edits touch"
+    assert all(before[at - 1 : at + 1] != "\r\n" for e in edits for at in (e.start, e.end) if at), "inside a CRLF"
+    return (apply(before, edits) if edits else None), [f"{problem.hunk}: {problem.reason}" for problem in problems]
+
+
+# Scenarios
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in CASES.iterdir() if path.is_dir()))
+def test_scenario(name: str) -> None:
+    files = {path.name: path.read_bytes().decode() for path in (CASES / name).iterdir()}
+    assert files.keys() <= {"document", "diff", "expected", "problem", "near", "whole"}
+    before = files["document"]
+    near = Document("", before).starts[int(files["near"]) - 1] if "near" in files else None
+    after, problems = read(files["diff"], before, near, whole="whole" in files)
+    assert after == files.get("expected"), problems
+    found = "\n".join(problems)
+    assert re.search(files["problem"].strip(), found) if "problem" in files else not problems, found
+
+
+# The oracle
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("oracle")
+
+
+def gnu_diff(folder: Path, before: str, after: str, context: int) -> str:
+    (folder / "before").write_bytes(before.encode())
+    (folder / "after").write_bytes(after.encode())
+    labels = ["--label", "a/f", "--label", "b/f"]
+    command = ["diff", "--text", f"-U{context}", *labels, "before", "after"]
+    return subprocess.run(command, cwd=folder, capture_output=True).stdout.decode()
+
+
+def gnu_patch(folder: Path, before: str, diff: str) -> str | None:
+    (folder / "before").write_bytes(before.encode())
+    (folder / "diff").write_bytes(diff.encode())
+    command = ["patch", "-s", "-f", "--fuzz=0", "-r", "-", "-o", "patched", "before", "diff"]
+    done = subprocess.run(command, cwd=folder, capture_output=True)
+    return (folder / "patched").read_bytes().decode() if done.returncode == 0 else None
+
+
+# Documents and edits of them
+
+PIECES = ["a", "b", "  c", "}", "", "\t", "@@ -1 +1 @@", "é😀", "f\fg\u2028", "-- a/f", "++ b/f", "--- a/f", "\\ x", "``"]
+STYLES = ["\n", "\r\n", "\r"]
+few_lines = st.lists(st.sampled_from(PIECES), max_size=2)
+
+
+@st.composite
+def edited(draw: st.DrawFn, alike: bool = True) -> tuple[list[str], list[str]]:
+    """Lines, and lines that were edited in a few places; where not ``alike``, every line stands but once."""
+    size = draw(st.integers(0 if alike else 1, 30))
+    if alike:
+        before = draw(st.lists(st.sampled_from(PIECES), min_size=size, max_size=size))
+    else:
+        before = [f"{'  ' * (at % 3)}line {at}" for at in range(size)]
+    after = list(before)
+    for change in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(after)))
+        new = draw(few_lines) if alike else [f"new {change}.{k}" for k in range(draw(st.integers(0, 2)))]
+        after[at : at + draw(st.integers(0, 3))] = new
+    return before, after
+
+
+@st.composite
+def written(draw: st.DrawFn, texts: tuple[list[str], list[str]]) -> tuple[str, str]:
+    """Both texts with line ends in one style or in several, with a final one or not."""
+    kinds = draw(st.sampled_from([STYLES[:1], STYLES[1:2], STYLES[:2], STYLES]))
+    ended = []
+    for side in texts:
+        found = [line + draw(st.sampled_from(kinds)) for line in side]
+        ended.append("".join(found)[: draw(st.sampled_from([None, -1]))])
+    before, after = ended
+    # A document's one style is kept whatever the diff has, so an oracle that knows no styles must not change it.
+    styles = {line[len(line.rstrip("\r\n")) :] for line in lines(before)} - {""}
+    return before, with_eol(to_lf(after), styles.pop()) if len(styles) == 1 else after
+
+
+def first_difference(before: str, after: str) -> int:
+    return next((at for at, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
+
+
+# Laws
+
+
+@LAW
+@given(edited().flatmap(written), st.integers(0, 5))
+@example(("a\nb", "a\nb\nc"), 3)
+@example(("a\r\nb\r", "a\nb\r"), 1)
+@example(("", "a"), 0)
+def test_an_intact_diff_applies_as_gnu_patch_applies_it(folder: Path, texts: tuple[str, str], context: int) -> None:
+    before, after = texts
+    assume(before != after)
+    diff = gnu_diff(folder, before, after, context)
+    result, problems = read(diff, before, first_difference(before, after))
+    counted_alike = "\n" not in before or "\r" not in before.replace("\r\n", "")
+    if result is not None or (context and counted_alike):
+        assert result == after == gnu_patch(folder, before, diff), (diff, problems)
+
+
+@LAW
+@given(edited(alike=False), st.integers(1, 4), st.booleans(), st.data())
+def test_damaged_headers_never_matter_where_the_text_tells_the_place(
+    folder: Path, texts: tuple[list[str], list[str]], context: int, whole: bool, data: st.DataObject
+) -> None:
+    before, after = ("".join(line + "\n" for line in side) for side in texts)
+    assume(before != after)
+    diff = gnu_diff(folder, before, after, context)
+
+    def damaged(match: re.Match[str]) -> str:
+        return data.draw(st.sampled_from([match[0], "0", "1", "7", "99", "123456789012345678901"]))
+
+    hunks = re.split(r"(?m)^(?=@@)", diff)
+    heads = [re.sub(r"\d+", damaged, hunk.split("\n")[0]) for hunk in hunks[1:]]
+    broken = hunks[0] + "".join(head + hunk[hunk.index("\n") :] for head, hunk in zip(heads, hunks[1:], strict=True))
+    result, problems = read(broken, before, whole=whole)
+    if whole:
+        assert result == after, (broken, problems)
+    elif result != after:
+        assert "cut off" in problems[-1]
+        assert result == (gnu_patch(folder, before, "".join(hunks[:-1])) if len(hunks) > 2 else None)
+
+
+def numbered(count: int) -> list[str]:
+    return [f"line {at}" if at % 7 else "" for at in range(count)]
+
+
+def truncated_samples() -> list[tuple[list[str], list[str]]]:
+    far = numbered(40)
+    return [
+        (far, [*far[:5], "new", *far[5:20], "other", "third", *far[22:36], *far[38:]]),
+        (far, [*far[3:], "last", "lines"]),
+        ([], ["a", "b"]),
+        (["-- a", "b", "++ c", "d"], ["-- b", "++ d", "b"]),
+    ]
+
+
+@pytest.mark.parametrize(("before", "after"), truncated_samples())
+@pytest.mark.parametrize("eol", ["\n", "\r\n"])
+@pytest.mark.parametrize("context", [1, 3])
+def test_cut_at_any_byte_only_whole_hunks_apply(
+    folder: Path, before: list[str], after: list[str], eol: str, context: int
+) -> None:
+    text = "".join(line + eol for line in before)
+    diff = gnu_diff(folder, text, "".join(line + eol for line in after), context)
+    starts = [match.start() for match in re.finditer(r"(?m)^@@", diff)]
+    ends = [*starts[1:], len(diff)]
+    results = [None, *(gnu_patch(folder, text, diff[:end]) for end in ends)]
+    for cut in range(len(diff)):
+        result, problems = read(diff[:cut], text)
+        assert result == results[sum(end <= cut for end in ends)], (diff[:cut], problems)
+
+
+def test_cut_at_a_final_newline_mark_only_the_final_newline_is_unsure(folder: Path) -> None:
+    before, after = "a\nb\nc", "a\nx\ny"
+    diff = gnu_diff(folder, before, after, 3)
+    results = {read(diff[:cut], before)[0] for cut in range(len(diff) + 1)}
+    assert results == {None, after, after + "\n"}
+
+
+@LAW
+@given(edited(alike=False), st.integers(1, 3), st.sampled_from(["```", "```\nDone.\n", "\nDone.\n"]))
+def test_line_ends_and_what_stands_around_do_not_matter(
+    folder: Path, texts: tuple[list[str], list[str]], context: int, below: str
+) -> None:
+    before, after = ("".join(line + "\n" for line in side) for side in texts)
+    assume(before != after)
+    diff = gnu_diff(folder, before, after, context)
+    for eol in STYLES:
+        assert read(diff, with_eol(before, eol))[0] == with_eol(after, eol)
+        assert read(with_eol(diff, eol), before)[0] == after
+    hunks = diff.split("\n", 2)[2]
+    assert read(f" {hunks}", before)[0] == after
+    assert read(f"So:\n- this\n\n```diff\n{diff}{below}", before)[0] == after
+
+
+@LAW
+@given(edited(alike=False), st.integers(1, 3))
+def test_kept_lines_keep_their_trailing_blanks(
+    folder: Path, texts: tuple[list[str], list[str]], context: int
+) -> None:
+    before, after = ("".join(line + "\n" for line in side) for side in texts)
+    assume(before != after)
+    kept = set(texts[0])
+    expected = "".join(f"{line} \t\n" if line in kept else f"{line}\n" for line in texts[1])
+    assert read(gnu_diff(folder, before, after, context), before.replace("\n", " \t\n"))[0] == expected
+
+
+@LAW
+@given(edited(alike=False), st.integers(1, 3), st.sampled_from(["  ", "\t", "        "]))
+def test_a_common_shift_of_indentation_is_undone(
+    folder: Path, texts: tuple[list[str], list[str]], context: int, shift: str
+) -> None:
+    sides = [[line + "\n" for line in side] for side in texts]
+    before, after = map("".join, sides)
+    deep_before, deep_after = ("".join(shift + line for line in side) for side in sides)
+    assume(before != after)
+    for one, other, document, expected in [
+        (before, after, deep_before, deep_after),
+        (deep_before, deep_after, before, after),
+    ]:
+        assert read(gnu_diff(folder, one, other, context), document)[0] == expected
+
+
+@LAW
+@given(edited().flatmap(written), st.integers(0, 3), st.data())
+def test_of_a_spoilt_diff_nothing_comes_but_its_own_lines(
+    folder: Path, texts: tuple[str, str], context: int, data: st.DataObject
+) -> None:
+    before, after = texts
+    spoilt = gnu_diff(folder, before, after, context).split("\n")
+    for _ in range(data.draw(st.integers(1, 4))):
+        spoilt = spoilt or [""]
+        at = data.draw(st.integers(0, len(spoilt) - 1))
+        line = spoilt[data.draw(st.integers(0, len(spoilt) - 1))]
+        others = data.draw(st.sampled_from([[], [line], [line[1:]], [line] * 3]))
+        spoilt[at : at + data.draw(st.integers(0, 2))] = others
+    text = "\n".join(spoilt)
+    near = data.draw(st.none() | st.integers(-1, len(before) + 1))
+    whole = data.draw(st.booleans())
+    result, problems = read(text, before, near, whole=whole)
+    assert (result, problems) == read(text, before, near, whole=whole)
+    if result is not None:
+        added = lines("".join(line[1:] + "\n" for line in text.split("\n") if line.startswith("+")))
+        assert {line.strip() for line in lines(result)} <= {line.strip() for line in [*lines(before), *added, ""]}
+
+
+@LAW
+@given(st.text(max_size=60), st.text(max_size=30))
+def test_any_text_is_read_or_refused(text: str, before: str) -> None:
+    read(text, before.encode("utf-8", "replace").decode())
+    read(f"@@ -1 +1 @@\n{text}\n", before.encode("utf-8", "replace").decode())
+
+
+# Writing
+
+
+@LAW
+@given(edited().flatmap(written), st.integers(0, 4), st.sampled_from(["f.py", "a dir/my file.py", "x/\"q\"\\.py"]))
+def test_a_written_diff_is_taken_by_patch_and_read_again(
+    folder: Path, texts: tuple[str, str], context: int, name: str
+) -> None:
+    before, after = texts
+    diff = diffs.write(before, after, name, context)
+    assert (diff == "") == (before == after)
+    assume(diff)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(before.encode())
+    (folder / "diff").write_bytes(diff.encode())
+    done = subprocess.run(["patch", "-p1", "-s", "-f", "--fuzz=0", "-i", "diff"], cwd=folder, capture_output=True)
+    assert done.returncode == 0, (done.stdout, diff)
+    assert (folder / name).read_bytes().decode() == after if (folder / name).exists() else after == ""
+    result, _ = read(diff, before, first_difference(before, after))
+    assert result in (after, None)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "body"),
+    [
+        ("a\n", "b\n", "@@ -1 +1 @@\n-a\n+b\n"),
+        ("a", "b\n", f"@@ -1 +1 @@\n-a\n{MARKER}+b\n"),
+        ("a\n", "b", f"@@ -1 +1 @@\n-a\n+b\n{MARKER}"),
+        ("x\na", "y\na", f"@@ -1,2 +1,2 @@\n-x\n+y\n a\n{MARKER}"),
+        ("", "a\n", "@@ -0,0 +1 @@\n+a\n"),
+        ("a\rb\u2028c\r\n", "", "@@ -1 +0,0 @@\n-a\rb\u2028c\r\n"),
+    ],
+)
+def test_written_diffs(before: str, after: str, body: str) -> None:
+    assert diffs.write(before, after, "src/f.py") == f"--- a/src/f.py\n+++ b/src/f.py\n{body}"
+
+
+# Limits
+
+
+def slow(document: Sequence[str], diff: str) -> tuple[str, str]:
+    return "".join(line + "\n" for line in document), diff
+
+
+BIG = 49_000
+CRAFTED = {
+    "look-alikes": slow(["x"] * BIG, "@@ -5 +5 @@\n" + " x\n" * 9000 + "-x\n"),
+    "many hunks": slow([f"{at}" for at in range(BIG)], "".join(f"@@ -1 +1 @@\n-{at * 49}\n+y\n" for at in range(999))),
+    "many look-alikes": slow(["x"] * BIG, "".join(f"@@ -{at} +1 @@\n-x\n+y\n" for at in range(999))),
+    "shifted": slow(["  x"] * BIG, "@@ -1 +1 @@\n" + " x\n" * 9000 + "-   x\n"),
+    "shifted in many hunks": slow(["  x", "   x"] * (BIG // 2), "@@ -1 +1 @@\n-x\n+y\n" * 999),
+    "nearly periodic": slow(["a", "b"] * (BIG // 2), "@@ -1 +1 @@\n" + " a\n b\n" * 4000 + "-b\n+y\n"),
+    "long lines": slow(["x" * 1_000_000], "@@ -1 +1 @@\n-" + "x" * 190_000 + "\n+y\n"),
+    "blanks": slow(["x"], "@@ -1 +1 @@\n-x" + " " * 190_000 + "\n+y\n"),
+    "digits": slow(["x"], "@@ -" + "1" * 190_000),
+    "signs": slow(["x"], "@@" * 99_000),
+    "headers": slow(["x"], "@@\n" * 9000),
+    "file heads": slow(["x"], "--- a\n+++ b\n" * 4000 + "@@ -1 +1 @@\n" + "--- a\n+++ b\n" * 900 + "@@ -1 +1 @@\n"),
+    "returns": slow(["x"], "@@ -1 +1 @@\n-x\n+" + "\r" * 190_000),
+    "markers": slow(["x"], "@@ -1 +1 @@\n-x\n+y\n" + "\\ No newline\n" * 9000),
+    "too long": slow(["x"], "@@ -1 +1 @@\n-x\n+y\n" * 1_000_000),
+}
+
+
+@pytest.mark.parametrize(("before", "text"), CRAFTED.values(), ids=CRAFTED)
+def test_crafted_texts_are_read_in_no_time(before: str, text: str) -> None:
+    document = Document("untitled:1", before)
+    start = time.perf_counter()
+    diffs.read(text, document, 0, whole=True)
+    assert time.perf_counter() - start < 1  # 0.1 s on an idle machine; quadratic code takes minutes
+
+
+@pytest.mark.parametrize(
+    ("diff", "reason"),
+    [
+        ("@@ -1 +1 @@\n-x\n+" + "y" * 200_000, "longer than 200000 characters"),
+        ("@@ -1 +1 @@\n-x\n" + "+y\n" * 10_000, "longer than 10000 lines"),
+        ("@@ -1 +1 @@\n-x\n+y\n" * 1001, "more than 1000 hunks"),
+    ],
+)
+def test_a_text_over_the_limits_is_refused(diff: str, reason: str) -> None:
+    result, problems = read(diff, "x\n")
+    assert result is None and reason in problems[0]
+
+
+def test_a_document_over_the_limit_is_refused() -> None:
+    result, problems = read("@@ -1 +1 @@\n-x\n+y\n", "x\n" * diffs.MOST_DOCUMENT_LINES)
+    assert result is None and "more than 50000 lines" in problems[0]
+
+
+def test_edits_are_as_small_as_can_be() -> None:
+    diff = "@@ -1,4 +1,4 @@\n a\n-f(x)\n+f(x, y)\n b\n-c\n@@ -9 +9,2 @@\n d\n+e\n"
+    edits, _ = diffs.read(diff, Document("", "a\nf(x)\nb\nc\nd\n"))
+    assert edits == [Edit(5, 5, ", y"), Edit(9, 11, ""), Edit(13, 13, "e\n")]
