@@ -140,7 +140,10 @@ def _serve(parsed: argparse.Namespace) -> int:
 
 
 async def _session(
-    parsed: argparse.Namespace, overrides: dict[str, Any], address: tuple[str, int] | None, stdio: tuple[int, int] | None
+    parsed: argparse.Namespace,
+    overrides: dict[str, Any],
+    address: tuple[str, int] | None,
+    stdio: tuple[int, int] | None,
 ) -> int:
     from codeclippy_ls.server import transport
     from codeclippy_ls.server.server import Server

@@ -35,6 +35,9 @@ class Tokenizer(Protocol):
     def encode_continued(self, text: str) -> list[int]:
         """Ids of text that follows other tokens."""
 
+    def __hash__(self) -> int:
+        """By identity: a vocabulary is kept for each tokenizer."""
+
 
 class Vocabulary:
     """A tokenizer's ids, by their bytes."""
@@ -59,7 +62,7 @@ class Vocabulary:
 
     def heads(self, text: bytes) -> list[int]:
         """Ids whose bytes are a head of ``text``, or all of it."""
-        found = []
+        found: list[int] = []
         for length in range(1, min(len(text), _LONGEST_TOKEN) + 1):
             found += self.ids.get(text[:length], ())
         return found

@@ -129,7 +129,7 @@ async def _scene(player: Player, scene: Scene, text: str, version: int, paint: P
         context=types.InlineCompletionContext(types.InlineCompletionTriggerKind.Invoked),
         text_document=types.TextDocumentIdentifier(_URI), position=types.Position(line, character),
     ))
-    items = getattr(answer, "items", answer) or []
+    items = answer.items if isinstance(answer, types.InlineCompletionList) else []
     if not items:
         print(paint("33", f"  nothing to suggest ({_ms(started)})"))
         return False

@@ -172,14 +172,15 @@ def _read(path: Path) -> Document:
 def _replace(path: Path, text: str) -> None:
     """Write beside the file and rename, so that the file is never half written; its mode is kept."""
     target = path.resolve()
-    handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    aside = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(text.encode("utf-8"))
-        os.chmod(aside, target.stat().st_mode & 0o7777)
-        os.replace(aside, target)
+        aside.chmod(target.stat().st_mode & 0o7777)
+        aside.replace(target)
     except BaseException:
-        os.unlink(aside)
+        aside.unlink()
         raise
 
 

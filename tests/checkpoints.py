@@ -38,11 +38,13 @@ def config(architecture: str, window: int = WINDOW, vocabulary: int = VOCABULARY
             vocab_size=vocabulary, hidden_size=32, num_layers=4, num_heads=4, intermediate_size=64, window_size=16,
             attention_types=[[["global", "local"], 2]], max_position_embeddings=window, **ends)
     if architecture == "codegen":
-        return transformers.CodeGenConfig(vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, rotary_dim=8, n_inner=64,
-                                          n_positions=window, n_ctx=window, tie_word_embeddings=False, **ends)
+        return transformers.CodeGenConfig(
+            vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, rotary_dim=8, n_inner=64, n_positions=window,
+            n_ctx=window, tie_word_embeddings=False, **ends)
     if architecture == "gpt_neox":
-        return transformers.GPTNeoXConfig(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-                                          intermediate_size=64, max_position_embeddings=window, **ends)
+        return transformers.GPTNeoXConfig(
+            vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+            max_position_embeddings=window, **ends)
     return transformers.LlamaConfig(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
                                     num_key_value_heads=2, intermediate_size=64, max_position_embeddings=window, **ends)
 

@@ -109,7 +109,8 @@ class Editor:
         future: Any = asyncio.get_running_loop().create_future()
         self.open_requests[self._id] = future
         future.request_id = self._id
-        self.send({"jsonrpc": "2.0", "id": self._id, "method": method, **({} if params is None else {"params": params})})
+        extra = {} if params is None else {"params": params}
+        self.send({"jsonrpc": "2.0", "id": self._id, "method": method, **extra})
         return future
 
     async def call(self, method: str, params: Any = None) -> Any:
@@ -184,7 +185,7 @@ class Editor:
         return {"applied": True}
 
     async def until(self, method: str, accept: Callable[[dict[str, Any]], bool] = lambda message: True) -> Any:
-        """Await and take a message of the server's; returns its params (or the whole error message for ``None`` ids)."""
+        """Await and take a message of the server's; returns its params, or the whole of an error without id."""
 
         def find() -> dict[str, Any] | None:
             pool = self.seen if method in _QUIET else self.unread

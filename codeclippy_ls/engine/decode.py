@@ -7,7 +7,7 @@ token in float32. Knows nothing of text, documents or where prompts come from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -90,13 +90,22 @@ class Chooser:
         return int(order[torch.multinomial(probabilities, 1, generator=self._random)])
 
 
-def prefill(model: Model, prefix: Prefix, tokens: Sequence[int]) -> Iterator[torch.Tensor]:
-    """Run ``tokens`` after the prefix in chunks; yields the last logits of each, the prefix extended."""
-    for start in range(0, len(tokens), CHUNK):
-        chunk = tokens[start : start + CHUNK]
+def _prefilled(
+    model: Model, prefix: Prefix, tokens: Sequence[int], prompt: int
+) -> Generator[Step, None, torch.Tensor]:
+    """Run ``tokens`` after the prefix in chunks, with a step after each that the prompt still goes on behind.
+
+    Returns:
+        The last token's logits, shape (vocabulary,).
+    """
+    while True:
+        chunk, tokens = tokens[:CHUNK], tokens[CHUNK:]
         logits = model.forward(chunk, prefix.cache)
         prefix.tokens.extend(chunk)
-        yield logits
+        if not tokens:
+            return logits
+        if len(prefix.tokens) < prompt:
+            yield Step()
 
 
 def decode(
@@ -115,11 +124,7 @@ def decode(
     pending: Sequence[int] = prompt[len(prefix.tokens) :]
     room = min(max_tokens, model.window - len(prompt))
     while room > 0:
-        logits = None
-        for logits in prefill(model, prefix, pending):
-            if len(prefix.tokens) < len(prompt):
-                yield Step()
-        assert logits is not None
+        logits = yield from _prefilled(model, prefix, pending, len(prompt))
         allowed = None if constraint is None else constraint.allowed()
         if allowed is not None and not len(allowed):
             yield Step(end=True)
@@ -128,12 +133,12 @@ def decode(
         if token in ends:
             yield Step(end=True, logprob=logprob)
             return
-        tokens = (token,)
+        forced: Sequence[int] = ()
         if constraint is not None and (constraint := constraint.step(token)) is not None:
-            tokens += tuple(constraint.forced())
-            for forced in tokens[1:]:
-                constraint = constraint.step(forced) if constraint is not None else None
-        tokens = tokens[:room]
+            forced = constraint.forced()
+            for other in forced:
+                constraint = constraint.step(other) if constraint is not None else None
+        tokens = (token, *forced)[:room]
         room -= len(tokens)
         yield Step(tokens, logprob)
         pending = tokens

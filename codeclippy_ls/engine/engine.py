@@ -54,14 +54,14 @@ class Request:
         sampling: arguments of ``decode.Sampling``, by name.
         model: which of the engine's models.
         key: of requests with one key in one lane the newest wins; ``None`` never is superseded.
-        done: asked with the text so far after each step; true ends the generation there.
+        done: asked with the text so far and the prompt after each step; true ends the generation there.
     """
 
     build: Callable[[Any, int], Any]
     sampling: Mapping[str, Any] = field(default_factory=dict)
     model: str = "default"
     key: Hashable | None = None
-    done: Callable[[str], bool] | None = None
+    done: Callable[[str, Any], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ class Model:
         self.tokenizer = tokenizer
         self.name = name
         self.architecture: str = config.model_type
-        self.window = int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 2048))
+        self.window = int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 2048))
         self.ends = _ends(module)
         self.device: torch.device = next(module.parameters()).device
         self.dtype: torch.dtype = next(module.parameters()).dtype

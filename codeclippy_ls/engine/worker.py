@@ -7,6 +7,7 @@ documents.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,11 @@ from codeclippy_ls.engine.tokenizer import decode_complete
 
 if TYPE_CHECKING:
     from codeclippy_ls.engine.engine import Ticket
+
+
+# Two engines in one process, one for each TCP client, must not import transformers at the same time: its modules load
+# parts of each other when first used, and two threads that do so find them half made.
+_LOADING = threading.Lock()
 
 
 class Host(Protocol):
@@ -64,11 +70,12 @@ class LocalHost:
 
     def load(self, name: str, spec: Any) -> Any:
         """Load a ``models.ModelSpec``; a spec that is loaded already under another name is shared."""
-        from codeclippy_ls.engine import models
-        from codeclippy_ls.engine.cache import PrefixCache
+        with _LOADING:
+            from codeclippy_ls.engine import models
+            from codeclippy_ls.engine.cache import PrefixCache
 
-        if spec not in self._loaded:
-            self._loaded[spec] = models.load(spec), PrefixCache(self._cache_bytes)
+            if spec not in self._loaded:
+                self._loaded[spec] = models.load(spec), PrefixCache(self._cache_bytes)
         self._models[name] = self._loaded[spec]
         return self._loaded[spec][0]
 
@@ -101,7 +108,10 @@ class LocalHost:
         started = time.monotonic()
         if ticket.stopping is not None:
             return
-        prompt = ticket.request.build(model, window)
+        try:
+            prompt = ticket.request.build(model, window)
+        except ValueError as error:  # what a builder refuses, it refuses with a sentence for the user
+            raise EngineError(str(error)) from error
         sampling = Sampling(**ticket.request.sampling)
         tokens = list(prompt.tokens)
         if not tokens or len(tokens) >= window:
@@ -165,4 +175,4 @@ def _accept(ticket: Ticket, model: Any, prompt: Any, step: Any, output: Output, 
         output.text = output.text[: min(places)]
     if stream and len(output.text) > before:
         ticket.emit(output.text[before:])
-    return bool(places) or (ticket.request.done is not None and ticket.request.done(output.text))
+    return bool(places) or (ticket.request.done is not None and ticket.request.done(output.text, prompt))

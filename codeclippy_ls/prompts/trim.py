@@ -64,7 +64,7 @@ def indentation(line: str) -> int:
 
 
 def without_repetition(text: str) -> str:
-    """The text up to where it starts to repeat itself: the third of three equal lines, or a unit four times in a row."""
+    """The text up to where it repeats itself: the second of three equal lines, or a unit four times in a row."""
     lines = text.split("\n")
     for index in range(2, len(lines)):
         if lines[index].strip() and lines[index] == lines[index - 1] == lines[index - 2]:
@@ -77,7 +77,7 @@ def without_overlap(text: str, suffix: str) -> str:
     """The text without an end that stands after the cursor already."""
     rest = suffix.split("\n", 1)[0]
     if rest.strip() and (stripped := text.rstrip()).endswith(rest.strip()) and len(stripped) >= len(rest.strip()):
-        first, newline, more = text.partition("\n")
+        first, _, more = text.partition("\n")
         if not more.strip():
             return first.rstrip()[: -len(rest.strip())] if first.rstrip().endswith(rest.strip()) else text
     following = [line for line in suffix.split("\n")[1:] if line.strip()][:1]

@@ -36,6 +36,8 @@ CANCELLED = -32800
 class GuardedProtocol(LanguageServerProtocol):
     """One client's protocol. Belongs to the loop thread."""
 
+    _server: Any  # our server: documents, client, opened, changed, closed, lost_notification
+
     def __init__(self, server: Any, converter: Any) -> None:
         super().__init__(server, converter)
         self.exit_code: int | None = None
@@ -123,7 +125,7 @@ class GuardedProtocol(LanguageServerProtocol):
             log.warning("a response that cannot be read: %s", _where(problem))
             future = self._request_futures.pop(id, None)
             if future is not None and not future.done():
-                future.set_exception(JsonRpcException(INVALID_PARAMS, "the client's response cannot be read"))
+                future.set_exception(JsonRpcException("the client's response cannot be read", INVALID_PARAMS))
 
     def _gate(self, method: str) -> tuple[int, str] | None:
         """Why a message may not be handled at this point of the life cycle."""
@@ -234,11 +236,6 @@ class GuardedProtocol(LanguageServerProtocol):
     def lsp_text_document__did_close(self, params: types.DidCloseTextDocumentParams) -> None:
         """Forget a document."""
         self._server.closed(params.text_document.uri)
-
-    @lsp_method(types.EXIT)
-    def lsp_exit(self, *args: Any) -> None:
-        """End reading; the exit code says whether ``shutdown`` came first."""
-        self.exit_code = 0 if self._shutdown else 1
 
 
 def _change(change: Any) -> Change:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import fields
 from typing import Any
 
 from lsprotocol import types
@@ -47,7 +48,9 @@ class Server(LanguageServer):
 
     def __init__(self, overrides: Mapping[str, Any] | None = None, engine: OpenEngine = open_engine) -> None:
         self.documents = Documents()
-        super().__init__("codeclippy-ls", __version__, protocol_cls=GuardedProtocol, converter_factory=default_converter)
+        super().__init__(
+            "codeclippy-ls", __version__, protocol_cls=GuardedProtocol, converter_factory=default_converter
+        )
         self._overrides = dict(overrides or {})
         self.settings, self._problems = parse(self._overrides)
         self.assistant: Assistant | None = None
@@ -56,6 +59,7 @@ class Server(LanguageServer):
         self._open_engine = engine
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reader: asyncio.StreamReader | None = None
+        self._watched: int | None = None
         for method, (handler, options) in FEATURES.items():
             self.protocol.fm.feature(method, options)(bound(handler, self))
         for name, handler in COMMANDS.items():
@@ -134,6 +138,8 @@ class Server(LanguageServer):
         """Take the client's options in. They are trusted: clients keep workspace settings out of them."""
         options = params.initialization_options
         self.client = Client(self.protocol, params.capabilities, options)
+        # In another container the editor's process cannot be seen at all, and its absence says nothing.
+        self._watched = params.process_id if params.process_id and _lives(params.process_id) else None
         if isinstance(options, dict):
             options = {key: value for key, value in options.items() if key != "statusNotification"}
         settings, self._problems = parse(options)
@@ -155,12 +161,14 @@ class Server(LanguageServer):
         if self._problems:
             self.client.say("; ".join(self._problems), types.MessageType.Warning)
         self.background(self.load())
-        if self.process_id:
-            self.background(_until_parent_dies(self.process_id, self._parent_died))
+        if self._watched is not None:
+            self.background(self._watch_parent(self._watched))
 
-    def _parent_died(self) -> None:
+    async def _watch_parent(self, process: int) -> None:
+        """End the session when the editor's process is gone, also where its end of the stream stays open."""
+        while _lives(process):  # noqa: ASYNC110 - nothing tells of another process's end
+            await asyncio.sleep(1.0)
         log.warning("the editor's process is gone")
-        self.protocol.exit_code = 1
         if self._reader is not None:
             self._reader.feed_eof()
 
@@ -194,7 +202,8 @@ class Server(LanguageServer):
                 log.warning("the client gave no configuration: %s", error)
                 return
             options = found[0] if isinstance(found, (list, tuple)) and found else None
-        if isinstance(options, dict) and "codeclippy" not in options and not {"model", "completion", "edit"} & set(options):
+        ours = {"codeclippy", *(field.name for field in fields(Settings))}
+        if isinstance(options, dict) and not ours & set(options):
             return  # another server's settings
         self.settings, problems = parse(options, self._base, trusted=False)
         if self.assistant is not None:
@@ -276,20 +285,14 @@ class Server(LanguageServer):
             self.client.say(f"the edit was not applied{': ' + result.failure_reason if result.failure_reason else ''}")
 
 
-async def _until_parent_dies(process: int, died: Callable[[], None]) -> None:
-    """Watch the editor's process, where it can be seen at all: in another container it cannot."""
-
-    def lives() -> bool:
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return False
-        except OSError:
-            return True
+def _lives(process: int) -> bool:
+    """Whether a process exists; where that cannot be asked without harm, it is taken to."""
+    if os.name != "posix":
         return True
-
-    if os.name != "posix" or not lives():
-        return
-    while lives():
-        await asyncio.sleep(1.0)
-    died()
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True

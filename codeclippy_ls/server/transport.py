@@ -200,7 +200,7 @@ async def _open_pipe(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWri
         return await asyncio.open_unix_connection(path, limit=MAX_HEADER)
     loop, reader = asyncio.get_running_loop(), new_reader()
     protocol = asyncio.StreamReaderProtocol(reader)
-    transport, _ = await loop.create_pipe_connection(lambda: protocol, path)  # type: ignore[attr-defined]
+    transport, _ = await loop.create_pipe_connection(lambda: protocol, path)
     return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 

@@ -1,0 +1,14 @@
+"""The two jobs, joined from prompts, constraints, the engine and diffs: ``complete`` at a cursor, ``edit`` by message.
+
+Takes frozen documents and answers with frozen values in offsets; stale or worthless results are dropped here. Knows
+no LSP types, no torch and no transport.
+"""
+
+from codeclippy_ls.assist.assistant import COMPLETE, EDIT, Assistant, Suggestion, Suggestions, open_engine
+from codeclippy_ls.assist.proposals import Proposal, Refusal
+from codeclippy_ls.assist.regions import Marker, marker_at, scope
+
+__all__ = [
+    "COMPLETE", "EDIT", "Assistant", "Marker", "Proposal", "Refusal", "Suggestion", "Suggestions",
+    "marker_at", "open_engine", "scope",
+]

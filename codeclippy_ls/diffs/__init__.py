@@ -1,0 +1,79 @@
+"""Unified diffs: read into exact edits of a document, and written.
+
+What a model writes is damaged more often than not: counts and line numbers are wrong, blanks are lost, the last hunk
+is cut. So a diff is cut into hunks (`hunks`), each hunk is placed by its text (`places`), and the result is a list of
+edits that do exactly what the diff says, or none at all and a reason. Never half a hunk, never a guess between
+look-alikes, never another file. Pure and deterministic; knows no models and no LSP.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from codeclippy_ls.diffs.edits import edits_of, overlapping
+from codeclippy_ls.diffs.hunks import Problem, cut
+from codeclippy_ls.diffs.places import Ground, Place, placed
+from codeclippy_ls.diffs.unified import write
+from codeclippy_ls.text import Document, Edit
+
+__all__ = ["MOST_DOCUMENT_LINES", "Problem", "Reading", "read", "write"]
+
+# Reading stays below 100 ms for documents up to this size.
+MOST_DOCUMENT_LINES = 50_000
+
+
+class Reading(NamedTuple):
+    """What a diff means for a document. There are edits, or at least one fatal problem, and never both."""
+
+    edits: list[Edit]
+    problems: list[Problem]
+
+
+def read(text: str, document: Document, near: int | None = None, *, whole: bool = False) -> Reading:
+    """The edits that a diff makes in a document: all hunks or none.
+
+    Numbers in headers are hints. A hunk stands where its kept and removed lines stand, trailing blanks aside; where
+    they stand more than once, at the place that is clearly nearest to its header or, for an only hunk, to ``near``.
+    If the lines stand nowhere but with one common indentation more or less, at exactly one place, the hunk is
+    re-indented. Lines that are added without any others need ``near`` or an empty document.
+
+    Added lines take the document's line ends; in a document that mixes several, those of the diff if its other lines
+    have the document's own, else those of the document's first line. The final line end stays as it is, unless the
+    diff marks it as missing on one side only.
+
+    Unless the text is ``whole``, a last hunk that may have been cut is left out with a note. It counts as cut when
+    nothing follows it and
+
+    - the text does not end with a line end, or
+    - the counts in its header promise more lines than there are, or
+    - the counts promise fewer, and it ends with a removed line, or
+    - its header has no counts, and it does not end with a kept line.
+
+    Args:
+        text: the diff, which may stand in fences and between prose.
+        document: what it is about; paths in the diff mean nothing.
+        near: offset of the selection or cursor.
+        whole: the writer is known to have come to its end (a model that was not stopped at a limit).
+    """
+    if document.line_count > MOST_DOCUMENT_LINES:
+        return _refused(Problem(f"The document has more than {MOST_DOCUMENT_LINES} lines."))
+    hunks, problems = cut(text, whole=whole, empty_document=not document.text)
+    if any(problem.fatal for problem in problems):
+        return Reading([], problems)
+    ground = Ground(document)
+    near_line = None if near is None else document.line_at(min(max(near, 0), len(document.text)))
+    places: list[Place] = []
+    for hunk in hunks:
+        found = placed(hunk, ground, near_line, only=len(hunks) == 1)
+        if isinstance(found, Problem):
+            return _refused(found)
+        places.append(found)
+    places.sort(key=lambda place: (place.start, place.end))
+    if overlap := overlapping(places):
+        return _refused(overlap)
+    edits = edits_of(places, ground)
+    return Reading(edits, problems) if edits else _refused(*problems, Problem("The diff changes nothing."))
+
+
+def _refused(*problems: Problem) -> Reading:
+    return Reading([], list(problems))

@@ -1,0 +1,101 @@
+"""Edits from hunks that have their places.
+
+A hunk's kept lines are never rewritten. What is left are blocks: runs of lines that are replaced by others. Only here
+line ends are decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from codeclippy_ls.diffs.hunks import Line, Problem
+from codeclippy_ls.diffs.places import Ground, Place, line_end
+from codeclippy_ls.text import Edit, trimmed
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Replace the lines ``[start, end)`` by ``lines``, each with its line end."""
+
+    start: int
+    end: int
+    lines: tuple[str, ...]
+
+
+def overlapping(places: Sequence[Place]) -> Problem | None:
+    """The problem of a hunk that shares a line with the one before it, or inserts where that one does."""
+    for one, other in pairwise(places):
+        if other.start < one.end or (one.start, one.end) == (other.start, other.end):
+            return Problem(f"Hunks {one.hunk.number} and {other.hunk.number} overlap.", other.hunk.number)
+    return None
+
+
+def edits_of(places: Sequence[Place], ground: Ground) -> list[Edit]:
+    """The smallest edits that do what the hunks say; places are in order and do not overlap."""
+    blocks: list[_Block] = []
+    for place in places:
+        for block in _blocks(place, ground):
+            # One edit where two would touch: editors differ in how they order edits at one position.
+            if blocks and blocks[-1].end == block.start:
+                blocks[-1] = replace(blocks[-1], end=block.end, lines=blocks[-1].lines + block.lines)
+            else:
+                blocks.append(block)
+    ended = _ends_in_newline(places, ground)
+    edits = [_edit(block, ground, ended) for block in blocks]
+    return [edit for edit in edits if edit.text or edit.start < edit.end]
+
+
+def _blocks(place: Place, ground: Ground) -> Iterator[_Block]:
+    """The blocks of one hunk."""
+    eol = _own_eol(place, ground)
+    start = at = place.start
+    added: list[str] = []
+    for line in (*place.hunk.lines, Line(" ", "", "")):  # one kept line more, to close the last block
+        if line.sign == "+":
+            added.append(place.shift.applied(line.text) + (line.end if eol is None or not line.end else eol))
+            continue
+        if line.sign == " ":
+            if added or start < at:
+                yield _Block(start, at, tuple(added))
+            start, added = at + 1, []
+        at += 1
+
+
+def _own_eol(place: Place, ground: Ground) -> str | None:
+    """The line end for all added lines of a hunk; ``None`` where they may keep their own.
+
+    They may where the document mixes line ends (or has none yet), and the hunk has those of the lines that it matches.
+    """
+    if ground.eol is not None:
+        return ground.eol
+    there = ground.lines[place.start : place.end]
+    same = [line.text + line.end for line in place.hunk.old] == there
+    return None if same else ground.document.eol
+
+
+def _ends_in_newline(places: Sequence[Place], ground: Ground) -> bool:
+    """Whether the result ends with a line end: as the document does, unless a hunk marks the one side only."""
+    for place in places:
+        old, new = (bool(side) and side[-1].end == "" for side in (place.hunk.old, place.hunk.new))
+        if old != new:
+            return old
+    return not ground.lines or line_end(ground.lines[-1]) != ""
+
+
+def _edit(block: _Block, ground: Ground, ended: bool) -> Edit:
+    """The edit of a block, trimmed to what differs."""
+    document, count = ground.document, len(ground.lines)
+    eol = document.eol
+    lines = [line if line_end(line) else line + eol for line in block.lines]
+    start = document.starts[block.start] if block.start < count else len(document.text)
+    end = document.starts[block.end] if block.end < count else len(document.text)
+    if block.end == count:
+        if block.start and not line_end(ground.lines[-1]) and block.start == count:
+            lines.insert(0, eol)  # the document's last line is ended first
+        if not ended and lines:
+            lines[-1] = lines[-1].rstrip("\r\n")
+        elif not ended and block.start:
+            start -= len(line_end(ground.lines[block.start - 1]))
+    return trimmed(document.text, start, end, "".join(lines))

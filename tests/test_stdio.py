@@ -1,0 +1,162 @@
+"""The real server process over stdio, with the shipped model and the capabilities of the real editors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.editor import process
+from tests.shared import capabilities
+
+BASKET = (Path(__file__).parent.parent / "codeclippy_ls" / "samples" / "basket.py").read_text(encoding="utf-8")
+HOLE = "result += price * count"
+PATIENT = {"completion": {"timeBudgetMs": 20000}}
+
+
+@pytest.mark.parametrize(("client", "encoding"), [
+    ("vscode", "utf-16"), ("neovim", "utf-8"), ("neovim-0.11", "utf-8"), ("emacs", "utf-16"), ("emacs-30", "utf-32")])
+async def test_three_jobs_as_a_real_editor_announces_itself(client: str, encoding: str) -> None:
+    """Completion, infilling and an edit, from initialize to exit, on real weights."""
+    announced = json.loads(capabilities(client).read_text(encoding="utf-8"))["capabilities"]
+    async with process() as (editor, child):
+        result = await editor.start(announced, PATIENT)
+        assert (result["capabilities"].get("positionEncoding") or "utf-16") == encoding
+        buffer = editor.open(BASKET + "\n\n# ü😀\nif __name__ == \"__main__\":\n    basket = ", encoding=encoding)
+        items = await editor.complete(buffer, len(buffer.text))
+        assert len(items) == 1 and items[0]["textEdit"]["newText"].strip()
+        buffer.apply([items[0]["textEdit"]])
+        editor.notify("textDocument/didChange", {"textDocument": buffer.identifier,
+                                                 "contentChanges": [{"text": buffer.text}]})
+        start = buffer.text.index(HOLE)
+        cursor = editor.type(buffer, start, "", end=start + len(HOLE))
+        ghosts = await editor.ghost(buffer, cursor)
+        assert len(ghosts) == 1 and ghosts[0]["insertText"].strip()
+        before = buffer.text
+        place = before.index("def cheapest")
+        await editor.edit(buffer, "Rename cheapest to lowest", place, place)
+        outcome = await editor.outcome()
+        if "edit" in outcome:
+            assert buffer.text != before and buffer.version > 3
+        else:
+            assert buffer.text == before and "no edit" in outcome["message"]
+        while creates := [m for m in editor.unread if m["method"] == "window/workDoneProgress/create"]:
+            editor.unread.remove(creates[0])
+        await editor.stop()
+        assert await asyncio.wait_for(child.wait(), 10) == 0
+
+
+async def test_stray_output_and_unbuffered_streams_break_no_frame(tmp_path: Path) -> None:
+    """Under ``python -u``, with a library that prints on stdout, at the C level too, and asks on stdin."""
+    noisy = tmp_path / "sitecustomize.py"
+    noisy.write_text(
+        "import threading, time, os\n"
+        "def noise():\n"
+        "    for _ in range(200):\n"
+        "        print('stray'); os.write(1, b'stray'); time.sleep(0.005)\n"
+        "        try: input()\n"
+        "        except (EOFError, OSError): pass\n"
+        "import codeclippy_ls.server.transport as transport\n"
+        "guard = transport.guard_stdio\n"
+        "def guarded():\n"
+        "    found = guard(); threading.Thread(target=noise, daemon=True).start(); return found\n"
+        "transport.guard_stdio = guarded\n")
+    os.environ["PYTHONPATH"] = str(tmp_path)
+    try:
+        async with process(python=("-u",)) as (editor, child):
+            await editor.start()
+            buffer = editor.open("def f(x):\n    return ")
+            for _ in range(20):
+                await editor.complete(buffer, len(buffer.text))
+            await editor.stop()
+            assert await asyncio.wait_for(child.wait(), 10) == 0
+            assert (await child.stderr.read()).count(b"stray") > 20
+    finally:
+        del os.environ["PYTHONPATH"]
+
+
+async def test_the_server_goes_when_its_client_does() -> None:
+    """End of stdin, in the middle of loading: gone within three seconds, exit code 1."""
+    async with process() as (editor, child):
+        await editor.start(ready=False)
+        child.stdin.close()
+        started = time.monotonic()
+        assert await asyncio.wait_for(child.wait(), 10) == 1
+        assert time.monotonic() - started < 3.0
+
+
+async def test_the_server_goes_when_the_editor_s_process_is_gone() -> None:
+    """Also where its stdin stays open."""
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", "input()", stdin=subprocess.PIPE)
+    async with process() as (editor, child):
+        await editor.call("initialize", {"processId": parent.pid, "capabilities": {}})
+        editor.notify("initialized", {})
+        assert parent.stdin is not None
+        parent.stdin.close()
+        await parent.wait()
+        assert await asyncio.wait_for(child.wait(), 10) == 1
+
+
+async def test_over_tcp_each_client_has_its_own_session() -> None:
+    """One client's leaving ends neither the server nor the other's session; HTTP is refused."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "codeclippy_ls", "--tcp", "127.0.0.1:0", stderr=asyncio.subprocess.PIPE)
+    assert child.stderr is not None
+    port = int((await child.stderr.readline()).decode().rpartition(":")[2])
+
+    async def connect() -> Any:
+        from tests.editor import Editor
+
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        return Editor(reader, writer.write)
+
+    try:
+        one, two = await connect(), await connect()
+        await one.start(ready=False)
+        await two.start(ready=False)
+        one.open("secret = 1\n", "file:///a.py")
+        answer = await two.call("textDocument/completion", {
+            "textDocument": {"uri": "file:///a.py"}, "position": {"line": 0, "character": 9}})
+        assert answer["items"] == []
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        await one.stop()
+        await two.until("codeclippy/status", lambda m: m["params"]["state"] == "ready")
+        await two.stop()
+        assert child.returncode is None
+    finally:
+        child.kill()
+        await child.wait()
+
+
+async def test_pipe_and_socket_as_editors_pass_them(tmp_path: Path) -> None:
+    """There the client listens and the server connects."""
+    from tests.editor import Editor
+
+    for kind in ("pipe", "socket"):
+        arrived: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def connected(reader: Any, writer: Any, arrived: asyncio.Queue[Any] = arrived) -> None:
+            arrived.put_nowait((reader, writer))
+
+        if kind == "pipe":
+            listener = await asyncio.start_unix_server(connected, tmp_path / "s")
+            argument = f"--pipe={tmp_path / 's'}"
+        else:
+            listener = await asyncio.start_server(connected, "127.0.0.1", 0)
+            argument = f"--socket={listener.sockets[0].getsockname()[1]}"
+        child = await asyncio.create_subprocess_exec(sys.executable, "-m", "codeclippy_ls", argument)
+        reader, writer = await asyncio.wait_for(arrived.get(), 20)
+        editor = Editor(reader, writer.write)
+        await editor.start(ready=False)
+        await editor.stop()
+        assert await asyncio.wait_for(child.wait(), 10) == 0
+        listener.close()

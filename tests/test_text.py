@@ -1,0 +1,266 @@
+"""Laws of documents, coordinates and edits, against an editor that holds its text as code units."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from codeclippy_ls.text import (
+    Change,
+    Document,
+    Documents,
+    Edit,
+    Encoding,
+    Position,
+    apply,
+    lines,
+    minimal_edits,
+    offset_at,
+    position_at,
+    to_lf,
+    trimmed,
+    with_eol,
+    without_surrogates,
+)
+
+LAW = settings(derandomize=True, deadline=None, max_examples=150, database=None)
+ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
+URI = "untitled:Untitled-1"
+# Line ends, what other tools take for line ends, and characters of one to four bytes.
+CHARACTERS = ["a", "b", " ", "\n", "\r", "\r\n", "\f", "\v", "\x1c", "\x85", "\u2028", "\ufeff", "é", "中", "😀", "𝒳"]
+texts = st.lists(st.sampled_from(CHARACTERS), max_size=24).map("".join)
+encodings = st.sampled_from(ENCODINGS)
+positions = st.builds(Position, st.integers(0, 7), st.integers(0, 12))
+
+
+class Editor:
+    """An editor as clients are written: lines found by code unit, a column past the end clamped, nothing else."""
+
+    def __init__(self, text: str, encoding: Encoding) -> None:
+        self.width = {"utf-8": 1, "utf-16": 2, "utf-32": 4}[encoding]
+        self.codec = {"utf-8": "utf-8", "utf-16": "utf-16-be", "utf-32": "utf-32-be"}[encoding]
+        self.units = self.encoded(text)
+
+    def encoded(self, text: str) -> list[int]:
+        data = text.encode(self.codec)
+        return [int.from_bytes(data[at : at + self.width], "big") for at in range(0, len(data), self.width)]
+
+    @property
+    def text(self) -> str:
+        return b"".join(unit.to_bytes(self.width, "big") for unit in self.units).decode(self.codec)
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Units ``[start, end)`` of each line without its line end."""
+        found, start, at = [], 0, 0
+        while at < len(self.units):
+            size = 2 if self.units[at : at + 2] == [13, 10] else int(self.units[at] in (10, 13))
+            if size:
+                found.append((start, at))
+                start = at + size
+            at += size or 1
+        return [*found, (start, len(self.units))]
+
+    def inside(self, at: int) -> bool:
+        """Whether a unit continues a character."""
+        if at >= len(self.units):
+            return False
+        return (self.width == 1 and 0x80 <= self.units[at] < 0xC0) or (
+            self.width == 2 and 0xDC00 <= self.units[at] < 0xE000
+        )
+
+    def index(self, position: Position) -> int:
+        spans = self.spans()
+        if position.line >= len(spans):
+            return len(self.units)
+        start, end = spans[position.line]
+        at = min(start + position.character, end)
+        while self.inside(at):
+            at -= 1
+        return at
+
+    def replace(self, start: Position, end: Position, text: str) -> None:
+        self.units[self.index(start) : self.index(end)] = self.encoded(text)
+
+    def places(self) -> list[Position]:
+        """Every valid position, in order."""
+        found = []
+        for line, (start, end) in enumerate(self.spans()):
+            found += [Position(line, at - start) for at in range(start, end + 1) if at == end or not self.inside(at)]
+        return found
+
+
+@LAW
+@given(texts, encodings)
+@example("a\r\n😀b\r中\n\nx", "utf-16")
+def test_every_valid_position_has_an_offset_and_the_way_back(text: str, encoding: Encoding) -> None:
+    document, editor = Document(URI, text), Editor(text, encoding)
+    for position in editor.places():
+        offset = offset_at(document, position, encoding)
+        assert len(editor.encoded(text[:offset])) == editor.index(position)
+        assert position_at(document, offset, encoding) == position
+
+
+@LAW
+@given(texts, encodings, positions)
+def test_any_position_is_where_an_editor_puts_it(text: str, encoding: Encoding, position: Position) -> None:
+    document, editor = Document(URI, text), Editor(text, encoding)
+    offset = offset_at(document, position, encoding)
+    assert len(editor.encoded(text[:offset])) == editor.index(position)
+
+
+@LAW
+@given(texts, encodings, st.lists(st.tuples(positions, positions, texts), max_size=8))
+@example("a\r\nb", "utf-16", [(Position(0, 1), Position(1, 0), "\r"), (Position(0, 2), Position(0, 9), "\n")])
+def test_the_server_holds_the_editors_text(
+    text: str, encoding: Encoding, changes: list[tuple[Position, Position, str]]
+) -> None:
+    documents, editor = Documents(encoding), Editor(text, encoding)
+    documents.open(URI, text, 0, "python")
+    for version, (one, other, new) in enumerate(changes):
+        start, end = sorted((one, other))
+        editor.replace(start, end, new)
+        assert documents.change(URI, version, [Change(new, start, end)]).text == editor.text
+    document = documents.get(URI)
+    assert document and [document.line(line) for line in range(document.line_count)] == [
+        line.rstrip("\r\n") for line in [*lines(editor.text), ""][: document.line_count]
+    ]
+
+
+@LAW
+@given(texts, texts, encodings)
+@example("a\r\nb", "a\nb", "utf-16")
+@example("a\rb", "a\r\nb", "utf-16")
+@example("x\r\ny", "x\r😀\ny", "utf-8")
+def test_minimal_edits_turn_one_text_into_the_other_in_any_editor(before: str, after: str, encoding: Encoding) -> None:
+    edits = minimal_edits(before, after)
+    assert apply(before, edits) == after
+    assert all(edit.text or edit.start < edit.end for edit in edits)
+    document, editor = Document(URI, before), Editor(before, encoding)
+    for edit in reversed(edits):
+        start, end = (position_at(document, offset, encoding) for offset in (edit.start, edit.end))
+        assert (offset_at(document, start, encoding), offset_at(document, end, encoding)) == (edit.start, edit.end)
+        editor.replace(start, end, edit.text)
+    assert editor.text == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("one\ntwo\nthree\n", "one\n2\nthree\n", [Edit(4, 7, "2")]),
+        ("f(a)\n", "f(a, b)\n", [Edit(3, 3, ", b")]),
+        ("a\r\nb\r\n", "a\nb\r\n", [Edit(1, 3, "\n")]),
+        ("aa", "aaa", [Edit(2, 2, "a")]),
+        ("same\n", "same\n", []),
+    ],
+)
+def test_minimal_edits_are_small(before: str, after: str, expected: list[Edit]) -> None:
+    assert minimal_edits(before, after) == expected
+
+
+def test_trimming_a_very_long_line_is_no_loop_over_characters() -> None:
+    long = "x" * 5_000_000
+    assert trimmed(f"{long}a{long}", 0, 10_000_001, f"{long}b{long}") == Edit(5_000_000, 5_000_001, "b")
+
+
+def test_ten_megabytes_in_one_line() -> None:
+    documents = Documents("utf-16")
+    documents.open(URI, "😀" + "x" * 10_000_000, 1, "json")
+    document = documents.change(URI, 2, [Change("y", Position(0, 9_000_002), Position(0, 9_000_003))])
+    assert document.text[9_000_001] == "y" and len(document.text) == 10_000_001
+    assert position_at(document, 9_000_001, "utf-16") == Position(0, 9_000_002)
+    assert offset_at(document, Position(0, 1), "utf-16") == 0
+    assert offset_at(document, Position(0, 2**31 - 1), "utf-16") == 10_000_001
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_positions_outside_are_clamped(encoding: Encoding) -> None:
+    document = Document(URI, "one\r\ntwo")
+    assert offset_at(document, Position(0, 99), encoding) == 3
+    assert offset_at(document, Position(1, 99), encoding) == 8
+    assert offset_at(document, Position(9, 0), encoding) == 8
+    assert offset_at(document, Position(-1, 5), encoding) == 0
+    assert position_at(document, 4, encoding) == Position(0, 3)
+    assert position_at(document, 99, encoding) == Position(1, 3)
+    assert position_at(document, -1, encoding) == Position(0, 0)
+
+
+def test_only_lf_crlf_and_cr_end_a_line() -> None:
+    text = "a\fb\vc\x1cd\x85e\u2028f\u2029g"
+    assert Document(URI, text).line_count == 1
+    assert lines(text + "\r\r\nx\n\n") == [text + "\r", "\r\n", "x\n", "\n"]
+    assert Document(URI, "\r\r\nx\n\n").line_count == 5
+
+
+@LAW
+@given(texts)
+def test_lines_end_and_join(text: str) -> None:
+    assert "".join(lines(text)) == text
+    assert len(lines(text + "x")) == Document(URI, text).line_count
+    assert "\r" not in to_lf(text)
+    for eol in ("\n", "\r\n", "\r"):
+        assert to_lf(with_eol(to_lf(text), eol)) == to_lf(text)
+
+
+@pytest.mark.parametrize(("text", "eol"), [("", "\n"), ("a", "\n"), ("a\r\nb\n", "\r\n"), ("a\rb\n", "\r")])
+def test_the_end_of_line_style_is_that_of_the_first_line(text: str, eol: str) -> None:
+    assert Document(URI, text).eol == eol
+
+
+def test_apply_refuses_what_overlaps_or_lies_outside() -> None:
+    assert apply("abc", [Edit(2, 3, "C"), Edit(0, 1, "A")]) == "AbC"
+    assert apply("abc", [Edit(1, 1, "x"), Edit(1, 2, "y")]) == "axyc"
+    for edits in ([Edit(0, 2, ""), Edit(1, 3, "")], [Edit(2, 9, "")], [Edit(2, 1, "")], [Edit(-1, 1, "")]):
+        with pytest.raises(ValueError, match="overlaps"):
+            apply("abc", edits)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(Position(1, 0), Position(0, 0)), (Position(0, -1), Position(0, 1)), (Position(-2, 0), Position(0, 1))],
+)
+def test_a_bad_change_loses_the_document_until_it_is_known_again(start: Position, end: Position) -> None:
+    documents = Documents()
+    documents.open(URI, "one\ntwo\n", 1, "python")
+    with pytest.raises(ValueError, match="range"):
+        documents.change(URI, 2, [Change("x", Position(0, 0), Position(0, 0)), Change("y", start, end)])
+    assert documents.get(URI) is None and documents.is_lost(URI)
+    documents.change(URI, 3, [Change("z", Position(0, 0), Position(0, 0))])
+    assert documents.get(URI) is None, "what follows a bad change is uncertain too"
+    documents.change(URI, 4, [Change("whole")])
+    assert documents.get(URI) == Document(URI, "whole", 4, "python")
+    documents.lose(URI)
+    documents.open(URI, "again", 1, "python")
+    assert documents.get(URI) == Document(URI, "again", 1, "python")
+
+
+def test_a_document_that_is_not_open() -> None:
+    documents = Documents()
+    with pytest.raises(KeyError):
+        documents.change(URI, 1, [Change("x")])
+    documents.close(URI)
+    assert documents.get(URI) is None and not documents.is_lost(URI) and len(documents) == 0
+    documents.open(URI, "a", 1, "")
+    documents.lose(URI)
+    documents.close(URI)
+    assert not documents.is_lost(URI) and len(documents) == 0
+
+
+def test_snapshots_do_not_change_and_versions_are_the_clients() -> None:
+    documents = Documents()
+    before = documents.open(URI, "a", None, "c")
+    after = documents.change(URI, 7, [])
+    assert (before.version, before.text) == (None, "a") and (after.version, after.text, after.language) == (7, "a", "c")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_lone_surrogates_never_enter(encoding: Encoding) -> None:
+    documents = Documents(encoding)
+    assert documents.open(URI, "a\ud800b", 1, "").text == "a\ufffdb"
+    changed = documents.change(URI, 2, [Change("\udfff", Position(0, 0), Position(0, 1)), Change("x\udc00")])
+    assert changed.text == "x\ufffd" and without_surrogates("😀") == "😀"
+    # A document made by hand may hold one; it is a unit wide, as an editor counts it.
+    assert offset_at(Document(URI, "\ud800b"), Position(0, 1), "utf-16") == 1
+    assert position_at(Document(URI, "\ud800b"), 1, "utf-16") == Position(0, 1)

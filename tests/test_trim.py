@@ -1,0 +1,45 @@
+"""Clean-up of answers: case files, and laws that hold for any answer."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codeclippy_ls.prompts import ended, trim
+
+_TEXT = (Path(__file__).parent / "cases" / "trim.txt").read_text(encoding="utf-8")
+CASES = dict(re.findall(r"^=== (.+)\n([\s\S]*?)(?=^=== |\Z)", _TEXT, re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_case(name: str) -> None:
+    """One case of the file."""
+    document, expected = re.split(r"^---\n?", CASES[name], maxsplit=1, flags=re.MULTILINE)
+    before, answer, after = re.split("[⟪⟫]", document.removesuffix("\n"))
+    assert trim(answer, before, after, multiline=name.endswith("block")) == expected.removesuffix("\n")
+
+
+code = st.text(st.sampled_from("ab ()[]{}:\n\t\"'=+é"), max_size=60)
+
+
+@settings(derandomize=True, max_examples=300)
+@given(code, code, code, st.booleans())
+def test_what_is_kept_is_a_head_of_the_answer(answer: str, before: str, after: str, multiline: bool) -> None:
+    """Nothing is ever made up, a single line stays one, and a suggestion is never blank."""
+    kept = trim(answer, before, after, multiline)
+    assert answer.startswith(kept) and (not kept or kept.strip())
+    assert multiline or kept.lstrip("\n").count("\n") <= 1
+
+
+@settings(derandomize=True, max_examples=300)
+@given(code, code, code, st.booleans())
+def test_generation_stops_only_where_nothing_more_would_be_kept(
+    answer: str, more: str, before: str, multiline: bool
+) -> None:
+    """Whatever the model would have written after the stop, the suggestion is the same."""
+    if ended(answer, before, multiline):
+        assert trim(answer + more, before, "", multiline) == trim(answer, before, "", multiline)
