@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,7 +76,7 @@ def test_greedy_is_the_same_interrupted_and_resumed(architecture: str) -> None:
     one, other, third = prompts(3, seed=2)
     cache = PrefixCache(1 << 30)
 
-    def steps(prompt: list[int]) -> Iterator[Any]:
+    def steps(prompt: list[int]) -> Generator[Any, None, None]:
         prefix = cache.take(prompt, subject.new_cache)
         try:
             yield from decode(subject, prefix, prompt, None, subject.ends, Chooser(Sampling(), 0), 16)

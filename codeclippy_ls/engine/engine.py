@@ -286,8 +286,9 @@ class Engine:
             answer(self._current)
 
     def _set_status(self, model: str, status: Status) -> None:
+        changed = self._status[model] != status
         self._status[model] = status
-        if self._watch is not None:
+        if changed and self._watch is not None:
             self._watch(model, status)
 
     # From here on: the engine thread.
