@@ -1,0 +1,176 @@
+"""The two jobs on real models with random weights: whatever they write, what comes out is right or refused."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codeclippy_ls.assist import EDIT, Assistant, Proposal, Refusal, marker_at, open_engine, scope
+from codeclippy_ls.engine.errors import EngineError
+from codeclippy_ls.settings import parse
+from codeclippy_ls.text import Document, apply
+from tests import checkpoints
+from tests.editor import in_process
+
+DOCUMENTS = {
+    "lf": "def f(x):\n    return x\n\n\n# done\n",
+    "crlf": "def f(x):\r\n    return x\r\n\r\n\r\n# done\r\n",
+    "mixed": "a = 1\r\nb = 2\nc = 3\rd = 4",
+    "no final line end": "class A:\n    def b(self):\n        pass",
+    "astral": "x = '😀'\n\n\nx = '😀'\n\n\nx = 'é'\n",
+    "empty": "",
+    "blank": "\n\n",
+}
+
+
+async def with_model(options: dict[str, Any], work: Callable[[Assistant], Any]) -> Any:
+    """Run work on an assistant over real checkpoints."""
+    settings, problems = parse(options)
+    assert not problems
+    assistant = Assistant(open_engine(settings), settings)
+    try:
+        await assistant.prepare()
+        return await work(assistant)
+    finally:
+        assistant.engine.close()
+        assert assistant.engine.join(20)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of our own family with random weights."""
+    return checkpoints.save(tmp_path_factory.mktemp("toy"), window=2048)
+
+
+def options(model: Path, **edit: Any) -> dict[str, Any]:
+    """Settings for a model, in float32 on the CPU."""
+    return {"model": {"complete": str(model), "device": "cpu", "dtype": "float32"},
+            "completion": {"timeBudgetMs": 20000, "maxTokens": 16}, "edit": {"maxTokens": 800, **edit}}
+
+
+async def test_edits_by_random_weights_apply_or_are_refused(toy: Path) -> None:
+    """Lines outside the edit, and every line end, are untouched; the diff is the difference."""
+
+    async def work(assistant: Assistant) -> int:
+        applied = 0
+        for name, text in DOCUMENTS.items():
+            document = Document("file:///x.py", text, 1)
+            for span in (None, (0, 0), (1, 2)):
+                result = await assistant.edit(document, "Change it", span)
+                if isinstance(result, Refusal):
+                    assert result.reason and not result.cancelled
+                    continue
+                applied += 1
+                assert result.after == apply(text, result.edits) != text, name
+                bare = [edit for edit in result.edits if "\r" not in edit.text]
+                assert name != "crlf" or all("\n" not in edit.text for edit in bare)
+        return applied
+
+    assert await with_model(options(toy, temperature=1.5), work) >= 3
+
+
+async def test_completions_by_random_weights_keep_the_line_ends(toy: Path) -> None:
+    """Anywhere in any document, also inside words and at both ends; nothing blank, nothing but insertions."""
+
+    async def work(assistant: Assistant) -> int:
+        shown = 0
+        chance = random.Random(0)
+        for text in DOCUMENTS.values():
+            document = Document("file:///x.py", text, 1)
+            for offset in {0, len(text), *(chance.randrange(len(text) + 1) for _ in range(4))}:
+                result = await assistant.complete(document, offset)
+                for suggestion in result.items:
+                    shown += 1
+                    assert suggestion.offset == offset and suggestion.text.strip()
+                    assert "\n" not in suggestion.text.replace(document.eol, "")
+                    assert "\ufffd" not in suggestion.text
+        return shown
+
+    assert await with_model(options(toy), work) >= 5
+
+
+async def test_a_model_that_only_continues_leaves_edits_to_the_shipped_one(tmp_path: Path) -> None:
+    """The user never has to know which model can do what."""
+    folder = checkpoints.save(tmp_path / "codegen", "codegen", control=("<|endoftext|>",))
+
+    async def work(assistant: Assistant) -> Any:
+        document = Document("file:///x.py", "def f(value):\n    return val", 1)
+        completion = await assistant.complete(document, len(document.text))
+        assert completion.generation is not None and completion.generation.prompt.heal == " val"
+        assert assistant.edits_possible()
+        edited = await assistant.edit(Document("file:///x.py", "def f(x):\n    return x\n", 1), "Add a docstring")
+        assert isinstance(edited, (Proposal, Refusal))
+        return assistant.engine.status(EDIT).model.name
+
+    assert await with_model(options(folder), work) == ""
+
+
+async def test_a_family_that_does_not_fit_is_one_clear_error(toy: Path) -> None:
+    """The setting is named."""
+    wrong = options(toy)
+    wrong["model"]["family"] = "starcoder"
+    with pytest.raises(EngineError, match='setting "family"'):
+        await with_model(wrong, lambda assistant: None)
+
+
+async def test_two_documents_share_an_engine_through_the_server(toy: Path) -> None:
+    """Real editor text after real edits by random weights equals the server's, in two documents at once."""
+    from codeclippy_ls.server.server import Server
+
+    server = Server(options(toy, temperature=1.5))
+    async with in_process(server) as editor:
+        await editor.start()
+        buffers = [editor.open(text, f"file:///{index}.py") for index, text in enumerate(DOCUMENTS.values())]
+        for round in range(2):
+            for buffer in buffers:
+                editor.type(buffer, len(buffer.text) // 2, f"v{round}")
+                await editor.ghost(buffer, len(buffer.text))
+                await editor.edit(buffer, "Change it", 0, 0)
+            for _ in buffers:
+                await editor.outcome()
+        await editor.call("workspace/executeCommand", {"command": "codeclippy.reload"})
+        for buffer in buffers:
+            document = server.documents.get(buffer.uri)
+            assert document is not None and document.text == buffer.text
+
+
+PYTHON = """import os
+
+@decorated
+def outer(a):
+    x = 1
+
+    def inner(b):
+        return b
+
+    return inner
+
+
+class A:
+    def method(self):
+        pass
+
+VALUE = 1
+"""
+
+
+@pytest.mark.parametrize(("line", "expected"), [
+    (3, (2, 9)), (4, (2, 9)), (5, (6, 7)), (7, (6, 7)), (9, (2, 9)), (12, (12, 14)), (13, (13, 14)), (14, (13, 14)),
+    (16, (0, 17)), (0, (0, 17))])
+def test_the_scope_around_a_line(line: int, expected: tuple[int, int]) -> None:
+    """The innermost function or class, with its decorators; the whole of a short document outside of one."""
+    assert scope(Document("file:///x.py", PYTHON), line) == expected
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("# clippy: do it", "do it"), ("    // clippy:   do it  ", "do it"), ("/* clippy: do it */", "do it"),
+    ("<!-- clippy: do it -->", "do it"), ("-- clippy: do it", "do it"), ("; clippy: x", "x"),
+    ("clippy: do it", None), ("# clippy:", None), ("x = 1  # clippy: do it", None), ("# clipper: do it", None)])
+def test_comment_markers(text: str, message: str | None) -> None:
+    """In the comment signs of many languages, on a line of their own."""
+    found = marker_at(Document("file:///x.py", f"a\n{text}\nb\n"), (1, 1), "clippy:")
+    assert (found.message if found else None) == message
