@@ -199,3 +199,19 @@ def test_the_table_is_whole() -> None:
     published = {example for family in FAMILIES for example in family.examples}
     assert {"flax-community/gpt-neo-125M-code-clippy", "CarperAI/FIM-NeoX-1.3B", "CarperAI/diff-codegen-350m-v2",
             "Salesforce/codegen-350M-mono", "Salesforce/codegen-16B-nl"} <= published
+
+
+def test_the_shipped_model_is_asked_as_it_was_trained() -> None:
+    """The ids the server builds are those of the training samples, segment by segment, for holes and for edits."""
+    from codeclippy_ls.engine.spec import SHIPPED
+    from training import samples
+
+    tokenizer, encode = read_tokenizer(SHIPPED), samples.encoder(SHIPPED)
+    subject = view(tokenizer, "gpt_neox")
+    for prefix, suffix in ((PREFIX, SUFFIX), ("import o", ""), ("x = '<|MID|>😀'\n\tif a:\n", "        \n\n")):
+        sample = samples.infill(encode, prefix, "middle", suffix)
+        assert completion_prompt(subject, Context(prefix, suffix), 512, 32).tokens == sample.ids[: sample.answer]
+    before = "    def f(self):\n        return 1\n"
+    sample = samples.edit(encode, "x.py", before, "Add a docstring", "@@ -1,1 +1,1 @@\n")
+    edited = Edited(tuple(before.split("\n")[:-1]), 0, 1, "x.py", "Add a docstring")
+    assert edit_prompt(subject, edited, 512, 64).tokens == sample.ids[: sample.answer]

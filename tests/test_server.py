@@ -396,6 +396,17 @@ async def test_lone_surrogates_break_no_answer(editor: Editor, host: ScriptedHos
     assert len((await editor.complete(buffer, 11))[0]["textEdit"]["newText"]) == 6
 
 
+async def test_huge_files_get_one_notice(editor: Editor, host: ScriptedHost) -> None:
+    """Ten megabytes in one line: the text is followed, no inference, and the user is told once."""
+    await editor.start()
+    buffer = editor.open("é" + "x" * 10_000_000)
+    for _ in range(3):
+        editor.type(buffer, 5, "y")
+        assert await editor.ghost(buffer, 6) == [] and await editor.complete(buffer, 6) == []
+    assert "files above 4096 kB" in (await editor.until("window/showMessage"))["message"]
+    assert not host.prompts
+
+
 async def test_changes_leave_nothing_behind(host: ScriptedHost) -> None:
     """Two thousand changes, and no future is kept for any of them."""
     server = Server(engine=host.open)

@@ -33,10 +33,14 @@ class Suggestion:
 
 @dataclass(frozen=True, slots=True)
 class Suggestions:
-    """What to show; ``complete`` is false where asking again may bring more (loading, out of time)."""
+    """What to show; ``complete`` is false where asking again may bring more (loading, out of time).
+
+    ``notice`` says why there is nothing where the user should know, once.
+    """
 
     items: tuple[Suggestion, ...] = ()
     complete: bool = True
+    notice: str = ""
     generation: Generation | None = None
 
 
@@ -79,8 +83,11 @@ class Assistant:
             EngineError: the engine failed; the message is for the user.
         """
         settings = self.settings.completion
-        if not settings.enabled or len(document.text) > settings.max_file_kilobytes * 1024:
+        if not settings.enabled:
             return Suggestions()
+        if len(document.text) > settings.max_file_kilobytes * 1024:
+            return Suggestions(notice=f"files above {settings.max_file_kilobytes} kB get no suggestions; "
+                                      'the setting "completion.maxFileKilobytes" says so')
         prefix, suffix = document.text[:offset], document.text[offset:]
         if selected is not None:
             prefix, suffix = document.text[: selected.start] + selected.text, document.text[selected.end :]
@@ -101,7 +108,7 @@ class Assistant:
         if found:
             self._shown[document.uri] = (prefix, suffix, next(iter(found)))
         items = tuple(Suggestion(text, offset) for text in found)
-        return Suggestions(items, generation.reason is not Reason.TIME, generation)
+        return Suggestions(items, generation.reason is not Reason.TIME, generation=generation)
 
     async def _completion(self, uri: str, prefix: str, suffix: str, multiline: bool, candidates: int) -> Generation:
         settings, family = self.settings.completion, self.settings.model.family

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass, replace
 
 from codeclippy_ls import diffs
 from codeclippy_ls.assist.regions import Marker, Shown
 from codeclippy_ls.engine.engine import Generation, Reason
 from codeclippy_ls.text import Document, Edit, apply, lines, minimal_edits, to_lf, with_eol
+
+# Bidirectional controls show code in another order than it runs in (CVE-2021-42574).
+_HIDDEN = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ def proposal_from(
     edits, problems = diffs.read(diff, part, whole=True)
     if fatal := [problem for problem in problems if problem.fatal]:
         return Refusal(f"the model's diff was refused: {fatal[0].reason}")
+    if _HIDDEN.search("".join(edit.text for edit in edits)):
+        return Refusal("the model's edit holds invisible characters that reorder text")
     moved = _mapped(document, shown.numbers[start:end], apply(part.text, edits), marker)
     if not moved:
         return Refusal("the model proposed no change")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 
+_UNPRINTABLE = re.compile("[\ufffd\u202a-\u202e\u2066-\u2069]")
 _OPENING = {"(": ")", "[": "]", "{": "}"}
 _CLOSING = {closing: opening for opening, closing in _OPENING.items()}
 
@@ -17,7 +18,7 @@ def trim(text: str, prefix: str, suffix: str, multiline: bool) -> str:
 
     All texts are in LF. ``multiline`` is whether more than one line may be suggested here.
     """
-    text = without_partial_character(text)
+    text = without_unprintable(text)
     text = block(text, prefix) if multiline else first_line(text)
     text = without_repetition(text)
     text = without_overlap(text, suffix)
@@ -33,9 +34,10 @@ def ended(text: str, prefix: str, multiline: bool) -> bool:
     return len(first_line(text)) < len(text)
 
 
-def without_partial_character(text: str) -> str:
-    """The text up to the first character that could not be decoded."""
-    return text.partition("\ufffd")[0]
+def without_unprintable(text: str) -> str:
+    """The text up to a character that could not be decoded, or that reorders what a reader sees (bidirectional
+    controls; CVE-2021-42574)."""
+    return _UNPRINTABLE.split(text, maxsplit=1)[0]
 
 
 def first_line(text: str) -> str:

@@ -221,13 +221,16 @@ class Server(LanguageServer):
         if self.assistant is None:
             return Suggestions(complete=False)
         try:
-            return await self.assistant.complete(
+            found = await self.assistant.complete(
                 document, offset, automatic=automatic, selected=selected, candidates=candidates
             )
         except EngineError as error:
             if self.assistant.engine.status(COMPLETE).state is State.READY:
                 self.client.say_once(str(error))  # a failed load was told when it failed
             return Suggestions()
+        if found.notice:
+            self.client.say_once(found.notice)
+        return found
 
     def actions(self, document: Document, lines: tuple[int, int]) -> list[tuple[str, str]]:
         """Title and message of each edit that is offered for these lines; an empty message is read from a comment."""
