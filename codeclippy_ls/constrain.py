@@ -22,6 +22,7 @@ from typing import Protocol
 # Context that `diff -u` shows around a change, and so all that models trained on such diffs have seen.
 CONTEXT = 3
 _LONGEST_TOKEN = 64
+_LONGEST_LINE = 400  # bytes of an added line
 _HEADER = re.compile(rb"@@ -(\d{1,6})(,\d{1,6})? \+(\d{1,6})(,\d{1,6})? @@")
 
 
@@ -116,14 +117,46 @@ class Mode(enum.Enum):
     ADDED = "added"  # inside an added line
 
 
-@dataclass(frozen=True, slots=True)
 class Frame:
-    """What does not change while a diff is written."""
+    """What does not change while a diff is written.
 
-    vocabulary: Vocabulary
-    lines: tuple[bytes, ...]
-    ends: tuple[int, ...]
-    max_added: int
+    Attributes:
+        lines: the document's, without line ends.
+        ends: ids by which the model ends its diff, in order.
+        max_added: most lines that may be added.
+        depths: indentations, in blanks, that an added line may have; none where the document indents by tabs. They are
+            those that occur, and whole steps of the smallest: small models miscount blanks.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, lines: Sequence[bytes], ends: Iterable[int], max_added: int) -> None:
+        self.vocabulary = vocabulary
+        self.lines = tuple(lines)
+        self.ends = tuple(sorted(ends))
+        self.max_added = max_added
+        self.depths = _depths(self.lines)
+        self._after: dict[bytes, tuple[int, ...]] = {}
+
+    def indents(self, text: bytes) -> bool:
+        """Whether an added line may begin with ``text``, its sign included."""
+        rest = text[1:].lstrip(b" ")
+        depth = len(text) - 1 - len(rest)
+        return not self.depths or (depth in self.depths if rest.strip() else depth <= max(self.depths))
+
+    def after_indent(self, text: bytes) -> tuple[int, ...]:
+        """Ids that may follow the blanks that an added line begins with."""
+        if text not in self._after:
+            table = self.vocabulary.bytes_of
+            self._after[text] = tuple(id for id in self.vocabulary.line if self.indents(text + table[id]))
+        return self._after[text]
+
+
+def _depths(lines: Sequence[bytes]) -> frozenset[int]:
+    if any(line.startswith(b"\t") for line in lines):
+        return frozenset()
+    found = {len(line) - len(line.lstrip(b" ")) for line in lines if line.strip()} | {0}
+    steps = [deeper - depth for depth, deeper in zip(sorted(found), sorted(found)[1:])]  # noqa: B905 - by pairs
+    step = min((step for step in steps if step > 1), default=4)
+    return frozenset(found | {depth + step for depth in found} | {depth - step for depth in found if depth >= step})
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +189,7 @@ class DiffState:
         """Ids that may come next; the end ids where the diff may end here."""
         vocabulary = self.frame.vocabulary
         if self.mode is Mode.ADDED:
-            return vocabulary.line if len(self.text) < 400 else tuple(vocabulary.heads(b"\n"))
+            return self._allowed_in_added()
         if self.mode is Mode.HEADER:
             return self._allowed_in_header()
         found: dict[int, None] = {}
@@ -165,11 +198,19 @@ class DiffState:
                 found.update(dict.fromkeys(vocabulary.heads(target[len(self.text) :])))
         if not self.text and self._may_add():
             for data, id in vocabulary.beginning(b"+"):
-                if data.find(b"\n") in (-1, len(data) - 1):
+                if data.find(b"\n") in (-1, len(data) - 1) and self.frame.indents(data):
                     found[id] = None
         if not self.text and self.complete:
             found.update(dict.fromkeys(self.frame.ends))
         return tuple(found)
+
+    def _allowed_in_added(self) -> Sequence[int]:
+        vocabulary = self.frame.vocabulary
+        if len(self.text) >= _LONGEST_LINE:
+            return tuple(vocabulary.heads(b"\n"))
+        if self.text[1:].strip(b" "):
+            return vocabulary.line
+        return self.frame.after_indent(self.text)
 
     def step(self, token: int) -> DiffState:
         """The state after an allowed token."""
@@ -355,4 +396,4 @@ def diff(tokenizer: Tokenizer, lines: Sequence[str], ends: Iterable[int], max_ad
         max_added: most lines that may be added.
     """
     document = tuple(line.encode() for line in lines)
-    return DiffState(Frame(vocabulary(tokenizer), document, tuple(sorted(ends)), max_added))
+    return DiffState(Frame(vocabulary(tokenizer), document, ends, max_added))

@@ -149,3 +149,15 @@ def test_healing_writes_what_was_cut(tokenizer: Tokenizer, typed: str) -> None:
             state = state.step(token)
         assert written.startswith(typed.encode())
     assert constrain.heal(tokenizer, "") is None
+
+
+def test_added_lines_are_indented_like_the_document(tokenizer: Tokenizer) -> None:
+    """By depths that occur or one step more or less; any depth where the document indents by tabs; blank lines too."""
+    lines = ["def f():", "    return 1"]
+    head = " @@ -1,2 +1,3 @@\n def f():\n"
+    for good in ("+    x = 1\n", "+        x = 1\n", "+x = 1\n", "+\n", "+    \n"):
+        assert choose(tokenizer, lines, head + good).complete
+    for bad in ("+   x", "+  x", "+     x", "+            x"):
+        with pytest.raises(AssertionError, match="is not allowed"):
+            choose(tokenizer, lines, head + bad)
+    assert choose(tokenizer, ["def f():", "\treturn 1"], head + "+   x = 1\n").complete
