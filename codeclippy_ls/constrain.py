@@ -261,7 +261,8 @@ class DiffState:
         """What was done by whole lines so far, as a diff with three lines of context and headers that are right.
 
         Written anew from the operations: GNU patch takes a hunk with less context after its changes than before them
-        to stand at the end of the file, and models do not keep to that.
+        to stand at the end of the file, and models do not keep to that. Lines that were removed and added again are
+        context; where nothing else was done, the diff is empty.
         """
         hunks = [*self.hunks, (self.start, self.body)] if self.changed else list(self.hunks)
         script: list[bytes] = []
@@ -269,7 +270,7 @@ class DiffState:
         for start, body in hunks:
             script += [b" " + line for line in self.frame.lines[done:start]] + list(body)
             done = start + sum(line[:1] != b"+" for line in body)
-        script += [b" " + line for line in self.frame.lines[done:]]
+        script = _minimal([*script, *(b" " + line for line in self.frame.lines[done:])])
         return "".join(_hunk(script, start, end) for start, end in _groups(script))
 
     # The header: numbers are the model's, but only a hint where the hunk's first line stands more than once.
@@ -362,6 +363,29 @@ class DiffState:
             self, text=b"", at=place + 1, start=place if self.at is None else self.start, body=(*self.body, self.text),
             changed=self.changed or removed, since=0 if removed else self.since + 1,
         )
+
+
+def _minimal(script: Sequence[bytes]) -> list[bytes]:
+    """The script with what stands at the head or tail of a change on both sides as context, removed lines first."""
+    result: list[bytes] = []
+    removed: list[bytes] = []
+    added: list[bytes] = []
+    for line in [*script, b" "]:
+        if line[:1] != b" ":
+            (removed if line[:1] == b"-" else added).append(line[1:])
+            continue
+        head = next((i for i, (old, new) in enumerate(zip(removed, added)) if old != new),  # noqa: B905
+                    min(len(removed), len(added)))
+        tail = 0
+        while tail < min(len(removed), len(added)) - head and removed[-1 - tail] == added[-1 - tail]:
+            tail += 1
+        result += [b" " + old for old in removed[:head]]
+        result += [b"-" + old for old in removed[head : len(removed) - tail]]
+        result += [b"+" + new for new in added[head : len(added) - tail]]
+        result += [b" " + old for old in removed[len(removed) - tail :]]
+        result.append(line)
+        removed, added = [], []
+    return result[:-1]
 
 
 def _groups(script: Sequence[bytes]) -> list[tuple[int, int]]:

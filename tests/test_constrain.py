@@ -161,3 +161,11 @@ def test_added_lines_are_indented_like_the_document(tokenizer: Tokenizer) -> Non
         with pytest.raises(AssertionError, match="is not allowed"):
             choose(tokenizer, lines, head + bad)
     assert choose(tokenizer, ["def f():", "\treturn 1"], head + "+   x = 1\n").complete
+
+
+def test_lines_removed_and_added_again_are_context(tokenizer: Tokenizer) -> None:
+    """What is done again is not done; the diff is as small as its meaning."""
+    lines = ["a", "b", "c"]
+    assert choose(tokenizer, lines, " @@ -1,1 +1,1 @@\n-a\n+a\n").diff() == ""
+    state = choose(tokenizer, lines, " @@ -1,3 +1,3 @@\n-a\n-b\n-c\n+a\n+B\n+c\n")
+    assert state.diff() == "@@ -1,3 +1,3 @@\n a\n-b\n+B\n c\n"

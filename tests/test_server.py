@@ -190,7 +190,7 @@ async def test_a_document_that_changes_meanwhile_is_left_alone(editor: Editor, h
 
 @pytest.mark.parametrize(("says", "reason"), [
     (RuntimeError("a fault"), "RuntimeError"),
-    (" @@ -1,1 +1,1 @@\n-def add(a, b):\n+def add(a, b):\n", "changes nothing")])
+    (" @@ -1,1 +1,1 @@\n-def add(a, b):\n+def add(a, b):\n", "proposed no change")])
 async def test_an_edit_that_fails_says_why(editor: Editor, host: ScriptedHost, says: Any, reason: str) -> None:
     """One message, nothing applied."""
     await editor.start()
