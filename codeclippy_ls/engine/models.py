@@ -8,21 +8,24 @@ safetensors for the next start. Knows token ids only. Everything here belongs to
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from codeclippy_ls.engine.errors import ModelError, NonFiniteError
+from codeclippy_ls.engine.errors import EngineError, ModelError, NonFiniteError
 from codeclippy_ls.engine.spec import SHIPPED, ModelSpec
-from codeclippy_ls.engine.tokenizer import Tokenizer, read_tokenizer
+from codeclippy_ls.engine.tokenizer import Tokenizer, brief, read_tokenizer, refuse_pointer
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_LFS_POINTER = b"version https://git-lfs"
+_WINDOW = 2048  # of a model whose configuration names none: BLOOM's, and most models' of its time
 
 
 class Model:
@@ -41,7 +44,7 @@ class Model:
         self.tokenizer = tokenizer
         self.name = name
         self.architecture: str = config.model_type
-        self.window = int(getattr(config, "max_position_embeddings", 0) or getattr(config, "n_positions", 2048))
+        self.window = _window(config, name)
         self.ends = _ends(module)
         self.device: torch.device = next(module.parameters()).device
         self.dtype: torch.dtype = next(module.parameters()).dtype
@@ -81,20 +84,52 @@ def load(spec: ModelSpec) -> Model:
     Raises:
         ModelError: it cannot be had, read or trusted; the message says which and what to do.
     """
-    torch.set_num_threads(spec.threads or default_threads())
+    _silence()
+    torch.set_num_threads(min(spec.threads, os.cpu_count() or 1) if spec.threads > 0 else default_threads())
     folder = _folder(spec.name)
     config = _config(folder)
     device = pick_device(spec.device)
-    module = _module(_with_safetensors(folder), config, pick_dtype(spec.dtype, device))
-    tokenizer = read_tokenizer(folder)
+    module = _module(folder, config, pick_dtype(spec.dtype, device))
     try:
-        model = Model(module.to(device), tokenizer, spec.name)
-        model.forward([min(1, tokenizer.size - 1)], model.new_cache())
-    except NonFiniteError:
+        model = Model(module.to(device), read_tokenizer(folder, _rows(module)), spec.name)
+        _try(model, folder)
+    except EngineError:
         raise
     except Exception as error:
-        raise ModelError(f"the model in {folder} does not run on {device}: {_brief(error)}") from error
+        raise ModelError(f"the model in {folder} does not run on {device}: {brief(error)}") from error
     return model
+
+
+def _silence() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def _rows(module: Any) -> int:
+    """How many ids can be both read and written."""
+    ends = (module.get_input_embeddings(), module.get_output_embeddings())
+    return min(int(end.weight.shape[0]) for end in ends if end is not None)
+
+
+def _try(model: Model, folder: Path) -> None:
+    """Read two tokens at once, and again by way of a cropped cache: the engine's work rests on both being the same.
+
+    Encoders, recurrent models and models without layers load as well, and would write nonsense.
+    """
+    cache = model.new_cache()
+    last = min(model.tokenizer.size, 4) - 1
+    whole = model.forward([0, 1], cache)
+    cache.crop(-1)
+    model.forward([last], cache)
+    cache.crop(-1)
+    again = model.forward([1], cache)
+    differs = float((again - whole).norm() / ((whole - whole.mean()).norm() + 1e-6))
+    # In float32 the two differ by less than 1e-6, without a cache by 0.1 and more; half formats round in deep models.
+    if cache.get_seq_length() != 2 or differs > (0.01 if model.dtype is torch.float32 else 0.5):
+        raise ModelError(f"the model in {folder} ({model.architecture}) does not continue a text from what it has read "
+                         "of it; choose a causal language model with attention")
 
 
 def default_threads() -> int:
@@ -114,10 +149,10 @@ def pick_device(wanted: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        torch.empty(1, device=wanted)
+        torch.zeros(1, device=wanted).item()
         return torch.device(wanted)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise ModelError(f'setting "device": {wanted!r} cannot be used here ({_brief(error)}); try "auto"') from error
+    except Exception as error:  # each backend has its own kinds, ModuleNotFoundError among them
+        raise ModelError(f'setting "device": {wanted!r} cannot be used here ({brief(error)}); try "auto"') from error
 
 
 def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
@@ -140,12 +175,20 @@ def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
 def _folder(name: str) -> Path:
     if not name:
         return SHIPPED
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
-        raise ModelError(f'setting "model": {name!r} is no folder and no hub name (owner/model)')
+    try:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            return path
+        what = "is a file, not a folder" if path.is_file() else "is no folder and no hub name (owner/model)"
+    except (OSError, RuntimeError) as error:
+        raise ModelError(f'setting "model": {_clipped(name)} cannot be looked up: {brief(error)}') from error
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) or path.is_file():
+        raise ModelError(f'setting "model": {_clipped(name)} {what}')
     return _from_hub(name)
+
+
+def _clipped(name: str) -> str:
+    return repr(name if len(name) <= 200 else name[:199] + "…")
 
 
 def _from_hub(name: str) -> Path:
@@ -153,99 +196,201 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
     wanted = ["*.json", "*.txt", "tokenizer.model"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=[*wanted, "*.safetensors", "pytorch_model*.bin"],
-                                      local_files_only=True))
-    except Exception:  # not in the cache yet
-        pass
+    # By one kind of weights after the other: a repository that has both is not downloaded whole.
+    for weights in ("*.safetensors", "pytorch_model*.bin"):
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=[*wanted, weights], local_files_only=True))
+        except Exception:  # not in the cache yet, or not all of it
+            continue
+        if any(folder.glob(weights)):
+            return folder
     try:
         files = HfApi().list_repo_files(name)
-        safe = any(file.endswith(".safetensors") for file in files)
-        weights = ["*.safetensors"] if safe else ["pytorch_model*.bin"]
-        return Path(snapshot_download(name, allow_patterns=wanted + weights))
+        weights = "*.safetensors" if any(file.endswith(".safetensors") for file in files) else "pytorch_model*.bin"
+        return Path(snapshot_download(name, allow_patterns=[*wanted, weights]))
     except Exception as error:  # network and hub errors of many kinds
-        raise ModelError(f"the model {name!r} is not on this machine and cannot be downloaded: {_brief(error)}. "
-                         'Set "model" to a local folder, or remove the setting to use the shipped model') from error
+        raise ModelError(f"the model {name!r} is no folder, is not on this machine and cannot be downloaded "
+                         f'({brief(error).partition(". ")[0]}); set "model" to a local folder, or remove the setting '
+                         "to use the shipped model") from error
 
 
 def _config(folder: Path) -> Any:
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
-    if not (folder / "config.json").is_file():
+    path = folder / "config.json"
+    if not path.is_file():
         raise ModelError(f"{folder} has no config.json; a checkpoint folder in the Hugging Face layout is needed")
+    refuse_pointer(path)
     try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+        kind = written.get("model_type")
+        if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+            own = ", and code of its own is never run" if "auto_map" in written else ""
+            raise ModelError(f"{path} cannot be used: its model_type {kind!r} is none known here{own}")
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except ModelError:
+        raise
     except Exception as error:  # ValueError, KeyError, OSError, JSON errors
-        raise ModelError(f"{folder / 'config.json'} cannot be used: {_brief(error)}") from error
+        raise ModelError(f"{path} cannot be used: {brief(error)}") from error
+    if not {"eos_token_id", "text_config"} & written.keys():
+        config.eos_token_id = None  # a class's default is some ordinary token of another vocabulary
     # A checkpoint may ask for a kernel in its config; that request is not honoured.
     config._attn_implementation = "eager"
     return config
 
 
+def _architecture(folder: Path, config: Any) -> Any:
+    """The class that a configuration's model is of."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    kind = type(config)
+    encoder = kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING or encoder or getattr(config, "is_encoder_decoder", False):
+        raise ModelError(f"{folder} holds a {config.model_type!r} model, which is no causal language model known here")
+    return MODEL_FOR_CAUSAL_LM_MAPPING[kind]
+
+
 def _module(folder: Path, config: Any, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ModelError(f"{folder} holds a {config.model_type!r} model, which is no causal language model known here")
-    architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    if getattr(architecture, "_supports_sdpa", False):
+    if getattr(_architecture(folder, config), "_supports_sdpa", False):
         config._attn_implementation = "sdpa"
+    generation = _generation_config(folder, config)
+    weights = _with_safetensors(folder)
     try:
         module, report = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=dtype, trust_remote_code=False, use_safetensors=True,
-            local_files_only=True, output_loading_info=True,
+            weights, config=config, generation_config=generation, dtype=dtype, trust_remote_code=False,
+            use_safetensors=True, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True,
         )
     except Exception as error:  # damaged files raise a dozen kinds
-        raise ModelError(f"the weights in {folder} cannot be read: {_brief(error)}") from error
-    if lost := sorted(report["missing_keys"]) or sorted(map(str, report.get("mismatched_keys") or ())):
-        raise ModelError(f"the checkpoint in {folder} lacks {len(lost)} weights ({lost[0]} ...): it is not whole")
+        raise ModelError(f"the weights in {folder} cannot be read: {brief(error)}") from error
+    _refuse_gaps(folder, module, report)
     return module
 
 
+def _generation_config(folder: Path, config: Any) -> Any:
+    from transformers import GenerationConfig
+
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return GenerationConfig.from_model_config(config)
+    try:
+        return GenerationConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except Exception as error:  # anything may stand there
+        raise ModelError(f"{path} cannot be used: {brief(error)}") from error
+
+
+def _refuse_gaps(folder: Path, module: Any, report: dict[str, Any]) -> None:
+    """Refuse weights that do not fill the model, or are of one with more layers: what is left out is random."""
+    if lost := sorted(report["missing_keys"]):
+        raise ModelError(f"the checkpoint in {folder} lacks {len(lost)} weights ({lost[0]} ...): it is not whole")
+    if wrong := sorted(report.get("mismatched_keys") or ()):
+        raise ModelError(f"{len(wrong)} weights in {folder} have not the shape that its config.json says "
+                         f"({wrong[0][0]} ...)")
+    kinds = {_of_any_layer(key) for key in module.state_dict()}
+    if more := sorted(key for key in report["unexpected_keys"] if _of_any_layer(key) in kinds):
+        raise ModelError(f"the checkpoint in {folder} has {len(more)} weights ({more[0]} ...) of layers that its "
+                         "config.json leaves out")
+
+
+def _of_any_layer(key: str) -> str:
+    return re.sub(r"\.\d+\.", ".#.", key)
+
+
 def _with_safetensors(folder: Path) -> Path:
-    """The folder itself, or the kept copy of it in which ``pytorch_model.bin`` became safetensors."""
-    weights = sorted(folder.glob("*.safetensors"))
+    """The folder itself, or the kept copy of its weights in which ``pytorch_model.bin`` became safetensors."""
+    weights = sorted(folder.glob("model*.safetensors"))
     if not weights:
-        weights = sorted(folder.glob("pytorch_model*.bin"))
+        single = folder / "pytorch_model.bin"
+        weights = [single] if single.is_file() else sorted(folder.glob("pytorch_model-*.bin"))
         if not weights:
-            raise ModelError(f"{folder} holds no weights: neither *.safetensors nor pytorch_model.bin")
+            raise ModelError(f"{folder} holds no weights: neither model.safetensors nor pytorch_model.bin")
     for file in weights:
-        with file.open("rb") as stream:
-            if stream.read(len(_LFS_POINTER)) == _LFS_POINTER:
-                raise ModelError(f"{file} is a Git LFS pointer, not weights; fetch it with `git lfs pull`")
-    return folder if weights[0].suffix == ".safetensors" else _converted(folder, weights)
+        refuse_pointer(file)
+    if weights[0].suffix == ".safetensors":
+        _refuse_index(folder / "model.safetensors.index.json")
+        return folder
+    return _converted(folder, weights)
+
+
+def _refuse_index(index: Path) -> None:
+    """Refuse an index that leads away from safetensors in the folder itself."""
+    if not index.is_file():
+        return
+    try:
+        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        strange = [file for file in files if not re.fullmatch(r"[^/\\]+\.safetensors", file)]
+    except Exception as error:  # anything may stand there
+        raise ModelError(f"{index} cannot be read: {brief(error)}") from error
+    if strange:
+        raise ModelError(f"{index} names {strange[0]!r}, which is no safetensors file of its folder")
 
 
 def _converted(folder: Path, weights: list[Path]) -> Path:
-    stamp = [f"{file.resolve()}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in weights]
-    target = cache_folder() / "converted" / hashlib.sha256("\n".join(stamp).encode()).hexdigest()[:16]
+    """The kept copy, made at the first start; older copies of the same checkpoint go."""
+    stamp = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in weights]
+    kept = cache_folder() / "converted" / _digest([str(folder.resolve())])
+    target = kept / _digest(stamp)
     if target.is_dir():
         return target
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+        # Written aside and renamed, so that a start that is cut off leaves nothing half done.
+        aside = Path(tempfile.mkdtemp(dir=kept))
+        try:
+            _convert(weights, aside)
+            aside.rename(target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    except ModelError:
+        raise
+    except Exception as error:
+        if not target.is_dir():  # else another process was first
+            raise ModelError(f"the weights in {folder} cannot be kept as safetensors in {kept}: "
+                             f"{brief(error)}") from error
+    for other in kept.iterdir():
+        if other != target:
+            shutil.rmtree(other, ignore_errors=True)
+    return target
+
+
+def _digest(parts: list[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _convert(weights: list[Path], aside: Path) -> None:
+    """Write each file of weights as safetensors, one at a time in memory, with an index over them."""
     from safetensors.torch import save_file
 
-    state: dict[str, torch.Tensor] = {}
-    for file in weights:
-        try:
-            state.update(torch.load(file, map_location="cpu", weights_only=True))
-        except Exception as error:
-            raise ModelError(f"{file} cannot be read safely (weights_only): {_brief(error)}") from error
-    tensors = {key: value.clone().contiguous() for key, value in state.items() if isinstance(value, torch.Tensor)}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Written aside and renamed, so that a start that is cut off leaves nothing half done.
-    aside = Path(tempfile.mkdtemp(dir=target.parent))
-    save_file(tensors, aside / "model.safetensors", metadata={"format": "pt"})
-    for file in [*folder.glob("*.json"), *folder.glob("*.txt")]:
-        if not file.name.endswith(".index.json"):
-            shutil.copy(file, aside)
+    places: dict[str, str] = {}
+    for number, file in enumerate(weights, 1):
+        tensors = _unpickled(file)
+        name = f"model-{number:05}-of-{len(weights):05}.safetensors"
+        save_file(tensors, aside / name, metadata={"format": "pt"})
+        places.update(dict.fromkeys(tensors, name))
+    index = {"metadata": {}, "weight_map": places}
+    (aside / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _unpickled(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a ``.bin`` by name, none sharing memory with another; nothing in it is run."""
     try:
-        aside.rename(target)
-    except OSError:  # another process was first
-        shutil.rmtree(aside, ignore_errors=True)
-    return target
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickle protocols
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ModelError(f"{file} is refused: it is damaged, or holds more than weights "
+                         f"({type(error).__name__})") from error
+    tensors: dict[str, torch.Tensor] = {}
+    memory: set[int] = set()
+    for key, value in state.items() if isinstance(state, dict) else ():
+        if isinstance(value, torch.Tensor):
+            place = value.untyped_storage().data_ptr()
+            tensors[str(key)] = value.clone().contiguous() if place in memory else value.contiguous()
+            memory.add(place)
+    if not tensors:
+        raise ModelError(f"{file} holds no weights by name")
+    return tensors
 
 
 def cache_folder() -> Path:
@@ -253,14 +398,21 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codeclippy-ls"
 
 
+def _window(config: Any, model: str) -> int:
+    text = config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
+        found = getattr(text, name, None)
+        if found:
+            if not isinstance(found, int) or found < 2:
+                raise ModelError(f"config.json of {model or 'the shipped model'} says {name} is {found!r}, "
+                                 "where the window's length must stand")
+            return found
+    return _WINDOW
+
+
 def _ends(module: Any) -> frozenset[int]:
     ends: set[int] = set()
-    for config in (module.config, module.generation_config):
+    for config in (module.config.get_text_config(), module.generation_config):
         found = getattr(config, "eos_token_id", None)
-        ends.update(found if isinstance(found, list) else [] if found is None else [found])
+        ends.update(id for id in (found if isinstance(found, list) else [found]) if isinstance(id, int))
     return frozenset(ends)
-
-
-def _brief(error: BaseException) -> str:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return first if len(first) <= 300 else first[:299] + "…"
