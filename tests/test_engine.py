@@ -197,6 +197,8 @@ class Script:
     def load(self, name: str, spec: Any) -> Any:
         """Load, or fail with the reason that the test set."""
         self.say(f"load {name}")
+        if self.fail_load == "exit":
+            raise SystemExit("a library exits")
         if self.fail_load:
             raise ModelError(self.fail_load)
         return SimpleNamespace(name=name)
@@ -321,6 +323,16 @@ async def test_loading_fails_with_its_reason_and_can_be_tried_again(scripted: tu
     script.fail_load = ""
     await engine.prepare().result()
     assert engine.status().state is State.READY
+
+
+async def test_a_thread_that_dies_while_loading_answers_everybody(scripted: tuple[Engine, Script]) -> None:
+    """The load's own ticket too."""
+    engine, script = scripted
+    script.fail_load = "exit"
+    loading, waiting = engine.prepare(), engine.submit(job("never", 1))
+    for ticket in (loading, waiting):
+        with pytest.raises(EngineError, match="the engine stopped: SystemExit"):
+            await asyncio.wait_for(ticket.result(), 10)
 
 
 async def test_closing_answers_the_waiting(scripted: tuple[Engine, Script]) -> None:

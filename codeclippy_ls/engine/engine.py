@@ -327,8 +327,12 @@ class Engine:
             return None
 
     def _load(self, host: Host, name: str, ticket: Ticket) -> None:
-        if self._status[name].state is not State.READY:
-            self._try_load(host, name)
+        try:
+            if self._status[name].state is not State.READY:
+                self._try_load(host, name)
+        except BaseException as error:  # the thread ends with it, and the ticket is in no lane
+            ticket.settle(EngineError(f"the engine stopped: {type(error).__name__}; restart the server"))
+            raise
         status = self._status[name]
         ticket.settle(Generation(Reason.END) if status.state is State.READY else EngineError(status.reason))
 
