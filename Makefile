@@ -26,7 +26,7 @@ bench: $(VENV)/installed ## figures of this machine; BENCH_ARGS=--quick for less
 	$(BIN)/python -m bench.latency $(BENCH_ARGS)
 
 train-rehearsal: $(VENV)/installed-train ## the whole training chain in minutes, on the CPU
-	$(BIN)/python -m training.rehearse
+	PYTHON=$(BIN)/python sh training/rehearsal.sh
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -37,8 +37,8 @@ class Scene:
 
 SCENES = (
     Scene("Completion: typing at the end of the file", "            best = price\n    return ", to_end=True),
-    Scene("Infilling: a line is missing between others", "        for name, price, count in self.items:\n            ",
-          gone="result += price * count"),
+    Scene("Infilling: a line is missing between others", "        self.owner = owner\n        ",
+          gone="self.items = items or []"),
     Scene('Edit with a message: "Add a docstring"', "def cheapest(basket, default=None):", message="Add a docstring"),
 )
 

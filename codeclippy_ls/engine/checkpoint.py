@@ -1,8 +1,7 @@
 """Where a checkpoint's files are, as safetensors: a local folder, the hub's cache or the hub, converted where need be.
 
 No free pickle is read: safetensors first, else ``torch.load(weights_only=True)``, kept as safetensors for the next
-start.
-Knows files only; what they mean is the affair of ``models``.
+start. Knows files only; what they mean is the affair of ``models``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""How the shipped model was made: corpus, edits, tokenizer, samples, training, export, evaluation. See README.md."""

@@ -1,0 +1,173 @@
+"""Write synthetic edits, each with an exact message and a diff that applies, made from the files of the corpus.
+
+Reads `<work>/corpus/{train,valid}.jsonl`, writes `<work>/edits/{train,valid}.jsonl`: one `EditSample` per line. What a
+kind proposes is placed among other lines, turned into a diff and dropped unless the diff applies and gives the
+after-text. Deterministic: the seed and a file's place in the corpus decide everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+from training import edit_definitions, edit_signatures, edit_statements
+from training.edit_bugs import BUGS
+from training.edit_kinds import Draft, Kind
+from training.snippets import Snippet, applied, placed, snippets, unified
+
+HERE = Path(__file__).resolve().parent
+LONGEST_BEFORE, LONGEST_DIFF, MOST_CHANGED_LINES = 2400, 1500, 20
+
+
+@dataclass(frozen=True)
+class EditSample:
+    """One edit of a whole document: its file name, the text, what was asked for, and the hunks that do it."""
+
+    kind: str
+    name: str
+    before: str
+    message: str
+    diff: str
+
+
+KINDS: dict[str, tuple[float, Kind]] = {
+    "add docstring": (8.0, edit_signatures.add_docstring),
+    "remove docstring": (1.5, edit_signatures.remove_docstring),
+    "add type hints": (16.0, edit_signatures.add_type_hints),
+    "remove type hints": (2.0, edit_signatures.remove_type_hints),
+    "rename variable": (2.5, edit_signatures.rename_variable),
+    "rename parameter": (1.6, edit_signatures.rename_parameter),
+    "rename definition": (0.8, edit_signatures.rename_definition),
+    "add parameter": (1.2, edit_signatures.add_parameter),
+    "remove parameter": (0.6, edit_signatures.remove_parameter),
+    "use f-string": (15.0, edit_statements.use_f_string),
+    "print to logging": (25.0, edit_statements.print_to_logging),
+    "wrap in try": (1.2, edit_statements.wrap_in_try),
+    "add guard": (1.2, edit_statements.add_guard),
+    "change constant": (1.5, edit_statements.change_constant),
+    "invert if": (10.0, edit_statements.invert_if),
+    "add comment": (2.0, edit_definitions.add_comment),
+    "remove comments": (5.0, edit_definitions.remove_comments),
+    "comprehension": (25.0, edit_statements.comprehension),
+    "use with": (25.0, edit_statements.use_with),
+    "remove unused import": (6.0, edit_definitions.remove_unused_import),
+    "add import": (6.0, edit_definitions.add_import),
+    "sort imports": (8.0, edit_definitions.sort_imports),
+    "change decorator": (1.5, edit_definitions.change_decorator),
+    "make async": (0.4, edit_definitions.make_async),
+    "add member": (6.0, edit_definitions.add_member),
+    "add repr": (8.0, edit_definitions.add_repr),
+    "add attribute": (10.0, edit_definitions.add_attribute),
+    "modern super": (3.0, edit_definitions.modern_super),
+    "debug prints": (2.0, edit_statements.debug_prints),
+    "idiom": (10.0, edit_definitions.idiom),
+    "use enumerate": (25.0, edit_statements.use_enumerate),
+    "add return": (5.0, edit_statements.add_return),
+    "swap quotes": (6.0, edit_definitions.swap_quotes),
+    **BUGS,
+}
+
+
+def phrased(message: str, rng: random.Random) -> str:
+    """Small variations of how a message is typed: case of the first letter, a full stop, politeness."""
+    chance = rng.random()
+    if chance < 0.08:
+        return message[0].lower() + message[1:]
+    if chance < 0.16:
+        return message[0].upper() + message[1:]
+    if chance < 0.22:
+        return message + "."
+    return f"please {message[0].lower()}{message[1:]}" if chance < 0.24 else message
+
+
+def sample(place: Snippet, kind: str, draft: Draft, path: str, rng: random.Random) -> EditSample | None:
+    """The edit as a document and its diff, or None where it is too long, changes nothing or does not apply."""
+    before, after = placed(place, draft.before, draft.after, rng)
+    diff = unified(before, after)
+    changed = sum(line[:1] in "+-" for line in diff.splitlines())
+    if before == after or len(before) > LONGEST_BEFORE or len(diff) > LONGEST_DIFF or changed > MOST_CHANGED_LINES:
+        return None
+    if applied(before, diff) != after or max(map(len, before.splitlines())) > 160:
+        return None
+    parts = PurePosixPath(path).parts
+    name = parts[-1] if rng.random() < 0.5 else "/".join(parts[-2:]) if rng.random() < 0.7 else rng.choice(FILE_NAMES)
+    return EditSample(kind, name, before, phrased(draft.message, rng), diff)
+
+
+FILE_NAMES = ("main.py", "app.py", "example.py", "script.py", "test.py", "a.py", "foo.py", "hello.py", "untitled.py")
+
+
+def edits_of(path: str, text: str, rng: random.Random, per_snippet: int) -> Iterator[EditSample]:
+    """The edits of one file: every snippet is offered to a few kinds, drawn by weight."""
+    names, weights = list(KINDS), [weight for weight, _ in KINDS.values()]
+    for place in snippets(text):
+        wanted = per_snippet
+        tried: set[str] = set()
+        for kind in rng.choices(names, weights, k=per_snippet * 4):
+            if not wanted:
+                break
+            draft = KINDS[kind][1](place, rng) if kind not in tried else None
+            tried.add(kind)
+            found = sample(place, kind, draft, path, rng) if draft is not None else None
+            if found is not None:
+                wanted -= 1
+                yield found
+
+
+def edits_of_line(work: tuple[int, str, int, int]) -> list[str]:
+    """One corpus line to JSON lines: the unit of work of a process."""
+    number, line, seed, per_snippet = work
+    file = json.loads(line)
+    if not file["path"].endswith(".py"):
+        return []
+    rng = random.Random(f"{seed}/{number}")
+    return [json.dumps(asdict(edit)) for edit in edits_of(file["path"], file["text"], rng, per_snippet)]
+
+
+def write(
+    corpus: Path, target: Path, processes: int, limit: int, seconds: float, seed: int, per_snippet: int
+) -> Counter[str]:
+    """Edits until the limit or the time is reached; files are taken in an order that mixes the packages."""
+    lines = corpus.read_text().splitlines()
+    order = list(range(len(lines)))
+    random.Random(seed).shuffle(order)
+    counts: Counter[str] = Counter()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    with target.open("w") as out, ProcessPoolExecutor(processes) as pool:
+        at = 0
+        while at < len(order) and counts.total() < limit and time.monotonic() - start < seconds:
+            work = [(i, lines[i], seed, per_snippet) for i in islice(order, at, at + 200)]
+            at += len(work)
+            for edits in pool.map(edits_of_line, work, chunksize=10):
+                out.writelines(f"{edit}\n" for edit in edits)
+                counts.update(json.loads(edit)["kind"] for edit in edits)
+    print(f"{counts.total()} edits from {at} of {len(lines)} files in {time.monotonic() - start:.0f} s", flush=True)
+    return counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=HERE / "work")
+    parser.add_argument("--limit", type=int, default=200_000)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--per-snippet", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    for part, limit in (("valid", 2000), ("train", options.limit)):
+        source, target = options.work / "corpus" / f"{part}.jsonl", options.work / "edits" / f"{part}.jsonl"
+        counts = write(source, target, options.processes, limit, options.seconds, options.seed, options.per_snippet)
+        print("\n".join(f"{count:8} {kind}" for kind, count in counts.most_common()), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""Training samples as token ids: continuation, infill and edit, drawn afresh for every use, packed into rows.
+
+The formats are the ones the server builds at inference, segment by segment; a control token is an id, text is encoded
+by an encoder without added tokens:
+
+- continuation: text, END
+- infill: SUFFIX text PREFIX text MIDDLE text END
+- edit: NAME " name\\n" BEFORE " file" MESSAGE " message\\n" DIFF " hunks" END
+
+Sample number n depends on the seed and n alone, so a run can be resumed by its number. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.edits import EditSample
+from training.tokenizer import BEFORE, DIFF, END, MESSAGE, MIDDLE, NAME, PREFIX, SUFFIX, plain_encoder
+
+Encode = Callable[[str], list[int]]
+# Share of the tokens; edits are short and need the most practice for copying.
+MIXTURE = {"continuation": 0.10, "infill": 0.45, "edit": 0.45}
+ANSWER_WEIGHT = 3.0  # the middle and the hunks are what the server asks for; all other text counts 1
+CHARACTERS_PER_TOKEN = 3.3  # low, so that most windows fit at the first try
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Token ids and the index at which the answer (the middle or the hunks) begins; 0 where all is answer."""
+
+    ids: tuple[int, ...]
+    answer: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """Samples back to back: ids, and for each id how much its prediction counts (0 for padding)."""
+
+    ids: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+
+def encoder(folder: Path) -> Encode:
+    """Text to ids, by the tokenizer in a folder, never to a control token."""
+    tokenizer = plain_encoder(folder)
+    return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def continuation(encode: Encode, text: str) -> Sample:
+    """Text and its end."""
+    return Sample((*encode(text), END), 0)
+
+
+def infill(encode: Encode, prefix: str, middle: str, suffix: str) -> Sample:
+    """Suffix first: while one types, only the end of the prompt is new."""
+    prompt = (SUFFIX, *encode(suffix), PREFIX, *encode(prefix), MIDDLE)
+    return Sample((*prompt, *encode(middle), END), len(prompt))
+
+
+def edit(encode: Encode, name: str, before: str, message: str, diff: str) -> Sample:
+    """The format of the seed's diff models, with a final newline in every segment."""
+    before = before if before.endswith("\n") else before + "\n"
+    prompt = (NAME, *encode(f" {name}\n"), BEFORE, *encode(f" {before}"), MESSAGE, *encode(f" {message}\n"), DIFF)
+    return Sample((*prompt, *encode(f" {diff}"), END), len(prompt))
+
+
+def line_start(text: str, offset: int) -> int:
+    """Where the line that holds the offset begins."""
+    return text.rfind("\n", 0, offset) + 1
+
+
+def line_end(text: str, offset: int) -> int:
+    """The end of the line that holds the offset, before its newline."""
+    end = text.find("\n", offset)
+    return len(text) if end < 0 else end
+
+
+def cursor_span(text: str, rng: random.Random) -> tuple[int, int]:
+    """A span as an editor's cursor meets it: mostly the rest of a line, at a place where one would stop typing."""
+    at = rng.randrange(len(text))
+    start, end = line_start(text, at), line_end(text, at)
+    indent = start + len(text[start:end]) - len(text[start:end].lstrip())
+    choice = rng.random()
+    # More than half of the ends of lines in a middle must be its end, or a model this small never stops there: with
+    # 45 % of the spans the rest of a line, the mean probability of the end token was 0.25 where it was due.
+    if choice < 0.66:  # the rest of the line, from the indentation, a boundary of words, or anywhere
+        stops = [
+            m.start() + start
+            for m in re.finditer(r"(?<=[\s(\[.,=:{])|\b", text[start:end])
+            if m.start() + start >= indent
+        ]
+        stops = [stop for stop in stops if stop < end] if rng.random() < 0.9 else stops
+        return (rng.choice(stops or [at]) if rng.random() < 0.75 else rng.randint(min(indent, end), end)), end
+    if choice < 0.73:  # the rest of the line and some more lines
+        return rng.randint(min(indent, end), end), line_end(text, lines_below(text, end, rng.randint(1, 4)))
+    if choice < 0.82:  # whole lines, with or without the indentation of the first
+        last = lines_below(text, end, rng.choice([0, 0, 0, 1, 2]))
+        return (start if rng.random() < 0.3 else indent), line_end(text, last)
+    if choice < 0.88:  # inside brackets
+        found = re.search(r"[(\[{]([^()\[\]{}]{1,80})[)\]}]", text[at : at + 400])
+        return (at + found.start(1), at + found.end(1)) if found else (at, end)
+    if choice < 0.94:  # a block that is indented deeper than its head
+        return block(text, start) or (indent, end)
+    return at, min(len(text), at + rng.randint(1, 120))
+
+
+def lines_below(text: str, offset: int, count: int) -> int:
+    """An offset in the line `count` lines below."""
+    for _ in range(count):
+        offset = min(len(text), line_end(text, offset) + 1)
+    return offset
+
+
+def block(text: str, start: int) -> tuple[int, int] | None:
+    """The body behind the next line that ends in a colon, at most twelve lines, from the end of that line."""
+    head = re.compile(r"^([ \t]*)\S.*:\n", re.M).search(text, start)
+    if head is None:
+        return None
+    body = re.compile(rf"(?:{head.group(1)}[ \t]+\S.*\n|[ \t]*\n){{1,12}}").match(text, head.end())
+    return (head.end() - 1, head.end() + len(body.group().rstrip())) if body and body.group().strip() else None
+
+
+def cut_infill(encode: Encode, text: str, rng: random.Random, most: int) -> Sample | None:
+    """A window of a file around a span, so that all of it fits in `most` tokens."""
+    budget = int(CHARACTERS_PER_TOKEN * most * rng.choice([0.15, 0.3, 0.5, 0.8, 1.0]))
+    start, end = cursor_span(text, rng)
+    if end - start > budget // 2 or end < start:
+        return None
+    rest = budget - (end - start)
+    share = rng.choice([0.0, 0.0, 0.1, 0.25, 0.35, 0.5])  # of the room that goes to the suffix; none: the end of a file
+    after = text[end : end + int(rest * share)]
+    if share == 0.0 and rng.random() < 0.5:  # a file whose last line one is writing ends in a newline or does not
+        after = "\n"
+    first = max(0, start - (rest - len(after)))
+    first = first if first == 0 else min(start, line_end(text, first) + 1)
+    found = infill(encode, text[first:start], text[start:end], after)
+    return found if len(found.ids) <= most else None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What samples are drawn from."""
+
+    files: Sequence[str]
+    edits: Sequence[EditSample]
+    encode: Encode
+    ends: Sequence[int]  # running total of the files' lengths: a place in the corpus is drawn evenly
+
+    def draw(self, kind: str, number: int, seed: int, most: int) -> Sample | None:
+        """Sample `number` of a kind, at most `most` tokens long; None where this draw does not fit."""
+        rng = random.Random(f"{seed}/{kind}/{number}")
+        if kind == "edit":
+            one = self.edits[shuffled(number, len(self.edits), seed)]
+            found = edit(self.encode, one.name, one.before, one.message, one.diff)
+            return found if len(found.ids) <= most else None
+        text = self.files[bisect_right(self.ends, rng.randrange(self.ends[-1]))]
+        if kind == "infill":
+            return cut_infill(self.encode, text, rng, most)
+        start = 0 if rng.random() < 0.3 else line_start(text, rng.randrange(len(text)))
+        ids = self.encode(text[start : start + int(most * 4.5)])[: rng.randint(most // 3, most - 1)]
+        return Sample((*ids, END), 0)
+
+
+def shuffled(number: int, size: int, seed: int) -> int:
+    """The place of `number` in an order that visits everything once per epoch."""
+    epoch, at = divmod(number, size)
+    step = next(s for s in range(size // 3 + 7919 * (epoch + seed + 1), 2**40) if np.gcd(s, size) == 1)
+    return (at * step + epoch) % size
+
+
+def rows(
+    source: Source, width: int, seed: int, start: int = 0, mixture: dict[str, float] | None = None
+) -> Iterator[tuple[Row, int]]:
+    """Rows without end, each with the sample number from which a later run may go on.
+
+    Samples are taken in groups and packed first-fit by falling length, whole: an answer never loses its document to
+    the edge of a row. The gap at the end of a row is padding, a few percent.
+    """
+    shares = mixture or MIXTURE
+    number, group = start, 48 * width
+    while True:
+        taken: list[Sample] = []
+        counts = dict.fromkeys(shares, 0)
+        while sum(counts.values()) < group:
+            kind = max(shares, key=lambda k: shares[k] * (sum(counts.values()) + 1) - counts[k])
+            found = source.draw(kind, number, seed, width)
+            number += 1
+            if found is not None:
+                taken.append(found)
+                counts[kind] += len(found.ids)
+        packed = pack(taken, width)
+        random.Random(f"{seed}/{number}").shuffle(packed)
+        yield from ((row, number) for row in packed)
+
+
+def pack(samples: Sequence[Sample], width: int) -> list[Row]:
+    """Whole samples into as few rows as first-fit by falling length finds."""
+    bins: list[list[Sample]] = []
+    room: list[int] = []
+    for sample in sorted(samples, key=lambda s: -len(s.ids)):
+        at = next((i for i, free in enumerate(room) if free >= len(sample.ids)), len(bins))
+        if at == len(bins):
+            bins.append([])
+            room.append(width)
+        bins[at].append(sample)
+        room[at] -= len(sample.ids)
+    return [row(samples, width) for samples in bins]
+
+
+def row(samples: Sequence[Sample], width: int) -> Row:
+    """Samples back to back, padded with END. Padding and the first id of a sample, which follows nothing, count 0."""
+    ids = np.full(width, END, dtype=np.int64)
+    weights = np.zeros(width, dtype=np.float32)
+    at = 0
+    for sample in samples:
+        length = len(sample.ids)
+        ids[at : at + length] = sample.ids
+        weights[at + 1 : at + length] = 1.0
+        if sample.answer:
+            weights[at + sample.answer : at + length] = ANSWER_WEIGHT
+        at += length
+    return Row(ids, weights)
+
+
+def load(work: Path, part: str = "train") -> Source:
+    """The corpus and the edits of a part, with the tokenizer of the work folder."""
+    with (work / "corpus" / f"{part}.jsonl").open() as lines:
+        files = [text for text in (json.loads(line)["text"] for line in lines) if text.strip()]
+    with (work / "edits" / f"{part}.jsonl").open() as lines:
+        edits = [EditSample(**json.loads(line)) for line in lines]
+    return Source(files, edits, encoder(work / "tokenizer"), list(accumulate(map(len, files))))

@@ -1,0 +1,181 @@
+"""Pieces of source files that synthetic edits are made on, and unified diffs between two texts.
+
+A `Snippet` is a function, a class or the head of a module, dedented so that it parses by itself; `placed` puts two
+versions of it back among real lines of its file. Diffs are hunks alone, no file headers, with both counts always
+written: `@@ -a,b +c,d @@`. `applied` reads such a diff strictly; every edit is checked with it.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import random
+import re
+import textwrap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+HUNK = re.compile(r"@@ -(\d+),(\d+) \+(\d+),(\d+) @@\n")
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """Dedented source that parses, its tree, and the lines around it in its file (with the indentation it had)."""
+
+    source: str
+    tree: ast.Module
+    indent: str
+    above: tuple[str, ...]
+    below: tuple[str, ...]
+
+    @property
+    def node(self) -> ast.stmt:
+        """The function or class the snippet is about (the first statement of a module's head)."""
+        return self.tree.body[0]
+
+    @property
+    def function(self) -> FunctionNode:
+        """The node, where the snippet is a function."""
+        assert isinstance(self.node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        return self.node
+
+    def offset(self, line: int, column: int) -> int:
+        """The offset of a place as `ast` gives it (lines from 1); snippets are ASCII, so columns are characters."""
+        start = 0
+        for _ in range(line - 1):
+            start = self.source.index("\n", start) + 1
+        return start + column
+
+    def span(self, node: ast.expr | ast.stmt | ast.arg) -> tuple[int, int]:
+        """Where a node stands in the source."""
+        assert node.end_lineno is not None and node.end_col_offset is not None
+        return self.offset(node.lineno, node.col_offset), self.offset(node.end_lineno, node.end_col_offset)
+
+    def text(self, node: ast.expr | ast.stmt | ast.arg) -> str:
+        """A node's source."""
+        start, end = self.span(node)
+        return self.source[start:end]
+
+    def line(self, number: int) -> str:
+        """A line by its number from 1, without its newline."""
+        return self.source.split("\n")[number - 1]
+
+    def replaced(self, *changes: tuple[int, int, str]) -> str:
+        """The source with spans replaced; the spans do not overlap."""
+        text = self.source
+        for start, end, new in sorted(changes, reverse=True):
+            text = text[:start] + new + text[end:]
+        return text
+
+    def lines_replaced(self, first: int, last: int, new: Iterable[str]) -> str:
+        """The source with the lines `first` to `last` (from 1, inclusive; last = first - 1 inserts) replaced."""
+        lines = self.source.split("\n")
+        return "\n".join([*lines[: first - 1], *new, *lines[last:]])
+
+
+def parsed(source: str) -> ast.Module | None:
+    """The tree, or None where the source does not parse."""
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def snippet(lines: list[str], first: int, last: int) -> Snippet | None:
+    """The snippet of the lines `first` to `last` (from 1, inclusive) of a file."""
+    raw = lines[first - 1 : last]
+    source = textwrap.dedent("\n".join(raw)) + "\n"
+    tree = parsed(source)
+    if tree is None or not tree.body or not source.isascii():
+        return None
+    indent = raw[0][: len(raw[0]) - len(raw[0].lstrip())]
+    above, below = tuple(lines[max(0, first - 16) : first - 1]), tuple(lines[last : last + 12])
+    return Snippet(source, tree, indent, above, below)
+
+
+def snippets(text: str, longest: int = 34) -> Iterator[Snippet]:
+    """Functions and classes of up to `longest` lines, and the head of the file."""
+    tree = parsed(text)
+    if tree is None:
+        return
+    lines = text.split("\n")
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and node.end_lineno is not None:
+            first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+            if 2 <= node.end_lineno - first + 1 <= longest and (found := snippet(lines, first, node.end_lineno)):
+                yield found
+    imports = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]
+    if imports and imports[-1].end_lineno is not None:
+        end = next(
+            (n.end_lineno for n in tree.body if n.lineno > imports[-1].lineno and n.end_lineno), imports[-1].end_lineno
+        )
+        if end - imports[0].lineno < 40 and (head := snippet(lines, imports[0].lineno, end)):
+            yield head
+
+
+def placed(place: Snippet, before: str, after: str, rng: random.Random) -> tuple[str, str]:
+    """Both versions as whole documents: alone, in a class of their own, or among the lines around them."""
+    choice = rng.random()
+    if choice < 0.45 or (not place.indent and choice < 0.6):
+        return before, after
+    if place.indent and choice < 0.7:
+        head = f"class {rng.choice(CLASS_NAMES)}{rng.choice(['', '', '(Base)', '(object)'])}:\n"
+        return head + textwrap.indent(before, "    "), head + textwrap.indent(after, "    ")
+    above = list(place.above)[rng.randrange(len(place.above) + 1) :]
+    below = list(place.below)[: rng.randrange(len(place.below) + 1)]
+    start, end = "".join(f"{line}\n" for line in above), "".join(f"{line}\n" for line in below)
+    return start + textwrap.indent(before, place.indent) + end, start + textwrap.indent(after, place.indent) + end
+
+
+# fmt: off
+CLASS_NAMES = (
+    "Client", "Session", "Config", "Parser", "Node", "Task", "Worker", "Handler", "Model", "User", "Account",
+    "Order", "Item", "Cache", "Queue", "Stack", "Graph", "Point", "Vector", "Matrix", "Shape", "Circle",
+    "Logger", "Reader", "Writer", "Token", "Lexer", "Engine", "Robot", "Game", "Player", "Board", "Event",
+    "Store", "Index", "Record",
+)
+# fmt: on
+
+
+def unified(before: str, after: str, context: int = 3) -> str:
+    """The hunks that turn `before` into `after`; both end with a newline."""
+    groups = difflib.SequenceMatcher(
+        None, old := before.splitlines(True), new := after.splitlines(True), autojunk=False
+    )
+    return "".join(hunk(group, old, new) for group in groups.get_grouped_opcodes(context))
+
+
+def hunk(group: list[tuple[str, int, int, int, int]], old: list[str], new: list[str]) -> str:
+    """One hunk from a group of opcodes; a side without lines is numbered by the line before it, as diff does."""
+    i1, i2, j1, j2 = group[0][1], group[-1][2], group[0][3], group[-1][4]
+    header = f"@@ -{i1 + (i2 > i1)},{i2 - i1} +{j1 + (j2 > j1)},{j2 - j1} @@\n"
+    body = []
+    for tag, a, b, c, d in group:
+        if tag == "equal":
+            body += [" " + line for line in old[a:b]]
+        else:
+            body += ["-" + line for line in old[a:b]] + ["+" + line for line in new[c:d]]
+    return header + "".join(body)
+
+
+def applied(before: str, diff: str) -> str | None:
+    """The text after the diff, or None where a count, a number or a line is not exactly right."""
+    old, result, at = before.splitlines(True), [], 0
+    lines = diff.splitlines(True)
+    while lines:
+        header = HUNK.fullmatch(lines.pop(0))
+        if header is None:
+            return None
+        a, b, c, d = map(int, header.groups())
+        result += old[at : a - (b > 0)]
+        at = a - (b > 0)
+        if len(result) != c - (d > 0):
+            return None
+        while b or d:
+            sign, line = (lines[0][:1], lines.pop(0)[1:]) if lines else ("", "")
+            if sign not in tuple(" -+") or (sign != "+" and old[at : at + 1] != [line]):
+                return None
+            at, b = (at, b) if sign == "+" else (at + 1, b - 1)
+            result, d = (result, d) if sign == "-" else ([*result, line], d - 1)
+    return "".join(result + old[at:])

@@ -1,0 +1,113 @@
+"""The tokenizer: a byte-level BPE for code, trained here, saved as a folder that transformers' AutoTokenizer loads.
+
+Laws: bytes come back exactly (no normalizer); a newline is always one token of its own; so is the run of blanks at the
+start of a line, also behind the sign of a diff line, and the sign itself. So the words of a line become the same tokens
+in a document, in a context line and in an added line; only the run of blanks of a context line is one longer.
+Control tokens are real added tokens with the ids 0 to 7; `plain_encoder` knows none of them, so that no text of a user
+or of the corpus can become one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+HERE = Path(__file__).resolve().parent
+END, SUFFIX, PREFIX, MIDDLE, NAME, BEFORE, MESSAGE, DIFF = range(8)
+CONTROL_TOKENS = ("<|endoftext|>", "<|SUF|>", "<|PRE|>", "<|MID|>", "<NME>", "<BEF>", "<MSG>", "<DFF>")
+
+# In order: a newline; the sign of a diff line; the blanks a line starts with (behind a sign, too; the start of the text
+# counts as the start of a line); one digit; a word with its underscores; punctuation; other blanks, of which the last
+# one goes to the word that follows.
+PATTERN = "|".join(
+    (
+        r"\n",
+        r"(?<![^\n])[+\-]",
+        r"(?<![^\n])[ \t]+",
+        r"(?<=\n[+\-])[ \t]+",
+        r" ?\p{N}",
+        r" ?_*[\p{L}\p{M}]+",
+        r" ?[^\s\p{L}\p{M}\p{N}]+",
+        r"[ \t]+(?= \S)",
+        r"[ \t]+",
+        r"\s",
+    )
+)
+LONGEST_RUN = 41  # forty columns of indentation and the sign of a context line
+
+
+def untrained() -> Tokenizer:
+    """The tokenizer with its pre-tokenizer and decoder, before it has a vocabulary."""
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
+    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_only])
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def texts(corpus: Path, limit: int) -> Iterator[str]:
+    """Evenly chosen files, about `limit` bytes of them, then runs of blanks often enough to become tokens."""
+    every = max(1, corpus.stat().st_size // limit)
+    with corpus.open() as lines:
+        yield from (json.loads(line)["text"] for number, line in enumerate(lines) if number % every == 0)
+    for length in range(1, LONGEST_RUN + 1):
+        yield ("\n" + " " * length + "x") * (40_000 - 500 * length)
+    for length in range(1, 7):
+        yield ("\n" + "\t" * length + "x") * 20_000
+
+
+def train(corpus: Path, vocabulary: int, limit: int) -> Tokenizer:
+    """A tokenizer of exactly `vocabulary` tokens, control tokens included."""
+    tokenizer = untrained()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=list(CONTROL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        max_token_length=48,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts(corpus, limit), trainer)
+    return tokenizer
+
+
+def save(tokenizer: Tokenizer, folder: Path, window: int) -> None:
+    """The two files that AutoTokenizer needs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": CONTROL_TOKENS[END],
+        "pad_token": CONTROL_TOKENS[END],
+        "additional_special_tokens": list(CONTROL_TOKENS[1:]),
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": window,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def plain_encoder(folder: Path) -> Tokenizer:
+    """The tokenizer without added tokens: what it encodes is text, whatever it contains."""
+    description = json.loads((folder / "tokenizer.json").read_text())
+    description["added_tokens"] = []
+    return Tokenizer.from_str(json.dumps(description))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=HERE / "work")
+    parser.add_argument("--vocabulary", type=int, default=8192, help="8192 for the CPU configuration, 16384 for a GPU")
+    parser.add_argument("--window", type=int, default=1024)
+    parser.add_argument("--bytes", type=int, default=30_000_000, help="about how much of the corpus is read")
+    options = parser.parse_args()
+    tokenizer = train(options.work / "corpus" / "train.jsonl", options.vocabulary, options.bytes)
+    save(tokenizer, options.work / "tokenizer", options.window)
+    print(f"{tokenizer.get_vocab_size()} tokens in {options.work / 'tokenizer'}")
+
+
+if __name__ == "__main__":
+    main()

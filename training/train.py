@@ -1,0 +1,300 @@
+"""Train a GPT-NeoX model on the samples within a budget of seconds; stop, resume, and go on.
+
+The schedule follows elapsed time over the budget, not steps: a run ends fully decayed whatever the machine's load.
+Weights are bf16 with fp32 masters; matrices are updated by Muon, the rest by AdamW. Writes `<out>/checkpoint.pt` and
+one line of progress per interval to stdout and `<out>/log.jsonl`. Knows nothing of how samples are made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from training import samples
+from training.tokenizer import END
+
+HERE = Path(__file__).resolve().parent
+TOKENS_PER_STEP = 8192  # small steps: an hour of two cores is only a few thousand of them
+LONG_ROWS_FROM = 0.8  # share of the budget after which rows are as long as the window
+WARMUP, DECAY_FROM = 0.02, 0.4
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The dimensions of a model."""
+
+    hidden: int
+    layers: int
+    heads: int
+    window: int = 1024
+    vocabulary: int = 8192
+
+
+# After 75 seconds of two busy cores 256x4 had a held-out loss of 4.30, 256x6 of 4.57 and 192x6 of 4.54: at this budget
+# tokens seen count more than depth. One layer more is for copying, which edits live on.
+SHAPES = {
+    "flat": Shape(256, 4, 4),
+    "cpu": Shape(256, 5, 4),
+    "gpu": Shape(512, 10, 8, window=2048, vocabulary=16384),
+}
+
+
+def new_model(shape: Shape) -> GPTNeoXForCausalLM:
+    """A model with fresh weights that plain transformers can load."""
+    config = GPTNeoXConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=4 * shape.hidden,
+        max_position_embeddings=shape.window,
+        tie_word_embeddings=True,
+        use_parallel_residual=True,
+        hidden_act="gelu",
+        bos_token_id=None,
+        eos_token_id=END,
+        pad_token_id=None,
+    )
+    return GPTNeoXForCausalLM(config)
+
+
+def in_bf16(model: GPTNeoXForCausalLM) -> GPTNeoXForCausalLM:
+    """The model with bf16 parameters. Buffers stay: rotary frequencies rounded to bf16 would be other positions."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    return model
+
+
+def keep_memory() -> None:
+    """Have glibc keep freed memory: mapping the large activations anew each step costs a third of the time."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Each matrix of a stack towards the nearest orthogonal one, by five Newton-Schulz steps (Muon's coefficients)."""
+    tall = matrices.size(-2) > matrices.size(-1)
+    x = matrices.bfloat16().mT if tall else matrices.bfloat16()
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return (x.mT if tall else x).float()
+
+
+class Optimizer:
+    """fp32 masters of a bf16 model: Muon for the matrices of the layers, AdamW for embeddings, norms and biases."""
+
+    def __init__(self, model: nn.Module, matrix_rate: float = 0.02, other_rate: float = 0.003) -> None:
+        self.rates = (matrix_rate, other_rate)
+        named = list(model.named_parameters())
+        self.matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
+        self.others = [p for name, p in named if p.ndim != 2 or "embed" in name]
+        self.masters = [p.detach().float().clone() for p in (*self.matrices, *self.others)]
+        self.momenta = [torch.zeros_like(m) for m in self.masters]
+        self.squares = [torch.zeros_like(m) for m in self.masters[len(self.matrices) :]]
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, scale: float) -> float:
+        """One update at `scale` of the full rates; returns the norm of the gradients before clipping."""
+        self.steps += 1
+        gradients = [p.grad.float() for p in (*self.matrices, *self.others) if p.grad is not None]
+        norm = float(torch.sqrt(sum((g.square().sum() for g in gradients), torch.zeros(()))))
+        gradients = torch._foreach_mul(gradients, min(1.0, 1.0 / (norm + 1e-6)))
+        count = len(self.matrices)
+        self._muon(gradients[:count], self.rates[0] * scale)
+        self._adamw(gradients[count:], self.rates[1] * scale)
+        for parameter, master in zip((*self.matrices, *self.others), self.masters, strict=True):
+            parameter.copy_(master)
+            parameter.grad = None
+        return norm
+
+    def _muon(self, gradients: list[Tensor], rate: float) -> None:
+        groups: dict[torch.Size, list[int]] = {}
+        for i, gradient in enumerate(gradients):
+            self.momenta[i].lerp_(gradient, 0.05)
+            groups.setdefault(gradient.shape, []).append(i)
+        for shape, members in groups.items():
+            nesterov = torch.stack([gradients[i].lerp(self.momenta[i], 0.95) for i in members])
+            update = orthogonal(nesterov) * max(1.0, shape[0] / shape[1]) ** 0.5
+            for i, change in zip(members, update, strict=True):
+                self.masters[i].mul_(1 - rate * 0.05).sub_(change, alpha=rate)
+
+    def _adamw(self, gradients: list[Tensor], rate: float) -> None:
+        first = len(self.matrices)
+        correction = (1 - 0.95**self.steps) ** 0.5 / (1 - 0.9**self.steps)
+        for i, gradient in enumerate(gradients):
+            momentum, square = self.momenta[first + i], self.squares[i]
+            momentum.lerp_(gradient, 0.1)
+            square.lerp_(gradient.square(), 0.05)
+            self.masters[first + i].addcdiv_(momentum, square.sqrt() + 1e-8, value=-rate * correction)
+
+    def state(self) -> dict[str, Any]:
+        return {"masters": self.masters, "momenta": self.momenta, "squares": self.squares, "steps": self.steps}
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Any]) -> None:
+        self.masters, self.momenta, self.squares = state["masters"], state["momenta"], state["squares"]
+        self.steps = state["steps"]
+        for parameter, master in zip((*self.matrices, *self.others), self.masters, strict=True):
+            parameter.copy_(master)
+
+
+def scale_at(progress: float) -> float:
+    """Warm-up, a plateau, then straight down to zero at the end of the budget."""
+    if progress < WARMUP:
+        return max(0.02, progress / WARMUP)
+    return 1.0 if progress < DECAY_FROM else max(0.0, (1 - progress) / (1 - DECAY_FROM))
+
+
+def loss_of(model: GPTNeoXForCausalLM, ids: Tensor, weights: Tensor) -> tuple[Tensor, float]:
+    """The weighted mean of the next-token losses, and their plain mean over the tokens that count."""
+    logits = model(ids[:, :-1], use_cache=False).logits
+    losses = nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    weights = weights[:, 1:].flatten()
+    plain = losses.detach()[weights > 0].mean()
+    return (losses * weights).sum() / weights.sum(), float(plain)
+
+
+def batch(rows: list[samples.Row], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows as tensors on the device."""
+    ids = torch.from_numpy(np.stack([row.ids for row in rows])).to(device)
+    return ids, torch.from_numpy(np.stack([row.weights for row in rows])).to(device)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: what a checkpoint keeps beside weights."""
+
+    elapsed: float = 0.0
+    steps: int = 0
+    tokens: int = 0
+    numbers: tuple[int, int] = (0, 0)  # the next sample of the short rows and of the long rows
+
+
+class Run:
+    """A training run; its owner thread is the caller's."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
+        torch.manual_seed(options.seed)
+        self.shape = SHAPES[options.shape]
+        fresh = new_model(self.shape)
+        self.model = in_bf16(fresh.to(self.device)).train()
+        self.optimizer = Optimizer(self.model)
+        self.progress = Progress()
+        self.out: Path = options.out
+        self.out.mkdir(parents=True, exist_ok=True)
+
+    def save(self) -> None:
+        """Write the checkpoint so that a crash leaves the old one or the new one."""
+        state = {"optimizer": self.optimizer.state(), "weights": self.model.state_dict(), "shape": asdict(self.shape)}
+        torch.save({**state, "progress": asdict(self.progress)}, self.out / "checkpoint.new")
+        (self.out / "checkpoint.new").replace(self.out / "checkpoint.pt")
+
+    def resume(self) -> None:
+        state = torch.load(self.out / "checkpoint.pt", map_location=self.device, weights_only=True)
+        self.optimizer.restore(state["optimizer"])
+        self.progress = Progress(**{**state["progress"], "numbers": tuple(state["progress"]["numbers"])})
+
+    def report(self, **values: float) -> None:
+        line = {key: round(value, 4) for key, value in values.items()}
+        print(" ".join(f"{key} {value}" for key, value in line.items()), flush=True)
+        with (self.out / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+
+    def validate(self, rows: list[samples.Row]) -> float:
+        """The plain loss on fixed rows of held-out packages."""
+        with torch.no_grad():
+            return sum(loss_of(self.model, *batch(rows[i : i + 8], self.device))[1] for i in range(0, len(rows), 8)) / (
+                len(rows) // 8
+            )
+
+    def train(self, source: samples.Source, held_out: list[samples.Row]) -> None:
+        """Steps until the budget is spent (or until `--stop-after`)."""
+        started, before = time.monotonic(), self.progress
+        budget, stop = self.options.seconds, min(self.options.seconds, self.options.stop_after or 1e9)
+        streams: dict[int, Iterator[tuple[samples.Row, int]]] = {}
+        recent, last, saved, checked = [], time.monotonic(), before.elapsed, before.elapsed
+        while (elapsed := before.elapsed + time.monotonic() - started) < stop:
+            long = int(elapsed / budget >= LONG_ROWS_FROM)
+            width = self.shape.window if long else self.shape.window // 2
+            if long not in streams:
+                streams[long] = samples.rows(source, width, self.options.seed + long, self.progress.numbers[long])
+            drawn = list(islice(streams[long], TOKENS_PER_STEP // width))
+            ids, weights = batch([row for row, _ in drawn], self.device)
+            loss, plain = loss_of(self.model, ids, weights)
+            loss.backward()
+            norm = self.optimizer.step(scale_at(elapsed / budget))
+            numbers = (self.progress.numbers[0], drawn[-1][1]) if long else (drawn[-1][1], self.progress.numbers[1])
+            self.progress = Progress(elapsed, self.progress.steps + 1, self.progress.tokens + ids.numel(), numbers)
+            recent.append(plain)
+            if len(recent) == self.options.every:
+                speed = len(recent) * ids.numel() / (time.monotonic() - last)
+                mean = sum(recent) / len(recent)
+                self.report(
+                    step=self.progress.steps,
+                    loss=mean,
+                    norm=norm,
+                    tokens_per_s=speed,
+                    tokens=self.progress.tokens,
+                    left_s=budget - elapsed,
+                )
+                recent, last = [], time.monotonic()
+            if elapsed - saved > self.options.save_every:
+                self.save()
+                saved = elapsed
+            if elapsed - checked > self.options.check_every:
+                self.report(step=self.progress.steps, held_out_loss=self.validate(held_out))
+                checked = elapsed
+        self.save()
+        self.report(step=self.progress.steps, held_out_loss=self.validate(held_out), tokens=self.progress.tokens)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=HERE / "work")
+    parser.add_argument("--out", type=Path, help="default: <work>/run")
+    parser.add_argument("--shape", choices=SHAPES, default="cpu")
+    parser.add_argument("--seconds", type=float, default=3600, help="the budget that the schedule is fitted to")
+    parser.add_argument("--stop-after", type=float, help="stop at this many seconds of the budget, to be resumed")
+    parser.add_argument("--rehearsal", action="store_true", help="a budget of two minutes")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--every", type=int, default=20, help="steps between lines of progress")
+    parser.add_argument("--save-every", type=float, default=240)
+    parser.add_argument("--check-every", type=float, default=300)
+    options = parser.parse_args()
+    options.out = options.out or options.work / "run"
+    options.seconds = 120 if options.rehearsal else options.seconds
+    torch.set_num_threads(options.threads)
+    keep_memory()
+    run = Run(options)
+    if options.resume:
+        run.resume()
+    held_out = [row for row, _ in islice(samples.rows(samples.load(options.work, "valid"), 512, 7), 16)]
+    run.train(samples.load(options.work), held_out)
+
+
+if __name__ == "__main__":
+    main()
