@@ -127,4 +127,4 @@ async def _try(report: Report, settings: Any) -> None:
         report.good("completion", f"{tokens} tokens in {generation.seconds * 1000:.0f} ms, the first after "
                                   f"{generation.first_token * 1000:.0f} ms")
     finally:
-        assistant.engine.close()
+        await assistant.close()

@@ -128,7 +128,7 @@ def _run(settings: Settings, job: Callable[[Assistant], Awaitable[_Result]]) -> 
             await assistant.prepare()
             return await job(assistant)
         finally:
-            assistant.engine.close()
+            await assistant.close()
 
     return asyncio.run(run())
 

@@ -36,8 +36,8 @@ async def with_model(options: dict[str, Any], work: Callable[[Assistant], Any]) 
         await assistant.prepare()
         return await work(assistant)
     finally:
-        assistant.engine.close()
-        assert assistant.engine.join(20)
+        await assistant.close()
+        assert assistant.engine.join(0), "the engine's thread did not end"
 
 
 @pytest.fixture(scope="module")

@@ -89,10 +89,10 @@ class Model:
         found = samples.infill(self.encode, fitting_prefix(hole.prefix), "", hole.suffix[:600] if with_suffix else "")
         return self.write(found.ids[: found.answer], 48, stop="\n").split("\n")[0]
 
-    def diff(self, edit: EditSample) -> str:
-        """The hunks for an edit."""
+    def diff(self, edit: EditSample, limit: int = 400) -> str:
+        """The hunks for an edit, up to a number of tokens."""
         found = samples.edit(self.encode, edit.name, edit.before, edit.message, "")
-        return self.write(found.ids[: found.answer], 400).removeprefix(" ")
+        return self.write(found.ids[: found.answer], limit).removeprefix(" ")
 
 
 def fitting_prefix(prefix: str, characters: int = 1600) -> str:

@@ -28,14 +28,14 @@ def completed(model: Model, text: str) -> str:
     """A prompt with its cursor, and what the model writes there."""
     prefix, suffix = text.split(CURSOR)
     found = samples.infill(model.encode, prefix, "", suffix)
-    written = model.write(found.ids[: found.answer], 60)
+    written = model.write(found.ids[: found.answer], 40)
     answer = fenced(written) if "\n" in written else f"`{written}`"
     return f"{fenced(text)}\n\n{CURSOR} → {answer}\n"
 
 
 def edited(model: Model, message: str, before: str) -> str:
     """A file, a message, and the hunks the model writes."""
-    written = model.diff(EditSample("", "example.py", before, message, ""))
+    written = model.diff(EditSample("", "example.py", before, message, ""), 100)
     return f"**{message}**\n\n{fenced(before)}\n\n{fenced(written, 'diff')}\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from codeclippy_ls.settings import Settings
 from codeclippy_ls.text import Document, Edit, to_lf, with_eol
 
 COMPLETE, EDIT = "complete", "edit"
+_JOIN_SECONDS = 10.0
 _OPENERS = (":", "{", "(", "[", "=>", "->", " do", " then", "\\")
 
 
@@ -161,6 +163,11 @@ class Assistant:
             raise EngineError(str(error)) from error
         if not self.settings.model.edit and Job.EDIT not in family.jobs:
             self.engine.use(EDIT, _spec(self.settings, ""))
+
+    async def close(self) -> None:
+        """Close the engine and wait for its thread: torch aborts a process that ends while one of its threads runs."""
+        self.engine.close()
+        await asyncio.to_thread(self.engine.join, _JOIN_SECONDS)
 
     def edits_possible(self) -> bool:
         """Whether the model for edits writes diffs, as far as is known: one that still loads may."""
