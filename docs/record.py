@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,10 @@ def main() -> None:
                           env={**os.environ, "FORCE_COLOR": "1"})
     console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
     console.print(Text.from_ansi("$ codeclippy-ls demo\n" + done.stdout), highlight=False)
-    console.save_svg(str(Path(__file__).parent / "demo.svg"), title="codeclippy-ls demo")
+    picture = console.export_svg(title="codeclippy-ls demo")
+    # The fonts are asked for from the web otherwise, each time somebody looks at the picture.
+    picture = re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL)
+    (Path(__file__).parent / "demo.svg").write_text(picture, encoding="utf-8")
 
 
 if __name__ == "__main__":
