@@ -31,7 +31,8 @@ code = st.text(st.sampled_from("ab ()[]{}:\n\t\"'=+é"), max_size=60)
 def test_what_is_kept_is_a_head_of_the_answer(answer: str, before: str, after: str, multiline: bool) -> None:
     """Nothing is ever made up, a single line stays one, and a suggestion is never blank."""
     kept = trim(answer, before, after, multiline)
-    assert answer.startswith(kept) and (not kept or kept.strip())
+    assert answer.startswith(kept) or answer.lstrip(" ").startswith(kept)
+    assert not kept or kept.strip()
     assert multiline or kept.lstrip("\n").count("\n") <= 1
 
 

@@ -18,7 +18,7 @@ def trim(text: str, prefix: str, suffix: str, multiline: bool) -> str:
 
     All texts are in LF. ``multiline`` is whether more than one line may be suggested here.
     """
-    text = without_unprintable(text)
+    text = without_second_blank(without_unprintable(text), prefix)
     text = block(text, prefix) if multiline else first_line(text)
     text = without_repetition(text)
     text = without_overlap(text, suffix)
@@ -32,6 +32,12 @@ def ended(text: str, prefix: str, multiline: bool) -> bool:
     if multiline:
         return len(block(text, prefix)) < len(text.rpartition("\n")[0]) or without_repetition(text) != text
     return len(first_line(text)) < len(text)
+
+
+def without_second_blank(text: str, prefix: str) -> str:
+    """The text without a blank at its start where one stands before the cursor already, behind text on its line."""
+    typed = prefix.rpartition("\n")[2]
+    return text.lstrip(" ") if typed.endswith(" ") and typed.strip() else text
 
 
 def without_unprintable(text: str) -> str:
