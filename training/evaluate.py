@@ -213,7 +213,7 @@ def main() -> None:
     parser.add_argument("--human-eval", type=Path, help="HumanEval-SingleLineInfilling as JSON lines")
     parser.add_argument("--tasks", type=int, default=200)
     parser.add_argument("--holes", type=int, default=300)
-    parser.add_argument("--bytes", type=int, default=300_000)
+    parser.add_argument("--bytes", type=int, default=1_000_000)
     parser.add_argument("--edits-per-kind", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The whole chain in a few minutes on a CPU, without downloads: pack, train a minute, stop, resume, export, evaluate.
+# The whole chain in a few minutes on a CPU, without downloads: pack, train, stop, resume, export, evaluate.
 set -eu
 python=${PYTHON:-python}
 work=$(mktemp -d)

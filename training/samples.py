@@ -91,8 +91,9 @@ def cursor_span(text: str, rng: random.Random) -> tuple[int, int]:
     start, end = line_start(text, at), line_end(text, at)
     indent = start + len(text[start:end]) - len(text[start:end].lstrip())
     choice = rng.random()
-    # More than half of the ends of lines in a middle must be its end, or a model this small never stops there: with
-    # 45 % of the spans the rest of a line, the mean probability of the end token was 0.25 where it was due.
+    # More than half of the ends of lines in a middle must be its end, or a model this small hardly ever stops there:
+    # after 11 million tokens with 45 % of the spans the rest of a line, the end token came first in 21 % of the places
+    # where it was due.
     if choice < 0.66:  # the rest of the line, from the indentation, a boundary of words, or anywhere
         stops = [
             m.start() + start

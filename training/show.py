@@ -1,7 +1,7 @@
 """Print what an exported model writes for the prompts of `showcase.txt`, as Markdown for its card. Greedy, unedited.
 
-The prompts were written before the model was trained and are not chosen by what came out: text with a cursor to
-complete, or a first line `edit: message` above a file to edit.
+The list is fixed, not chosen by what came out: text with a cursor to complete, or a first line `edit: message` above
+a file to edit.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def completed(model: Model, text: str) -> str:
     prefix, suffix = text.split(CURSOR)
     found = samples.infill(model.encode, prefix, "", suffix)
     written = model.write(found.ids[: found.answer], 40)
-    answer = fenced(written) if "\n" in written else f"`{written}`"
-    return f"{fenced(text)}\n\n{CURSOR} → {answer}\n"
+    answer = f"\n\n{fenced(written)}" if "\n" in written else f" `{written}`"
+    return f"{fenced(text)}\n\n{CURSOR} →{answer}\n"
 
 
 def edited(model: Model, message: str, before: str) -> str:

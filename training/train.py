@@ -79,7 +79,7 @@ def in_bf16(model: GPTNeoXForCausalLM) -> GPTNeoXForCausalLM:
 
 
 def keep_memory() -> None:
-    """Have glibc keep freed memory: mapping the large activations anew each step costs a third of the time."""
+    """Have glibc keep freed memory, so that the large activations are not mapped anew at each step."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
