@@ -1,13 +1,15 @@
 """Measure an exported model on what it never saw: held-out packages, held-out edits, HumanEval holes.
 
 Everything is greedy and exact: an answer counts where it is the text that stood there, not where it would do as well.
-Prints a table and, last, one line of JSON. `Choose` is the hook for a constrained decoder. The copy baseline finishes a
-line by what followed the longest match of its beginning; a model that does not beat it has learned to copy at most.
+Edits are measured twice, by plain decoding and as the server makes them, constrained. Prints a table and, last, one
+line of JSON. The copy baseline finishes a line by what followed the longest match of its beginning; a model that does
+not beat it has learned to copy at most.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gzip
 import json
 import math
@@ -15,24 +17,23 @@ import random
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from codeclippy_ls.assist import Assistant, Proposal, open_engine
+from codeclippy_ls.settings import parse
+from codeclippy_ls.text import Document
 from training import samples
 from training.edits import EditSample
 from training.snippets import applied
 from training.tokenizer import END, plain_encoder
 from training.train import HERE
-
-# From the ids written so far and the logits, the next id. A constrained decoder goes here.
-Choose = Callable[[Sequence[int], Tensor], int]
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,6 @@ class Hole:
     prefix: str
     middle: str
     suffix: str
-
-
-def most_likely(written: Sequence[int], logits: Tensor) -> int:
-    """Plain greedy decoding."""
-    return int(logits.argmax())
 
 
 class Model:
@@ -61,14 +57,14 @@ class Model:
         self.window: int = self.network.config.max_position_embeddings
 
     @torch.inference_mode()
-    def write(self, prompt: Sequence[int], limit: int, stop: str | None = None, choose: Choose = most_likely) -> str:
+    def write(self, prompt: Sequence[int], limit: int, stop: str | None = None) -> str:
         """The text up to the end token, the stop string or the limit."""
         prompt = list(prompt)[-(self.window - limit) :]
         given, cache, written = torch.tensor([prompt]), None, list[int]()
         while len(written) < limit:
             result = self.network(given, past_key_values=cache, use_cache=True)
             cache = result.past_key_values
-            token = choose(written, result.logits[0, -1])
+            token = int(result.logits[0, -1].argmax())
             if token == END:
                 break
             written.append(token)
@@ -157,19 +153,37 @@ def exact(found: Iterable[tuple[str, Hole]]) -> float:
     return sum(results) / len(results)
 
 
-def edit_table(model: Model, edits: Sequence[EditSample], per_kind: int) -> dict[str, tuple[int, int, int]]:
-    """Per kind: how many, how many diffs apply, how many give exactly the expected text."""
-    table: dict[str, tuple[int, int, int]] = {}
+def some_of_each(edits: Sequence[EditSample], per_kind: int) -> list[EditSample]:
+    """The first edits of each kind."""
     seen: dict[str, int] = defaultdict(int)
+    chosen = []
     for edit in edits:
         seen[edit.kind] += 1
-        if seen[edit.kind] > per_kind:
-            continue
-        after = applied(edit.before, model.diff(edit))
+        if seen[edit.kind] <= per_kind:
+            chosen.append(edit)
+    return chosen
+
+
+def edit_table(edits: Iterable[EditSample], afters: Iterable[str | None]) -> dict[str, tuple[int, int, int]]:
+    """Per kind: how many, how many diffs apply, how many give exactly the expected text; no diff is `None`."""
+    table: dict[str, tuple[int, int, int]] = {}
+    for edit, after in zip(edits, afters, strict=True):
         total, fits, right = table.get(edit.kind, (0, 0, 0))
         expected = applied(edit.before, edit.diff)
         table[edit.kind] = (total + 1, fits + (after is not None), right + (after == expected))
     return table
+
+
+async def edited_by_server(folder: Path, edits: Sequence[EditSample]) -> list[str | None]:
+    """The texts after each edit as the server makes it, under constraints; `None` where it is refused."""
+    settings, _ = parse({"model": {"complete": str(folder)}})
+    assistant = Assistant(open_engine(settings), settings)
+    try:
+        await assistant.prepare()
+        results = [await assistant.edit(Document(f"/{edit.name}", edit.before), edit.message) for edit in edits]
+        return [result.after if isinstance(result, Proposal) else None for result in results]
+    finally:
+        await assistant.close()
 
 
 def evaluate(model: Model, work: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -191,19 +205,22 @@ def evaluate(model: Model, work: Path, options: argparse.Namespace) -> dict[str,
         tasks = human_eval(options.human_eval, options.tasks)
         figures["human_eval_single_line_exact"] = exact((model.finish(h, True), h) for h in tasks)
         figures["human_eval_copy_baseline"] = exact((copied(h), h) for h in tasks)
-    edits = samples.load(work, "valid").edits
-    figures["edits"] = edit_table(model, edits, options.edits_per_kind)
+    edits = some_of_each(samples.load(work, "valid").edits, options.edits_per_kind)
+    figures["edits"] = edit_table(edits, (applied(edit.before, model.diff(edit)) for edit in edits))
+    figures["edits_constrained"] = edit_table(edits, asyncio.run(edited_by_server(options.model, edits)))
     return figures
 
 
 def shown(figures: dict[str, Any]) -> str:
     """The table, for reading."""
     lines = [f"{name:34} {value:8.3f}" for name, value in figures.items() if isinstance(value, float)]
-    lines += ["", f"{'edits':34} {'number':>8} {'apply':>8} {'exact':>8}"]
-    table = figures["edits"]
-    lines += [f"{kind:34} {total:8} {fits:8} {right:8}" for kind, (total, fits, right) in sorted(table.items())]
-    sums = [sum(row[i] for row in table.values()) for i in range(3)]
-    return "\n".join([*lines, f"{'all':34} {sums[0]:8} {sums[1]:8} {sums[2]:8}"])
+    for name in ("edits", "edits_constrained"):
+        lines += ["", f"{name:34} {'number':>8} {'apply':>8} {'exact':>8}"]
+        table = figures[name]
+        lines += [f"{kind:34} {total:8} {fits:8} {right:8}" for kind, (total, fits, right) in sorted(table.items())]
+        sums = [sum(row[i] for row in table.values()) for i in range(3)]
+        lines.append(f"{'all':34} {sums[0]:8} {sums[1]:8} {sums[2]:8}")
+    return "\n".join(lines)
 
 
 def main() -> None:
