@@ -1,112 +1,16 @@
-"""Which tokens may follow: immutable states over a vocabulary.
-
-Two constraints. ``Heal``: the answer must begin with text that was cut from the prompt. ``DiffState``: the answer must
-be a unified diff of a given document; kept and removed lines can only be lines that stand in it, in order, so the
-model chooses which branch to take and writes only what it adds. What is forced is offered as such, to be fed without
-sampling. The grammar is over bytes, so it holds for every vocabulary. Does not know the engine that asks.
-
-A state answers ``allowed`` (ids that may come next), ``step`` (the state after one of them) and ``forced`` (ids that
-must follow). States are shared freely: by candidates, by speculation, by a job that was pre-empted.
-"""
+"""The grammar of a unified diff of one document, over the tokens of one vocabulary."""
 
 from __future__ import annotations
 
 import enum
 import re
-from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from typing import Protocol
 
-# Context that `diff -u` shows around a change, and so all that models trained on such diffs have seen.
-CONTEXT = 3
-_LONGEST_TOKEN = 64
+from codeclippy_ls.constrain.script import CONTEXT, written
+from codeclippy_ls.constrain.vocabulary import Tokenizer, Vocabulary, vocabulary
+
 _LONGEST_LINE = 400  # bytes of an added line
-_HEADER = re.compile(rb"@@ -(\d{1,6})(,\d{1,6})? \+(\d{1,6})(,\d{1,6})? @@")
-
-
-class Tokenizer(Protocol):
-    """What constraints need of a tokenizer."""
-
-    @property
-    def bytes_of(self) -> list[bytes]:
-        """The bytes of each id; empty for control tokens."""
-
-    def encode_continued(self, text: str) -> list[int]:
-        """Ids of text that follows other tokens."""
-
-    def __hash__(self) -> int:
-        """By identity: a vocabulary is kept for each tokenizer."""
-
-
-class Vocabulary:
-    """A tokenizer's ids, by their bytes."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        self.bytes_of = tokenizer.bytes_of
-        self.sorted = sorted((data, id) for id, data in enumerate(self.bytes_of) if data)
-        self.ids: dict[bytes, list[int]] = {}
-        for data, id in self.sorted:
-            self.ids.setdefault(data, []).append(id)
-
-    @cached_property
-    def line(self) -> tuple[int, ...]:
-        """Ids of text within a line, and of text that ends one; never a token that goes on in the next line."""
-        return tuple(id for data, id in self.sorted if data.find(b"\n") in (-1, len(data) - 1) and b"\r" not in data)
-
-    @cached_property
-    def digits(self) -> tuple[int, ...]:
-        """Ids of decimal digits."""
-        return tuple(id for data, id in self.sorted if data.isdigit() and data.isascii())
-
-    def heads(self, text: bytes) -> list[int]:
-        """Ids whose bytes are a head of ``text``, or all of it."""
-        found: list[int] = []
-        for length in range(1, min(len(text), _LONGEST_TOKEN) + 1):
-            found += self.ids.get(text[:length], ())
-        return found
-
-    def beginning(self, head: bytes) -> Iterable[tuple[bytes, int]]:
-        """Bytes and ids of the tokens that begin with ``head``."""
-        index = bisect_left(self.sorted, (head, -1))
-        while index < len(self.sorted) and self.sorted[index][0].startswith(head):
-            yield self.sorted[index]
-            index += 1
-
-
-@lru_cache(maxsize=8)
-def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
-    """The vocabulary of a tokenizer, made once."""
-    return Vocabulary(tokenizer)
-
-
-@dataclass(frozen=True)
-class Heal:
-    """The answer begins with ``rest``; after it nothing is constrained."""
-
-    vocabulary: Vocabulary
-    rest: bytes
-
-    def allowed(self) -> Sequence[int]:
-        """Tokens inside the rest, and tokens that complete it and go on."""
-        longer = [id for data, id in self.vocabulary.beginning(self.rest) if data != self.rest]
-        return tuple(self.vocabulary.heads(self.rest) + longer)
-
-    def step(self, token: int) -> Heal | None:
-        """The rest after a token; free once it is written."""
-        data = self.vocabulary.bytes_of[token]
-        return None if len(data) >= len(self.rest) else replace(self, rest=self.rest[len(data) :])
-
-    def forced(self) -> Sequence[int]:
-        """Nothing: how the rest is cut into tokens is for the model to weigh."""
-        return ()
-
-
-def heal(tokenizer: Tokenizer, text: str) -> Heal | None:
-    """A constraint to begin with ``text``, none where that is empty."""
-    return Heal(vocabulary(tokenizer), text.encode()) if text else None
 
 
 class Mode(enum.Enum):
@@ -270,8 +174,7 @@ class DiffState:
         for start, body in hunks:
             script += [b" " + line for line in self.frame.lines[done:start]] + list(body)
             done = start + sum(line[:1] != b"+" for line in body)
-        script = _minimal([*script, *(b" " + line for line in self.frame.lines[done:])])
-        return "".join(_hunk(script, start, end) for start, end in _groups(script))
+        return written([*script, *(b" " + line for line in self.frame.lines[done:])])
 
     # The header: numbers are the model's, but only a hint where the hunk's first line stands more than once.
 
@@ -363,53 +266,6 @@ class DiffState:
             self, text=b"", at=place + 1, start=place if self.at is None else self.start, body=(*self.body, self.text),
             changed=self.changed or removed, since=0 if removed else self.since + 1,
         )
-
-
-def _minimal(script: Sequence[bytes]) -> list[bytes]:
-    """The script with what stands at the head or tail of a change on both sides as context, removed lines first."""
-    result: list[bytes] = []
-    removed: list[bytes] = []
-    added: list[bytes] = []
-    for line in [*script, b" "]:
-        if line[:1] != b" ":
-            (removed if line[:1] == b"-" else added).append(line[1:])
-            continue
-        head = next((i for i, (old, new) in enumerate(zip(removed, added)) if old != new),  # noqa: B905
-                    min(len(removed), len(added)))
-        tail = 0
-        while tail < min(len(removed), len(added)) - head and removed[-1 - tail] == added[-1 - tail]:
-            tail += 1
-        result += [b" " + old for old in removed[:head]]
-        result += [b"-" + old for old in removed[head : len(removed) - tail]]
-        result += [b"+" + new for new in added[head : len(added) - tail]]
-        result += [b" " + old for old in removed[len(removed) - tail :]]
-        result.append(line)
-        removed, added = [], []
-    return result[:-1]
-
-
-def _groups(script: Sequence[bytes]) -> list[tuple[int, int]]:
-    """Spans of an edit script around its changes, with context; changes that share context share a hunk."""
-    spans: list[tuple[int, int]] = []
-    for index, line in enumerate(script):
-        if line[:1] == b" ":
-            continue
-        start, end = max(index - CONTEXT, 0), min(index + CONTEXT + 1, len(script))
-        if spans and start <= spans[-1][1]:
-            start = spans.pop()[0]
-        spans.append((start, end))
-    return spans
-
-
-def _hunk(script: Sequence[bytes], start: int, end: int) -> str:
-    """The lines ``[start, end)`` of a script with their header; a side without lines is numbered by the line before."""
-    numbers = []
-    for sign in (b"+", b"-"):  # the old side has no added lines, the new side no removed ones
-        before = sum(line[:1] != sign for line in script[:start])
-        count = sum(line[:1] != sign for line in script[start:end])
-        numbers.append(f"{before + 1 if count else before},{count}")
-    body = "".join(line.decode("utf-8", "replace") + "\n" for line in script[start:end])
-    return f"@@ -{numbers[0]} +{numbers[1]} @@\n{body}"
 
 
 def diff(tokenizer: Tokenizer, lines: Sequence[str], ends: Iterable[int], max_added: int = 200) -> DiffState:

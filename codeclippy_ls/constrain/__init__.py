@@ -1,0 +1,15 @@
+"""Which tokens may follow: immutable states over a vocabulary.
+
+Two constraints. ``heal``: the answer must begin with text that was cut from the prompt. ``diff``: the answer must be a
+unified diff of a given document; kept and removed lines can only be lines that stand in it, in order, so the model
+chooses which branch to take and writes only what it adds. What is forced is offered as such, to be fed without being
+sampled. The grammars are over bytes, so they hold for every vocabulary. Does not know the engine that asks.
+
+A state answers ``allowed`` (ids that may come next), ``step`` (the state after one of them) and ``forced`` (ids that
+must follow). States are shared freely: by candidates, by speculation, by a job that was pre-empted.
+"""
+
+from codeclippy_ls.constrain.grammar import DiffState, diff
+from codeclippy_ls.constrain.vocabulary import Heal, heal
+
+__all__ = ["DiffState", "Heal", "diff", "heal"]
