@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import logging
 import os
 import sys
@@ -23,6 +24,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _open_streams()
     parsed = _parser().parse_args(arguments)
     _log_to(parsed.log_file, parsed.verbose)
     if parsed.verb is None:
@@ -32,12 +34,27 @@ def main(arguments: list[str] | None = None) -> int:
     verb = getattr(oneshot, parsed.verb)
     try:
         code: int = verb(parsed, _options(parsed))
+        sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `| head` has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
+
+
+def _open_streams() -> None:
+    """Let closed standard streams read nothing and write nowhere, and every character be written somehow."""
+    for descriptor, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, mode)  # takes the lowest free number: this one
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -118,6 +135,8 @@ def _serve(parsed: argparse.Namespace) -> int:
     if problems := parse(overrides)[1]:
         _die("; ".join(problems))
     address = _tcp_address(parsed.tcp, parsed.allow_remote) if parsed.tcp else None
+    if parsed.socket is not None and not 0 < parsed.socket < 65536:
+        _die(f"--socket {parsed.socket}: a port is a number from 1 to 65535")
     stdio = None
     if address is None and parsed.pipe is None and parsed.socket is None:
         if sys.stdin.isatty():

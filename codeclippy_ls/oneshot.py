@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import os
 import re
 import sys
@@ -64,9 +65,13 @@ def edit(parsed: argparse.Namespace, options: dict[str, Any]) -> int:
         return _fail(1, str(error))
     if isinstance(result, Refusal):
         return _fail(3, f"no edit: {result.reason}")
-    sys.stdout.write(diffs.write(document.text, result.after, parsed.file.as_posix().lstrip("/")))
+    mark = "\ufeff" if _marked(parsed.file) else ""
+    sys.stdout.write(diffs.write(mark + document.text, mark + result.after, parsed.file.as_posix().lstrip("/")))
     if parsed.apply:
-        _replace(parsed.file, result.after)
+        try:
+            _replace(parsed.file, mark + result.after)
+        except OSError as error:
+            return _fail(2, f"{parsed.file} cannot be written: {error.strerror}")
     return 0
 
 
@@ -161,7 +166,7 @@ def _span(lines: str | None, document: Document) -> tuple[int, int] | None:
 
 def _read(path: Path) -> Document:
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise _Usage(f"{path} is not UTF-8 text") from None
     except OSError as error:
@@ -169,9 +174,21 @@ def _read(path: Path) -> Document:
     return Document(path.as_posix(), text)
 
 
+def _marked(path: Path) -> bool:
+    """Whether the file begins with a byte order mark, which is no part of its text and must stay where it is."""
+    with path.open("rb") as stream:
+        return stream.read(3) == b"\xef\xbb\xbf"
+
+
 def _replace(path: Path, text: str) -> None:
-    """Write beside the file and rename, so that the file is never half written; its mode is kept."""
+    """Write beside the file and rename, so that the file is never half written; its mode is kept.
+
+    Raises:
+        OSError: it cannot be written, or is marked as read-only, which a rename would not respect.
+    """
     target = path.resolve()
+    if not target.stat().st_mode & 0o222 or not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, "it is read-only")
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     aside = Path(name)
     try:

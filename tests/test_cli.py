@@ -143,3 +143,23 @@ def test_log_files_are_private(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "target")
     assert run("--log-file", link, "models").returncode == 2 and not (tmp_path / "target").exists()
+
+
+def test_closed_streams_and_marks_and_read_only_files(source: Path) -> None:
+    """A byte order mark stays where it is, a read-only file as it is, and a closed stream is no traceback."""
+    source.write_bytes(b"\xef\xbb\xbf" + SOURCE.encode())
+    done = run("edit", source, "-m", "Add a docstring", "--apply")
+    assert done.returncode in (0, 3) and source.read_bytes().count(b"\xef\xbb\xbf") == 1
+    assert source.read_bytes().startswith(b"\xef\xbb\xbf")
+    before = source.read_bytes()
+    source.chmod(0o444)
+    kept = run("edit", source, "-m", "Rename mean to average", "--apply")
+    assert kept.returncode in (2, 3) and source.read_bytes() == before and "Traceback" not in kept.stderr
+    for closing in ("<&-", ">&-", "2>&-", "<&- >&-"):
+        shell = subprocess.run(f"{sys.executable} -m codeclippy_ls models {closing}", shell=True, capture_output=True,
+                               text=True, check=False)
+        assert shell.returncode == 0 and "Traceback" not in shell.stderr
+    piped = subprocess.run(f"{sys.executable} -m codeclippy_ls models | true; echo ${{PIPESTATUS[0]}}", shell=True,
+                           executable="/bin/bash", capture_output=True, text=True, check=False)
+    assert "Exception" not in piped.stderr
+    assert run("--socket", "0").returncode == 2 == run("--socket", "99999999").returncode

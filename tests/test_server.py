@@ -109,6 +109,20 @@ async def test_cancelling_is_answered_and_stops_the_engine(editor: Editor, host:
     assert [reason.value for reason in host.stopped] == ["cancelled"]
 
 
+async def test_typing_stops_what_is_made_for_the_old_text(editor: Editor, host: ScriptedHost) -> None:
+    """A change cancels the document's suggestion, also for clients that never cancel."""
+    await editor.start()
+    buffer = editor.open("x = \n")
+    host.gate = threading.Event()
+    pending = editor.request("textDocument/completion", editor.at(buffer, 4))
+    await asyncio.to_thread(host.started.wait, 10)
+    editor.type(buffer, 4, "y")
+    assert (await pending)["items"] == []
+    host.gate = None
+    await editor.complete(buffer, 5)
+    assert [reason.value for reason in host.stopped] == ["cancelled"]
+
+
 async def test_typing_through_a_suggestion_needs_no_engine(editor: Editor, host: ScriptedHost) -> None:
     """What is shown and still matches is shown again."""
     await editor.start()

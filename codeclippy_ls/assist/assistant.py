@@ -18,7 +18,7 @@ from codeclippy_ls.engine.worker import LocalHost
 from codeclippy_ls.prompts import Context, Edited, Job
 from codeclippy_ls.prompts.build import family_of
 from codeclippy_ls.settings import Settings
-from codeclippy_ls.text import Document, Edit, to_lf, with_eol
+from codeclippy_ls.text import Document, Edit, to_lf, with_eol, without_surrogates
 
 COMPLETE, EDIT = "complete", "edit"
 _JOIN_SECONDS = 10.0
@@ -163,6 +163,8 @@ class Assistant:
             raise EngineError(str(error)) from error
         if not self.settings.model.edit and Job.EDIT not in family.jobs:
             self.engine.use(EDIT, _spec(self.settings, ""))
+        elif self.engine.status(EDIT).state is State.FAILED:
+            self.engine.use(EDIT, _spec(self.settings, self.settings.model.edit or self.settings.model.complete))
 
     async def close(self) -> None:
         """Close the engine and wait for its thread: torch aborts a process that ends while one of its threads runs."""
@@ -194,11 +196,13 @@ class Assistant:
             on_text: called with the diff's text as it grows.
         """
         marker = marker_at(document, span, self.settings.edit.comment_marker) if not message.strip() else None
-        message = message.strip() or (marker.message if marker else "")
+        message = without_surrogates(message.strip() or (marker.message if marker else ""))
         if not message:
             return Refusal("an edit needs a message that says what to change")
         shown = shown_part(document, span, marker)
         try:
+            if not self.settings.model.edit and self.engine.status(COMPLETE).state is not State.READY:
+                await self.prepare()  # only then is it known which model writes diffs
             generation = await self._diff(document, shown, message, on_text)
         except EngineError as error:
             return Refusal(str(error))
@@ -210,7 +214,7 @@ class Assistant:
         self, document: Document, shown: Shown, message: str, on_text: Callable[[str], None] | None
     ) -> Generation:
         settings, family = self.settings.edit, self.settings.model.family
-        name = document.uri.rsplit("/", 1)[-1]
+        name = without_surrogates(document.uri.rsplit("/", 1)[-1])
 
         def build(model: Any, window: int) -> prompts.Prompt:
             reserve = min(settings.max_tokens, window // 2)

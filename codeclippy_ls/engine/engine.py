@@ -12,6 +12,7 @@ import asyncio
 import enum
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
@@ -99,6 +100,7 @@ class Ticket:
         self.request = request
         self.lane = lane
         self.stopping: Reason | None = None
+        self.submitted = time.monotonic()
         self._loop = loop
         self._outcome: asyncio.Future[Any] = loop.create_future()
         # Read even where nobody awaits the ticket any more, so that no failure is reported as never retrieved.
@@ -337,16 +339,20 @@ class Engine:
         ticket.settle(Generation(Reason.END) if status.state is State.READY else EngineError(status.reason))
 
     def _try_load(self, host: Host, name: str) -> Status:
+        spec = self._specs[name]
         self._set_status(name, Status(State.LOADING))
         try:
-            status = Status(State.READY, model=host.load(name, self._specs[name]))
+            status = Status(State.READY, model=host.load(name, spec))
         except EngineError as error:
             status = Status(State.FAILED, str(error))
         except Exception as error:
             log.exception("loading %s failed", name)
             status = Status(State.FAILED, f"the model could not be loaded: {type(error).__name__}: {error}")
-        self._set_status(name, status)
-        return status
+        with self._condition:
+            if self._specs[name] is spec:
+                self._set_status(name, status)
+                return status
+        return self._try_load(host, name)  # another spec was set meanwhile
 
     def _advance(self, host: Host, job: Job) -> None:
         """Run a job's steps until it ends, is cancelled, or a job of a higher lane waits."""
@@ -372,7 +378,7 @@ class Engine:
             ticket.settle(error)
         except Exception as error:
             log.exception("a request failed")
-            ticket.settle(EngineError(f"generation failed: {type(error).__name__}: {error}"))
+            ticket.settle(EngineError(f"generation failed ({type(error).__name__}); see the server's log"))
 
     def _preempted(self, lane: Lane) -> bool:
         return any(self._lanes[higher] for higher in Lane if higher < lane)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from codeclippy_ls.engine.engine import Candidate, Generation, Reason
+from codeclippy_ls.engine.engine import Candidate, Generation, Lane, Reason
 from codeclippy_ls.engine.errors import EngineError
 from codeclippy_ls.engine.tokenizer import decode_complete
 
@@ -81,18 +81,20 @@ class LocalHost:
 
     def start(self, ticket: Ticket) -> Iterator[Generation | None]:
         """The steps of a ticket; out of memory, the caches go and it is tried once more at half the window."""
-        import torch
-
         model, cache = self._models[ticket.request.model]
         try:
             yield from self._generate(ticket, model, cache, model.window)
-        except (torch.OutOfMemoryError, MemoryError):
+        except (RuntimeError, MemoryError) as error:
+            if not _out_of_memory(error):
+                raise
             self._free()
             try:
                 yield from self._generate(ticket, model, cache, model.window // 2)
-            except (torch.OutOfMemoryError, MemoryError) as error:
+            except (RuntimeError, MemoryError) as again:
                 self._free()
-                raise EngineError("out of memory; choose a smaller model or another device") from error
+                if not _out_of_memory(again):
+                    raise
+                raise EngineError("out of memory; choose a smaller model or another device") from again
 
     def _free(self) -> None:
         import torch
@@ -116,7 +118,9 @@ class LocalHost:
         tokens = list(prompt.tokens)
         if not tokens or len(tokens) >= window:
             raise EngineError(f"the prompt has {len(tokens)} tokens, the window {window}")
-        deadline = started + sampling.seconds if sampling.seconds is not None else math.inf
+        # Who types has waited since the request; an edit's budget is for the writing.
+        since = ticket.submitted if ticket.lane is Lane.KEYSTROKE else started
+        deadline = since + sampling.seconds if sampling.seconds is not None else math.inf
         prefix = cache.take(tokens, model.new_cache)
         reused, first, outputs = len(prefix.tokens), 0.0, []
         try:
@@ -131,12 +135,24 @@ class LocalHost:
                     return
                 if output.reason is Reason.TIME:
                     break
+        except Exception:
+            prefix = None  # keys and tokens may no longer agree
+            raise
         finally:
             # Whatever was read of the prompt is worth keeping; the output's keys are too, for text that is accepted.
-            cache.put(prefix)
+            if prefix is not None:
+                cache.put(prefix)
         candidates = tuple(output.candidate() for output in outputs)
         yield Generation(candidates[0].reason, candidates, prompt, len(tokens), reused, first,
                          time.monotonic() - started)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; on the CPU torch has no class of its own for that."""
+    import torch
+
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
 def _steps(

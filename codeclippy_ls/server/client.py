@@ -5,6 +5,7 @@ A client's error answer to any of this is logged and never fails the work it bel
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import Callable
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 STATUS = "codeclippy/status"
 EDIT_COMMAND = "codeclippy.edit"
 RELOAD_COMMAND = "codeclippy.reload"
+_PATIENCE_SECONDS = 2.0  # for a client to say that it will show progress; work does not wait for longer
 
 
 class Progress:
@@ -75,11 +77,15 @@ class Client:
         if cancel is not None:
             self.cancels[token] = cancel
         try:
-            await self.request(types.WINDOW_WORK_DONE_PROGRESS_CREATE, types.WorkDoneProgressCreateParams(token=token))
-        except JsonRpcException as error:
-            log.warning("the client shows no progress: %s", error)
+            create = types.WorkDoneProgressCreateParams(token=token)
+            await asyncio.wait_for(self.request(types.WINDOW_WORK_DONE_PROGRESS_CREATE, create), _PATIENCE_SECONDS)
+        except (JsonRpcException, asyncio.TimeoutError) as error:
+            log.warning("the client shows no progress: %s", type(error).__name__)
             self.cancels.pop(token, None)
             return Progress(self, None)
+        except asyncio.CancelledError:
+            self.cancels.pop(token, None)
+            raise
         progress = Progress(self, token)
         progress.begin(title, message, cancellable=cancel is not None)
         return progress
@@ -97,11 +103,21 @@ class Client:
         params = types.ShowMessageParams(type=kind, message=f"Code Clippy: {message}")
         self.protocol.notify(types.WINDOW_SHOW_MESSAGE, params)
 
-    def say_once(self, message: str, kind: types.MessageType = types.MessageType.Warning) -> None:
-        """A message that is shown the first time only: what fails at every keystroke must not pop up at each."""
-        if message not in self._told:
-            self._told.add(message)
+    def say_once(
+        self, message: str, kind: types.MessageType = types.MessageType.Warning, key: str | None = None
+    ) -> None:
+        """A message that is shown the first time only: what fails at every keystroke must not pop up at each.
+
+        Args:
+            key: what it is about, where its text varies.
+        """
+        if (key or message) not in self._told:
+            self._told.add(key or message)
             self.say(message, kind)
+
+    def forget(self, key: str) -> None:
+        """Let a message be said again."""
+        self._told.discard(key)
 
     def status(self, state: str, message: str = "") -> None:
         """The server's state, for clients that asked for it in their ``initializationOptions``."""

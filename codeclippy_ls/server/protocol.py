@@ -70,6 +70,9 @@ class GuardedProtocol(LanguageServerProtocol):
             self._refuse(None, INVALID_REQUEST, 'a message is one JSON object with "jsonrpc": "2.0"')
             return
         id, method = message.get("id"), message.get("method")
+        if method is None and id is None and "error" in message:
+            log.warning("the client could not read a message")  # answering an answer would never end
+            return
         if "id" in message and (isinstance(id, bool) or not isinstance(id, (int, str))):
             self._refuse(None, INVALID_REQUEST, "an id is a number or a string")
         elif method is None:
@@ -110,7 +113,8 @@ class GuardedProtocol(LanguageServerProtocol):
 
     def _receive_response(self, message: dict[str, Any]) -> None:
         id = message.get("id")
-        if id is None or id not in self._result_types:
+        future = self._request_futures.get(id) if id is not None else None
+        if future is None or future.done() or id not in self._result_types:
             log.debug("a response to an unknown request")
             return
         kind = self._result_types.pop(id, None)

@@ -98,6 +98,8 @@ class Server(LanguageServer):
     def opened(self, uri: str, text: str, version: int, language: str) -> None:
         """A document was opened."""
         self.documents.open(uri, text, version, language)
+        if self.client is not None:
+            self.client.forget(f"lost {uri}")
 
     def changed(self, uri: str, version: int | None, changes: list[Change]) -> None:
         """A document changed; one that cannot be followed any more is marked lost, with one notice."""
@@ -130,7 +132,8 @@ class Server(LanguageServer):
         self.documents.lose(uri)
         if self.client is not None:
             name = uri.rsplit("/", 1)[-1]
-            self.client.say_once(f"the text of {name} got out of step with the editor; close it and open it again")
+            self.client.say_once(f"the text of {name} got out of step with the editor; close it and open it again",
+                                 key=f"lost {uri}")
 
     # Life cycle.
 

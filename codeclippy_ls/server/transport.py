@@ -183,16 +183,42 @@ async def serve_stdio(serve: Serve, stdin: int, stdout: int) -> int:
         writer.close()
 
 
+class StreamWriter:
+    """Writes to a socket or pipe; a client that does not read is given up as one on stdio is."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes; the connection is dropped where 64 MB are unread."""
+        self._writer.write(data)
+        if self._writer.transport.get_write_buffer_size() > _MAX_UNSENT:
+            self._writer.transport.abort()
+
+    def close(self) -> None:
+        """Send what is queued and end."""
+        self._writer.close()
+
+    async def flushed(self) -> None:
+        """Wait, for a moment at most, until what was queued has gone out."""
+        self.close()
+        try:
+            await asyncio.wait_for(self._writer.wait_closed(), _FLUSH_SECONDS)
+        except (OSError, asyncio.TimeoutError):
+            pass
+
+
 async def serve_connected(serve: Serve, *, port: int | None = None, path: str | None = None) -> int:
     """Connect to a client that listens on a loopback port or a pipe, as editors do it, and serve it."""
     if path is not None:
         reader, writer = await _open_pipe(path)
     else:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=MAX_HEADER)
+    frames = StreamWriter(writer)
     try:
-        return await serve(reader, writer)
+        return await serve(reader, frames)
     finally:
-        writer.close()
+        await frames.flushed()
 
 
 async def _open_pipe(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -208,12 +234,13 @@ async def listen_tcp(make_serve: Callable[[], Serve], host: str, port: int) -> i
     """Listen, with a session of its own for each client; runs until it is cancelled."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        frames = StreamWriter(writer)
         try:
-            await make_serve()(reader, writer)
+            await make_serve()(reader, frames)
         except ConnectionError:
             pass
         finally:
-            writer.close()
+            await frames.flushed()
 
     server = await asyncio.start_server(connected, host, port, limit=MAX_HEADER)
     address = server.sockets[0].getsockname()
