@@ -64,6 +64,7 @@ def test_any_walk_gives_a_diff_that_applies(tokenizer: Tokenizer, document: str,
         state = walk(tokenizer, lines, random.Random(seed))
         if diff := state.diff():
             changed += 1
+            assert "\ufffd" not in diff
             assert patched(tmp_path, document, diff) is not None
     assert changed > 12, "hardly a walk changed anything, so nothing was shown"
 

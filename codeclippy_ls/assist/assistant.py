@@ -107,7 +107,7 @@ class Assistant:
             text = prompts.trim(text, to_lf(prefix[-4000:]), to_lf(suffix[:4000]), multiline)
             if text:
                 found[with_eol(text, document.eol)] = None
-        if found:
+        if found and generation.reason is not Reason.TIME:  # one that was cut off is not the last word
             self._shown[document.uri] = (prefix, suffix, next(iter(found)))
         items = tuple(Suggestion(text, offset) for text in found)
         return Suggestions(items, generation.reason is not Reason.TIME, generation=generation)

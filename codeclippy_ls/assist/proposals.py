@@ -59,18 +59,26 @@ def proposal_from(
     if _HIDDEN.search("".join(edit.text for edit in edits)):
         return Refusal("the model's edit holds invisible characters that reorder text")
     moved = _mapped(document, shown.numbers[start:end], apply(part.text, edits), marker)
+    if moved is None:
+        return Refusal("the document mixes kinds of line ends here in a way that an edit would break")
     if not moved:
         return Refusal("the model proposed no change")
     return Proposal(document, moved, diff, generation)
 
 
-def _mapped(document: Document, numbers: tuple[int, ...], after: str, marker: Marker | None) -> tuple[Edit, ...]:
-    """Edits that bring the lines from the first to the last of ``numbers`` to ``after``; the marker's line goes."""
+def _mapped(document: Document, numbers: tuple[int, ...], after: str, marker: Marker | None) -> tuple[Edit, ...] | None:
+    """Edits that bring the lines from the first to the last of ``numbers`` to ``after``; the marker's line goes.
+
+    ``None`` where the document mixes lone CR with other line ends, so that a line would melt into the next.
+    """
     start, end = _line_range(document, numbers[0], numbers[-1]) if numbers else (len(document.text),) * 2
     before = document.text[start:end]
     if before and before[-1] not in "\r\n":
         after = after.removesuffix("\n")
-    changes = minimal_edits(before, _in_style_of(before, after, document.eol))
+    changed = _in_style_of(before, after, document.eol)
+    if to_lf(changed) != after:
+        return None
+    changes = minimal_edits(before, changed)
     edits = tuple(Edit(edit.start + start, edit.end + start, edit.text) for edit in changes)
     if edits and marker and not numbers[:1] <= (marker.line,) <= numbers[-1:]:
         edits += (Edit(*_line_range(document, marker.line, marker.line), ""),)

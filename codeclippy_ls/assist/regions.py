@@ -62,11 +62,12 @@ def marker_at(document: Document, span: tuple[int, int] | None, marker: str) -> 
     """The message in a comment on one of the lines, as in ``# clippy: add a docstring``; any comment sign will do."""
     if not marker.strip():
         return None
-    pattern = re.compile(r"\s*(?:#+|//+|--|;+|%+|/\*+|<!--|\"|')\s*" + re.escape(marker.strip()) + r"\s*(\S.*)")
+    pattern = re.compile(r"\s*(?:#+|//+|--|;+|%+|/\*+|<!--)\s*" + re.escape(marker.strip()) + r"\s*(\S.*)")
     first, last = span or (0, document.line_count - 1)
     for line in range(max(first, 0), min(last, document.line_count - 1) + 1):
         if match := pattern.fullmatch(document.line(line)):
-            return Marker(line, re.sub(r"\s*(?:\*/|-->)?\s*$", "", match[1]))
+            if message := re.sub(r"\s*(?:\*/|-->)?\s*$", "", match[1]):
+                return Marker(line, message)
     return None
 
 

@@ -57,5 +57,6 @@ def _hunk(script: Sequence[bytes], start: int, end: int) -> str:
         before = sum(line[:1] != sign for line in script[:start])
         count = sum(line[:1] != sign for line in script[start:end])
         numbers.append(f"{before + 1 if count else before},{count}")
-    body = "".join(line.decode("utf-8", "replace") + "\n" for line in script[start:end])
+    # Bytes that are no character, which only an added line can hold, are left out rather than written as U+FFFD.
+    body = "".join(line.decode("utf-8", "ignore") + "\n" for line in script[start:end])
     return f"@@ -{numbers[0]} +{numbers[1]} @@\n{body}"

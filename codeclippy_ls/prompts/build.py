@@ -155,7 +155,9 @@ def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: s
 def _healed(prefix: str) -> str:
     """The end of the prefix that lies inside a token, as like as not: a begun word, blanks, a line end and indent."""
     match = _HEAL.search(prefix[-128:])
-    return match.group() if match else ""
+    heal = match.group() if match else ""
+    # Never the second half of a CRLF: what is left would count as a line end of its own.
+    return heal[1:] if heal[:1] == "\n" and prefix[-len(heal) - 1 : -len(heal)] == "\r" else heal
 
 
 def _shared(tokenizer: Tokenizer, prefix: str, suffix: str, budget: int) -> tuple[list[int], list[int]]:
@@ -199,6 +201,8 @@ def _tail(tokenizer: Tokenizer, skipped: int, before: str, tokens: Sequence[int]
 
 def _window(tokenizer: Tokenizer, edited: Edited, budget: int) -> tuple[int, int]:
     """The lines to show: grown from the selection, a line below and a line above in turn, while they fit."""
+    if budget <= 0:
+        raise ValueError("the message is too long for the model's window; say it in fewer words")
     costs = [len(line) for line in edited.lines]
     if sum(costs) <= budget * _CHARACTERS_PER_TOKEN:
         if len(tokenizer.encode_continued("\n".join(edited.lines))) <= budget:

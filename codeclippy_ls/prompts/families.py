@@ -158,7 +158,7 @@ FAMILIES: tuple[Family, ...] = (
         licence="CodeML Open RAIL-M", cautions=_FIM, examples=("bigcode/santacoder",),
     ),
     Family(
-        "mellum", markers=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"), hints=("mellum",),
+        "mellum", markers=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"), architectures=("llama",), hints=("mellum",),
         infill=_spm("<fim_suffix>", "<fim_prefix>", "<fim_middle>"), ends=("<|endoftext|>",), window=8192,
         licence="Apache-2.0", cautions=_FIM, examples=("JetBrains/Mellum-4b-base",),
     ),
@@ -210,7 +210,8 @@ FAMILIES: tuple[Family, ...] = (
         licence="MIT", cautions=_FIM, examples=("ByteDance-Seed/Seed-Coder-8B-Base",),
     ),
     Family(
-        "causal", start=(Control("<s>", optional=True), Control("<|begin_of_text|>", optional=True)),
+        "causal",
+        start=tuple(Control(token, optional=True) for token in ("<s>", "<|begin_of_text|>", "<bos>")),
         ends=("</s>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>"),
         licence="see its card", cautions="Any other causal language model: it continues text and nothing else.",
         examples=("any decoder-only model that transformers loads",),
@@ -234,7 +235,7 @@ def recognise(architecture: str, name: str, id_of: Callable[[str], int | None], 
     """
     if wanted:
         return _named(wanted, id_of)
-    lowered = name.lower()
+    lowered = name.replace("\\", "/").rstrip("/").lower().rsplit("/", 1)[-1]  # of a path, the folder alone
     for family in FAMILIES:
         if family.architectures and architecture not in family.architectures:
             continue

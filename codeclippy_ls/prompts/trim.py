@@ -24,7 +24,9 @@ def trim(text: str, prefix: str, suffix: str, multiline: bool) -> str:
     text = without_overlap(text, suffix)
     text = without_surplus_closers(text, suffix)
     text = text.rstrip(" \t\n") if not suffix.strip("\n") or "\n" in text else text.rstrip(" \t")
-    return "" if not text.strip() or repeats_neighbour(text, prefix, suffix) else text
+    if not text.strip() or suffix.lstrip(" ").startswith(text.strip(" ")):  # it stands there already
+        return ""
+    return "" if repeats_neighbour(text, prefix, suffix) else text
 
 
 def ended(text: str, prefix: str, multiline: bool) -> bool:
@@ -112,4 +114,4 @@ def repeats_neighbour(text: str, prefix: str, suffix: str) -> bool:
     line = (prefix.rpartition("\n")[2] + text).strip()
     before = [other.strip() for other in prefix.split("\n")[:-1] if other.strip()][-1:]
     after = [other.strip() for other in suffix.split("\n")[1:] if other.strip()][:1]
-    return len(line) > 3 and "\n" not in line and line in (*before, *after)
+    return len(line) > 2 and "\n" not in line and line in (*before, *after)

@@ -52,6 +52,8 @@ def completion_item(document: Document, suggestion: Suggestion, encoding: Encodi
         sort_text=f"~{order:02}",
         filter_text=text.lstrip().partition("\n")[0].rstrip("\r") or label,
         insert_text_format=types.InsertTextFormat.PlainText,
+        # The lines have their indentation already; some clients would add the cursor's to it.
+        insert_text_mode=types.InsertTextMode.AsIs,
         text_edit=types.TextEdit(to_range(document, start, suggestion.offset, encoding), text),
     )
 
