@@ -76,7 +76,6 @@ class Family:
     cautions: str = "Read its card."
     examples: tuple[str, ...] = ()
     continues: bool = True
-    normalises: bool = False
 
     @property
     def jobs(self) -> tuple[Job, ...]:
@@ -129,7 +128,7 @@ FAMILIES: tuple[Family, ...] = (
         markers=("<|SUF|>", "<|PRE|>", "<|MID|>"), architectures=("gpt_neox",),
         ids=(("<|SUF|>", 50277), ("<|PRE|>", 50278), ("<|MID|>", 50279)),
         infill=_spm("<|SUF|>", "<|PRE|>", "<|MID|>"), ends=("<|endoftext|>",), licence="Apache-2.0",
-        cautions=_RESEARCH, examples=("CarperAI/FIM-NeoX-1.3B",), normalises=True,
+        cautions=_RESEARCH, examples=("CarperAI/FIM-NeoX-1.3B",),
     ),
     Family(
         "diff-codegen-v1", architectures=("codegen", "phi"), hints=("diff-codegen-350m-v1", "diff-codegen-2b-v1",
