@@ -50,6 +50,9 @@ class CompletionSettings:
     candidates: int = _field(1, "Suggestions for an invoked inline completion; more than one needs a temperature.",
                              1, 8)
     max_file_kilobytes: int = _field(4096, "Larger files get no suggestions.", 1, 1 << 20)
+    copies: str = _field("hide", "Suggestions and edits of the shipped model that copy a passage of what it was "
+                                 "trained on: `hide` them, `mark` them with the package's name, or `show` them.",
+                         choices=("hide", "mark", "show"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,6 @@ def test_the_docs_list_every_setting_with_its_default() -> None:
         rows = [line for line in text.splitlines() if line.startswith(f"| `{path}` |")]
         assert len(rows) == 1, f"{path} has no row, or several"
         assert help in rows[0] and (" yes |" in rows[0]) == restricted
-        texts = default if isinstance(default, tuple) else [
-            {True: "true", False: "false", "": "empty"}.get(default, str(default))]
-        assert all(text in rows[0] for text in texts)
+        shown = str(default).lower() if isinstance(default, bool) else str(default) or "empty"
+        texts = default if isinstance(default, tuple) else [f"| {shown} |"]
+        assert all(text in rows[0] for text in texts), rows[0]

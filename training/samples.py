@@ -4,21 +4,26 @@ The formats are the ones the server builds at inference, segment by segment; a c
 by an encoder without added tokens:
 
 - continuation: text, END
-- infill: SUFFIX text PREFIX text MIDDLE text END
+- infill: SUFFIX text PREFIX text MIDDLE text END (suffix first, what the server asks for), and a few with the prefix
+  first: PREFIX text SUFFIX text MIDDLE text END
 - edit: NAME " name\\n" BEFORE " file" MESSAGE " message\\n" DIFF " hunks" END
 
-Sample number n depends on the seed and n alone, so a run can be resumed by its number. Knows nothing of models.
+Rows come in groups; a group depends on the seed and its number alone, so that groups can be made by several processes
+and a run can be resumed by a number. Knows nothing of models.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, count
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +33,8 @@ from training.edits import EditSample
 from training.tokenizer import BEFORE, DIFF, END, MESSAGE, MIDDLE, NAME, PREFIX, SUFFIX, plain_encoder
 
 Encode = Callable[[str], list[int]]
-# Share of the tokens; edits are short and need the most practice for copying.
-MIXTURE = {"continuation": 0.10, "infill": 0.45, "edit": 0.45}
+PREFIX_FIRST = 0.1  # of the infills: other programs ask in that order; the server does not
+GROUP = 48  # about so many rows are packed together: enough that few gaps are left
 ANSWER_WEIGHT = 3.0  # the middle and the hunks are what the server asks for; all other text counts 1
 CHARACTERS_PER_TOKEN = 3.3  # low, so that most windows fit at the first try
 
@@ -64,6 +69,12 @@ def continuation(encode: Encode, text: str) -> Sample:
 def infill(encode: Encode, prefix: str, middle: str, suffix: str) -> Sample:
     """Suffix first: while one types, only the end of the prompt is new."""
     prompt = (SUFFIX, *encode(suffix), PREFIX, *encode(prefix), MIDDLE)
+    return Sample((*prompt, *encode(middle), END), len(prompt))
+
+
+def infill_prefix_first(encode: Encode, prefix: str, middle: str, suffix: str) -> Sample:
+    """The other common order."""
+    prompt = (PREFIX, *encode(prefix), SUFFIX, *encode(suffix), MIDDLE)
     return Sample((*prompt, *encode(middle), END), len(prompt))
 
 
@@ -144,7 +155,8 @@ def cut_infill(encode: Encode, text: str, rng: random.Random, most: int) -> Samp
         after = "\n"
     first = max(0, start - (rest - len(after)))
     first = first if first == 0 else min(start, line_end(text, first) + 1)
-    found = infill(encode, text[first:start], text[start:end], after)
+    form = infill_prefix_first if rng.random() < PREFIX_FIRST else infill
+    found = form(encode, text[first:start], text[start:end], after)
     return found if len(found.ids) <= most else None
 
 
@@ -179,29 +191,71 @@ def shuffled(number: int, size: int, seed: int) -> int:
     return (at * step + epoch) % size
 
 
-def rows(
-    source: Source, width: int, seed: int, start: int = 0, mixture: dict[str, float] | None = None
-) -> Iterator[tuple[Row, int]]:
-    """Rows without end, each with the sample number from which a later run may go on.
+Mixture = Mapping[str, float]  # kind to its share of the tokens
 
-    Samples are taken in groups and packed first-fit by falling length, whole: an answer never loses its document to
-    the edge of a row. The gap at the end of a row is padding, a few percent.
+
+def group(source: Source, width: int, seed: int, mixture: Mixture, number: int) -> list[Row]:
+    """The rows of a group: samples packed first-fit by falling length, whole.
+
+    An answer never loses its document to the edge of a row. The gap at the end of a row is padding, a few percent.
     """
-    shares = mixture or MIXTURE
-    number, group = start, 48 * width
-    while True:
-        taken: list[Sample] = []
-        counts = dict.fromkeys(shares, 0)
-        while sum(counts.values()) < group:
-            kind = max(shares, key=lambda k: shares[k] * (sum(counts.values()) + 1) - counts[k])
-            found = source.draw(kind, number, seed, width)
-            number += 1
-            if found is not None:
-                taken.append(found)
-                counts[kind] += len(found.ids)
-        packed = pack(taken, width)
-        random.Random(f"{seed}/{number}").shuffle(packed)
-        yield from ((row, number) for row in packed)
+    wanted = GROUP * width
+    first = number * wanted  # more than the samples of the groups before: no sample is drawn twice
+    edits = number * int(wanted * mixture.get("edit", 0) / FEWEST_EDIT_TOKENS)
+    taken: list[Sample] = []
+    counts = dict.fromkeys(mixture, 0)
+    for drawn in range(wanted):
+        if sum(counts.values()) >= wanted:
+            break
+        kind = max(mixture, key=lambda k: mixture[k] * (sum(counts.values()) + 1) - counts[k])
+        edits += kind == "edit"
+        found = source.draw(kind, edits if kind == "edit" else first + drawn, seed, width)
+        if found is not None:
+            taken.append(found)
+            counts[kind] += len(found.ids)
+    packed = pack(taken, width)
+    random.Random(f"{seed}/{number}").shuffle(packed)
+    return packed
+
+
+FEWEST_EDIT_TOKENS = 100  # edits per group are numbered by this bound on their mean length, failed draws included
+
+
+def rows(
+    source: Source, width: int, seed: int, start: int, mixture: Mixture, processes: int = 0
+) -> Iterator[tuple[Row, int]]:
+    """Rows without end from group `start` on, each with the number of the group from which a later run may go on.
+
+    With `processes` groups are made ahead, in the same order.
+    """
+    make = partial(group, source, width, seed, mixture)
+    groups = map(make, count(start)) if not processes else ahead(source, width, seed, start, mixture, processes)
+    for number, found in enumerate(groups, start):
+        yield from ((row, number + 1) for row in found)
+
+
+def ahead(
+    source: Source, width: int, seed: int, start: int, mixture: Mixture, processes: int
+) -> Iterator[list[Row]]:
+    """Groups in order, made by forked processes that share the corpus in memory."""
+    global _SHARED
+    _SHARED = (source, width, seed, mixture)
+    pool = multiprocessing.get_context("fork").Pool(processes)
+    waiting = deque(pool.apply_async(_shared_group, (number,)) for number in range(start, start + 2 * processes))
+    try:
+        for number in count(start + 2 * processes):
+            yield waiting.popleft().get()
+            waiting.append(pool.apply_async(_shared_group, (number,)))
+    finally:
+        pool.terminate()
+
+
+_SHARED: tuple[Source, int, int, Mixture]  # set before the fork: a corpus is not sent, but inherited
+
+
+def _shared_group(number: int) -> list[Row]:
+    source, width, seed, mixture = _SHARED
+    return group(source, width, seed, mixture, number)
 
 
 def pack(samples: Sequence[Sample], width: int) -> list[Row]:

@@ -2,7 +2,8 @@
 
 The schedule follows elapsed time over the budget, not steps: a run ends fully decayed whatever the machine's load.
 Weights are bf16 with fp32 masters; matrices are updated by Muon, the rest by AdamW. Writes `<out>/checkpoint.pt` and
-one line of progress per interval to stdout and `<out>/log.jsonl`. Knows nothing of how samples are made.
+one line of progress per interval to stdout (a bar on a terminal) and `<out>/log.jsonl`. Knows nothing of how samples
+are made, nor of the network's arithmetic.
 """
 
 from __future__ import annotations
@@ -21,14 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from training import samples
+from training import network, samples
 from training.tokenizer import END
 
 HERE = Path(__file__).resolve().parent
-TOKENS_PER_STEP = 8192  # small steps: an hour of two cores is only a few thousand of them
-LONG_ROWS_FROM = 0.8  # share of the budget after which rows are as long as the window
 WARMUP, DECAY_FROM = 0.02, 0.4
 
 
@@ -41,14 +41,32 @@ class Shape:
     heads: int
     window: int = 1024
     vocabulary: int = 8192
+    tokens_per_step: int = 8192  # small steps: an hour of two cores is only a few thousand of them
 
+
+@dataclass(frozen=True)
+class Phase:
+    """From which share of the budget on rows are how long (a share of the window) and made of what."""
+
+    start: float
+    width: float
+    mixture: dict[str, float]
+
+
+# Text first, then edits too: they are the harder job, and what is learned while the rate falls stays. Long rows cost
+# more attention for tokens that most samples do not have; the last third is enough to learn far positions.
+PHASES = (
+    Phase(0.0, 0.5, {"continuation": 0.25, "infill": 0.75}),
+    Phase(0.2, 0.5, {"continuation": 0.08, "infill": 0.44, "edit": 0.48}),
+    Phase(0.7, 1.0, {"continuation": 0.08, "infill": 0.44, "edit": 0.48}),
+)
 
 # After 75 seconds of two busy cores 256x4 had a held-out loss of 4.30, 256x6 of 4.57 and 192x6 of 4.54: at this budget
 # tokens seen count more than depth. One layer more is for copying, which edits live on.
 SHAPES = {
     "flat": Shape(256, 4, 4),
-    "cpu": Shape(256, 5, 4),
-    "gpu": Shape(512, 10, 8, window=2048, vocabulary=16384),
+    "cpu": Shape(256, 6, 4),
+    "gpu": Shape(512, 10, 8, window=2048, vocabulary=16384, tokens_per_step=131072),
 }
 
 
@@ -83,7 +101,7 @@ def keep_memory() -> None:
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
-            libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+            libc.mallopt(-4, 0)  # M_MMAP_MAX: nothing is mapped apart (a threshold above 32 MiB would be refused)
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
@@ -164,15 +182,6 @@ def scale_at(progress: float) -> float:
     return 1.0 if progress < DECAY_FROM else max(0.0, (1 - progress) / (1 - DECAY_FROM))
 
 
-def loss_of(model: GPTNeoXForCausalLM, ids: Tensor, weights: Tensor) -> tuple[Tensor, float]:
-    """The weighted mean of the next-token losses, and their plain mean over the tokens that count."""
-    logits = model(ids[:, :-1], use_cache=False).logits
-    losses = nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-    weights = weights[:, 1:].flatten()
-    plain = losses.detach()[weights > 0].mean()
-    return (losses * weights).sum() / weights.sum(), float(plain)
-
-
 def batch(rows: list[samples.Row], device: torch.device) -> tuple[Tensor, Tensor]:
     """Rows as tensors on the device."""
     ids = torch.from_numpy(np.stack([row.ids for row in rows])).to(device)
@@ -186,7 +195,7 @@ class Progress:
     elapsed: float = 0.0
     steps: int = 0
     tokens: int = 0
-    numbers: tuple[int, int] = (0, 0)  # the next sample of the short rows and of the long rows
+    numbers: tuple[int, ...] = (0,) * len(PHASES)  # the next group of each phase
 
 
 class Run:
@@ -200,6 +209,9 @@ class Run:
         fresh = new_model(self.shape)
         self.model = in_bf16(fresh.to(self.device)).train()
         self.optimizer = Optimizer(self.model)
+        self.states = network.hidden_states
+        if self.device.type == "cuda":
+            self.states = torch.compile(network.hidden_states, dynamic=False)
         self.progress = Progress()
         self.out: Path = options.out
         self.out.mkdir(parents=True, exist_ok=True)
@@ -217,39 +229,45 @@ class Run:
 
     def report(self, **values: float) -> None:
         line = {key: round(value, 4) for key, value in values.items()}
-        print(" ".join(f"{key} {value}" for key, value in line.items()), flush=True)
+        tqdm.write(" ".join(f"{key} {value}" for key, value in line.items()))
+        sys.stdout.flush()
         with (self.out / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
 
     def validate(self, rows: list[samples.Row]) -> float:
         """The plain loss on fixed rows of held-out packages."""
         with torch.no_grad():
-            return sum(loss_of(self.model, *batch(rows[i : i + 8], self.device))[1] for i in range(0, len(rows), 8)) / (
-                len(rows) // 8
-            )
+            parts = [batch(rows[i : i + 8], self.device) for i in range(0, len(rows), 8)]
+            losses = [network.loss_of(self.model, ids, weights)[1] for ids, weights in parts]
+            return float(torch.stack(losses).mean())
 
     def train(self, source: samples.Source, held_out: list[samples.Row]) -> None:
         """Steps until the budget is spent (or until `--stop-after`)."""
         started, before = time.monotonic(), self.progress
         budget, stop = self.options.seconds, min(self.options.seconds, self.options.stop_after or 1e9)
         streams: dict[int, Iterator[tuple[samples.Row, int]]] = {}
-        recent, last, saved, checked = [], time.monotonic(), before.elapsed, before.elapsed
+        recent, last, saved, checked = list[Tensor](), time.monotonic(), before.elapsed, before.elapsed
+        bar = tqdm(total=round(budget), initial=round(before.elapsed), unit="s", disable=not sys.stderr.isatty())
         while (elapsed := before.elapsed + time.monotonic() - started) < stop:
-            long = int(elapsed / budget >= LONG_ROWS_FROM)
-            width = self.shape.window if long else self.shape.window // 2
-            if long not in streams:
-                streams[long] = samples.rows(source, width, self.options.seed + long, self.progress.numbers[long])
-            drawn = list(islice(streams[long], TOKENS_PER_STEP // width))
+            at = max(number for number, phase in enumerate(PHASES) if elapsed >= phase.start * budget)
+            width = int(self.shape.window * PHASES[at].width)
+            if at not in streams:
+                first, processes = self.progress.numbers[at], self.options.processes
+                streams = {
+                    at: samples.rows(source, width, self.options.seed + at, first, PHASES[at].mixture, processes)
+                }
+            drawn = list(islice(streams[at], self.shape.tokens_per_step // width))
             ids, weights = batch([row for row, _ in drawn], self.device)
-            loss, plain = loss_of(self.model, ids, weights)
+            loss, plain = network.loss_of(self.model, ids, weights, self.states)
             loss.backward()
             norm = self.optimizer.step(scale_at(elapsed / budget))
-            numbers = (self.progress.numbers[0], drawn[-1][1]) if long else (drawn[-1][1], self.progress.numbers[1])
+            numbers = tuple(drawn[-1][1] if i == at else n for i, n in enumerate(self.progress.numbers))
             self.progress = Progress(elapsed, self.progress.steps + 1, self.progress.tokens + ids.numel(), numbers)
             recent.append(plain)
+            bar.update(round(elapsed) - bar.n)
             if len(recent) == self.options.every:
                 speed = len(recent) * ids.numel() / (time.monotonic() - last)
-                mean = sum(recent) / len(recent)
+                mean = float(torch.stack(recent).mean())
                 self.report(
                     step=self.progress.steps,
                     loss=mean,
@@ -258,6 +276,7 @@ class Run:
                     tokens=self.progress.tokens,
                     left_s=budget - elapsed,
                 )
+                bar.set_postfix(loss=f"{mean:.3f}", tokens_per_s=f"{speed:.0f}")
                 recent, last = [], time.monotonic()
             if elapsed - saved > self.options.save_every:
                 self.save()
@@ -265,6 +284,7 @@ class Run:
             if elapsed - checked > self.options.check_every:
                 self.report(step=self.progress.steps, held_out_loss=self.validate(held_out))
                 checked = elapsed
+        bar.close()
         self.save()
         self.report(step=self.progress.steps, held_out_loss=self.validate(held_out), tokens=self.progress.tokens)
 
@@ -279,6 +299,7 @@ def main() -> None:
     parser.add_argument("--rehearsal", action="store_true", help="a budget of two minutes")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--cpu", action="store_true")
+    parser.add_argument("--processes", type=int, help="that make samples ahead (default: none; on a GPU 12)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--every", type=int, default=20, help="steps between lines of progress")
@@ -287,13 +308,18 @@ def main() -> None:
     options = parser.parse_args()
     options.out = options.out or options.work / "run"
     options.seconds = 120 if options.rehearsal else options.seconds
+    if options.processes is None:
+        options.processes = 12 if torch.cuda.is_available() and not options.cpu else 0
     torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
     keep_memory()
+    source = samples.load(options.work)
     run = Run(options)
     if options.resume:
         run.resume()
-    held_out = [row for row, _ in islice(samples.rows(samples.load(options.work, "valid"), 512, 7), 16)]
-    run.train(samples.load(options.work), held_out)
+    mixture = PHASES[-1].mixture
+    held_out = [row for row, _ in islice(samples.rows(samples.load(options.work, "valid"), 512, 7, 0, mixture), 32)]
+    run.train(source, held_out)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from codeclippy_ls import constrain, prompts
+from codeclippy_ls.assist import copies
 from codeclippy_ls.assist.proposals import Proposal, Refusal, proposal_from
 from codeclippy_ls.assist.regions import Shown, marker_at, shown_part
 from codeclippy_ls.engine.engine import Engine, Generation, Lane, Reason, Request, State, Status
 from codeclippy_ls.engine.errors import EngineError
-from codeclippy_ls.engine.spec import ModelSpec
+from codeclippy_ls.engine.spec import SHIPPED, ModelSpec
 from codeclippy_ls.engine.worker import LocalHost
 from codeclippy_ls.prompts import Context, Edited, Job
 from codeclippy_ls.prompts.build import family_of
@@ -27,10 +28,11 @@ _OPENERS = (":", "{", "(", "[", "=>", "->", " do", " then", "\\")
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
-    """Text to insert at ``offset``, in the document's own end-of-line style."""
+    """Text to insert at ``offset``, in the document's own end-of-line style; ``source`` is whose passage it copies."""
 
     text: str
     offset: int
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Assistant:
 
     engine: Engine
     settings: Settings = field(default_factory=Settings)
-    _shown: dict[str, tuple[str, str, str]] = field(default_factory=dict, repr=False)
+    _shown: dict[str, tuple[str, str, Suggestion]] = field(default_factory=dict, repr=False)
 
     async def complete(
         self, document: Document, offset: int, *, automatic: bool = False, selected: Edit | None = None,
@@ -96,21 +98,30 @@ class Assistant:
         if automatic and _inside_word(prefix, suffix):
             return Suggestions()
         if (again := self._typed_through(document.uri, prefix, suffix)) and candidates == 1:
-            return Suggestions((Suggestion(again, offset),))
+            return Suggestions((replace(again, offset=offset),))
         if self.engine.status(COMPLETE).state in (State.ABSENT, State.LOADING):
             return Suggestions(complete=False)
         multiline = settings.multiline and _wants_block(prefix, suffix)
         generation = await self._completion(document.uri, prefix, suffix, multiline, candidates)
-        found: dict[str, None] = {}
+        found: dict[str, Suggestion] = {}
         for candidate in generation.candidates:
             text = _without_healed(candidate.text, generation.prompt.heal)
             text = prompts.trim(text, to_lf(prefix[-4000:]), to_lf(suffix[:4000]), multiline)
-            if text:
-                found[with_eol(text, document.eol)] = None
-        if found and generation.reason is not Reason.TIME:  # one that was cut off is not the last word
-            self._shown[document.uri] = (prefix, suffix, next(iter(found)))
-        items = tuple(Suggestion(text, offset) for text in found)
+            source = self._copied(COMPLETE, text)
+            if text and not (source and settings.copies == "hide"):
+                found[text] = Suggestion(with_eol(text, document.eol), offset, source)
+        items = tuple(found.values())
+        if items and generation.reason is not Reason.TIME:  # one that was cut off is not the last word
+            self._shown[document.uri] = (prefix, suffix, items[0])
         return Suggestions(items, generation.reason is not Reason.TIME, generation=generation)
+
+    def _copied(self, job: str, text: str) -> str:
+        """The package whose passage a text of the shipped model copies, where anybody wants to know."""
+        model = self.engine.status(job).model
+        if self.settings.completion.copies == "show" or model is None or model.name:
+            return ""
+        known = copies.shipped(SHIPPED)
+        return known.source(text) if known is not None else ""
 
     async def _completion(self, uri: str, prefix: str, suffix: str, multiline: bool, candidates: int) -> Generation:
         settings, family = self.settings.completion, self.settings.model.family
@@ -132,14 +143,14 @@ class Assistant:
         request = Request(build, sampling, COMPLETE, key=uri, done=done)
         return await self.engine.submit(request, Lane.KEYSTROKE).result()
 
-    def _typed_through(self, uri: str, prefix: str, suffix: str) -> str:
+    def _typed_through(self, uri: str, prefix: str, suffix: str) -> Suggestion | None:
         """The rest of the suggestion last shown in this document, where what was typed since is its head."""
         if (shown := self._shown.get(uri)) is None:
-            return ""
-        before, after, text = shown
-        typed = prefix[len(before) :]
+            return None
+        before, after, last = shown
+        typed, text = prefix[len(before) :], last.text
         good = suffix == after and prefix.startswith(before) and text.startswith(typed) and len(typed) < len(text)
-        return text[len(typed) :] if good else ""
+        return replace(last, text=text[len(typed) :]) if good else None
 
     def changed(self, uri: str) -> None:
         """The document changed: what is being made for its cursor is stale."""
@@ -208,7 +219,13 @@ class Assistant:
             return Refusal(str(error))
         if generation.reason in (Reason.CANCELLED, Reason.SUPERSEDED):
             return Refusal(f"the edit was {generation.reason.value}", cancelled=True)
-        return proposal_from(document, shown, marker, generation)
+        made = proposal_from(document, shown, marker, generation)
+        if isinstance(made, Refusal) or not (source := self._copied(EDIT, "\n".join(e.text for e in made.edits))):
+            return made
+        if self.settings.completion.copies == "hide":
+            return Refusal(f"what the model wrote copies a passage of {source}, which it was trained on; the setting "
+                           '"completion.copies" shows such edits')
+        return replace(made, source=source)
 
     async def _diff(
         self, document: Document, shown: Shown, message: str, on_text: Callable[[str], None] | None

@@ -17,12 +17,13 @@ _HIDDEN = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Edits to ``document``, offsets in its text, and the diff they came from."""
+    """Edits to ``document``, offsets in its text, the diff they came from, and whose passage they copy."""
 
     document: Document
     edits: tuple[Edit, ...]
     diff: str
     generation: Generation
+    source: str = ""
 
     @property
     def after(self) -> str:

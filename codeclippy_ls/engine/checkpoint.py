@@ -85,6 +85,33 @@ def with_safetensors(folder: Path) -> Path:
     return _converted(folder, weights)
 
 
+SCALE = ".scale"  # of the name of an int8 matrix: its factors, one per row
+
+
+def int8_weights(folder: Path, dtype: torch.dtype) -> dict[str, torch.Tensor] | None:
+    """The weights of a folder whose matrices are int8 with a factor per row, in ``dtype``; None for any other folder.
+
+    This is how the shipped model is kept small: ``weight = int8 * scale[:, None]``, the rest as it is.
+    """
+    from safetensors import safe_open
+
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        return None
+    with safe_open(file, framework="pt") as stored:
+        if (stored.metadata() or {}).get("matrices") != "int8 per row":
+            return None
+        names = set(stored.keys())
+        tensors: dict[str, torch.Tensor] = {}
+        for name in sorted(names):
+            value = stored.get_tensor(name)
+            if name + SCALE in names:
+                value = value.float().mul_(stored.get_tensor(name + SCALE).float()[:, None])
+            if not name.endswith(SCALE):
+                tensors[name] = value.to(dtype)
+    return tensors
+
+
 def _refuse_index(index: Path) -> None:
     """Refuse an index that leads away from safetensors in the folder itself."""
     if not index.is_file():

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from codeclippy_ls.engine.checkpoint import find_folder, with_safetensors
+from codeclippy_ls.engine.checkpoint import find_folder, int8_weights, with_safetensors
 from codeclippy_ls.engine.errors import EngineError, ModelError, NonFiniteError
 from codeclippy_ls.engine.spec import ModelSpec
 from codeclippy_ls.engine.tokenizer import Tokenizer, brief, read_tokenizer, refuse_pointer
@@ -206,16 +206,17 @@ def _architecture(folder: Path, config: Any) -> Any:
 
 
 def _module(folder: Path, config: Any, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    if getattr(_architecture(folder, config), "_supports_sdpa", False):
+    architecture = _architecture(folder, config)
+    if getattr(architecture, "_supports_sdpa", False):
         config._attn_implementation = "sdpa"
     generation = _generation_config(folder, config)
     weights = with_safetensors(folder)
     try:
-        module, report = AutoModelForCausalLM.from_pretrained(
-            weights, config=config, generation_config=generation, dtype=dtype, trust_remote_code=False,
-            use_safetensors=True, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True,
+        packed = int8_weights(weights, dtype)
+        module, report = architecture.from_pretrained(
+            weights if packed is None else None, state_dict=packed, config=config, generation_config=generation,
+            dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True,
+            output_loading_info=True, ignore_mismatched_sizes=True,
         )
     except Exception as error:  # damaged files raise a dozen kinds
         raise ModelError(f"the weights in {folder} cannot be read: {brief(error)}") from error

@@ -46,7 +46,7 @@ def completion_item(document: Document, suggestion: Suggestion, encoding: Encodi
     return types.CompletionItem(
         label=label + (" …" if rest and len(label) < _LABEL else ""),
         kind=types.CompletionItemKind.Text,
-        detail="Code Clippy",
+        detail=f"Code Clippy, as in {suggestion.source}" if suggestion.source else "Code Clippy",
         documentation=text if rest or label != first else None,
         # Below what a language's own server is sure of.
         sort_text=f"~{order:02}",
@@ -86,7 +86,7 @@ def workspace_edit(proposal: Proposal, label: str, encoding: Encoding, annotate:
             edits.append(types.TextEdit(range, edit.text))
             continue
         key = f"hunk-{number}"
-        where = f"line {range.start.line + 1}"
+        where = f"line {range.start.line + 1}" + (f", as in {proposal.source}" if proposal.source else "")
         annotations[key] = types.ChangeAnnotation(f"{label} ({where})", needs_confirmation=confirm)
         edits.append(types.AnnotatedTextEdit(annotation_id=key, range=range, new_text=edit.text))
     change = types.TextDocumentEdit(

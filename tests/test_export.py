@@ -1,0 +1,58 @@
+"""What training writes is what the server reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+from codeclippy_ls.engine.models import load
+from codeclippy_ls.engine.spec import SHIPPED, ModelSpec
+from training.export import export
+from training.train import Progress, Shape, in_bf16, new_model
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """What `training.train` leaves behind, at toy dimensions."""
+    torch.manual_seed(1)
+    shape = Shape(64, 2, 2, window=128)
+    weights = in_bf16(new_model(shape)).state_dict()
+    progress = dataclasses.asdict(Progress(elapsed=2.0, steps=3, tokens=4))
+    torch.save({"weights": weights, "shape": dataclasses.asdict(shape), "progress": progress}, tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def logits(folder: Path) -> torch.Tensor:
+    model = load(ModelSpec(str(folder), device="cpu", dtype="bfloat16"))
+    return model.forward(list(range(20, 60)), model.new_cache())
+
+
+def test_int8_is_half_the_size_and_nearly_the_same(checkpoint: Path, tmp_path: Path) -> None:
+    about = export(checkpoint, SHIPPED, tmp_path / "bf16", "toy", "1")
+    export(checkpoint, SHIPPED, tmp_path / "int8", "toy", "1", "int8")
+    sizes = [(tmp_path / form / "model.safetensors").stat().st_size for form in ("bf16", "int8")]
+    assert sizes[1] < 0.6 * sizes[0]
+    wanted, found = logits(tmp_path / "bf16"), logits(tmp_path / "int8")
+    assert 0 < (found - wanted).norm() < 0.05 * wanted.norm()
+    assert (about["tokens_seen"], about["steps"], about["window"]) == (4, 3, 128)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "bf16", dtype=torch.bfloat16)
+    with torch.inference_mode():
+        assert torch.equal(plain(torch.arange(20, 60)[None]).logits[0, -1].float(), wanted)
+
+
+def test_int8_weights_that_do_not_fill_the_model_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from codeclippy_ls.engine.errors import ModelError
+
+    export(checkpoint, SHIPPED, tmp_path / "int8", "toy", "1", "int8")
+    file = tmp_path / "int8" / "model.safetensors"
+    tensors = load_file(file)
+    tensors.pop("gpt_neox.layers.1.mlp.dense_h_to_4h.weight")
+    save_file(tensors, file, metadata={"format": "pt", "matrices": "int8 per row"})
+    with pytest.raises(ModelError, match="lacks"):
+        load(ModelSpec(str(tmp_path / "int8"), device="cpu", dtype="float32"))

@@ -1,0 +1,55 @@
+"""What is packed comes back byte for byte, in any order, or not at all."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from training import shards
+
+
+def work_folder(folder: Path) -> dict[str, bytes]:
+    """A work folder with files of odd text; returns their bytes."""
+    rng = random.Random(3)
+    for name in shards.FILES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        texts = ["".join(rng.choices("ab\n\r\u2028é😀\0", k=50)) for _ in range(40)]
+        lines = [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+        (folder / name).write_bytes("\n".join([*lines, "last line without an end"]).encode())
+    return {name: (folder / name).read_bytes() for name in shards.FILES}
+
+
+def test_loads_are_small_and_come_back_in_any_order(tmp_path: Path) -> None:
+    expected = work_folder(tmp_path / "here")
+    loads = shards.pack(tmp_path / "here", tmp_path / "loads", most=2500, processes=1, raw=1500)
+    assert len(loads) > 2
+    for load in loads:
+        assert sum(file.stat().st_size for file in load.glob("*.xz")) <= 2500
+    for load in reversed(loads[1:]):
+        assert shards.unpack([load], tmp_path / "there"), "complete before the last load came"
+        assert not (tmp_path / "there" / shards.FILES[0]).exists()
+    assert shards.unpack([loads[0]], tmp_path / "there") == []
+    assert {name: (tmp_path / "there" / name).read_bytes() for name in shards.FILES} == expected
+
+
+def test_a_damaged_shard_is_refused(tmp_path: Path) -> None:
+    work_folder(tmp_path / "here")
+    (load,) = shards.pack(tmp_path / "here", tmp_path / "loads", most=10**6, processes=1)
+    shard = next(load.glob("*.xz"))
+    shard.write_bytes(shard.read_bytes()[:-3])
+    with pytest.raises(ValueError, match="damaged"):
+        shards.unpack([load], tmp_path / "there")
+    with pytest.raises(ValueError, match="does not fit"):
+        shards.pack(tmp_path / "here", tmp_path / "loads", most=10, processes=1)
+
+
+def test_a_file_is_cut_and_joined(tmp_path: Path) -> None:
+    content = random.Random(1).randbytes(1234)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    parts = shards.split(tmp_path / "model.safetensors", tmp_path / "parts", 100)
+    assert len(parts) == 13 and all(part.stat().st_size <= 100 for part in parts)
+    shards.join(parts[0], tmp_path / "joined")
+    assert (tmp_path / "joined").read_bytes() == content

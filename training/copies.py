@@ -1,0 +1,107 @@
+"""Write the filter that flags suggestions which copy the corpus, and measure how often it fires.
+
+See `codeclippy_ls.assist.copies` for what is kept. Hashes of a file's windows are computed by numpy, one lexeme of the
+window at a time; they equal those of the server (a test compares). Windows in three packages or more are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codeclippy_ls.assist.copies import BASE, MAGIC, WINDOW, Copies, lexemes, number_of
+
+HERE = Path(__file__).resolve().parent
+COMMON = 3  # packages: what as many share is nobody's
+BITS = 14
+Hashes = NDArray[np.uint64]
+
+
+def window_hashes(text: str) -> Hashes:
+    """The hash of every window of a text."""
+    numbers = np.array([number_of(lexeme) for lexeme in lexemes(text)], dtype=np.uint64)
+    count = len(numbers) - WINDOW + 1
+    if count <= 0:
+        return np.zeros(0, np.uint64)
+    total = np.zeros(count, np.uint64)
+    with np.errstate(over="ignore"):
+        for at in range(WINDOW):
+            total = total * np.uint64(BASE) + numbers[at : at + count]
+        total = (total ^ (total >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        total = (total ^ (total >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    found: Hashes = total ^ (total >> np.uint64(31))
+    return found
+
+
+def sampled(files: Iterable[dict[str, Any]], keep: int, packages: dict[str, int]) -> tuple[Hashes, NDArray[np.uint16]]:
+    """Kept hashes and the numbers of their packages, sorted, each pair once."""
+    hashes, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint16)]
+    for file in files:
+        found = window_hashes(file["text"])
+        found = found[found % np.uint64(keep) == 0]
+        hashes.append(found)
+        owners.append(np.full(len(found), packages.setdefault(file["package"], len(packages)), np.uint16))
+    every, owner = np.concatenate(hashes), np.concatenate(owners)
+    order = np.lexsort((owner, every))
+    every, owner = every[order], owner[order]
+    first = np.ones(len(every), bool)
+    first[1:] = (every[1:] != every[:-1]) | (owner[1:] != owner[:-1])
+    return every[first], owner[first]
+
+
+def content_of(files: Iterable[dict[str, Any]], keep: int) -> bytes:
+    """The filter file."""
+    packages: dict[str, int] = {}
+    hashes, owners = sampled(files, keep, packages)
+    _, first, counts = np.unique(hashes, return_index=True, return_counts=True)
+    chosen = first[counts < COMMON]
+    hashes, owners = hashes[chosen], owners[chosen]
+    buckets = (hashes >> np.uint64(64 - BITS)).astype(np.int64)
+    starts = np.searchsorted(buckets, np.arange((1 << BITS) + 1)).astype("<u4")
+    remainders = (hashes >> np.uint64(64 - BITS - 16) & np.uint64(0xFFFF)).astype("<u2")
+    about = json.dumps({"keep": keep, "bits": BITS, "packages": list(packages)}).encode() + b"\n"
+    return MAGIC + about + starts.tobytes() + remainders.tobytes() + owners.astype("<u2").tobytes()
+
+
+def files_of(corpus: Path) -> Iterator[dict[str, Any]]:
+    """The corpus, file by file."""
+    with corpus.open() as lines:
+        yield from map(json.loads, lines)
+
+
+def passages(corpus: Path, length: int, count: int, seed: int = 1) -> list[str]:
+    """Passages of so many lexemes from files drawn evenly by their lines in the corpus."""
+    lines = corpus.read_bytes().splitlines()
+    rng, found = random.Random(seed), list[str]()
+    while len(found) < count:
+        words = lexemes(json.loads(rng.choice(lines))["text"])
+        if len(words) >= length:
+            start = rng.randrange(len(words) - length + 1)
+            found.append(" ".join(words[start : start + length]))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=HERE / "work")
+    parser.add_argument("--to", type=Path, default=HERE.parent / "codeclippy_ls" / "model" / "copies.bin")
+    parser.add_argument("--keep", type=int, default=64, help="one window in so many")
+    options = parser.parse_args()
+    train, valid = options.work / "corpus" / "train.jsonl", options.work / "corpus" / "valid.jsonl"
+    options.to.write_bytes(content_of(files_of(train), options.keep))
+    copies = Copies(options.to.read_bytes())
+    print(f"{len(copies)} windows of {len(copies.packages)} packages in {options.to.stat().st_size} bytes")
+    for length in (40, 60, 100, 200):
+        seen, new = (sum(bool(copies.source(text)) for text in passages(part, length, 500)) for part in (train, valid))
+        print(f"passages of {length} lexemes flagged: {seen / 5:.1f} % of the corpus, {new / 5:.1f} % of held-out files")
+
+
+if __name__ == "__main__":
+    main()
