@@ -23,3 +23,11 @@ def capabilities(name: str) -> Path:
     if not path.is_file():
         pytest.skip(f"the recorded capabilities of {name} are not on this machine")
     return path
+
+
+def benchmark(name: str) -> Path:
+    """A published benchmark's file; skips the test where it is absent."""
+    path = SHARED / "eval" / name
+    if not path.is_file():
+        pytest.skip(f"the benchmark {name} is not on this machine")
+    return path

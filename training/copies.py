@@ -100,7 +100,7 @@ def main() -> None:
     print(f"{len(copies)} windows of {len(copies.packages)} packages in {options.to.stat().st_size} bytes")
     for length in (40, 60, 100, 200):
         seen, new = (sum(bool(copies.source(text)) for text in passages(part, length, 500)) for part in (train, valid))
-        print(f"passages of {length} lexemes flagged: {seen / 5:.1f} % of the corpus, {new / 5:.1f} % of held-out files")
+        print(f"of 500 passages of {length} lexemes flagged: {seen} of the corpus, {new} of held-out files")
 
 
 if __name__ == "__main__":

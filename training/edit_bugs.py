@@ -30,9 +30,32 @@ def substitution(pattern: str, wrong: str | Callable[[re.Match[str]], str], mess
         before = snippet.source[: match.start()] + broken + snippet.source[match.end() :]
         if before == snippet.source or (parsed(before) is not None) != parses:
             return None
+        exact = named_fix(snippet.source, before, match, broken) if parses else None
+        if exact is not None and rng.random() < NAMED:
+            return Draft(before, snippet.source, rng.choice(exact))
         return Draft(before, snippet.source, choose(rng, rng.choice([COMMON, messages])))
 
     return kind
+
+
+NAMED = 0.4  # the share of bugs whose fix the message gives: a reader cannot know which operator was meant
+
+
+def named_fix(after: str, before: str, match: re.Match[str], broken: str) -> list[str] | None:
+    """Phrasings that name the wrong code, widened to stand once in the text before, and the right code."""
+    start, end, longer = match.start(), match.end(), len(broken) - len(match.group())
+    first = after.rfind("\n", 0, start) + 1
+    last = after.find("\n", end - match.group().endswith("\n"))
+    first += len(after[first:last]) - len(after[first:last].lstrip())
+    while before.count(before[start : end + longer]) > 1 and (start > first or end < last):
+        start = max(first, after.rfind(" ", 0, max(first, start - 1)) + 1) if start > first else start
+        space = after.find(" ", end + 1, last)
+        end = (last if space < 0 else space) if end < last else end
+    wrong, right = before[start : end + longer].strip(), after[start:end].strip()
+    if "\n" in wrong or len(right) > 70 or wrong == right or not wrong or not right:
+        return None
+    forms = [f"`{wrong}` should be `{right}`", f"Change `{wrong}` to `{right}`", f"fix `{wrong}`: use `{right}`"]
+    return [*forms, f"{wrong} should be {right}", f"use {right} instead of {wrong}"]
 
 
 def in_code(source: str, offset: int) -> bool:
@@ -58,7 +81,7 @@ def wrong_condition(snippet: Snippet, rng: random.Random) -> Draft | None:
         n.test for n in ast.walk(snippet.tree) if isinstance(n, (ast.If, ast.While)) and n.lineno == n.test.end_lineno
     ]
     pairs = [(test, negated(snippet.text(test))) for test in tests]
-    found = [(test, opposite) for test, opposite in pairs if opposite]
+    found = [(test, opposite) for test, opposite in pairs if opposite and "|" not in opposite]
     if not found or not is_function(snippet):
         return None
     test, opposite = rng.choice(found)
@@ -67,6 +90,8 @@ def wrong_condition(snippet: Snippet, rng: random.Random) -> Draft | None:
         [
             COMMON,
             "Fix the condition|fix the condition|the condition is the wrong way round|fix the negated condition",
+            f"The condition `{opposite}` is the wrong way round|negate `{opposite}`|fix the condition {opposite}"
+            f"|{opposite} should be {snippet.text(test)}|Change the condition to {snippet.text(test)}",
         ]
     )
     return Draft(before, snippet.source, choose(rng, forms))
@@ -173,16 +198,16 @@ def rotated(values: str) -> Callable[[re.Match[str]], str]:
 SYNTAX = "Fix the syntax error|fix syntax error|fix the SyntaxError|fix syntax|it does not parse"
 BUGS: dict[str, tuple[float, Kind]] = {
     "bug: condition": (3.0, wrong_condition),
-    "bug: misspelled name": (1.5, misspelled_name),
+    "bug: misspelled name": (2.5, misspelled_name),
     "bug: wrong variable": (6.0, wrong_variable),
     "bug: missing return": (2.5, missing_return),
-    "bug: missing self": (1.2, missing_self),
+    "bug: missing self": (2.0, missing_self),
     "bug: missing colon": (
-        0.7,
+        1.2,
         substitution(r"(?<=[\w)\]]):\n", "\n", f"{SYNTAX}|add the missing colon", parses=False),
     ),
     "bug: bracket": (
-        0.6,
+        1.0,
         substitution(r"\)(?=:?\n)", "", f"{SYNTAX}|close the bracket|fix the unclosed parenthesis", parses=False),
     ),
     "bug: assignment": (
@@ -190,7 +215,7 @@ BUGS: dict[str, tuple[float, Kind]] = {
         substitution(r"(?<=if )(\w+(?:\.\w+)?) == ", r"\1 = ", f"{SYNTAX}|use == to compare", parses=False),
     ),
     "bug: keyword": (
-        0.7,
+        1.0,
         substitution(
             r"\b(?:return|import|while|class|raise|yield|else|elif)\b",
             misspelled,
@@ -217,7 +242,7 @@ BUGS: dict[str, tuple[float, Kind]] = {
         ),
     ),
     "bug: first or last": (
-        8.0,
+        4.0,
         substitution(r"\[(0|-1)\]", rotated("0 -1"), "Fix the index|fix the index|wrong index"),
     ),
     "bug: comparison": (

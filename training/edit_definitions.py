@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import random
 import re
+import sys
 
-from training.edit_kinds import WORD, Draft, choose, docstring_of, is_function
+from training.edit_kinds import WORD, Draft, choose, is_function
 from training.snippets import Snippet
 
 
@@ -14,15 +15,6 @@ def comment_lines(snippet: Snippet) -> list[int]:
     """Numbers of the lines that hold nothing but a comment of words."""
     lines = snippet.source.split("\n")
     return [i for i, line in enumerate(lines, 1) if re.fullmatch(r"\s+# [A-Z][\w ,.'()-]{8,70}", line)]
-
-
-def add_comment(snippet: Snippet, rng: random.Random) -> Draft | None:
-    if len(numbers := comment_lines(snippet)) != 1 or docstring_of(snippet):
-        return None
-    before = snippet.lines_replaced(numbers[0], numbers[0], [])
-    return Draft(
-        before, snippet.source, choose(rng, "Add a comment|add a comment|explain this with a comment|comment this")
-    )
 
 
 def remove_comments(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -65,14 +57,27 @@ def remove_unused_import(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def add_import(snippet: Snippet, rng: random.Random) -> Draft | None:
-    found = [(i, line) for i, line in imports_of(snippet) if re.fullmatch(r"import \w+|from [\w.]+ import \w+", line)]
-    if not found or len(snippet.tree.body) < 2:
+    """An import that is missing. Where its place is not the sorted one, the message says what it follows."""
+    found = imports_of(snippet)
+    plain = [i for i, (_, line) in enumerate(found) if re.fullmatch(r"import \w+|from [\w.]+ import \w+", line)]
+    if not plain or len(snippet.tree.body) < 2:
         return None
-    number, line = rng.choice(found)
+    at = rng.choice(plain)
+    number, line = found[at]
     name, before = line.split()[-1], snippet.lines_replaced(number, number, [])
-    forms = f"{line}|add {line}|Import {name}|add import for {name}|Add `{line}`"
-    if name in set(WORD.findall(before)):
-        forms += "|Add the missing import|add missing import|fix the missing import"
+    forms = f"{line}|add {line}|Add `{line}`|add the import {line}"
+    forms += f"|Import {name}|add import for {name}|import {name}" if line.startswith("import ") else ""
+    forms += f"|Import {name} from {line.split()[1]}|add {name} from {line.split()[1]}" if "from " in line else ""
+    known = line.split()[1].split(".")[0] in sys.stdlib_module_names
+    if known and name in set(WORD.findall(before)):
+        forms += (
+            f"|Add the missing import|add missing import|fix the missing import|NameError: name '{name}' is not defined"
+        )
+    above, below = (found[i][1] if 0 <= i < len(found) else None for i in (at - 1, at + 1))
+    if (above is not None and above > line) or (below is not None and below < line):
+        if above is None or snippet.source.count(above) != 1:
+            return None
+        forms = f"Add `{line}` after `{above}`|add {line} after {above}|{line}, after {above}"
     return Draft(before, snippet.source, choose(rng, forms))
 
 
@@ -130,26 +135,28 @@ def add_member(snippet: Snippet, rng: random.Random) -> Draft | None:
     first, last = node.lineno, node.end_lineno or 0
     if not snippet.line(first - 1).strip():
         first -= 1
+    elif last < (snippet.node.end_lineno or 0) and not snippet.line(last + 1).strip():
+        last += 1
     without = snippet.lines_replaced(first, last, [])
-    if rng.random() < 0.3:
+    if rng.random() < 0.4:
         return Draft(
             snippet.source,
             without,
             choose(rng, f"Remove {node.name}|remove the method {node.name}|delete method {node.name}|drop {node.name}"),
         )
-    document, signature = ast.get_docstring(node), snippet.line(node.lineno).strip().removeprefix("def ").rstrip(":")
-    forms = (
-        f"Add a method {node.name}|add method {node.name}|add {node.name}|implement {signature}"
-        f"|add a method {signature}"
+    signature = snippet.line(node.lineno).strip().removeprefix("def ").rstrip(":")
+    body = node.body[0]
+    if node is not methods[-1] or len(node.body) > 1 or body.lineno != body.end_lineno or body.lineno == node.lineno:
+        return None
+    if node.end_lineno != getattr(snippet.node, "end_lineno", 0):
+        return None
+    text = snippet.text(body)
+    does = f"that returns {text[7:]}" if text.startswith("return ") else f"with the body `{text}`"
+    forms = f"Add a method {signature} {does}|add method {signature} {does}|add {signature}: {text}"
+    forms += f"|implement {signature}: {text}|add a method {node.name} {does}" if signature.endswith("(self)") else ""
+    return Draft(
+        without, snippet.source, rng.choice(forms.split("|")) if "|" not in signature + text else forms.split("|")[0]
     )
-    if document and len(document) < 80 and "\n" not in document:
-        purpose = document[0].lower() + document[1:].rstrip(".")
-        forms = (
-            f"Add a method {node.name}: {purpose}|add {node.name}, {purpose}|add a method to {purpose}"
-            if rng.random() < 0.8
-            else forms
-        )
-    return Draft(without, snippet.source, choose(rng, forms))
 
 
 def attributes(snippet: Snippet) -> list[str]:
@@ -219,15 +226,19 @@ def idiom(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def swap_quotes(snippet: Snippet, rng: random.Random) -> Draft | None:
-    single = re.findall(r"(?<!['\w])'[^'\"\\\n]*'(?!')", snippet.source)
-    if (
-        not 1 <= len(single) <= 4
-        or '"' in snippet.source.replace('"""', "")
-        or "#" in snippet.source
-        or "n't" in snippet.source
-    ):
+    """All strings of one kind of quotes, in either direction."""
+    one, other = ("'", '"') if rng.random() < 0.6 else ('"', "'")
+    source = snippet.source
+    if other in source.replace(other * 3, "") or one * 3 in source or "#" in source or "\\" in source:
         return None
-    after = re.sub(r"(?<!['\w])'([^'\"\\\n]*)'(?!')", r'"\1"', snippet.source)
-    return Draft(
-        snippet.source, after, choose(rng, "Use double quotes|use double quotes for strings|single -> double quotes")
-    )
+    if other * 3 in source and one in "".join(source.split(other * 3)[1::2]):
+        return None
+    pattern = rf"(?<!\w){one}([^'\"\n]*){one}"
+    if not 1 <= len(re.findall(pattern, source)) <= 8 or one in re.sub(pattern, "", source):
+        return None
+    after = re.sub(pattern, rf"{other}\1{other}", source)
+    forms = {
+        '"': "Use double quotes|use double quotes for strings|single -> double quotes|double quotes",
+        "'": "Use single quotes|use single quotes for strings|double -> single quotes|single quotes",
+    }
+    return Draft(source, after, choose(rng, forms[other]))

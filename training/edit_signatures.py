@@ -18,6 +18,7 @@ def documented(snippet: Snippet) -> tuple[str, str] | None:
     summary = str(statement.value.value).strip().split("\n\n")[0].strip().split("\n")[0].strip()
     if (
         not 8 <= len(summary) <= 90
+        or " " not in summary
         or '"' in summary
         or "\\" in summary
         or not summary[0].isalpha()
@@ -35,16 +36,23 @@ def documented(snippet: Snippet) -> tuple[str, str] | None:
 
 def add_docstring(snippet: Snippet, rng: random.Random) -> Draft | None:
     pair = documented(snippet)
-    if pair is None:
+    if pair is None or rng.random() > 0.1 + foreseeable(*pair):
         return None
     name = getattr(snippet.node, "name", "")
-    common = "Add a docstring|Add a docstring|Add a docstring|add docstring|add a docstring|Write a docstring|docstring"
+    common = "|".join(["Add a docstring"] * 6 + ["add docstring", "add a docstring", "Write a docstring", "docstring"])
     kind = "class" if isinstance(snippet.node, ast.ClassDef) else "function"
     other = (
         f"|Document this {kind}|document {name}|Add a docstring to {name}"
         f"|Add a docstring to `{name}`|Explain what {name} does"
     )
     return Draft(*pair, choose(rng, common + other))
+
+
+def foreseeable(without: str, documented: str) -> float:
+    """The share of the docstring's longer words whose first letters stand in the code: what a reader could guess."""
+    text = documented.split('"""')[1].lower() if '"""' in documented else ""
+    words, code = [w for w in re.findall(r"[a-z]+", text) if len(w) > 3], without.lower()
+    return sum(word[:5] in code for word in words) / max(1, len(words))
 
 
 def remove_docstring(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -81,9 +89,8 @@ def hint_changes(snippet: Snippet, rng: random.Random) -> list[tuple[int, int, s
 
 def add_type_hints(snippet: Snippet, rng: random.Random) -> Draft | None:
     changes = hint_changes(snippet, rng) if is_function(snippet) else None
-    common = (
-        "Add type hints|Add type hints|Add type hints|add type hints|add types|Add type annotations|type hints|annotate"
-    )
+    common = "|".join(["Add type hints"] * 5 + ["add type hints", "add types", "Add type annotations", "type hints"])
+    common += "|annotate"
     other = f"|Annotate {snippet.function.name}|Add type hints to {snippet.function.name}" if changes else ""
     return Draft(snippet.replaced(*changes), snippet.source, choose(rng, common + other)) if changes else None
 

@@ -69,7 +69,7 @@ HANDLERS = (
 
 def wrap_in_try(snippet: Snippet, rng: random.Random) -> Draft | None:
     found = (
-        [n for n in statements(snippet) if "(" in snippet.text(n) or "[" in snippet.text(n)]
+        [n for n in statements(snippet) if re.search(r"[(\[]", snippet.text(n)) and not isinstance(n, ast.Raise)]
         if is_function(snippet)
         else []
     )
@@ -81,6 +81,10 @@ def wrap_in_try(snippet: Snippet, rng: random.Random) -> Draft | None:
     after = snippet.lines_replaced(node.lineno, node.lineno, lines)
     target = re.match(r"(?:return |await |\w+ = )*(\w[\w.]*)", snippet.text(node))
     name = target.group(1) if target else "it"
+    if sum(bool(re.search(rf"\b{re.escape(name)}\b", snippet.text(n))) for n in found) > 1 or name == "it":
+        name = f"`{snippet.text(node)}`"
+        if "|" in name or len(name) > 70 or snippet.source.count(name[1:-1]) > 1:
+            return None
     forms = f"Catch {error} and {words}|catch {error}, {words}|wrap {name} in try/except {error} and {words}"
     forms += f"|handle {error} from {name} and {words}|on {error}, {words}"
     unambiguous = len(found) == 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from training import edit_definitions, edit_signatures, edit_statements
+from training import edit_definitions, edit_exact, edit_signatures, edit_statements
 from training.edit_bugs import BUGS
 from training.edit_kinds import Draft, Kind
 from training.snippets import Snippet, applied, placed, snippets, unified
@@ -39,53 +40,68 @@ class EditSample:
 
 
 KINDS: dict[str, tuple[float, Kind]] = {
-    "add docstring": (8.0, edit_signatures.add_docstring),
+    "add docstring": (9.0, edit_signatures.add_docstring),
     "remove docstring": (1.5, edit_signatures.remove_docstring),
-    "add type hints": (16.0, edit_signatures.add_type_hints),
+    "add type hints": (10.0, edit_signatures.add_type_hints),
     "remove type hints": (2.0, edit_signatures.remove_type_hints),
-    "rename variable": (2.5, edit_signatures.rename_variable),
-    "rename parameter": (1.6, edit_signatures.rename_parameter),
-    "rename definition": (0.8, edit_signatures.rename_definition),
-    "add parameter": (1.2, edit_signatures.add_parameter),
-    "remove parameter": (0.6, edit_signatures.remove_parameter),
+    "rename variable": (5.0, edit_signatures.rename_variable),
+    "rename parameter": (3.0, edit_signatures.rename_parameter),
+    "rename definition": (1.2, edit_signatures.rename_definition),
+    "add parameter": (2.2, edit_signatures.add_parameter),
+    "remove parameter": (1.0, edit_signatures.remove_parameter),
     "use f-string": (15.0, edit_statements.use_f_string),
     "print to logging": (25.0, edit_statements.print_to_logging),
-    "wrap in try": (1.2, edit_statements.wrap_in_try),
-    "add guard": (1.2, edit_statements.add_guard),
-    "change constant": (1.5, edit_statements.change_constant),
+    "wrap in try": (1.0, edit_statements.wrap_in_try),
+    "add guard": (1.6, edit_statements.add_guard),
+    "change constant": (3.5, edit_statements.change_constant),
     "invert if": (10.0, edit_statements.invert_if),
-    "add comment": (2.0, edit_definitions.add_comment),
+    "add comment": (5.0, edit_exact.add_comment),
     "remove comments": (5.0, edit_definitions.remove_comments),
     "comprehension": (25.0, edit_statements.comprehension),
     "use with": (25.0, edit_statements.use_with),
     "remove unused import": (6.0, edit_definitions.remove_unused_import),
-    "add import": (6.0, edit_definitions.add_import),
+    "add import": (10.0, edit_definitions.add_import),
     "sort imports": (8.0, edit_definitions.sort_imports),
     "change decorator": (1.5, edit_definitions.change_decorator),
     "make async": (0.4, edit_definitions.make_async),
-    "add member": (6.0, edit_definitions.add_member),
+    "add member": (4.0, edit_definitions.add_member),
     "add repr": (8.0, edit_definitions.add_repr),
     "add attribute": (10.0, edit_definitions.add_attribute),
     "modern super": (3.0, edit_definitions.modern_super),
-    "debug prints": (2.0, edit_statements.debug_prints),
+    "debug prints": (2.5, edit_statements.debug_prints),
     "idiom": (10.0, edit_definitions.idiom),
     "use enumerate": (25.0, edit_statements.use_enumerate),
     "add return": (5.0, edit_statements.add_return),
-    "swap quotes": (6.0, edit_definitions.swap_quotes),
+    "swap quotes": (12.0, edit_definitions.swap_quotes),
+    "add docstring text": (5.0, edit_exact.add_docstring_text),
+    "annotate": (8.0, edit_exact.annotate),
+    "change condition": (3.0, edit_exact.change_condition),
+    "change call": (1.5, edit_exact.change_call),
+    "change default": (2.0, edit_exact.change_default),
+    "change return": (2.0, edit_exact.change_return),
+    "change exception": (6.0, edit_exact.change_exception),
+    "change attribute": (2.0, edit_exact.change_attribute),
+    "remove statement": (1.5, edit_exact.remove_statement),
+    "remove prints": (20.0, edit_exact.remove_prints),
+    "accept more": (0.8, edit_exact.accept_more),
+    "add assert": (1.0, edit_exact.add_assert),
     **BUGS,
 }
 
 
-def phrased(message: str, rng: random.Random) -> str:
-    """Small variations of how a message is typed: case of the first letter, a full stop, politeness."""
+def phrased(message: str, document: str, rng: random.Random) -> str:
+    """Small variations of how a message is typed: case of the first letter, a full stop, politeness.
+
+    The case of an identifier means something: only a plain word that the document does not hold changes its own.
+    """
+    first = message.split(" ", 1)[0]
+    plain = first.isalpha() and first[1:].islower() and not re.search(rf"\b{first}\b", document)
     chance = rng.random()
-    if chance < 0.08:
-        return message[0].lower() + message[1:]
     if chance < 0.16:
-        return message[0].upper() + message[1:]
+        return (message[0].lower() if chance < 0.08 else message[0].upper()) + message[1:] if plain else message
     if chance < 0.22:
         return message + "."
-    return f"please {message[0].lower()}{message[1:]}" if chance < 0.24 else message
+    return f"please {message[0].lower()}{message[1:]}" if chance < 0.24 and plain else message
 
 
 def sample(place: Snippet, kind: str, draft: Draft, path: str, rng: random.Random) -> EditSample | None:
@@ -99,7 +115,7 @@ def sample(place: Snippet, kind: str, draft: Draft, path: str, rng: random.Rando
         return None
     parts = PurePosixPath(path).parts
     name = parts[-1] if rng.random() < 0.5 else "/".join(parts[-2:]) if rng.random() < 0.7 else rng.choice(FILE_NAMES)
-    return EditSample(kind, name, before, phrased(draft.message, rng), diff)
+    return EditSample(kind, name, before, phrased(draft.message, before + after, rng), diff)
 
 
 FILE_NAMES = ("main.py", "app.py", "example.py", "script.py", "test.py", "a.py", "foo.py", "hello.py", "untitled.py")
@@ -142,7 +158,8 @@ def write(
     counts: Counter[str] = Counter()
     target.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    with target.open("w") as out, ProcessPoolExecutor(processes) as pool:
+    part = target.with_suffix(".jsonl.part")
+    with part.open("w") as out, ProcessPoolExecutor(processes) as pool:
         at = 0
         while at < len(order) and counts.total() < limit and time.monotonic() - start < seconds:
             work = [(i, lines[i], seed, per_snippet) for i in islice(order, at, at + 200)]
@@ -150,6 +167,7 @@ def write(
             for edits in pool.map(edits_of_line, work, chunksize=10):
                 out.writelines(f"{edit}\n" for edit in edits)
                 counts.update(json.loads(edit)["kind"] for edit in edits)
+    part.replace(target)
     print(f"{counts.total()} edits from {at} of {len(lines)} files in {time.monotonic() - start:.0f} s", flush=True)
     return counts
 
@@ -163,9 +181,9 @@ def main() -> None:
     parser.add_argument("--per-snippet", type=int, default=3)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    for part, limit in (("valid", 2000), ("train", options.limit)):
+    for part, limit, each in (("valid", 4000, 2 * options.per_snippet), ("train", options.limit, options.per_snippet)):
         source, target = options.work / "corpus" / f"{part}.jsonl", options.work / "edits" / f"{part}.jsonl"
-        counts = write(source, target, options.processes, limit, options.seconds, options.seed, options.per_snippet)
+        counts = write(source, target, options.processes, limit, options.seconds, options.seed, each)
         print("\n".join(f"{count:8} {kind}" for kind, count in counts.most_common()), flush=True)
 
 

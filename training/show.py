@@ -1,55 +1,140 @@
-"""Print what an exported model writes for the prompts of `showcase.txt`, as Markdown for its card. Greedy, unedited.
+"""Print what an exported model writes for the prompts of `showcase.txt`. Greedy, unedited.
 
-The list is fixed, not chosen by what came out: text with a cursor to complete, or a first line `edit: message` above
-a file to edit.
+The prompts are fixed, not chosen by what came out; they are numbered from 1. With `--pick` the numbers given become
+the section of the model's card, in Markdown: good and bad ones are for the reader to name, nothing here judges.
+A case begins with what is asked: `complete`, `infill` or `edit`, the file's name, and of an edit the message. The
+cursor is the character ▌. What is shown at a cursor is what the model writes up to its own end or a number of tokens,
+without the server's trimming; an edit is the diff the server makes, or why it refuses.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from training import samples
-from training.edits import EditSample
-from training.evaluate import Model
-from training.train import HERE
+from codeclippy_ls.assist import Assistant, Refusal, open_engine
+from codeclippy_ls.settings import parse
+from codeclippy_ls.text import Document
+from training.writer import Model
 
+HERE = Path(__file__).resolve().parent
 CURSOR = "▌"
+TOKENS = 48
+JOBS = {"complete": "Completions", "infill": "Infills", "edit": "Edits"}
+HEADER = re.compile(r"(complete|infill|edit) (\S+)(?:: (.+))?")
+LANGUAGES = {".py": "python", ".js": "javascript", ".ts": "typescript"}
 
 
-def fenced(text: str, language: str = "python") -> str:
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One prompt: its number, what is asked of which file, and the text, with the cursor in it or before the edit."""
+
+    number: int
+    job: str
+    name: str
+    message: str
+    text: str
+
+
+def read(path: Path) -> list[Case]:
+    """The cases of a file, in order."""
+    return [case(number, part) for number, part in enumerate(path.read_text(encoding="utf-8").split("====\n"), 1)]
+
+
+def case(number: int, part: str) -> Case:
+    """A case from its header line and its text.
+
+    Raises:
+        ValueError: the header says nothing known, an edit has no message, or the cursor is not there once.
+    """
+    header, _, text = part.partition("\n")
+    found = HEADER.fullmatch(header)
+    if found is None or (found[1] == "edit") != bool(found[3]) or text.count(CURSOR) != (found[1] != "edit"):
+        raise ValueError(f"case {number} of the showcase cannot be read: {header!r}")
+    return Case(number, found[1], found[2], found[3] or "", text)
+
+
+def around(case: Case) -> tuple[str, str]:
+    """What stands before and behind the cursor; behind a cursor at the end there is nothing, not even a line end."""
+    prefix, suffix = case.text.split(CURSOR)
+    return prefix, suffix if suffix.strip() else ""
+
+
+def at_cursors(model: Model, cases: Sequence[Case]) -> dict[int, str]:
+    """What the model writes at each cursor."""
+    asked = [model.at_cursor(*around(case), lambda text: False, TOKENS) for case in cases]
+    return {case.number: text for case, text in zip(cases, model.texts(asked, TOKENS), strict=True)}
+
+
+async def edits(folder: Path, cases: Iterable[Case]) -> dict[int, str]:
+    """The diff the server makes of each edit, or its sentence that says why there is none."""
+    settings, _ = parse({"model": {"complete": str(folder.resolve()), "threads": 1}})
+    assistant = Assistant(open_engine(settings), settings)
+    found = {}
+    try:
+        await assistant.prepare()
+        for case in cases:
+            result = await assistant.edit(Document(f"/{case.name}", case.text), case.message)
+            found[case.number] = f"({result.reason})" if isinstance(result, Refusal) else result.diff
+        return found
+    finally:
+        await assistant.close()
+
+
+def answers(folder: Path, cases: Sequence[Case]) -> dict[int, str]:
+    """What the model writes, by the cases' numbers."""
+    cursors = [case for case in cases if case.job != "edit"]
+    rest = [case for case in cases if case.job == "edit"]
+    return at_cursors(Model(folder), cursors) | (asyncio.run(edits(folder, rest)) if rest else {})
+
+
+def fenced(text: str, language: str) -> str:
     """A fenced block of Markdown."""
     return f"```{language}\n{text.rstrip()}\n```"
 
 
-def completed(model: Model, text: str) -> str:
-    """A prompt with its cursor, and what the model writes there."""
-    prefix, suffix = text.split(CURSOR)
-    found = samples.infill(model.encode, prefix, "", suffix)
-    written = model.write(found.ids[: found.answer], 40)
-    answer = f"\n\n{fenced(written)}" if "\n" in written else f" `{written}`"
-    return f"{fenced(text)}\n\n{CURSOR} →{answer}\n"
+def shown(case: Case, answer: str) -> str:
+    """A case as Markdown: at a cursor the text with what was written set between ▌ and ▐, of an edit file and diff."""
+    language = LANGUAGES.get(Path(case.name).suffix, "")
+    if case.job == "edit":
+        after = answer if answer.startswith("(") else fenced(answer, "diff")
+        return f"**{case.message}**\n\n{fenced(case.text, language)}\n\n{after}\n"
+    prefix, suffix = around(case)
+    return fenced(f"{prefix}{CURSOR}{answer}▐{suffix}", language) + "\n"
 
 
-def edited(model: Model, message: str, before: str) -> str:
-    """A file, a message, and the hunks the model writes."""
-    written = model.diff(EditSample("", "example.py", before, message, ""), 100)
-    return f"**{message}**\n\n{fenced(before)}\n\n{fenced(written, 'diff')}\n"
+def card(cases: Sequence[Case], found: dict[int, str]) -> str:
+    """The section of the card, by job, in the order given."""
+    parts = [f"What stands between {CURSOR} and ▐ was written by the model; cut after {TOKENS} tokens.\n"]
+    for job, title in JOBS.items():
+        of_job = [shown(case, found[case.number]) for case in cases if case.job == job]
+        parts += [f"### {title}\n", *of_job] if of_job else []
+    return "\n".join(parts)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=HERE.parent / "codeclippy_ls" / "model")
     parser.add_argument("--prompts", type=Path, default=HERE / "showcase.txt")
+    parser.add_argument("--pick", type=int, nargs="+", metavar="NUMBER", help="only these, as the card's section")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model = Model(options.model)
-    for case in options.prompts.read_text().split("====\n"):
-        message, _, before = case.partition("\n")
-        is_edit = message.startswith("edit: ")
-        print(edited(model, message.removeprefix("edit: "), before) if is_edit else completed(model, case))
+    cases = {case.number: case for case in read(options.prompts)}
+    if unknown := set(options.pick or ()) - set(cases):
+        parser.error(f"there is no case {min(unknown)}: they go from 1 to {len(cases)}")
+    wanted = [cases[number] for number in options.pick or cases]
+    found = answers(options.model, wanted)
+    if options.pick:
+        print(card(wanted, found))
+        return
+    for one in wanted:
+        print(f"#{one.number} {one.job}\n\n{shown(one, found[one.number])}")
 
 
 if __name__ == "__main__":

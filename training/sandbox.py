@@ -1,0 +1,195 @@
+"""Run a Python program that nobody has read, in a process of its own, and say whether it came to its end.
+
+The program runs in an isolated interpreter (no site packages, no environment) in an empty temporary folder, with an
+empty stdin and its output thrown away. Limits are two layers:
+
+- the kernel's: CPU seconds, address space, file size, no core dump, no new process or thread (a limit that root is
+  exempt from, so root becomes nobody where `setpriv` is there), no network (a namespace of its own, where allowed);
+- the interpreter's, an audit hook that cannot be taken off again: no sockets, no processes, no foreign functions, no
+  signals to others, and nothing opened for writing, renamed or removed outside the folder.
+
+At the time-out the whole process group is killed. This holds back the accidents of a small model; it is no prison for
+a program written to get out. It needs a POSIX system.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+NOBODY = "65534"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a program may use."""
+
+    seconds: float = 6.0  # by the clock
+    cpu_seconds: int = 2
+    memory: int = 512 << 20
+    file_size: int = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a program ended: `passed`, an exception's name, `time`, `left early` or `signal n`."""
+
+    how: str
+
+    @property
+    def passed(self) -> bool:
+        """It ran to its last line."""
+        return self.how == "passed"
+
+
+# Runs inside. The word that says it came to the end is read from stdin before the program can see anything, and goes
+# out through a descriptor that it does not know: neither `exit()` nor printing makes a pass.
+LAUNCHER = """
+import os, resource, sys
+word = sys.stdin.readline().strip()
+folder, cpu, memory, size = os.path.realpath(os.getcwd()), *map(int, sys.argv[1:])
+answer = os.dup(1)
+null = os.open(os.devnull, os.O_RDWR)
+for number in (0, 1, 2):
+    os.dup2(null, number)
+resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))  # first SIGXCPU, so that it can be told from other ends
+for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, size),
+                   (resource.RLIMIT_CORE, 0), (resource.RLIMIT_NPROC, 0), (resource.RLIMIT_NOFILE, 64)):
+    try:
+        resource.setrlimit(kind, (most, most))
+    except (ValueError, OSError):  # not every system has every limit
+        pass
+source = open("program.py", encoding="utf-8").read()
+os.unlink("program.py")
+
+def hook(inside=folder + os.sep, no=PermissionError, split=str.split, real=os.path.realpath, fsdecode=os.fsdecode,
+         fspath=os.fspath, kind=isinstance, writing=os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND):
+    rooms = {"socket", "subprocess", "ctypes", "pty", "fcntl", "syslog", "signal", "webbrowser", "resource", "mmap"}
+    calls = {"os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.kill", "os.killpg",
+             "os.setuid", "os.chroot", "os.putenv", "os.chmod", "os.chown", "os.mknod", "_thread.start_new_thread",
+             "sys.addaudithook", "gc.get_objects", "gc.get_referrers", "code.__new__"}
+    moves = {"os.remove", "os.rename", "os.link", "os.symlink", "os.mkdir", "os.rmdir", "os.truncate", "os.utime",
+             "os.chdir", "os.setxattr", "os.removexattr", "shutil.rmtree", "shutil.move"}
+
+    def judge(event, given):
+        if event in calls or split(event, ".")[0] in rooms:
+            raise no(event)
+        if event == "open":
+            path, mode, flags = given
+            if not (flags & writing or kind(mode, str) and not {"w", "a", "x", "+"}.isdisjoint(mode)):
+                return
+            paths = (path,)
+        elif event in moves:
+            paths = given[:2]
+        else:
+            return
+        for path in paths:
+            if path is not None and not kind(path, int) and not (real(fsdecode(fspath(path))) + "/").startswith(inside):
+                raise no(f"{event} {path!r}")
+    return judge
+
+del sys.argv[1:]
+sys.addaudithook(hook())
+
+def run(source, word, answer, write=os.write, leave=os._exit):
+    try:
+        exec(compile(source, "program.py", "exec"), {"__name__": "__main__"})
+        write(answer, word.encode())
+    except BaseException as error:
+        write(answer, type(error).__name__.encode())
+    leave(0)
+
+run(source, word, answer)
+"""
+
+
+def run(program: str, limits: Limits | None = None) -> Outcome:
+    """Run a program to its end or its limits."""
+    limits = limits or Limits()
+    if not hasattr(os, "killpg"):
+        raise NotImplementedError("programs are run on POSIX systems only: elsewhere they cannot be held back")
+    with tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o777)  # whom the program runs as owns nothing
+        (Path(folder) / "program.py").write_text(program, encoding="utf-8", errors="replace")
+        return _run_in(folder, limits)
+
+
+def _run_in(folder: str, limits: Limits) -> Outcome:
+    numbers = [str(int(n)) for n in (limits.cpu_seconds, limits.memory, limits.file_size)]
+    word = secrets.token_hex(8)
+    child = subprocess.Popen(
+        [*wrapper(), *interpreter(), LAUNCHER, *numbers], cwd=folder, env={}, close_fds=True, start_new_session=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )
+    try:
+        said, _ = child.communicate(word + "\n", timeout=limits.seconds)
+    except subprocess.TimeoutExpired:
+        said = "time"
+    finally:
+        _kill_group(child.pid)
+        child.wait()
+        for stream in (child.stdin, child.stdout):
+            if stream is not None and not stream.closed:
+                stream.close()
+    if said == "time" or child.returncode in (-signal.SIGXCPU, 128 + signal.SIGXCPU):
+        return Outcome("time")
+    if said == word:
+        return Outcome("passed")
+    return Outcome(said or (f"signal {-child.returncode}" if child.returncode else "left early"))
+
+
+def _kill_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):  # it is gone; or it became another user and is gone
+        pass
+
+
+def interpreter() -> tuple[str, ...]:
+    """The interpreter without packages, environment and user folder."""
+    executable = getattr(sys, "_base_executable", None) or sys.executable
+    return (str(Path(executable).resolve()), "-I", "-S", "-B", "-X", "utf8", "-c")
+
+
+@lru_cache
+def wrapper() -> tuple[str, ...]:
+    """The command before the interpreter that takes away the network and, from root, its rights; the first that works.
+
+    Root keeps the right to read, for an interpreter in a folder that is its own.
+    """
+    unshare, setpriv = shutil.which("unshare"), shutil.which("setpriv")
+    keep = "-all,+dac_read_search"
+    as_nobody = (setpriv or "", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--no-new-privs",
+                 "--inh-caps", keep, "--ambient-caps", keep, "--bounding-set", keep)
+    ways: list[tuple[str, ...]] = []
+    if os.geteuid() == 0 and setpriv:
+        ways += [(unshare, "--net", *as_nobody)] if unshare else []
+        ways.append(as_nobody)
+    elif unshare:
+        ways.append((unshare, "--user", "--net"))
+    return next((way for way in ways if _works(way)), ())
+
+
+def _works(way: tuple[str, ...]) -> bool:
+    try:
+        done = subprocess.run([*way, *interpreter(), "import json"], capture_output=True, timeout=20, env={}, cwd="/")
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def guards() -> str:
+    """What holds programs back on this machine, in words."""
+    way = wrapper()
+    network = "no network (namespace)" if "--net" in way else "sockets refused by the interpreter"
+    rights = "as nobody" if "--reuid" in way else "as root: processes refused by the interpreter alone" \
+        if os.geteuid() == 0 else "as this user"
+    return f"{network}, {rights}"
