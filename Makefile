@@ -5,13 +5,23 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test fix lint types bench train-rehearsal clean
+EDITORS_ROOT ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/codeclippy-editors
+export EDITORS_ROOT
+
+.PHONY: demo test editors test-editors fix lint types bench train-rehearsal clean
 
 demo: $(VENV)/installed ## install and show the three jobs
 	$(BIN)/codeclippy-ls demo
 
 test: $(VENV)/installed-test ## install what the tests need and run them
 	$(BIN)/python -m pytest
+
+editors: $(VENV)/bin/python ## install the real editors beside the system's, where they can be had (apt needs root)
+	for editor in neovim emacs vscode; do \
+		PYTHON=$(abspath $(BIN)/python) sh tests/editors/install/$$editor.sh "$(EDITORS_ROOT)" || exit 1; done
+
+test-editors: editors $(VENV)/installed-test $(VENV)/installed-editors ## the clients in VS Code, Neovim and Emacs
+	$(BIN)/python -m pytest tests/editors -m editors -rs --durations=10
 
 fix: $(VENV)/installed-lint ## format what can be fixed by itself
 	$(BIN)/ruff check --fix .

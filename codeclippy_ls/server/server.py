@@ -287,7 +287,7 @@ class Server(LanguageServer):
         except JsonRpcException as error:
             self.client.say(f"the editor could not apply the edit: {error.message}")
             return
-        if not result.applied:
+        if not result.applied and result.failure_reason != "discarded":  # by the user, who knows
             self.client.say(f"the edit was not applied{': ' + result.failure_reason if result.failure_reason else ''}")
 
 

@@ -1,6 +1,33 @@
--- Configuration for `vim.lsp.enable('codeclippy')`, Neovim 0.11 and later.
+-- Configuration for `vim.lsp.enable('codeclippy')`, Neovim 0.11 and later. Change it with `vim.lsp.config`:
+--   vim.lsp.config('codeclippy', { init_options = { completion = { maxTokens = 64 } } })
 ---@type vim.lsp.Config
 return {
   cmd = { 'codeclippy-ls' },
   root_markers = { '.git', 'pyproject.toml', 'package.json' },
+  -- One server, and so one model in memory, for all projects.
+  reuse_client = function(client, config)
+    return client.name == config.name
+  end,
+  -- The preview below understands what asks for confirmation, in 0.11 too.
+  capabilities = { workspace = { workspaceEdit = { changeAnnotationSupport = { groupsOnLabel = false } } } },
+  init_options = { statusNotification = true },
+  handlers = {
+    ['codeclippy/status'] = function(_, params, context)
+      require('codeclippy.status').set(params, context)
+    end,
+    ['window/showMessage'] = function(_, params)
+      local level = ({ vim.log.levels.ERROR, vim.log.levels.WARN })[params.type] or vim.log.levels.INFO
+      vim.notify('Code Clippy: ' .. params.message, level)
+      return vim.NIL
+    end,
+    ['workspace/applyEdit'] = function(_, params, context)
+      return require('codeclippy.preview').apply(params, context)
+    end,
+  },
+  on_exit = function(code, signal)
+    require('codeclippy.status').exited(code, signal)
+  end,
+  on_attach = function(client, buffer)
+    require('codeclippy').attach(client, buffer)
+  end,
 }

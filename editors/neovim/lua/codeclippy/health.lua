@@ -1,0 +1,41 @@
+--- `:checkhealth codeclippy`
+local M = {}
+
+function M.check()
+  local health = vim.health
+  health.start('Code Clippy')
+  if vim.fn.has('nvim-0.11') == 0 then
+    health.error('Neovim 0.11 or later is needed')
+    return
+  end
+  health.ok('Neovim ' .. tostring(vim.version()) .. (vim.lsp.inline_completion and ', own inline completion' or ''))
+  local config = vim.lsp.config.codeclippy or {}
+  local program = type(config.cmd) == 'table' and config.cmd[1] or nil
+  if not program then
+    health.error('there is no configuration', 'put editors/neovim on the runtimepath')
+  elseif vim.fn.executable(program) == 1 then
+    local found = vim.system({ program, '--version' }, { text = true }):wait(10000)
+    local version = vim.trim(found.stdout or '')
+    health.ok(version ~= '' and version or program)
+  else
+    health.error(program .. ' is not on the PATH', {
+      'install it: pip install codeclippy-ls',
+      "or name it: vim.lsp.config('codeclippy', { cmd = { '/path/to/codeclippy-ls' } })",
+    })
+  end
+  if vim.lsp.is_enabled and not vim.lsp.is_enabled('codeclippy') then
+    health.warn('it is not enabled', "vim.lsp.enable('codeclippy')")
+  end
+  local clients = vim.lsp.get_clients({ name = 'codeclippy' })
+  if #clients == 0 then
+    health.info('no server runs; one starts with the first file')
+  else
+    health.info(('%d server for %d buffers, %s'):format(
+      #clients,
+      vim.tbl_count(clients[1].attached_buffers),
+      require('codeclippy.status').sentence()
+    ))
+  end
+end
+
+return M
