@@ -21,7 +21,7 @@ class ScriptedHost:
     """Answers with ``says``: a text, or an exception to raise; waits at ``gate`` where that is set."""
 
     def __init__(self) -> None:
-        self.says: Any = "pass"
+        self.says: Any = "value"
         self.gate: threading.Event | None = None
         self.started = threading.Event()
         self.fail_load = ""

@@ -406,7 +406,7 @@ async def test_lone_surrogates_break_no_answer(editor: Editor, host: ScriptedHos
     buffer.text = buffer.text.replace("?", "\ud800")
     editor.notify("textDocument/didChange", {"textDocument": {"uri": buffer.uri, "version": 2},
                                              "contentChanges": [{"text": buffer.text}]})
-    host.says = "z + '\ufffd"
+    host.says = "z + w\ufffd"
     assert len((await editor.complete(buffer, 11))[0]["textEdit"]["newText"]) == 6
 
 

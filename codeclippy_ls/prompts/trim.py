@@ -10,6 +10,7 @@ import re
 
 _UNPRINTABLE = re.compile("[\ufffd\u202a-\u202e\u2066-\u2069]")
 _OPENING = {"(": ")", "[": "]", "{": "}"}
+_MOST_LINES = 8  # of one statement whose brackets are open
 _CLOSING = {closing: opening for opening, closing in _OPENING.items()}
 
 
@@ -33,7 +34,7 @@ def ended(text: str, prefix: str, multiline: bool) -> bool:
     """Whether whatever may still come would be cut away: generation can stop here."""
     if multiline:
         return len(block(text, prefix)) < len(text.rpartition("\n")[0]) or without_repetition(text) != text
-    return len(first_line(text)) < len(text)
+    return len(first_line(text)) < len(text.rpartition("\n")[0] or text)
 
 
 def without_second_blank(text: str, prefix: str) -> str:
@@ -49,11 +50,22 @@ def without_unprintable(text: str) -> str:
 
 
 def first_line(text: str) -> str:
-    """The rest of the cursor's line; where it is empty, also the next line, so that Enter is suggested with it."""
-    line, end, rest = text.partition("\n")
-    if line.strip() or not rest:
-        return line
-    return line + end + rest.partition("\n")[0]
+    """The rest of the cursor's line, with the lines up to where the brackets that it opens are closed.
+
+    Where the rest is empty, also the next line, so that Enter is suggested with it.
+    """
+    lines = text.split("\n")
+    last = 0 if lines[0].strip() or len(lines) == 1 else 1
+    depth = sum(map(_depth, lines[: last + 1]))
+    while depth > 0 and last + 1 < len(lines) and last < _MOST_LINES:
+        last += 1
+        depth += _depth(lines[last])
+    return "\n".join(lines[: last + 1])
+
+
+def _depth(line: str) -> int:
+    """How many brackets more a line opens than it closes; those in strings count, which costs a line at worst."""
+    return sum(line.count(opening) - line.count(closing) for opening, closing in _OPENING.items())
 
 
 def block(text: str, prefix: str) -> str:

@@ -44,7 +44,8 @@ async def completion(server: Server, params: types.CompletionParams) -> types.Co
         return types.CompletionList(is_incomplete=True, items=[])
     encoding = server.documents.encoding
     offset = convert.from_position(document, params.position, encoding)
-    suggestions = await server.suggest(document, offset, automatic=False)
+    typed = params.context is not None and params.context.trigger_kind != types.CompletionTriggerKind.Invoked
+    suggestions = await server.suggest(document, offset, automatic=typed)
     if server.documents.get(document.uri) is not document:
         return types.CompletionList(is_incomplete=True, items=[])
     items = [

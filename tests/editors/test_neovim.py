@@ -266,8 +266,9 @@ def test_two_windows_and_two_projects_share_one_server(nvim: Nvim, tmp_path: Pat
     nvim.open(other / "add.py", ADD)
     assert nvim.lua("return #vim.lsp.get_clients({ name = 'codeclippy' })") == 1
     ghost(nvim)
-    nvim.keys("<Tab><Esc>")
+    nvim.keys("<Tab>")
     nvim.until(lambda: nvim.text() == "def add(a, b):\n    return a + b", "the suggestion in this window")
+    nvim.keys("<Esc>")
     nvim.rpc.command("wincmd p")
     assert nvim.text() == ADD.rstrip("\n")
     ghost(nvim)

@@ -17,7 +17,7 @@ return {
     end,
     ['window/showMessage'] = function(_, params)
       local level = ({ vim.log.levels.ERROR, vim.log.levels.WARN })[params.type] or vim.log.levels.INFO
-      vim.notify('Code Clippy: ' .. params.message, level)
+      vim.notify(params.message, level)
       return vim.NIL
     end,
     ['workspace/applyEdit'] = function(_, params, context)

@@ -240,24 +240,21 @@ function M.accept(part, stale)
     return false
   end
   local piece = M.part(left, part)
-  vim.schedule(function() -- no text may change while a mapping's expression is evaluated
-    hide(buffer)
-    insert(piece)
-    if piece == left then
-      buffers[buffer].shown = nil
-      if item.command then
-        shown.client:exec_cmd(item.command, { bufnr = buffer })
-      end
-    elseif piece:find('\n', 1, true) then
-      -- What is left begins on another line now.
-      local row, col = unpack(vim.api.nvim_win_get_cursor(0))
-      local remaining = vim.deepcopy(item)
-      remaining.insertText = left:sub(#piece + 1)
-      buffers[buffer].shown =
-        { items = { remaining }, index = 1, row = row - 1, col = col, client = shown.client }
+  hide(buffer)
+  insert(piece)
+  if piece == left then
+    buffers[buffer].shown = nil
+    if item.command then
+      shown.client:exec_cmd(item.command, { bufnr = buffer })
     end
-    draw(buffer)
-  end)
+  elseif piece:find('\n', 1, true) then
+    -- What is left begins on another line now.
+    local row, col = unpack(vim.api.nvim_win_get_cursor(0))
+    local remaining = vim.deepcopy(item)
+    remaining.insertText = left:sub(#piece + 1)
+    buffers[buffer].shown = { items = { remaining }, index = 1, row = row - 1, col = col, client = shown.client }
+  end
+  draw(buffer)
   return true
 end
 

@@ -53,10 +53,13 @@ local function map_keys(buffer)
       local key, name, what = row[1], row[2], row[3]
       if free(key) then
         vim.keymap.set('i', key, function()
-          return M[name](function()
-            vim.api.nvim_feedkeys(vim.keycode(otherwise(key)), 'n', false)
-          end) and '' or otherwise(key)
-        end, { buffer = buffer, expr = true, desc = 'Code Clippy: ' .. what })
+          local function instead()
+            vim.api.nvim_feedkeys(vim.keycode(otherwise(key)), 'in', false)
+          end
+          if not M[name](instead) then
+            instead()
+          end
+        end, { buffer = buffer, desc = 'Code Clippy: ' .. what })
       end
     end
   end)
@@ -124,8 +127,11 @@ function M.edit(message, lines)
       M.edit(answer, lines)
     end)
   end
-  local cursor = vim.api.nvim_win_get_cursor(0)[1]
-  local first, last = (lines or {})[1] or cursor, (lines or {})[2] or cursor
+  local cursor = vim.api.nvim_win_get_cursor(0)[1] - 1
+  local range = { start = { line = cursor, character = 0 }, ['end'] = { line = cursor, character = 0 } }
+  if lines then -- up to the start of the line below them
+    range = { start = { line = lines[1] - 1, character = 0 }, ['end'] = { line = lines[2], character = 0 } }
+  end
   client:exec_cmd({
     title = message,
     command = 'codeclippy.edit',
@@ -133,7 +139,7 @@ function M.edit(message, lines)
       {
         uri = vim.uri_from_bufnr(buffer),
         message = message,
-        range = { start = { line = first - 1, character = 0 }, ['end'] = { line = last - 1, character = 0 } },
+        range = range,
       },
     },
   }, { bufnr = buffer })

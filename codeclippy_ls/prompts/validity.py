@@ -1,0 +1,161 @@
+"""Whether a suggestion leaves the code around it whole, and the head of it that does.
+
+Python is asked by parsing the top-level statement around the cursor, with and without the suggestion; other languages,
+and Python that does not parse for other reasons, by their brackets and quotes. Knows no model and no LSP.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+
+from codeclippy_ls.prompts.trim import indentation
+
+_OPENING = {"(": ")", "[": "]", "{": "}"}
+_CLOSING = {closing: opening for opening, closing in _OPENING.items()}
+_REACH = 40_000  # characters looked at on either side of the cursor
+_CODE_BEGINS = re.compile(r"\n(?:def|class|@|import|from|function|const|let|export|public|static|func|fn|pub)\b")
+_CONTINUES = re.compile(r"(?:else|elif|except|finally|case)\b|[)\]}]|\s|#|$")  # the statement of the line above
+_HASH_COMMENTS = frozenset(
+    {"python", "shellscript", "sh", "yaml", "toml", "ruby", "perl", "r", "julia", "makefile", "dockerfile"})
+_WORD_END, _WORD_START = re.compile(r"\w\Z"), re.compile(r"\w")
+
+
+def fitting(text: str, prefix: str, suffix: str, language: str) -> str:
+    """The longest head of a suggestion that breaks nothing, or nothing.
+
+    A head is the suggestion without closing brackets at its end, or without its last lines. All texts are in LF.
+    """
+    if not text or (_WORD_END.search(text) and _WORD_START.match(suffix)):  # two words would become one
+        return ""
+    if suffix[:1] in ("'", '"', "`") and prefix.endswith(suffix[0] * 2):  # inside the end of a long string
+        return ""
+    for head in _heads(text):
+        if head.strip() and not breaks(head, prefix, suffix, language):
+            return head
+    return ""
+
+
+def _heads(text: str) -> list[str]:
+    found = [text]
+    head = text
+    while head and head[-1] in _CLOSING:
+        head = head[:-1].rstrip(" \t")
+        found.append(head)
+    lines = text.split("\n")
+    return found + ["\n".join(lines[:count]).rstrip() for count in range(len(lines) - 1, 0, -1)]
+
+
+def breaks(text: str, prefix: str, suffix: str, language: str) -> bool:
+    """Whether the code is worse off with the suggestion than it was without."""
+    quote, open_before = _scan(_code(prefix), "", language)
+    if language == "python" and len(quote) < 3:  # in a long string, statements cannot be told from text
+        told = _python_breaks(text, prefix, suffix)
+        if told is not None:
+            return told
+    return not _balanced(text, quote, open_before, suffix, language)
+
+
+def _code(prefix: str) -> str:
+    """As much of the prefix as is looked at, from where code certainly begins."""
+    if len(prefix) <= _REACH:
+        return prefix
+    found = _CODE_BEGINS.search(prefix, len(prefix) - _REACH)
+    return prefix[found.start() + 1 if found else len(prefix) - _REACH :]
+
+
+def _python_breaks(text: str, prefix: str, suffix: str) -> bool | None:
+    """What the parser says; ``None`` where the code around the cursor does not parse for other reasons."""
+    before, after = _statement(prefix, suffix)
+    if _parses(before + text + after):
+        return False
+    rest, _, following = after.partition("\n")
+    if not rest.strip() and text.rstrip().endswith(":"):  # a head whose body is still to be written
+        depth = indentation((before + text).rpartition("\n")[2])
+        if _parses(f"{before}{text}\n{' ' * (depth + 1)}pass\n{following}"):
+            return False
+    if _parses(before + after):
+        return True
+    above, _, line = before.rpartition("\n")
+    blanks = line[: len(line) - len(line.lstrip())]
+    return True if _parses(f"{above}\n{blanks}pass\n{following}") else None
+
+
+def _statement(prefix: str, suffix: str) -> tuple[str, str]:
+    """The parts, before and after the cursor, of the top-level statements that it stands in."""
+    start = len(prefix)
+    while start > 0 and len(prefix) - start < _REACH:
+        start = prefix.rfind("\n", 0, start - 1) + 1 if start > 1 else 0
+        if prefix[start] != "@" and not _CONTINUES.match(prefix, start):
+            break
+    end, begun, decorated = 0, 0, False
+    while (end := suffix.find("\n", end) + 1) and end < _REACH:
+        if _CONTINUES.match(suffix, end):
+            continue
+        begun += not decorated
+        decorated = suffix[end] == "@"
+        if begun == 2:  # one statement more than the cursor's: it may stand in a decorator of that
+            break
+    return prefix[start:], suffix[: end or len(suffix)]
+
+
+def _parses(code: str) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes in the user's strings
+            ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def _balanced(text: str, quote: str, outer: list[str], suffix: str, language: str) -> bool:
+    """Whether the suggestion closes what it opens, and no more than is open around it.
+
+    What is open around it is what stands open at the end of the prefix and is not closed in the suffix.
+    """
+    still, inner = _scan(text, quote, language)
+    if quote and quote != "#":  # inside a string: more of it, or its end where that is missing
+        closed_below = (suffix if len(quote) > 1 else suffix.partition("\n")[0]).count(quote) % 2  # the others pair up
+        return quote not in text or (not still and not closed_below)
+    if still and not still.startswith("#"):
+        return False  # an unclosed string
+    _, following = _scan(suffix[:_REACH], "", language)
+    closed = [bracket for bracket in inner if bracket in _CLOSING]
+    opened = [bracket for bracket in inner if bracket in _OPENING]
+    needed = [bracket for bracket in following if bracket in _CLOSING]
+    waiting = [bracket for bracket in outer if bracket in _OPENING]
+    spare = waiting[: max(0, len(waiting) - len(needed))]
+    if closed:
+        inside = waiting[len(waiting) - len(closed) :] if len(closed) <= len(waiting) else []
+        return not opened and len(closed) <= len(spare) and [_OPENING[b] for b in reversed(inside)] == closed
+    if opened:
+        return len(needed) - len(waiting) >= len(opened)
+    return True
+
+
+def _scan(text: str, quote: str, language: str) -> tuple[str, list[str]]:
+    """The string or comment that is open at the end, and the brackets that match nothing: closers, then openers."""
+    comment = "#" if language in _HASH_COMMENTS else "//"
+    quotes = "\"\"\"|'''|[\"']" if language == "python" else "[\"'`]"
+    interesting = re.compile(rf"\\.|{quotes}|{comment}|/\*|\*/|[()\[\]{{}}]|\n")
+    left: list[str] = []
+    for match in interesting.finditer(text):
+        found = match.group()
+        if quote:
+            ends = "\n" if quote in ("#", "'", '"') else "*/" if quote == "/*" else quote
+            if found in (quote, ends) and not (found == quote == "#"):
+                quote = ""
+        elif found in (comment, "/*"):
+            quote = "#" if found == comment else ("/*" if comment == "//" else "")
+        elif found[0] in "\"'`":
+            quote = found
+        elif found in _OPENING:
+            left.append(found)
+        elif found in _CLOSING:
+            if left and left[-1] == _CLOSING[found]:
+                left.pop()
+            else:
+                left.append(found)
+    return quote, left
