@@ -19,6 +19,7 @@ _CODE_BEGINS = re.compile(r"\n(?:def|class|@|import|from|function|const|let|expo
 _CONTINUES = re.compile(r"(?:else|elif|except|finally|case)\b|[)\]}]|\s|#|$")  # the statement of the line above
 _HASH_COMMENTS = frozenset(
     {"python", "shellscript", "sh", "yaml", "toml", "ruby", "perl", "r", "julia", "makefile", "dockerfile"})
+_LINES = ("pass", "if x:", "else:", "except x:", "x = (")  # a statement, heads of what is indented below, an opener
 _WORD_END, _WORD_START = re.compile(r"\w\Z"), re.compile(r"\w")
 
 
@@ -79,7 +80,8 @@ def _python_breaks(text: str, prefix: str, suffix: str) -> bool | None:
         return True
     above, _, line = before.rpartition("\n")
     blanks = line[: len(line) - len(line.lstrip())]
-    return True if _parses(f"{above}\n{blanks}pass\n{following}") else None
+    # Where some line would make it whole here, this one is to blame.
+    return True if any(_parses(f"{above}\n{blanks}{other}\n{following}") for other in _LINES) else None
 
 
 def _statement(prefix: str, suffix: str) -> tuple[str, str]:
