@@ -17,7 +17,7 @@ test: $(VENV)/installed-test ## install what the tests need and run them
 	$(BIN)/python -m pytest
 
 editors: $(VENV)/bin/python ## install the real editors beside the system's, where they can be had (apt needs root)
-	for editor in neovim emacs vscode; do \
+	for editor in neovim helix emacs vscode; do \
 		PYTHON=$(abspath $(BIN)/python) sh tests/editors/install/$$editor.sh "$(EDITORS_ROOT)" || exit 1; done
 
 test-editors: editors $(VENV)/installed-test $(VENV)/installed-editors ## the clients in VS Code, Neovim and Emacs

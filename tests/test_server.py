@@ -150,6 +150,24 @@ async def test_a_selected_list_item_is_continued(editor: Editor, host: ScriptedH
     assert "os.path" in host.prompts[0]
 
 
+async def test_our_own_item_in_the_list_is_not_continued(editor: Editor, host: ScriptedHost) -> None:
+    """What the list's selected item inserts is the whole suggestion already."""
+    await editor.start()
+    buffer = editor.open("x = va")
+    host.says = "lue"
+    (listed,) = await editor.complete(buffer, 6)
+    selected = {"range": listed["textEdit"]["range"], "text": listed["textEdit"]["newText"]}
+    asked = await editor.call("textDocument/inlineCompletion", {
+        **editor.at(buffer, 6), "context": {"triggerKind": 2, "selectedCompletionInfo": selected}})
+    assert asked["items"] == [] and len(host.prompts) == 1
+
+
+async def test_lists_open_by_themselves_only_where_there_is_no_ghost_text(editor: Editor) -> None:
+    """A list at every blank would stand where the ghost text should be."""
+    result = await editor.start({"textDocument": {"inlineCompletion": {}}})
+    assert "triggerCharacters" not in result["capabilities"]["completionProvider"]
+
+
 async def test_automatic_requests_inside_a_word_get_nothing(editor: Editor, host: ScriptedHost) -> None:
     """An invoked one does."""
     await editor.start()

@@ -97,6 +97,8 @@ class Assistant:
             prefix, suffix = document.text[: selected.start] + selected.text, document.text[selected.end :]
         if automatic and _inside_word(prefix, suffix):
             return Suggestions()
+        if selected is not None and self._is_shown(document.uri, prefix, suffix):
+            return Suggestions()  # the list's item is our own: there is nothing to add to it
         if (again := self._typed_through(document.uri, prefix, suffix)) and candidates == 1:
             return Suggestions((replace(again, offset=offset),))
         if self.engine.status(COMPLETE).state in (State.ABSENT, State.LOADING):
@@ -143,6 +145,10 @@ class Assistant:
         }
         request = Request(build, sampling, COMPLETE, key=uri, done=done)
         return await self.engine.submit(request, Lane.KEYSTROKE).result()
+
+    def _is_shown(self, uri: str, prefix: str, suffix: str) -> bool:
+        before, after, last = self._shown.get(uri, ("", "", Suggestion("", 0)))
+        return bool(last.text) and (prefix, suffix) == (before + last.text, after)
 
     def _typed_through(self, uri: str, prefix: str, suffix: str) -> Suggestion | None:
         """The rest of the suggestion last shown in this document, where what was typed since is its head."""

@@ -61,6 +61,7 @@ class Client:
         self.shows_progress = bool(window)
         edit = ("workspace", "workspace_edit")
         self.annotates = supports(capabilities, [*edit, "change_annotation_support"]) is not None
+        self.draws_ghost_text = supports(capabilities, ["text_document", "inline_completion"]) is not None
         self.applies = bool(supports(capabilities, ["workspace", "apply_edit"]))
         self.configures = bool(supports(capabilities, ["workspace", "configuration"]))
         resolve = supports(capabilities, ["text_document", "code_action", "resolve_support", "properties"]) or ()

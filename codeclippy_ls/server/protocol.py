@@ -222,6 +222,9 @@ class GuardedProtocol(LanguageServerProtocol):
         )
         if isinstance(capabilities.code_action_provider, types.CodeActionOptions):
             capabilities.code_action_provider.resolve_provider = self._server.client.resolves_commands
+        if self._server.client.draws_ghost_text and capabilities.completion_provider is not None:
+            # A list that opens at every blank would stand where the ghost text should be.
+            capabilities.completion_provider.trigger_characters = None
         return result
 
     @lsp_method(types.TEXT_DOCUMENT_DID_OPEN)
