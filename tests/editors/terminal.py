@@ -62,14 +62,20 @@ class Terminal:
 
     def picture(self, file: Path, title: str) -> None:
         """Draw the screen as an SVG; needs rich."""
-        console = pytest.importorskip("rich.console", reason="rich is not installed")
-        text = pytest.importorskip("rich.text")
-        drawn = console.Console(record=True, width=self.size[0], file=io.StringIO(), force_terminal=True)
-        drawn.print(text.Text.from_ansi(self._tmux("capture-pane", "-e", "-p")), highlight=False)
-        # The fonts would be asked for from the web each time somebody looks at the picture.
-        svg = re.sub(r"@font-face \{.*?\}", "", drawn.export_svg(title=title), flags=re.DOTALL)
-        file.write_text(svg, encoding="utf-8")
+        draw(self._tmux("capture-pane", "-e", "-p"), self.size[0], file, title)
 
     def close(self) -> None:
         """End the session and what runs in it."""
         subprocess.run(["tmux", "-L", self._name, "kill-server"], capture_output=True, check=False)
+
+
+def draw(captured: str, width: int, file: Path, title: str) -> None:
+    """Draw what tmux captured, colours and all, as an SVG; needs rich."""
+    console = pytest.importorskip("rich.console", reason="rich is not installed; `make test-editors` installs it")
+    text = pytest.importorskip("rich.text")
+    drawn = console.Console(record=True, width=width, file=io.StringIO(), force_terminal=True,
+                            color_system="truecolor")
+    drawn.print(text.Text.from_ansi(captured.rstrip("\n")), highlight=False, no_wrap=True, crop=True)
+    # The fonts would be asked for from the web each time somebody looks at the picture.
+    svg = re.sub(r"@font-face \{.*?\}", "", drawn.export_svg(title=title), flags=re.DOTALL)
+    file.write_text(re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL), encoding="utf-8")

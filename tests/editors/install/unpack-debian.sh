@@ -1,8 +1,10 @@
 #!/bin/sh
 # unpack-debian.sh SUITE FOLDER PACKAGE...: a package of another Debian suite with all it depends on, unpacked into FOLDER.
+# SUITE may be several, as for backports ("bookworm bookworm-backports"): the last is preferred.
 # Nothing is installed: apt works on a state of its own, with the mirror and keys of the machine's own sources.
 set -eu
-suite=$1
+suites=$1
+suite=${suites##* }
 folder=$2
 shift 2
 source=$(grep -lsE '^(Suites:|deb )' /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list.d/*.sources |
@@ -14,7 +16,9 @@ state=$(mktemp -d)
 trap 'rm -rf "$state"' EXIT
 mkdir -p "$state/lists/partial" "$state/cache/archives/partial" "$state/preferences"
 : >"$state/status"
-echo "deb ${key:+[signed-by=$key]} $mirror $suite main" >"$state/sources.list"
+for each in $suites; do
+    echo "deb ${key:+[signed-by=$key]} $mirror $each main"
+done >"$state/sources.list"
 apt() {
     apt-get -qq -y \
         -o Dir::Etc::SourceList="$state/sources.list" -o Dir::Etc::SourceParts=- \
