@@ -7,7 +7,9 @@ cursor's line, from 1, stands in ``near``; an empty file ``whole`` says that the
 
 from __future__ import annotations
 
+import difflib
 import itertools
+import random
 import re
 import subprocess
 import time
@@ -363,3 +365,55 @@ def test_edits_are_as_small_as_can_be() -> None:
     diff = "@@ -1,4 +1,4 @@\n a\n-f(x)\n+f(x, y)\n b\n-c\n@@ -9 +9,2 @@\n d\n+e\n"
     edits, _ = diffs.read(diff, Document("", "a\nf(x)\nb\nc\nd\n"))
     assert edits == [Edit(5, 5, ", y"), Edit(9, 11, ""), Edit(13, 13, "e\n")]
+
+
+def test_diffs_of_some_lines_go_to_those_lines_whatever_the_line_ends() -> None:
+    """Random lines of random documents, many of them equal, line ends mixed, a dropped line among them."""
+    rng, refused = random.Random(11), 0
+    for _ in range(3000):
+        ends = rng.choice([["\n"], ["\r\n"], ["\r"], ["\n", "\r\n"], ["\n", "\r", "\r\n"]])
+        texts = [rng.choice(["a", "b", "", "  c", "é😀"]) for _ in range(rng.randrange(1, 9))]
+        text = "".join(line + rng.choice(ends) for line in texts)
+        if rng.random() < 0.3:
+            text = text.rstrip("\r\n") or "a"
+        document = Document("file:///a", text)
+        whole = [document.line(i) for i in range(document.line_count)]
+        count = len(whole) - (whole[-1] == "")
+        first = rng.randrange(count)
+        last = rng.randrange(first, count)
+        dropped = (rng.randrange(first, last + 1),) if rng.random() < 0.4 and last > first else ()
+        numbers = [i for i in range(first, last + 1) if i not in dropped]
+        before = [whole[i] for i in numbers]
+        after = list(before)
+        for _ in range(rng.randrange(1, 4)):
+            at = rng.randrange(len(after) + 1)
+            after[at : at + rng.randrange(2)] = [rng.choice(["a", "new", "b"])] * rng.randrange(2)
+        diff = "".join(difflib.unified_diff([line + "\n" for line in before], [line + "\n" for line in after], n=1))
+        diff = re.sub(r"^(---|\+\+\+).*\n", "", diff, flags=re.M)
+        edits, problems = diffs.read_at(diff, document, numbers, dropped)
+        if before == after:
+            assert not edits and problems
+            continue
+        if not edits and whole[:first] + after + whole[last + 1 :] == whole:
+            continue  # what the diff adds is what the dropped line was
+        if not edits:  # where an end would melt into a neighbour's
+            assert "mixes kinds of line ends" in problems[0].reason and "\r" in ends and len(ends) > 1, (text, diff)
+            refused += 1
+            continue
+        result = Document("file:///a", apply(text, edits))
+        lines_after = [result.line(i) for i in range(result.line_count)]
+        expected = whole[:first] + after + whole[last + 1 :]
+        ended = text[-1:] in ("\r", "\n")
+        assert "\n".join(lines_after).rstrip("\n") == "\n".join(expected).rstrip("\n"), (text, diff)
+        if "".join(expected) and (ended or expected[-1]):  # the end of the text stays ended, or not, as it was
+            assert (result.text[-1:] in ("\r", "\n")) == ended
+        above = text[: document.starts[first]]
+        assert result.text.startswith(above if ended else above.rstrip("\r\n"))
+    assert refused < 60
+
+
+def test_a_diff_that_does_not_stand_at_its_numbers_is_refused() -> None:
+    document = Document("file:///a", "a\nb\na\n")
+    edits, problems = diffs.read_at("@@ -1,1 +1,1 @@\n-a\n+x\n", document, [1, 2])
+    assert not edits and "Hunk 1 does not stand" in problems[0].reason
+    assert apply(document.text, diffs.read_at("@@ -2,1 +2,1 @@\n-a\n+x\n", document, [1, 2])[0]) == "a\nb\nx\n"

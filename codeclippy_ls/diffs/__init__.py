@@ -8,15 +8,16 @@ look-alikes, never another file. Pure and deterministic; knows no models and no 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from codeclippy_ls.diffs.edits import edits_of, overlapping
+from codeclippy_ls.diffs.edits import edits_at, edits_of, overlapping
 from codeclippy_ls.diffs.hunks import Problem, cut
-from codeclippy_ls.diffs.places import Ground, Place, placed
+from codeclippy_ls.diffs.places import Ground, Place, Shift, placed
 from codeclippy_ls.diffs.unified import write
-from codeclippy_ls.text import Document, Edit
+from codeclippy_ls.text import Document, Edit, apply, lines
 
-__all__ = ["MOST_DOCUMENT_LINES", "Problem", "Reading", "read", "write"]
+__all__ = ["MOST_DOCUMENT_LINES", "Problem", "Reading", "read", "read_at", "write"]
 
 # Reading stays below 100 ms for documents up to this size.
 MOST_DOCUMENT_LINES = 50_000
@@ -73,6 +74,46 @@ def read(text: str, document: Document, near: int | None = None, *, whole: bool 
         return _refused(overlap)
     edits = edits_of(places, ground)
     return Reading(edits, problems) if edits else _refused(*problems, Problem("The diff changes nothing."))
+
+
+def read_at(text: str, document: Document, numbers: Sequence[int], dropped: Sequence[int] = ()) -> Reading:
+    """The edits of a diff about some of a document's lines whose headers are right, or none.
+
+    Where `read` looks for a hunk's lines, here they stand where the header puts them or the diff is refused. So equal
+    lines are never confused, and each edit goes to its lines by their numbers, whatever their line ends.
+
+    Args:
+        text: the whole diff.
+        numbers: the document's line, from 0, of each line that the diff counts; ascending.
+        dropped: lines that go with the edit, whatever the diff says.
+    """
+    hunks, problems = cut(text, whole=True, empty_document=not numbers)
+    if any(problem.fatal for problem in problems):
+        return Reading([], problems)
+    places: list[Place] = []
+    for hunk in hunks:
+        old = [line.text for line in hunk.old]
+        start = hunk.start if hunk.start is not None else len(numbers) + 1
+        if old != [document.line(number) for number in numbers[start : start + len(old)]]:
+            return _refused(Problem(f"Hunk {hunk.number} does not stand where its header puts it.", hunk.number))
+        places.append(Place(hunk, start, start + len(old), Shift()))
+    if overlap := overlapping(places):
+        return _refused(overlap)
+    ground = Ground(document)
+    edits = edits_at(places, ground, numbers, dropped)
+    if not ground.numbered and edits and not _keeps_lines(document, edits):
+        return _refused(Problem("The document mixes kinds of line ends here in a way that an edit would break."))
+    return Reading(edits, problems) if edits else _refused(*problems, Problem("The diff changes nothing."))
+
+
+def _keeps_lines(document: Document, edits: Sequence[Edit]) -> bool:
+    """Whether no line end melts into a neighbour's, a CR before an LF: there are as many lines as there must be."""
+    changed = Document(document.uri, apply(document.text, edits)).line_count
+    # One end in each removed and added piece may be shared with the text around it: count them in that text.
+    counted = document.line_count
+    for edit in edits:
+        counted += len(lines("x" + edit.text + "x")) - len(lines("x" + document.text[edit.start : edit.end] + "x"))
+    return changed == counted
 
 
 def _refused(*problems: Problem) -> Reading:

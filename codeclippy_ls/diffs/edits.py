@@ -34,22 +34,43 @@ def overlapping(places: Sequence[Place]) -> Problem | None:
 
 def edits_of(places: Sequence[Place], ground: Ground) -> list[Edit]:
     """The smallest edits that do what the hunks say; places are in order and do not overlap."""
-    blocks: list[_Block] = []
-    for place in places:
-        for block in _blocks(place, ground):
-            # One edit where two would touch: editors differ in how they order edits at one position.
-            if blocks and blocks[-1].end == block.start:
-                blocks[-1] = replace(blocks[-1], end=block.end, lines=blocks[-1].lines + block.lines)
-            else:
-                blocks.append(block)
-    ended = _ends_in_newline(places, ground)
-    edits = [_edit(block, ground, ended) for block in blocks]
+    blocks = [block for place in places for block in _blocks(place, _own_eol(place, ground))]
+    return _edits(blocks, ground, _ends_in_newline(places, ground))
+
+
+def edits_at(places: Sequence[Place], ground: Ground, numbers: Sequence[int], dropped: Sequence[int]) -> list[Edit]:
+    """The same where places count other lines: ``numbers`` has the document's line of each; ``dropped`` lines go."""
+
+    def mapped(block: _Block) -> _Block:
+        behind = numbers[-1] + 1 if numbers else len(ground.lines)
+        start = numbers[block.start] if block.start < len(numbers) else behind
+        return _Block(start, numbers[block.end - 1] + 1 if block.end > block.start else start, block.lines)
+
+    eol = ground.document.eol
+    blocks = [mapped(block) for place in places for block in _blocks(place, eol)]
+    if blocks:
+        blocks += [
+            _Block(line, line + 1, ()) for line in dropped if not any(b.start <= line < b.end for b in blocks)
+        ]
+        blocks.sort(key=lambda block: (block.start, block.end))
+    return _edits(blocks, ground, not ground.lines or line_end(ground.lines[-1]) != "")
+
+
+def _edits(blocks: Sequence[_Block], ground: Ground, ended: bool) -> list[Edit]:
+    """The edits of blocks in order; ``ended`` is whether the result ends with a line end."""
+    joined: list[_Block] = []
+    for block in blocks:
+        # One edit where two would touch: editors differ in how they order edits at one position.
+        if joined and joined[-1].end == block.start:
+            joined[-1] = replace(joined[-1], end=block.end, lines=joined[-1].lines + block.lines)
+        else:
+            joined.append(block)
+    edits = [_edit(block, ground, ended) for block in joined]
     return [edit for edit in edits if edit.text or edit.start < edit.end]
 
 
-def _blocks(place: Place, ground: Ground) -> Iterator[_Block]:
-    """The blocks of one hunk."""
-    eol = _own_eol(place, ground)
+def _blocks(place: Place, eol: str | None) -> Iterator[_Block]:
+    """The blocks of one hunk; added lines end in ``eol``, or as they do in the diff."""
     start = at = place.start
     added: list[str] = []
     for line in (*place.hunk.lines, Line(" ", "", "")):  # one kept line more, to close the last block
