@@ -32,6 +32,7 @@ from typing import Any
 from codeclippy_ls import prompts
 from codeclippy_ls.assist import Assistant, open_engine
 from codeclippy_ls.assist import assistant as assisting
+from codeclippy_ls.prompts import build as building
 from codeclippy_ls.settings import parse
 from codeclippy_ls.text import Document
 
@@ -192,6 +193,7 @@ def without(technique: str) -> Iterator[None]:
     switches: dict[str, tuple[Any, str, Any]] = {
         "validity": (prompts, "fitting", lambda text, prefix, suffix, language: text),
         "clean-up": (prompts, "trim", whole_first_line),
+        "healing": (building, "_begun_word", lambda prefix: ""),
         "suffix": (assisting, "Context", lambda prefix, suffix: prompts.Context(prefix, "")),
     }
     if technique == "nothing":
@@ -240,7 +242,7 @@ def main() -> None:
     parser.add_argument("--model", default="", help="a folder or hub name; the shipped model if not given")
     parser.add_argument("--holes", type=int, default=100, help="of each kind")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--without", nargs="+", default=["nothing", "validity", "clean-up", "suffix"])
+    parser.add_argument("--without", nargs="+", default=["nothing", "validity", "clean-up", "healing", "suffix"])
     parser.add_argument("--show", action="store_true", help="print the harmful ones")
     parser.add_argument("--quick", action="store_true", help="15 holes of each kind")
     options = parser.parse_args()

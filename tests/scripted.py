@@ -44,7 +44,7 @@ class ScriptedHost:
         """One step, then the answer."""
         model = self.load("", None)
         prompt = ticket.request.build(model, model.window)
-        self.prompts.append(model.tokenizer.decode_bytes(prompt.tokens).decode())
+        self.prompts.append(model.tokenizer.decode_bytes(prompt.tokens).decode() + prompt.heal)
         self.started.set()
         yield None
         while self.gate is not None and not self.gate.wait(0.01):
@@ -54,12 +54,13 @@ class ScriptedHost:
             yield None
         if isinstance(self.says, BaseException):
             raise self.says
-        tokens = tuple(model.tokenizer.encode(self.says))
+        text = prompt.heal + self.says  # a model would have to begin with the word that was begun
+        tokens = tuple(model.tokenizer.encode(text))
         state = prompt.constraint
-        for token in tokens if state is not None else ():
+        for token in tokens if state is not None and not prompt.heal else ():
             if token not in state.allowed():
                 raise EngineError(f"the script is not allowed at {state.text!r}")
             state = state.step(token)
-        ticket.emit(self.says)
-        candidate = Candidate(self.says, tokens, -0.1, Reason.END)
+        ticket.emit(text)
+        candidate = Candidate(text, tokens, -0.1, Reason.END)
         yield Generation(Reason.END, (candidate,), prompt, len(prompt.tokens))

@@ -75,8 +75,10 @@ def test_fim_neox_with_its_own_tokenizer() -> None:
     """Suffix, prefix, middle by the ids 50277 to 50279, no blanks and nothing in front; ended by id 0."""
     tokenizer = read_tokenizer(tokenizer_folder("fim-neox"))
     subject = view(tokenizer, "gpt_neox", "CarperAI/FIM-NeoX-1.3B")
-    prompt = completion_prompt(subject, Context("Hello world", "Hello"), 2048, 64)
-    assert prompt.tokens == (50277, 12092, 50278, 12092, 1533, 50279)
+    prompt = completion_prompt(subject, Context("Hello world.", "Hello"), 2048, 64)
+    assert prompt.tokens == (50277, 12092, 50278, 12092, 1533, 15, 50279)
+    begun = completion_prompt(subject, Context("Hello wor", "Hello"), 2048, 64)
+    assert begun.tokens == (50277, 12092, 50278, 12092, 50279) and begun.heal == " wor"
     assert prompt.family.name == "fim-neox" and prompt.ends == {0}
 
 
@@ -209,8 +211,10 @@ def test_the_shipped_model_is_asked_as_it_was_trained() -> None:
     tokenizer, encode = read_tokenizer(SHIPPED), samples.encoder(SHIPPED)
     subject = view(tokenizer, "gpt_neox")
     for prefix, suffix in ((PREFIX, SUFFIX), ("import o", ""), ("x = '<|MID|>😀'\n\tif a:\n", "        \n\n")):
-        sample = samples.infill(encode, prefix, "middle", suffix)
-        assert completion_prompt(subject, Context(prefix, suffix), 512, 32).tokens == sample.ids[: sample.answer]
+        prompt = completion_prompt(subject, Context(prefix, suffix), 512, 32)
+        assert prompt.heal == (" o" if prefix == "import o" else "")
+        sample = samples.infill(encode, prefix.removesuffix(prompt.heal), "middle", suffix)
+        assert prompt.tokens == sample.ids[: sample.answer]
     before = "    def f(self):\n        return 1\n"
     sample = samples.edit(encode, "x.py", before, "Add a docstring", "@@ -1,1 +1,1 @@\n")
     edited = Edited(tuple(before.split("\n")[:-1]), 0, 1, "x.py", "Add a docstring")

@@ -21,6 +21,7 @@ _CHARACTERS_PER_TOKEN = 8
 _SUFFIX_SHARE = 0.25
 _SUFFIX_STEP = 64  # tokens
 _PREFIX_STEP = 16  # lines
+_WORD = re.compile(r"(?:(?<=\S) )?\w{1,64}\Z")
 _HEAL = re.compile(r"\s{1,64}\Z| ?\w{1,40}\Z")
 _PLAIN_TAGS = ("<NME>", "<BEF>", "<MSG>", "<DFF>")
 NEW_FILE = "ADDFILE"
@@ -115,12 +116,12 @@ def completion_prompt(view: View, context: Context, window: int, reserve: int, w
     budget = window - reserve - sum(isinstance(part, Control) for part in template)
     if budget < 16:
         raise ValueError(f"a window of {window} tokens leaves no room for a prompt")
-    prefix, suffix, heal = context.prefix, context.suffix if family.infill else "", ""
-    if not family.infill:
-        heal = _healed(prefix)
-        prefix = prefix[: len(prefix) - len(heal)]
-        if not prefix:
-            prefix, heal = context.prefix, ""
+    prefix, suffix = context.prefix, context.suffix if family.infill else ""
+    # Models that fill holes have seen them begin anywhere, but seldom inside a word.
+    heal = _begun_word(prefix) if family.infill else _healed(prefix)
+    prefix = prefix[: len(prefix) - len(heal)]
+    if not prefix:
+        prefix, heal = context.prefix, ""
     before, after = _shared(tokenizer, prefix, suffix, budget)
     tokens = _fill(template, tokenizer, {Slot.PREFIX: before, Slot.SUFFIX: after})
     tokens = tokens or _beginning(family, tokenizer)
@@ -150,6 +151,12 @@ def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: s
     document = "\n".join(shown) + "\n" if any(edited.lines) else f"{NEW_FILE}\n"
     tokens = _fill_text(family.edit, tokenizer, {**fixed, Slot.DOCUMENT: document})
     return Prompt(tuple(tokens), _ends(family, tokenizer), family, lines=(start, end))
+
+
+def _begun_word(prefix: str) -> str:
+    """The word that the prefix ends in, with the blank that most tokenizers join to it."""
+    match = _WORD.search(prefix[-80:])
+    return match.group() if match else ""
 
 
 def _healed(prefix: str) -> str:
