@@ -21,7 +21,7 @@ editors: $(VENV)/bin/python ## install the real editors beside the system's, whe
 		PYTHON=$(abspath $(BIN)/python) sh tests/editors/install/$$editor.sh "$(EDITORS_ROOT)" || exit 1; done
 
 test-editors: editors $(VENV)/installed-test $(VENV)/installed-editors ## the clients in VS Code, Neovim and Emacs
-	$(BIN)/python -m pytest tests/editors -m editors -rs --durations=10
+	$(BIN)/python -m pytest tests/editors -m editors -rsR --reruns 2
 
 fix: $(VENV)/installed-lint ## format what can be fixed by itself
 	$(BIN)/ruff check --fix .
