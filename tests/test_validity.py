@@ -44,6 +44,8 @@ def test_what_stood_there_always_fits_and_what_breaks_a_whole_file_never_does() 
         if end <= start or not text[start:end].strip():
             continue
         prefix, hole, suffix = text[:start], text[start:end], text[end:]
+        if prefix[-1:] in ("'", '"') and hole[0] == prefix[-1]:
+            continue  # inside a string's delimiter: a case of the file
         assert not breaks(hole, prefix, suffix, "python"), (prefix[-80:], hole)
         other = rng.choice(text.split("\n")).strip()[: rng.randrange(1, 40)]
         found = fitting(other, prefix, hole + suffix, "python")

@@ -109,7 +109,8 @@ class Assistant:
         for candidate in generation.candidates:
             text = _without_healed(candidate.text, generation.prompt.heal)
             text = prompts.trim(text, to_lf(prefix[-4000:]), to_lf(suffix[:4000]), multiline)
-            text = prompts.fitting(text, to_lf(prefix), to_lf(suffix), document.language)
+            # Parsing takes milliseconds: not on the loop.
+            text = await asyncio.to_thread(prompts.fitting, text, to_lf(prefix), to_lf(suffix), document.language)
             source = self._copied(COMPLETE, text)
             if text and not (source and settings.copies == "hide"):
                 found[text] = Suggestion(with_eol(text, document.eol), offset, source)

@@ -9,17 +9,21 @@ from __future__ import annotations
 import ast
 import re
 import warnings
+from functools import cached_property
 
 from codeclippy_ls.prompts.trim import indentation
 
 _OPENING = {"(": ")", "[": "]", "{": "}"}
 _CLOSING = {closing: opening for opening, closing in _OPENING.items()}
 _REACH = 40_000  # characters looked at on either side of the cursor
+_MOST_PARSED = 24_000  # characters: eight milliseconds, and a suggestion may need a dozen parses
+_MOST_HEADS = 6
 _CODE_BEGINS = re.compile(r"\n(?:def|class|@|import|from|function|const|let|export|public|static|func|fn|pub)\b")
 _CONTINUES = re.compile(r"(?:else|elif|except|finally|case)\b|[)\]}]|\s|#|$")  # the statement of the line above
 _HASH_COMMENTS = frozenset(
     {"python", "shellscript", "sh", "yaml", "toml", "ruby", "perl", "r", "julia", "makefile", "dockerfile"})
 _LINES = ("pass", "if x:", "else:", "except x:", "x = (")  # a statement, heads of what is indented below, an opener
+_DELIMITER = re.compile(r"""([\"'])(?:\1\||\|\1)\1""")
 _WORD_END, _WORD_START = re.compile(r"\w\Z"), re.compile(r"\w")
 
 
@@ -30,12 +34,10 @@ def fitting(text: str, prefix: str, suffix: str, language: str) -> str:
     """
     if not text or (_WORD_END.search(text) and _WORD_START.match(suffix)):  # two words would become one
         return ""
-    if suffix[:1] in ("'", '"', "`") and prefix.endswith(suffix[0] * 2):  # inside the end of a long string
+    if _DELIMITER.search(prefix[-2:] + "|" + suffix[:2]):  # inside the three quotes of a long string
         return ""
-    for head in _heads(text):
-        if head.strip() and not breaks(head, prefix, suffix, language):
-            return head
-    return ""
+    around = _Around(prefix, suffix, language)
+    return next((head for head in _heads(text) if head.strip() and not around.broken_by(head)), "")
 
 
 def _heads(text: str) -> list[str]:
@@ -45,17 +47,49 @@ def _heads(text: str) -> list[str]:
         head = head[:-1].rstrip(" \t")
         found.append(head)
     lines = text.split("\n")
-    return found + ["\n".join(lines[:count]).rstrip() for count in range(len(lines) - 1, 0, -1)]
+    found += ["\n".join(lines[:count]).rstrip() for count in range(len(lines) - 1, 0, -1)]
+    return found if len(found) <= _MOST_HEADS else [*found[: _MOST_HEADS - 1], found[-1]]
 
 
 def breaks(text: str, prefix: str, suffix: str, language: str) -> bool:
     """Whether the code is worse off with the suggestion than it was without."""
-    quote, open_before = _scan(_code(prefix), "", language)
-    if language == "python" and len(quote) < 3:  # in a long string, statements cannot be told from text
-        told = _python_breaks(text, prefix, suffix)
-        if told is not None:
-            return told
-    return not _balanced(text, quote, open_before, suffix, language)
+    return _Around(prefix, suffix, language).broken_by(text)
+
+
+class _Around:
+    """The code around a cursor; what does not depend on a suggestion is found out once, and only where it is asked."""
+
+    def __init__(self, prefix: str, suffix: str, language: str) -> None:
+        self.suffix, self.language = suffix, language
+        self.quote, self.open_before = _scan(_code(prefix), "", language)
+        self.before, self.after = _statement(prefix, suffix) if language == "python" else ("", "")
+
+    def broken_by(self, text: str) -> bool:
+        """Whether a suggestion breaks it."""
+        told = self._told_by_parser(text)
+        return not _balanced(text, self.quote, self.open_before, self.suffix, self.language) if told is None else told
+
+    def _told_by_parser(self, text: str) -> bool | None:
+        """What Python's parser says; ``None`` where it cannot say: the code does not parse for other reasons, is too
+        long to be parsed between two keystrokes, or the cursor is in a long string, where statements are not found."""
+        if self.language != "python" or len(self.quote) == 3 or len(self.before) + len(self.after) > _MOST_PARSED:
+            return None
+        if _parses(self.before + text + self.after):
+            return False
+        rest, _, following = self.after.partition("\n")
+        if not rest.strip() and text.rstrip().endswith(":"):  # a head whose body is still to be written
+            depth = indentation((self.before + text).rpartition("\n")[2])
+            if _parses(f"{self.before}{text}\n{' ' * (depth + 1)}pass\n{following}"):
+                return False
+        return True if self._could_be_whole else None
+
+    @cached_property
+    def _could_be_whole(self) -> bool:
+        """Whether it parses as it is, or with some other line in place of the cursor's: then that line is to blame."""
+        above, _, line = self.before.rpartition("\n")
+        blanks, following = line[: len(line) - len(line.lstrip())], self.after.partition("\n")[2]
+        others = (f"{above}\n{blanks}{other}\n{following}" for other in _LINES)
+        return any(map(_parses, (self.before + self.after, *others)))
 
 
 def _code(prefix: str) -> str:
@@ -64,24 +98,6 @@ def _code(prefix: str) -> str:
         return prefix
     found = _CODE_BEGINS.search(prefix, len(prefix) - _REACH)
     return prefix[found.start() + 1 if found else len(prefix) - _REACH :]
-
-
-def _python_breaks(text: str, prefix: str, suffix: str) -> bool | None:
-    """What the parser says; ``None`` where the code around the cursor does not parse for other reasons."""
-    before, after = _statement(prefix, suffix)
-    if _parses(before + text + after):
-        return False
-    rest, _, following = after.partition("\n")
-    if not rest.strip() and text.rstrip().endswith(":"):  # a head whose body is still to be written
-        depth = indentation((before + text).rpartition("\n")[2])
-        if _parses(f"{before}{text}\n{' ' * (depth + 1)}pass\n{following}"):
-            return False
-    if _parses(before + after):
-        return True
-    above, _, line = before.rpartition("\n")
-    blanks = line[: len(line) - len(line.lstrip())]
-    # Where some line would make it whole here, this one is to blame.
-    return True if any(_parses(f"{above}\n{blanks}{other}\n{following}") for other in _LINES) else None
 
 
 def _statement(prefix: str, suffix: str) -> tuple[str, str]:
