@@ -90,7 +90,7 @@ def _keystrokes(spec: Any, count: int, tokens: int) -> dict[str, Any]:
     import torch
 
     from codeclippy_ls.engine.cache import PrefixCache
-    from codeclippy_ls.engine.decode import Chooser, Sampling, decode
+    from codeclippy_ls.engine.decode import Chooser, Stream, decoded
     from codeclippy_ls.engine.models import load
     from codeclippy_ls.prompts import Context, completion_prompt
 
@@ -107,8 +107,8 @@ def _keystrokes(spec: Any, count: int, tokens: int) -> dict[str, Any]:
 
     def ours(cache: PrefixCache, prompt: tuple[int, ...]) -> int:
         prefix = cache.take(prompt, model.new_cache)
-        chooser = Chooser(Sampling(), 0)
-        made = sum(len(step.tokens) for step in decode(model, prefix, prompt, None, frozenset(), chooser, tokens))
+        stream = Stream(prefix, None, frozenset(), Chooser(), tokens, model.cost)
+        made = sum(len(step.tokens) for step in decoded(model.forward, stream, prompt))
         cache.put(prefix)
         return made
 

@@ -62,7 +62,10 @@ class EditSettings:
     enabled: bool = _field(True, "Offer edits as code actions.")
     max_tokens: int = _field(400, "Most tokens of a diff.", 16, 8192)
     time_budget_ms: int = _field(60000, "Milliseconds for a diff.", 100, 600000)
-    temperature: float = _field(0.0, "0 is greedy.", 0.0, 2.0)
+    candidates: int = _field(3, "Diffs written side by side; the best is proposed, the others can be asked for.",
+                             1, 8)
+    temperature: float = _field(0.6, "Of the candidates after the first, which is greedy; 0 makes that the only one.",
+                                0.0, 2.0)
     presets: tuple[str, ...] = _field(DEFAULT_PRESETS, "Messages offered as code actions.")
     comment_marker: str = _field("clippy:", "A comment that begins with this holds a message: `# clippy: add a "
                                             "docstring`.")

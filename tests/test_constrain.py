@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import random
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from codeclippy_ls import constrain
+from codeclippy_ls.constrain.vocabulary import unfinished
+from codeclippy_ls.engine.decode import Chooser
 from codeclippy_ls.engine.tokenizer import Tokenizer, read_tokenizer
 from tests import checkpoints
 from tests.shared import tokenizer_folder
@@ -86,7 +90,7 @@ def choose(tokenizer: Tokenizer, lines: list[str], written: str) -> constrain.Di
     rest = written.encode()
     while rest:
         heads = [token for token in state.allowed() if token != END and rest.startswith(tokenizer.bytes_of[token])]
-        assert heads, f"{rest[:40]!r} is not allowed after {state.text!r}"
+        assert heads, f"{rest[:40]!r} is not allowed here"
         token = max(heads, key=lambda token: len(tokenizer.bytes_of[token]))
         state, rest = state.step(token), rest[len(tokenizer.bytes_of[token]) :]
     return state
@@ -95,7 +99,7 @@ def choose(tokenizer: Tokenizer, lines: list[str], written: str) -> constrain.Di
 def test_headers_are_rewritten_from_what_was_done(tokenizer: Tokenizer) -> None:
     """The model's numbers are wrong; ours are right."""
     lines = ["a", "b", "c", "d", "e"]
-    state = choose(tokenizer, lines, " @@ -9,9 +9,9 @@\n b\n-c\n+C\n+CC\n@@ -1,1 +1,1 @@\n-e\n")
+    state = choose(tokenizer, lines, " @@ -5,1 +5,9 @@\n b\n-c\n+C\n+CC\n@@ -4,2 +5,1 @@\n-e\n")
     assert state.complete
     assert state.diff() == "@@ -1,5 +1,5 @@\n a\n b\n-c\n+C\n+CC\n d\n-e\n"
 
@@ -110,7 +114,8 @@ def test_the_header_breaks_ties_between_equal_lines(tokenizer: Tokenizer) -> Non
 def test_lines_that_are_not_the_document_s_are_not_allowed(tokenizer: Tokenizer) -> None:
     """Neither as context nor as removed lines, and none out of order."""
     lines = ["alpha", "beta", "gamma"]
-    for wrong in (" @@ -1 +1 @@\n delta", " @@ -1 +1 @@\n beta\n-alpha", "@@ -1", " @@ -1 +1 @@\n\n"):
+    head = " @@ -1,1 +1,1 @@\n"
+    for wrong in (head + " delta", head + " beta\n-alpha", "@@ -1", head + "\n", " @@ -4", " @@ -1,4", " @@ -1,1 +2"):
         with pytest.raises(AssertionError, match="is not allowed"):
             choose(tokenizer, lines, wrong)
 
@@ -122,7 +127,7 @@ def test_nothing_ends_without_a_change_and_context_is_bounded(tokenizer: Tokeniz
     assert not state.complete and END not in state.allowed()
     assert {tokenizer.bytes_of[token][:1] for token in state.allowed()} == {b"-", b"+"}
     assert choose(tokenizer, lines, " @@ -1,4 +1,4 @@\n line 0\n+new\n").complete
-    assert choose(tokenizer, lines, " @@ -5,0 +5,1 @@\n line 4\n+new\n").diff() == (
+    assert choose(tokenizer, lines, " @@ -5,1 +5,2 @@\n line 4\n+new\n").diff() == (
         "@@ -3,6 +3,7 @@\n line 2\n line 3\n line 4\n+new\n line 5\n line 6\n line 7\n")
 
 
@@ -133,10 +138,100 @@ def test_an_empty_document_takes_added_lines_only(tokenizer: Tokenizer) -> None:
 
 
 def test_forced_text_is_the_rest_of_the_line(tokenizer: Tokenizer) -> None:
-    """As soon as one line only is possible, the whole of it."""
-    lines = ["first line", "second line"]
-    state = choose(tokenizer, lines, " @@ -1,1 +1,1 @@\n s")
-    assert tokenizer.decode(state.forced()) == "econd line\n"
+    """As soon as one line only is possible, the whole of it, in the tokens that the line has by itself."""
+    state = choose(tokenizer, ["first line", "second line"], " @@ -1,1 +1,1 @@\n")
+    line = tokenizer.encode_continued(" second line\n")
+    while not state.forced():
+        state = state.step(line[len(state.begun)])
+    assert [*state.begun, *state.forced()] == line and len(state.begun) < len(line)
+
+
+def test_a_line_s_place_known_the_model_chooses_the_branch_and_not_the_spelling(tokenizer: Tokenizer) -> None:
+    """All tokens that begin the kept line speak for keeping it; it goes on in the line's own tokens."""
+    lines = ["    indented", "    more"]
+    state = choose(tokenizer, lines, " @@ -1,2 +1,2 @@\n     indented\n")
+    groups = {tokenizer.bytes_of[ids[0]][:1]: (ids, only) for ids, only in state.branches()}
+    keep, first = groups[b" "]
+    assert first == tokenizer.encode_continued("     more\n")[0]
+    assert len(keep) > 1 and {tokenizer.bytes_of[id].strip() for id in keep} == {b""}
+    assert groups[b"+"][1] is None
+    # Three spellings of keeping at 0.2 each outweigh one removal at 0.4.
+    logits = torch.full((tokenizer.size,), -20.0)
+    for id in keep[:3]:
+        logits[id] = math.log(0.2)
+    logits[groups[b"-"][0][0]] = math.log(0.4)
+    token, logprob = Chooser().choose(logits, state)
+    assert token == first and math.exp(logprob) == pytest.approx(0.6, abs=1e-3)
+
+
+def test_a_token_that_goes_on_in_the_next_line_speaks_for_the_line_s_end() -> None:
+    """Where a vocabulary has tokens of a newline and more, as NeoX's has."""
+    tokenizer = read_tokenizer(tokenizer_folder("fim-neox"))
+    state = choose(tokenizer, ["x = 1"], " @@ -1,1 +1,1 @@\n-x = 1\n+x = 2")
+    over, newline = (tokenizer.bytes_of.index(text) for text in (b"\n\n", b"\n"))
+    assert over not in state.allowed()
+    logits = torch.full((tokenizer.size,), -20.0)
+    logits[over], logits[tokenizer.bytes_of.index(b"0")] = math.log(0.6), math.log(0.4)
+    assert Chooser().choose(logits, state)[0] == newline
+
+
+def test_added_text_is_utf_8_at_every_token(tokenizer: Tokenizer) -> None:
+    """A character may be written byte by byte, but no other way than UTF-8 has it."""
+    head = " @@ -1,1 +1,1 @@\n-x\n"
+    assert choose(tokenizer, ["x"], head + "+é😀\u2028日\n").diff() == "@@ -1,1 +1,1 @@\n-x\n+é😀\u2028日\n"
+    table = tokenizer.bytes_of
+    for begun in (b"\xc3", b"\xf0\x9f", b"\xed"):
+        state = choose(tokenizer, ["x"], head + "+")
+        for byte in begun:
+            state = state.step(table.index(bytes([byte])))
+        for id in state.allowed():
+            begun_and_more = begun + table[id]
+            assert begun_and_more.decode("utf-8", "ignore") or unfinished(begun_and_more), begun_and_more
+        assert not {b"\n", b"a", b"\xff", b"\xc3"} & {table[id] for id in state.allowed()}
+
+
+@pytest.mark.parametrize(("added", "kept"), [
+    ("a = 1\na = 1\na = 1\n", "a = 1\n"),
+    ("a = 1\nb = 2\na = 1\nb = 2\n", "a = 1\nb = 2\n"),
+    ("a = 1\na = 1\nb\n", "a = 1\na = 1\nb\n"),
+    ("}\n}\n}\n\n\n\n", "}\n}\n}\n\n\n\n"),
+])
+def test_added_lines_that_repeat_are_dropped(tokenizer: Tokenizer, added: str, kept: str) -> None:
+    """And after them the model has to do something else."""
+    text = "".join(f"+{line}\n" for line in added.splitlines())
+    state = choose(tokenizer, ["x", "y"], f" @@ -1,1 +1,9 @@\n-x\n{text}")
+    assert state.tired == (added != kept)
+    assert any(tokenizer.bytes_of[id][:1] == b"+" for id in state.allowed()) != state.tired
+    assert "".join(line[1:] + "\n" for line in state.diff().splitlines() if line[0] == "+") == kept
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_drafts_are_what_the_grammar_allows(tokenizer: Tokenizer, document: str) -> None:
+    """From every state that a walk comes through; and context around a change is drafted whole."""
+    lines = document.split("\n")[:-1]
+    for seed in range(10):
+        chance, state = random.Random(seed), constrain.diff(tokenizer, lines, [END])
+        for _ in range(60):
+            drafted = state
+            for token in state.draft(24):
+                assert token in drafted.allowed()
+                drafted = drafted.step(token)
+            allowed = [token for token in state.allowed() if token != END]
+            if not allowed:
+                break
+            state = state.step(chance.choice(allowed))
+
+
+def test_context_and_the_line_replaced_are_drafted(tokenizer: Tokenizer) -> None:
+    """A header's end with the context before the change; after the change the context behind it."""
+    lines = [f"line number {index} of many" for index in range(30)]
+    state = choose(tokenizer, lines, " @@ -12,")
+    assert tokenizer.decode(state.draft(200)).startswith(f"7 +12,7 @@\n {lines[11]}\n {lines[12]}\n {lines[13]}\n")
+    context = "".join(f" {line}\n" for line in lines[11:14])
+    state = choose(tokenizer, lines, f" @@ -12,7 +12,7 @@\n{context}-{lines[14]}\n+line")
+    assert tokenizer.decode(state.draft(200)) == lines[14][4:]
+    state = choose(tokenizer, lines, f" @@ -12,7 +12,7 @@\n {lines[11]}\n-{lines[12]}\n+new\n")
+    assert tokenizer.decode(state.draft(200)) == "".join(f" {line}\n" for line in lines[13:16])
 
 
 @pytest.mark.parametrize("typed", ["retu", " retu", "\n    ", "é", "x"])

@@ -7,14 +7,17 @@ import asyncio
 import random
 import threading
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from codeclippy_ls.engine.cache import PrefixCache, common_length
-from codeclippy_ls.engine.decode import Chooser, Sampling, decode
+from codeclippy_ls import constrain
+from codeclippy_ls.engine.cache import Prefix, PrefixCache, common_length
+from codeclippy_ls.engine.decode import Chooser, Step, Stream, decoded
+from codeclippy_ls.engine.draft import Lookup, best_length
 from codeclippy_ls.engine.engine import Engine, Generation, Lane, Reason, Request, State, Ticket
 from codeclippy_ls.engine.errors import EngineError, ModelError, NonFiniteError
 from codeclippy_ls.engine.models import Model
@@ -44,13 +47,19 @@ def reference(subject: Model, prompt: list[int], tokens: int) -> list[int]:
     return [token for token in out[0, len(prompt):].tolist() if token != 0]
 
 
-def run(subject: Model, cache: PrefixCache, prompt: list[int], tokens: int) -> list[int]:
+def run(subject: Model, cache: PrefixCache, prompt: list[int], tokens: int, drafts: bool = True) -> list[int]:
     """The engine's decoding of one prompt, to its end."""
     prefix = cache.take(prompt, subject.new_cache)
-    chooser = Chooser(Sampling(), 0)
-    steps = list(decode(subject, prefix, prompt, None, subject.ends, chooser, tokens))
+    made = [token for step in steps(subject, prefix, prompt, tokens, drafts) for token in step.tokens]
     cache.put(prefix)
-    return [token for step in steps for token in step.tokens]
+    return made
+
+
+def steps(subject: Model, prefix: Prefix, prompt: list[int], tokens: int, drafts: bool = True) -> Iterator[Step]:
+    """The turns of one greedy continuation."""
+    room = min(tokens, subject.window - len(prompt))
+    stream = Stream(prefix, None, subject.ends, Chooser(), room, subject.cost if drafts else None)
+    return decoded(subject.forward, stream, prompt)
 
 
 @pytest.mark.parametrize("architecture", checkpoints.ARCHITECTURES)
@@ -76,14 +85,14 @@ def test_greedy_is_the_same_interrupted_and_resumed(architecture: str) -> None:
     one, other, third = prompts(3, seed=2)
     cache = PrefixCache(1 << 30)
 
-    def steps(prompt: list[int]) -> Generator[Any, None, None]:
+    def turns(prompt: list[int]) -> Generator[Any, None, None]:
         prefix = cache.take(prompt, subject.new_cache)
         try:
-            yield from decode(subject, prefix, prompt, None, subject.ends, Chooser(Sampling(), 0), 16)
+            yield from steps(subject, prefix, prompt, 16)
         finally:
             cache.put(prefix)
 
-    first, dropped, second = steps(one), steps(third), steps(other)
+    first, dropped, second = turns(one), turns(third), turns(other)
     texts: list[list[int]] = [[], []]
     next(dropped)
     next(dropped)
@@ -101,6 +110,49 @@ def test_greedy_is_the_same_interrupted_and_resumed(architecture: str) -> None:
     assert run(subject, cache, third, 16) == reference(subject, third, 16)
 
 
+@pytest.mark.parametrize("architecture", checkpoints.ARCHITECTURES)
+def test_drafts_change_nothing_but_the_number_of_passes(architecture: str) -> None:
+    """Greedy and sampled text is the same with drafts and without, free or under a constraint; copies take fewer."""
+    subject = model(architecture)
+    lines = ["def f(x):", "    y = x + 1", "    return y", "", "", "def g(x):", "    y = x + 2", "    return y"]
+    text = subject.tokenizer.encode("\n".join(lines) + "\n")
+    passes = {True: 0, False: 0}
+    forward = subject.forward
+
+    def texts(drafts: bool) -> list[list[int]]:
+        def counted(feeds: Any) -> Any:
+            passes[drafts] += 1
+            return forward(feeds)
+
+        subject.forward = counted
+        made = []
+        for seed in range(6):
+            constraint = constrain.diff(subject.tokenizer, lines, [0], max_added=4) if seed % 2 else None
+            stream = Stream(Prefix(subject.new_cache()), constraint, frozenset({0}), Chooser(seed * 0.3, 1.0, seed), 60,
+                            subject.cost if drafts else None)
+            found = [token for step in decoded(subject.forward, stream, text) for token in step.tokens]
+            assert subject.tokenizer.size >= max(stream.prefix.tokens) and stream.prefix.cache.length == len(
+                stream.prefix.tokens)
+            made.append(found)
+        subject.forward = forward
+        return made
+
+    assert texts(True) == texts(False)
+    assert passes[True] < passes[False]
+
+
+def test_the_best_draft_is_long_where_guesses_are_good_and_passes_cheap() -> None:
+    """By the expected tokens of a pass, of which one is chosen in any case."""
+    flat, steep = (lambda n: 1.0), (lambda n: float(n))
+    assert best_length(0.5, flat, 20) == 20 and best_length(0.9, steep, 20) == 0
+    assert 0 < best_length(0.6, lambda n: 1 + 0.06 * (n - 1), 20) < best_length(0.9, lambda n: 1 + 0.06 * (n - 1), 20)
+    seen = Lookup([1, 2, 3, 4, 5, 9, 2, 3])
+    assert seen.following(2) == [4, 5]
+    seen.extend([4])
+    assert seen.following(9) == [5, 9, 2, 3, 4]
+    assert Lookup([1, 2]).following(3) == []
+
+
 def test_prompts_longer_than_a_chunk_and_up_to_the_window() -> None:
     """Prefill in chunks, and an answer that the window cuts."""
     subject = model("gpt_neox")
@@ -111,13 +163,38 @@ def test_prompts_longer_than_a_chunk_and_up_to_the_window() -> None:
 def test_sampling_is_reproducible_and_in_proportion() -> None:
     """The same seed draws the same tokens, and the frequencies are those of the nucleus."""
     logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
-    sampling = Sampling(temperature=1.0, top_p=0.9)
-    draws = [Chooser(sampling, seed).choose(logits, None)[0] for seed in range(2000)]
-    assert draws == [Chooser(sampling, seed).choose(logits, None)[0] for seed in range(2000)]
+    draws = [Chooser(1.0, 0.9, seed).choose(logits, None)[0] for seed in range(2000)]
+    assert draws == [Chooser(1.0, 0.9, seed).choose(logits, None)[0] for seed in range(2000)]
     shares = [draws.count(token) / len(draws) for token in range(4)]
     assert shares[3] == 0.0
     assert shares[:3] == pytest.approx([0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95], abs=0.04)
-    assert all(Chooser(sampling, seed).choose(logits, [1, 3])[0] in (1, 3) for seed in range(50))
+    some = Only((1, 3))
+    assert all(Chooser(1.0, 0.9, seed).choose(logits, some)[0] in (1, 3) for seed in range(50))
+
+
+@dataclass(frozen=True)
+class Only:
+    """A constraint to some ids."""
+
+    ids: tuple[int, ...]
+
+    def allowed(self) -> tuple[int, ...]:
+        return self.ids
+
+    def branches(self) -> tuple[()]:
+        return ()
+
+    def melted(self) -> tuple[tuple[()], tuple[()]]:
+        return (), ()
+
+    def step(self, token: int) -> Only:
+        return self
+
+    def forced(self) -> tuple[()]:
+        return ()
+
+    def draft(self, most: int) -> tuple[()]:
+        return ()
 
 
 def test_cache_keeps_to_its_budget_and_finds_the_longest_prefix() -> None:
@@ -404,8 +481,8 @@ async def test_a_forward_pass_that_fails_spoils_no_cache() -> None:
     try:
         await engine.submit(prompt(tokens, max_tokens=2)).result()
 
-        def faulty(chunk: Any, cache: Any) -> Any:
-            forward(chunk, cache)
+        def faulty(feeds: Any) -> Any:
+            forward(feeds)
             raise RuntimeError("after the keys were written")
 
         subject.forward = faulty

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 
+from codeclippy_ls.engine.cache import Feed
 from codeclippy_ls.engine.models import load
 from codeclippy_ls.engine.spec import SHIPPED, ModelSpec
 from training.export import export
@@ -28,7 +29,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def logits(folder: Path) -> torch.Tensor:
     model = load(ModelSpec(str(folder), device="cpu", dtype="bfloat16"))
-    return model.forward(list(range(20, 60)), model.new_cache())
+    return model.forward([Feed(range(20, 60), model.new_cache())])[0][0]
 
 
 def test_int8_is_half_the_size_and_nearly_the_same(checkpoint: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from codeclippy_ls.engine import models
+from codeclippy_ls.engine.cache import Feed
 from codeclippy_ls.engine.engine import Engine, Request, State
 from codeclippy_ls.engine.errors import EngineError, ModelError, NonFiniteError
 from codeclippy_ls.engine.models import Model, load
@@ -71,7 +72,7 @@ def spec(folder: Path, **extra: Any) -> ModelSpec:
 
 def logits(model: Model) -> torch.Tensor:
     """What a loaded model says after the same few tokens."""
-    return model.forward(TOKENS, model.new_cache())
+    return model.forward([Feed(TOKENS, model.new_cache())])[0][0]
 
 
 def reference(folder: Path) -> torch.Tensor:

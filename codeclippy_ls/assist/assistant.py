@@ -227,13 +227,18 @@ class Assistant:
             return Refusal(str(error))
         if generation.reason in (Reason.CANCELLED, Reason.SUPERSEDED):
             return Refusal(f"the edit was {generation.reason.value}", cancelled=True)
-        made = proposal_from(document, shown, marker, generation)
-        if isinstance(made, Refusal) or not (source := self._copied(EDIT, "\n".join(e.text for e in made.edits))):
-            return made
-        if self.settings.completion.copies == "hide":
-            return Refusal(f"what the model wrote copies a passage of {source}, which it was trained on; the setting "
-                           '"completion.copies" shows such edits')
-        return replace(made, source=source)
+        made = await asyncio.to_thread(proposal_from, document, shown, marker, generation)  # parsing takes time
+        return made if isinstance(made, Refusal) else self._own(made)
+
+    def _own(self, made: Proposal) -> Proposal | Refusal:
+        """The best of a proposal and its others that copies nobody's passage, or marked where that is wanted."""
+        found = [replace(one, others=(), source=self._copied(EDIT, "\n".join(edit.text for edit in one.edits)))
+                 for one in (made, *made.others)]
+        kept = [one for one in found if not one.source or self.settings.completion.copies != "hide"]
+        if not kept:
+            return Refusal(f"what the model wrote copies a passage of {found[0].source}, which it was trained on; the "
+                           'setting "completion.copies" shows such edits')
+        return replace(kept[0], others=tuple(kept[1:]))
 
     async def _diff(
         self, document: Document, shown: Shown, message: str, on_text: Callable[[str], None] | None
@@ -250,7 +255,8 @@ class Assistant:
             return replace(prompt, constraint=state)
 
         sampling = {"max_tokens": settings.max_tokens, "temperature": settings.temperature,
-                    "seconds": settings.time_budget_ms / 1000}
+                    "seconds": settings.time_budget_ms / 1000, "spread": True,
+                    "candidates": settings.candidates if settings.temperature > 0 else 1}
         ticket = self.engine.submit(Request(build, sampling, EDIT, key=document.uri), Lane.EDIT)
         try:
             async for piece in ticket.pieces():

@@ -1,28 +1,38 @@
-"""From a generation that wrote a diff to edits of the document, or a reason why there are none. Pure."""
+"""From a generation that wrote diffs to edits of the document, the best first, or a reason why there are none. Pure."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from codeclippy_ls import diffs
 from codeclippy_ls.assist.regions import Marker, Shown
-from codeclippy_ls.engine.engine import Generation, Reason
+from codeclippy_ls.engine.engine import Candidate, Generation, Reason
+from codeclippy_ls.prompts import spoilt
 from codeclippy_ls.text import Document, Edit, apply
 
 # Bidirectional controls show code in another order than it runs in (CVE-2021-42574).
 _HIDDEN = re.compile("[\u202a-\u202e\u2066-\u2069]")
+# What a changed line and a line that is there already cost a proposal, in mean log-probability of its choices; another
+# candidate that says the same is worth as much as four changed lines.
+_PER_LINE, _PER_DOUBLE, _PER_AGREEMENT = 0.02, 0.2, 0.08
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Edits to ``document``, offsets in its text, the diff they came from, and whose passage they copy."""
+    """Edits to ``document``, offsets in its text, the diff they came from, and whose passage they copy.
+
+    ``others`` are what else was proposed, the next best first.
+    """
 
     document: Document
     edits: tuple[Edit, ...]
     diff: str
-    generation: Generation
+    score: float = 0.0
     source: str = ""
+    others: tuple[Proposal, ...] = ()
 
     @property
     def after(self) -> str:
@@ -41,20 +51,57 @@ class Refusal:
 def proposal_from(
     document: Document, shown: Shown, marker: Marker | None, generation: Generation
 ) -> Proposal | Refusal:
-    """The generation's diff, rewritten from what was done and read again like any other diff."""
-    start, end = generation.prompt.lines
-    state = generation.prompt.constraint
-    for token in generation.candidates[0].tokens:
+    """The best of a generation's candidates with the others behind it; where all are refused, why the first is."""
+    made = [_made(document, shown, marker, generation.prompt, candidate) for candidate in generation.candidates]
+    good = [one for one in made if isinstance(one, Proposal)]
+    if not good:
+        return next(one for one in made if isinstance(one, Refusal))
+    best, *others = _ranked(good)
+    return replace(best, others=tuple(others))
+
+
+def _made(
+    document: Document, shown: Shown, marker: Marker | None, prompt: Any, candidate: Candidate
+) -> Proposal | Refusal:
+    """A candidate's diff, rewritten from what was done and read again like any other diff."""
+    start, end = prompt.lines
+    state = prompt.constraint
+    for token in candidate.tokens:
         state = state.step(token)
-    if generation.reason is not Reason.END:  # cut off: the hunk under way may lack its other half
-        state = replace(state, body=(), changed=False)
+    if candidate.reason is not Reason.END:
+        state = state.finished_hunks()
     diff = state.diff()
     if not diff:
-        unfinished = "" if generation.reason is Reason.END else f" within the {generation.reason.value} budget"
+        unfinished = "" if candidate.reason is Reason.END else f" within the {candidate.reason.value} budget"
         return Refusal(f"the model proposed no change{unfinished}")
     edits, problems = diffs.read_at(diff, document, shown.numbers[start:end], (marker.line,) if marker else ())
     if not edits:
         return Refusal(f"the model's diff was refused: {problems[-1].reason}")
     if _HIDDEN.search("".join(edit.text for edit in edits)):
         return Refusal("the model's edit holds invisible characters that reorder text")
-    return Proposal(document, tuple(edits), diff, generation)
+    made = Proposal(document, tuple(edits), diff, candidate.logprob - _cost(diff, shown.lines[start:end]))
+    if spoilt(document.text, made.after, document.language):
+        return Refusal("the model's edit would break the code: it is whole now, and would not be afterwards")
+    return made
+
+
+def _cost(diff: str, lines: Sequence[str]) -> float:
+    """What speaks against a diff: its size, and added lines that stand in the document already."""
+    changed = [line for line in diff.splitlines() if line[:1] in ("+", "-")]
+    gone = {line[1:].strip() for line in changed if line[0] == "-"}
+    there = {line.strip() for line in lines} - gone
+    doubled = sum(len(text) > 8 and text in there for line in changed if line[0] == "+" and (text := line[1:].strip()))
+    return _PER_LINE * len(changed) + _PER_DOUBLE * doubled
+
+
+def _ranked(made: Sequence[Proposal]) -> list[Proposal]:
+    """The proposals, the best first; those that differ in blanks alone are one, and count for more."""
+    found: dict[str, list[Proposal]] = {}
+    for one in made:
+        found.setdefault("".join(one.after.split()), []).append(one)
+    best = [
+        replace(max(alike, key=lambda one: one.score), score=max(one.score for one in alike)
+                + _PER_AGREEMENT * (len(alike) - 1))
+        for alike in found.values()
+    ]
+    return sorted(best, key=lambda one: -one.score)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import enum
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
+from codeclippy_ls.constrain.header import OPENING, Header
 from codeclippy_ls.constrain.script import CONTEXT, written
-from codeclippy_ls.constrain.vocabulary import Tokenizer, Vocabulary, vocabulary
+from codeclippy_ls.constrain.vocabulary import Tokenizer, Vocabulary, unfinished, vocabulary
 
 _LONGEST_LINE = 400  # bytes of an added line
+_MOST_PERIOD = 8  # lines of a block whose repetition is noticed
 
 
 class Mode(enum.Enum):
-    """Where in a diff the next byte stands."""
+    """Where in a diff the next token stands."""
 
     HEADER = "header"
     LINE = "line"  # at a line's start or inside a kept or removed line
@@ -30,15 +31,27 @@ class Frame:
         max_added: most lines that may be added.
         depths: indentations, in blanks, that an added line may have; none where the document indents by tabs. They are
             those that occur, and whole steps of the smallest: small models miscount blanks.
+        opening: what a diff begins with.
     """
 
-    def __init__(self, vocabulary: Vocabulary, lines: Sequence[bytes], ends: Iterable[int], max_added: int) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, lines: Sequence[bytes], ends: Iterable[int], max_added: int, opening: bytes
+    ) -> None:
         self.vocabulary = vocabulary
         self.lines = tuple(lines)
         self.ends = tuple(sorted(ends))
         self.max_added = max_added
+        self.opening = opening
         self.depths = _depths(self.lines)
-        self._after: dict[bytes, tuple[int, ...]] = {}
+        self.header = vocabulary.encoded(OPENING) or ()
+        self._tokens: dict[bytes, tuple[int, ...] | None] = {}
+        self._after: dict[tuple[bytes, bytes], tuple[int, ...]] = {}
+
+    def tokens(self, line: bytes) -> tuple[int, ...] | None:
+        """Ids of a line of the diff with its sign and end; ``None`` where the vocabulary cannot write it."""
+        if line not in self._tokens:
+            self._tokens[line] = self.vocabulary.encoded(line + b"\n")
+        return self._tokens[line]
 
     def indents(self, text: bytes) -> bool:
         """Whether an added line may begin with ``text``, its sign included."""
@@ -46,12 +59,27 @@ class Frame:
         depth = len(text) - 1 - len(rest)
         return not self.depths or (depth in self.depths if rest.strip() else depth <= max(self.depths))
 
-    def after_indent(self, text: bytes) -> tuple[int, ...]:
-        """Ids that may follow the blanks that an added line begins with."""
-        if text not in self._after:
+    def added(self, text: bytes, begun: bytes) -> tuple[int, ...]:
+        """Ids that may follow ``text`` in an added line, which breaks off in the character ``begun``."""
+        if text[1:].strip(b" "):
+            return self.vocabulary.within(begun)
+        if (text, begun) not in self._after:
             table = self.vocabulary.bytes_of
-            self._after[text] = tuple(id for id in self.vocabulary.line if self.indents(text + table[id]))
-        return self._after[text]
+            self._after[text, begun] = tuple(
+                id for id in self.vocabulary.within(begun) if self.indents(text + table[id])
+            )
+        return self._after[text, begun]
+
+    def beginnings(self) -> tuple[int, ...]:
+        """Ids that an added line may begin with."""
+        key = (b"", b"")
+        if key not in self._after:
+            self._after[key] = tuple(
+                id for data, id in self.vocabulary.beginning(b"+")
+                if data.find(b"\n") in (-1, len(data) - 1) and b"\r" not in data
+                and unfinished(data) is not None and self.indents(data)
+            )
+        return self._after[key]
 
 
 def _depths(lines: Sequence[bytes]) -> frozenset[int]:
@@ -68,98 +96,233 @@ class DiffState:
     """A diff in the making.
 
     Attributes:
-        text: what was written since the last line end.
+        header: of the hunk that is being opened.
+        text: of the added line under way, with its sign.
+        begun: ids of the kept or removed line under way.
         at: the document's next line, ``None`` until the hunk's first kept or removed line has found its place.
+        hint: the line, from 1, at which the hunk's header puts it.
         floor: the first line that a new hunk may stand at.
         since: kept lines since the last change of this hunk, or since its start.
         changed: whether this hunk changes anything.
-        hunks: finished operations: per hunk its start line and its lines with their sign.
+        added: lines that were added so far.
+        tired: whether added lines began to repeat: then something else must follow.
+        body: the hunk's lines with their sign.
+        start: the document's line that the hunk starts at.
+        hunks: finished ones: start and lines.
     """
 
     frame: Frame
     mode: Mode = Mode.HEADER
+    header: Header = field(default=Header(b"", 0, 0, 0))
     text: bytes = b""
+    begun: tuple[int, ...] = ()
     at: int | None = None
     hint: int = 0
     floor: int = 0
     since: int = 0
     changed: bool = False
     added: int = 0
+    tired: bool = False
     body: tuple[bytes, ...] = ()
     start: int = 0
     hunks: tuple[tuple[int, tuple[bytes, ...]], ...] = ()
 
+    # What may come.
+
     def allowed(self) -> Sequence[int]:
         """Ids that may come next; the end ids where the diff may end here."""
-        vocabulary = self.frame.vocabulary
-        if self.mode is Mode.ADDED:
-            return self._allowed_in_added()
         if self.mode is Mode.HEADER:
-            return self._allowed_in_header()
-        found: dict[int, None] = {}
-        for target in self._targets():
-            if target.startswith(self.text):
-                found.update(dict.fromkeys(vocabulary.heads(target[len(self.text) :])))
-        if not self.text and self._may_add():
-            for data, id in vocabulary.beginning(b"+"):
-                if data.find(b"\n") in (-1, len(data) - 1) and self.frame.indents(data):
-                    found[id] = None
-        if not self.text and self.complete:
-            found.update(dict.fromkeys(self.frame.ends))
-        return tuple(found)
+            return self.header.allowed(self.frame.vocabulary)
+        if self.mode is Mode.ADDED:
+            begun = unfinished(self.text) or b""
+            if not begun and (len(self.text) >= _LONGEST_LINE or _stutters(self.text)):
+                return tuple(self.frame.vocabulary.heads(b"\n"))
+            return self.frame.added(self.text, begun)
+        if self.begun:
+            size = len(self.begun)
+            return tuple(dict.fromkeys(ids[size] for _, ids in self._under_way()))
+        return tuple(id for group, only in self.branches() for id in (group if only is None else (only,)))
 
-    def _allowed_in_added(self) -> Sequence[int]:
-        vocabulary = self.frame.vocabulary
-        if len(self.text) >= _LONGEST_LINE:
-            return tuple(vocabulary.heads(b"\n"))
-        if self.text[1:].strip(b" "):
-            return vocabulary.line
-        return self.frame.after_indent(self.text)
+    def branches(self) -> Sequence[tuple[Sequence[int], int | None]]:
+        """At a line's start: to keep a line, to remove one, to add one, another hunk, the end.
 
-    def step(self, token: int) -> DiffState:
-        """The state after an allowed token."""
-        state = self
-        for byte in self.frame.vocabulary.bytes_of[token]:
-            state = state._feed(bytes([byte]))
-        return state
+        A kept or removed line whose place is known goes on in the line's own tokens, whichever token the model would
+        begin it with.
+        """
+        if self.mode is not Mode.LINE or self.begun:
+            return ()
+        found: list[tuple[Sequence[int], int | None]] = []
+        for sign in self._signs():
+            targets = list(self._targets(sign))
+            if self.at is not None and targets:
+                (line, ids), = targets
+                found.append((self.frame.vocabulary.heads(line), ids[0]))
+            elif targets:
+                found.append((tuple(dict.fromkeys(ids[0] for _, ids in targets)), None))
+        if self._may_add() and (beginnings := self.frame.beginnings()):
+            found.append((beginnings, None))
+        if self._may_open():
+            found.append((self.frame.vocabulary.heads(OPENING), self.frame.header[0]))
+        if self.complete:
+            found.append((self.frame.ends, None))
+        return found
+
+    def melted(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Tokens that end a line and go on in the next one count as the line's end."""
+        return self.frame.vocabulary.melted
 
     def forced(self) -> Sequence[int]:
-        """The rest of a line that only one text can complete, in the tokens that the whole line has."""
-        if self.mode is Mode.ADDED:
-            return ()
+        """The rest of what only one text can complete, in the tokens that the whole has."""
         if self.mode is Mode.HEADER:
-            rest = self._forced_header()
-            return self._encoded(rest) if rest else ()
-        targets = {target for target in self._targets() if target.startswith(self.text)}
-        if not self.text or len(targets) != 1:
+            return self.header.forced(self.frame.vocabulary)
+        if self.mode is Mode.ADDED or not self.begun:
             return ()
-        return self._tokens(targets.pop())
+        under_way = self._under_way()
+        return under_way[0][1][len(self.begun) :] if len(under_way) == 1 else ()
 
-    def _tokens(self, target: bytes) -> Sequence[int]:
-        """Ids of what is left of a line; those of the whole line where its tokens divide at this place."""
-        vocabulary = self.frame.vocabulary
-        done = 0
-        whole = self._encoded(target)
-        for index, id in enumerate(whole):
-            if done == len(self.text):
-                return whole[index:]
-            done += len(vocabulary.bytes_of[id])
-        rest = target[len(self.text) :]
-        return self._encoded(rest) if rest else ()
-
-    def _encoded(self, rest: bytes) -> Sequence[int]:
-        """Ids of bytes that begin inside a line; none where these are no text or the tokenizer would change them."""
-        vocabulary = self.frame.vocabulary
-        try:
-            ids = vocabulary.tokenizer.encode_continued(rest.decode())
-        except UnicodeDecodeError:
-            return ()
-        return ids if b"".join(vocabulary.bytes_of[id] for id in ids) == rest else ()
+    def draft(self, most: int) -> Sequence[int]:
+        """What usually follows: context around a change, and an added line that begins like the one it replaces."""
+        state, found = self, list[int]()
+        while len(found) < most and (guess := state._guess()):
+            for token in guess:
+                found.append(token)
+                state = state.step(token)
+        return found[:most]
 
     @property
     def complete(self) -> bool:
         """Whether the diff may end here: at a line start, with a change in its last hunk."""
-        return self.mode is Mode.LINE and not self.text and self.changed
+        return self.mode is Mode.LINE and not self.begun and self.changed
+
+    def _signs(self) -> tuple[bytes, ...]:
+        """The signs a line of the document may have: it is kept only while a diff would show it as context."""
+        most = 2 * CONTEXT if self.changed else CONTEXT
+        return (b" ", b"-") if self.since < most else (b"-",)
+
+    def _targets(self, sign: bytes) -> Iterator[tuple[bytes, tuple[int, ...]]]:
+        """The lines of the document that may stand next with a sign, and their ids."""
+        lines = self.frame.lines
+        places: Iterable[bytes] = lines[self.at : self.at + 1] if self.at is not None else dict.fromkeys(
+            lines[self.floor :])
+        for line in places:
+            if (ids := self.frame.tokens(sign + line)) is not None:
+                yield sign + line, ids
+
+    def _under_way(self) -> list[tuple[bytes, tuple[int, ...]]]:
+        """The lines that what was written of one can become."""
+        size = len(self.begun)
+        return [(line, ids) for sign in self._signs() for line, ids in self._targets(sign) if ids[:size] == self.begun]
+
+    def _may_add(self) -> bool:
+        if self.added >= self.frame.max_added or self.tired:
+            return False
+        # A hunk that begins with an added line has a place only at the very start.
+        return self.at is not None or (not self.hunks and (self.hint <= 1 or not self.frame.lines))
+
+    def _may_open(self) -> bool:
+        return self.at is not None and self.changed and self.at < len(self.frame.lines) and bool(self.frame.header)
+
+    def _guess(self) -> Sequence[int]:
+        """Ids that may well come next, up to the next choice at least; none where there is no saying."""
+        encoded = self.frame.vocabulary.encoded
+        if self.mode is Mode.HEADER:
+            return encoded(self.header.guess(len(self.frame.lines))) or ()
+        if self.mode is Mode.ADDED or self.begun:
+            return self._like_removed() if self.mode is Mode.ADDED else self.forced()
+        place = self.hint - 1 if self.at is None else self.at
+        last = self.body[-1][:1] if self.body else b" "
+        keeps = not self.changed or self.since > 0 or (last == b"+" and self._replaced() <= 0)
+        if self.floor <= place < len(self.frame.lines) and keeps and self.since < CONTEXT:
+            return self.frame.tokens(b" " + self.frame.lines[place]) or ()
+        if self.changed and self._replaced() > 0 and self._may_add():
+            return (encoded(b"+" + self.body[-1][1:]) or ())[:1]
+        return ()
+
+    def _replaced(self) -> int:
+        """How many lines more the change under way has removed than added."""
+        balance = 0
+        for line in reversed(self.body):
+            if line[:1] == b" ":
+                break
+            balance += 1 if line[:1] == b"-" else -1
+        return balance
+
+    def _like_removed(self) -> Sequence[int]:
+        """The rest of the removed line that an added line takes the place of, where it begins like that."""
+        removed: list[bytes] = []
+        added = 0
+        for line in reversed(self.body):
+            if line[:1] == b" ":
+                break
+            removed, added = ([line, *removed], added) if line[:1] == b"-" else (removed, added + 1)
+        if added >= len(removed) or not removed[added][1:].startswith(self.text[1:]):
+            return ()
+        rest = removed[added][len(self.text) :]
+        ids = self.frame.tokens(b"+" + removed[added][1:]) if rest else None
+        if ids is None:
+            return ()
+        size = 0
+        for index, id in enumerate(ids):  # the line's own tokens, where they divide at this place
+            if size == len(self.text):
+                return ids[index:-1]
+            size += len(self.frame.vocabulary.bytes_of[id])
+        return ()
+
+    # What follows.
+
+    def step(self, token: int) -> DiffState:
+        """The state after an allowed token."""
+        data = self.frame.vocabulary.bytes_of[token]
+        if self.mode is Mode.HEADER:
+            header = self.header.step(data)
+            if not header.finished:
+                return replace(self, header=header)
+            return replace(self, header=header, mode=Mode.LINE, hint=header.start)
+        if self.mode is Mode.ADDED:
+            return replace(self, text=self.text + data)._line_ended()
+        if not self.begun and data[:1] == b"+":
+            return replace(self, mode=Mode.ADDED, text=data)._line_ended()
+        if not self.begun and data[:1] == b"@":
+            return self._opened().step(token)
+        state = replace(self, begun=(*self.begun, token))
+        line = next((line for line, ids in state._under_way() if ids == state.begun), None)
+        return state if line is None else state._placed(line)
+
+    def _opened(self) -> DiffState:
+        """At the header of another hunk."""
+        assert self.at is not None
+        shift = sum(_balance(body) for _, body in self.hunks) + _balance(self.body)
+        header = Header(OPENING, self.at + 1, len(self.frame.lines), shift)
+        hunks = (*self.hunks, (self.start, self.body))
+        return replace(self, mode=Mode.HEADER, header=header, hunks=hunks, floor=self.at, at=None, body=(), since=0,
+                       changed=False, tired=False)
+
+    def _line_ended(self) -> DiffState:
+        """After an added line, where it has ended; lines that repeat what was just added are dropped."""
+        if not self.text.endswith(b"\n"):
+            return self
+        at = 0 if self.at is None else self.at
+        body = (*self.body, self.text[:-1])
+        kept = _without_repetition(body)
+        return replace(self, mode=Mode.LINE, text=b"", at=at, since=0, changed=True, added=self.added + 1, body=kept,
+                       tired=len(kept) < len(body), start=self.start if self.at is not None else at)
+
+    def _placed(self, line: bytes) -> DiffState:
+        """After a kept or removed line."""
+        place = self.at
+        if place is None:
+            lines = self.frame.lines
+            places = [index for index in range(self.floor, len(lines)) if lines[index] == line[1:]]
+            place = min(places, key=lambda index: abs(index + 1 - self.hint))
+        removed = line[:1] == b"-"
+        return replace(
+            self, begun=(), at=place + 1, start=place if self.at is None else self.start, body=(*self.body, line),
+            changed=self.changed or removed, since=0 if removed else self.since + 1, tired=False,
+        )
+
+    def finished_hunks(self) -> DiffState:
+        """Without the hunk under way: of a diff that was cut off, it may lack its other half."""
+        return replace(self, body=(), changed=False)
 
     def diff(self) -> str:
         """What was done by whole lines so far, as a diff with three lines of context and headers that are right.
@@ -176,104 +339,49 @@ class DiffState:
             done = start + sum(line[:1] != b"+" for line in body)
         return written([*script, *(b" " + line for line in self.frame.lines[done:])])
 
-    # The header: numbers are the model's, but only a hint where the hunk's first line stands more than once.
 
-    def _allowed_in_header(self) -> Sequence[int]:
-        vocabulary = self.frame.vocabulary
-        found = list(vocabulary.digits) if self._digit_may_follow() else []
-        for target in self._header_targets():
-            found += vocabulary.heads(target)
-        return tuple(found)
-
-    def _numbers(self) -> list[bytes]:
-        return re.findall(rb"\d+", self.text)
-
-    def _digit_may_follow(self) -> bool:
-        return self.text[-1:] in (b"-", b"+", b",") or (self.text[-1:].isdigit() and len(self._numbers()[-1]) < 4)
-
-    def _header_targets(self) -> list[bytes]:
-        text = self.text
-        for opening in (b" @@ -", b"@@ -"):  # the seed format puts a blank between <DFF> and the first header
-            if opening.startswith(text) and (self.hunks or opening[0] == 32 or text):
-                return [opening[len(text) :]]
-        if text.endswith(b"@@") and text.count(b"@@") == 2:
-            return [b"\n"]
-        if not text[-1:].isdigit():
-            tail = re.search(rb"( \+?| @?@?)\Z", text)
-            closing = b" @@" if b"+" in text else b" +"
-            return [closing[len(tail.group()) :]] if tail and closing.startswith(tail.group()) else []
-        last = re.search(rb"([-+]\d+)(,\d+)?\Z", text)
-        closing = b" @@" if b"+" in text else b" +"
-        return [closing] if last is None or last[2] else [b",", closing]
-
-    def _forced_header(self) -> bytes:
-        if not self._digit_may_follow() and len(targets := self._header_targets()) == 1:
-            return targets[0]
-        return b""
-
-    # Lines.
-
-    def _targets(self) -> list[bytes]:
-        """The texts of which the line under way must become one; added lines aside."""
-        lines, found = self.frame.lines, []
-        places = range(self.floor, len(lines)) if self.at is None else range(self.at, min(self.at + 1, len(lines)))
-        for sign in self._signs():
-            found += [sign + lines[place] + b"\n" for place in places]
-        if self.at is not None and self.changed and self.at < len(lines):
-            found.append(b"@@ -")
-        return found
-
-    def _signs(self) -> tuple[bytes, ...]:
-        """The signs a line of the document may have: it is kept only while a diff would show it as context."""
-        most = 2 * CONTEXT if self.changed else CONTEXT
-        return (b" ", b"-") if self.since < most else (b"-",)
-
-    def _may_add(self) -> bool:
-        if self.added >= self.frame.max_added:
-            return False
-        # A hunk that begins with an added line has a place only at the very start.
-        return self.at is not None or (not self.hunks and (self.hint <= 1 or not self.frame.lines))
-
-    def _feed(self, byte: bytes) -> DiffState:
-        if byte != b"\n":
-            if self.mode is Mode.LINE and not self.text and byte == b"+":
-                return replace(self, mode=Mode.ADDED, text=byte)
-            state = replace(self, text=self.text + byte)
-            return state._new_hunk() if self.mode is Mode.LINE and state.text == b"@@ -" else state
-        if self.mode is Mode.HEADER:
-            numbers = self._numbers()
-            return replace(self, mode=Mode.LINE, text=b"", hint=int(numbers[0]) if numbers else 0)
-        return self._added() if self.mode is Mode.ADDED else self._document_line()
-
-    def _new_hunk(self) -> DiffState:
-        assert self.at is not None
-        hunks = (*self.hunks, (self.start, self.body))
-        return replace(self, mode=Mode.HEADER, hunks=hunks, floor=self.at, at=None, body=(), since=0, changed=False)
-
-    def _added(self) -> DiffState:
-        at = 0 if self.at is None else self.at
-        return replace(self, mode=Mode.LINE, text=b"", at=at, since=0, changed=True, added=self.added + 1,
-                       body=(*self.body, self.text), start=self.start if self.at is not None else at)
-
-    def _document_line(self) -> DiffState:
-        sign, line = self.text[:1], self.text[1:]
-        place = self.at
-        if place is None:
-            places = [index for index in range(self.floor, len(self.frame.lines)) if self.frame.lines[index] == line]
-            place = min(places, key=lambda index: abs(index + 1 - self.hint))
-        removed = sign == b"-"
-        return replace(
-            self, text=b"", at=place + 1, start=place if self.at is None else self.start, body=(*self.body, self.text),
-            changed=self.changed or removed, since=0 if removed else self.since + 1,
-        )
+def _balance(body: Sequence[bytes]) -> int:
+    return sum(line[:1] == b"+" for line in body) - sum(line[:1] == b"-" for line in body)
 
 
-def diff(tokenizer: Tokenizer, lines: Sequence[str], ends: Iterable[int], max_added: int = 200) -> DiffState:
+def _without_repetition(body: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """The lines without a block that was just added again: small models write on and on.
+
+    A single line is one too many when it stands for the third time, a longer block when it stands for the second;
+    blank lines and closing brackets alone make no block.
+    """
+    run = next((size for size in range(len(body)) if body[-1 - size][:1] != b"+"), len(body))
+    for period in range(1, _MOST_PERIOD + 1):
+        times = 3 if period == 1 else 2
+        block = body[-period:]
+        if times * period > run or not any(char.isalnum() for char in b"".join(block).decode()):
+            continue
+        if all(body[-(index + 1) * period : len(body) - index * period] == block for index in range(1, times)):
+            return body[: len(body) - (times - 1) * period]
+    return body
+
+
+def _stutters(text: bytes) -> bool:
+    """Whether a line ends with some words for the third time, or with one word for the sixth: nothing good follows."""
+    for period in range(4, len(text) // 3 + 1):
+        block = text[-period:]
+        if block == text[-2 * period : -period] == text[-3 * period : -2 * period]:
+            words = sum(any(char.isalpha() for char in word) for word in block.decode("utf-8", "ignore").split())
+            if words > 1 or (words == 1 and text.endswith(block * 6)):
+                return True
+    return False
+
+
+def diff(
+    tokenizer: Tokenizer, lines: Sequence[str], ends: Iterable[int], max_added: int = 200, opening: str = " @@ -"
+) -> DiffState:
     """The state before a diff of a document of these lines, given without their line ends.
 
     Args:
         ends: ids by which the model says that the diff is done.
         max_added: most lines that may be added.
+        opening: what the family's diffs begin with; the seed format puts a blank between <DFF> and the first header.
     """
     document = tuple(line.encode() for line in lines)
-    return DiffState(Frame(vocabulary(tokenizer), document, ends, max_added))
+    frame = Frame(vocabulary(tokenizer), document, ends, max_added, opening.encode())
+    return DiffState(frame, header=Header(frame.opening, min(len(document), 1), len(document), 0))

@@ -57,6 +57,5 @@ def _hunk(script: Sequence[bytes], start: int, end: int) -> str:
         before = sum(line[:1] != sign for line in script[:start])
         count = sum(line[:1] != sign for line in script[start:end])
         numbers.append(f"{before + 1 if count else before},{count}")
-    # Bytes that are no character, which only an added line can hold, are left out rather than written as U+FFFD.
-    body = "".join(line.decode("utf-8", "ignore") + "\n" for line in script[start:end])
+    body = "".join(line.decode() + "\n" for line in script[start:end])
     return f"@@ -{numbers[0]} +{numbers[1]} @@\n{body}"

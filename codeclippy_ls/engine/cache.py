@@ -1,4 +1,4 @@
-"""Prefix KV caches: find the longest common prefix, take it, crop it, put it back.
+"""Keys and values of tokens that were read: the face of a KV cache, and the prefixes kept from one prompt to the next.
 
 A prompt that shares its head with an earlier one pays only for what is new. An entry that is taken has left the
 store, so nobody else can crop it meanwhile. Within a byte budget the least recently used entries go first. Belongs to
@@ -7,35 +7,57 @@ the engine thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
+
+
+class KeyValues(Protocol):
+    """The keys and values of a run of tokens in all layers of one model."""
+
+    @property
+    def length(self) -> int:
+        """How many tokens it holds."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its memory."""
+
+    def crop(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens."""
+
+    def copy(self, length: int) -> KeyValues:
+        """The first ``length`` tokens in memory of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Tokens for a model to read after what ``cache`` holds; of how many of the last it is to say what follows.
+
+    With no ``rows`` the tokens are read and nothing is said, which saves the vocabulary's matrix.
+    """
+
+    tokens: Sequence[int]
+    cache: KeyValues
+    rows: int = 1
 
 
 @dataclass(slots=True)
 class Prefix:
-    """The tokens whose keys and values ``cache`` holds, in order. ``cache`` is transformers' ``DynamicCache``."""
+    """The tokens whose keys and values ``cache`` holds, in order."""
 
-    cache: Any
+    cache: KeyValues
     tokens: list[int] = field(default_factory=list)
 
     def crop(self, length: int) -> None:
         """Forget all but the first ``length`` tokens."""
-        surplus = len(self.tokens) - length
-        if surplus > 0:
-            self.cache.crop(-surplus)
+        if length < len(self.tokens):
+            self.cache.crop(length)
             del self.tokens[length:]
 
-    def copy(self, length: int, empty: Any) -> Prefix:
-        """The first ``length`` tokens in a cache of their own; ``empty`` is a new cache to fill."""
-        for index, layer in enumerate(self.cache.layers):
-            empty.update(layer.keys[..., :length, :].clone(), layer.values[..., :length, :].clone(), index)
-        return Prefix(empty, self.tokens[:length])
-
-    @property
-    def bytes(self) -> int:
-        """Memory of keys and values."""
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.cache.layers if layer.is_initialized)
+    def copy(self, length: int) -> Prefix:
+        """The first ``length`` tokens in a cache of their own."""
+        return Prefix(self.cache.copy(length), self.tokens[:length])
 
 
 class PrefixCache:
@@ -46,7 +68,7 @@ class PrefixCache:
         self._entries = entries
         self._prefixes: list[Prefix] = []
 
-    def take(self, tokens: Sequence[int], new_cache: Any) -> Prefix:
+    def take(self, tokens: Sequence[int], new_cache: Callable[[], KeyValues]) -> Prefix:
         """The prefix to continue ``tokens`` from, shorter than them by one token at least; empty where none helps.
 
         An entry that goes on differently for long is copied rather than cropped: it is another document's.
@@ -60,14 +82,14 @@ class PrefixCache:
             return Prefix(new_cache())
         found = self._prefixes[best]
         if len(found.tokens) > 2 * length:
-            return found.copy(length, new_cache())
+            return found.copy(length)
         del self._prefixes[best]
         found.crop(length)
         return found
 
     def put(self, prefix: Prefix) -> None:
         """Keep a prefix for later prompts, and let the oldest go where the budget is spent."""
-        if not prefix.tokens or prefix.bytes > self._budget:
+        if not prefix.tokens or prefix.cache.nbytes > self._budget:
             return
         self._prefixes.append(prefix)
         while len(self._prefixes) > self._entries or self.bytes > self._budget:
@@ -80,7 +102,7 @@ class PrefixCache:
     @property
     def bytes(self) -> int:
         """Memory of all entries."""
-        return sum(prefix.bytes for prefix in self._prefixes)
+        return sum(prefix.cache.nbytes for prefix in self._prefixes)
 
     def __len__(self) -> int:
         return len(self._prefixes)

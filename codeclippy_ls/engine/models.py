@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from codeclippy_ls.engine.cache import Feed, KeyValues
 from codeclippy_ls.engine.checkpoint import find_folder, int8_weights, with_safetensors
 from codeclippy_ls.engine.errors import EngineError, ModelError, NonFiniteError
 from codeclippy_ls.engine.spec import ModelSpec
@@ -47,32 +48,73 @@ class Model:
         self.dtype: torch.dtype = next(module.parameters()).dtype
         self.parameters = sum(parameter.numel() for parameter in module.parameters())
 
-    def new_cache(self) -> Any:
-        """An empty KV cache. Full layers always, also for sliding-window models: only these can be cropped."""
-        from transformers import DynamicCache
+    def new_cache(self) -> KeyValues:
+        """An empty KV cache."""
+        return ModuleKeyValues()
 
-        return DynamicCache()
+    def cost(self, tokens: int) -> float:
+        """What a pass over so many tokens takes, in passes over one, as measured on common CPUs."""
+        return 1 + 0.06 * (tokens - 1)
 
     @torch.inference_mode()
-    def forward(self, tokens: Sequence[int], cache: Any) -> torch.Tensor:
-        """Run tokens after what ``cache`` holds, extend it, and return the last token's logits.
+    def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
+        """Read tokens after what their caches hold, and extend these.
 
         Args:
-            tokens: k ids, k > 0; the cache's length plus k must not exceed the window.
+            feeds: of different caches; each has a token at least, and with its cache not more than the window.
 
         Returns:
-            Logits over the vocabulary, shape (vocabulary,), float32, on the model's device.
+            For each feed logits of its last ``rows`` tokens, shape (rows, vocabulary), float32, on the model's device.
 
         Raises:
             NonFiniteError: the logits hold NaN or infinity.
         """
-        ids = torch.tensor([tokens], device=self.device)
-        logits = self.module(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[0, -1]
-        logits = logits.float()
+        found = [self._run(feed) for feed in feeds]
         # A sum is finite only if every term is: one pass, one synchronisation.
-        if not bool(torch.isfinite(logits.sum())):
+        if not bool(torch.isfinite(torch.stack([logits.sum() for logits in found]).sum())):
             raise NonFiniteError(f"{self.name or 'the shipped model'} produced NaN scores; its weights are damaged")
-        return logits
+        return found
+
+    def _run(self, feed: Feed) -> torch.Tensor:
+        ids = torch.tensor([feed.tokens], device=self.device)
+        cache: Any = feed.cache
+        kept = max(feed.rows, 1)  # 0 means all to transformers
+        logits = self.module(input_ids=ids, past_key_values=cache.layers, use_cache=True, logits_to_keep=kept).logits
+        found: torch.Tensor = logits[0, logits.shape[1] - feed.rows :].float()
+        return found
+
+
+class ModuleKeyValues:
+    """The KV cache of one of transformers' modules. Full layers always, also for sliding-window models: only these can
+    be cropped."""
+
+    def __init__(self) -> None:
+        from transformers import DynamicCache
+
+        self.layers = DynamicCache()
+
+    @property
+    def length(self) -> int:
+        """How many tokens it holds."""
+        return int(self.layers.get_seq_length())
+
+    @property
+    def nbytes(self) -> int:
+        """Its memory."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers.layers if layer.is_initialized)
+
+    def crop(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens."""
+        if (surplus := self.length - length) > 0:
+            self.layers.crop(-surplus)
+
+    def copy(self, length: int) -> ModuleKeyValues:
+        """The first ``length`` tokens in memory of their own."""
+        other = ModuleKeyValues()
+        for index, layer in enumerate(self.layers.layers):
+            keys, values = layer.keys[..., :length, :].clone(), layer.values[..., :length, :].clone()
+            other.layers.update(keys, values, index)
+        return other
 
 
 def load(spec: ModelSpec) -> Model:
@@ -117,14 +159,14 @@ def _try(model: Model, folder: Path) -> None:
     """
     cache = model.new_cache()
     last = min(model.tokenizer.size, 4) - 1
-    whole = model.forward([0, 1], cache)
-    cache.crop(-1)
-    model.forward([last], cache)
-    cache.crop(-1)
-    again = model.forward([1], cache)
+    whole = model.forward([Feed((0, 1), cache)])[0][0]
+    cache.crop(1)
+    model.forward([Feed((last,), cache)])
+    cache.crop(1)
+    again = model.forward([Feed((1,), cache)])[0][0]
     differs = float((again - whole).norm() / ((whole - whole.mean()).norm() + 1e-6))
     # In float32 the two differ by less than 1e-6, without a cache by 0.1 and more; half formats round in deep models.
-    if cache.get_seq_length() != 2 or differs > (0.01 if model.dtype is torch.float32 else 0.5):
+    if cache.length != 2 or differs > (0.01 if model.dtype is torch.float32 else 0.5):
         raise ModelError(f"the model in {folder} ({model.architecture}) does not continue a text from what it has read "
                          "of it; choose a causal language model with attention")
 

@@ -122,19 +122,14 @@ class LocalHost:
         since = ticket.submitted if ticket.lane is Lane.KEYSTROKE else started
         deadline = since + sampling.seconds if sampling.seconds is not None else math.inf
         prefix = cache.take(tokens, model.new_cache)
-        reused, first, outputs = len(prefix.tokens), 0.0, []
+        reused, first = len(prefix.tokens), 0.0
+        outputs: list[Output] = []
         try:
-            for index in range(max(sampling.candidates, 1)):
-                prefix.crop(len(tokens) - 1)
-                output = Output()
-                outputs.append(output)
-                for _ in _steps(ticket, model, prefix, prompt, tokens, sampling, index, deadline, output):
-                    first = first or (time.monotonic() - started if output.tokens else 0.0)
-                    yield None
+            for _ in _grown(ticket, model, prefix, prompt, sampling, deadline, outputs):
                 if ticket.stopping is not None:
                     return
-                if output.reason is Reason.TIME:
-                    break
+                first = first or (time.monotonic() - started if outputs else 0.0)
+                yield None
         except Exception:
             prefix = None  # keys and tokens may no longer agree
             raise
@@ -155,40 +150,73 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, kinds) or "can't allocate memory" in str(error)
 
 
-def _steps(
-    ticket: Ticket, model: Any, prefix: Any, prompt: Any, tokens: list[int], sampling: Any, index: int,
-    deadline: float, output: Output,
+def _grown(
+    ticket: Ticket, model: Any, prefix: Any, prompt: Any, sampling: Any, deadline: float, outputs: list[Output],
 ) -> Iterator[None]:
-    """Grow one candidate step by step, until it ends or the ticket is stopped."""
-    from codeclippy_ls.engine.decode import Chooser, decode
+    """Grow all candidates side by side, pass by pass, until each has ended or time is up."""
+    from codeclippy_ls.engine.decode import reading
 
-    chooser = Chooser(sampling, sampling.seed + index)
-    ends = model.ends | prompt.ends
-    for step in decode(model, prefix, tokens, prompt.constraint, ends, chooser, sampling.max_tokens):
-        if ticket.stopping is not None:
-            return
-        if step.end:
-            output.reason = Reason.END
-            return
-        if step.tokens and _accept(ticket, model, prompt, step, output, stream=index == 0):
-            output.reason = Reason.STOP
-            return
-        if time.monotonic() > deadline:
-            output.reason = Reason.TIME
-            return
+    streams = [_stream(model, prefix, prompt, sampling, 0)]
+    logits = None
+    for feed in reading(prefix, (*prompt.tokens, *streams[0].opening)):
+        logits, = model.forward([feed])
+        prefix.tokens.extend(feed.tokens)
         yield
+        if not len(logits) and time.monotonic() > deadline:
+            outputs.append(Output(reason=Reason.TIME))
+            return
+    for index in range(1, sampling.candidates):
+        streams.append(_stream(model, prefix.copy(len(prefix.tokens)), prompt, sampling, index))
+    outputs += [Output() for _ in streams]
+    growing = list(zip(streams, outputs, [logits] * len(streams), strict=True))
+    while growing:
+        for stream, output, found in growing:
+            _take(ticket, model, prompt, stream, output, found, shown=output is outputs[0])
+        left = [(stream, output) for stream, output, _ in growing if not stream.ended]
+        if left and time.monotonic() > deadline:
+            for _, output in left:
+                output.reason = Reason.TIME
+            return
+        if left:
+            yield
+        found = model.forward([stream.feed() for stream, _ in left]) if left else []
+        growing = [(stream, output, rows) for (stream, output), rows in zip(left, found, strict=True)]
 
 
-def _accept(ticket: Ticket, model: Any, prompt: Any, step: Any, output: Output, stream: bool) -> bool:
-    """Take a step's tokens in; true where a stop string or the caller's test ends the text here."""
-    output.tokens.extend(step.tokens)
+def _stream(model: Any, prefix: Any, prompt: Any, sampling: Any, index: int) -> Any:
+    """A candidate's stream; the first is greedy where candidates are spread."""
+    from codeclippy_ls.engine.decode import Chooser, Stream
+
+    temperature = 0.0 if sampling.spread and index == 0 else sampling.temperature
+    chooser = Chooser(temperature, sampling.top_p, sampling.seed + index)
+    room = min(sampling.max_tokens, model.window - len(prompt.tokens))
+    return Stream(prefix, prompt.constraint, model.ends | prompt.ends, chooser, room,
+                  model.cost if sampling.drafts else None)
+
+
+def _take(ticket: Ticket, model: Any, prompt: Any, stream: Any, output: Output, logits: Any, shown: bool) -> None:
+    """Let a stream choose, and its text grow; it ends where the model, a stop string or the caller's test says so."""
+    step = stream.take(logits)
     output.logprob += step.logprob
-    output.chosen += 1
-    output.bytes += model.tokenizer.decode_bytes(step.tokens)
+    output.chosen += step.chosen
+    for token in step.tokens:
+        if _accept(ticket, model, prompt, token, output, shown):
+            output.reason, stream.ended = Reason.STOP, True
+            return
+    if stream.ended:
+        output.reason = Reason.END if stream.finished else Reason.LENGTH
+
+
+def _accept(ticket: Ticket, model: Any, prompt: Any, token: int, output: Output, shown: bool) -> bool:
+    """Take a token in; true where a stop string or the caller's test ends the text here."""
+    output.tokens.append(token)
+    output.bytes += model.tokenizer.decode_bytes((token,))
     before, output.text = len(output.text), decode_complete(bytes(output.bytes))
+    if len(output.text) == before:
+        return False
     places = [place for stop in prompt.stop if (place := output.text.find(stop, max(before - len(stop), 0))) >= 0]
     if places:
         output.text = output.text[: min(places)]
-    if stream and len(output.text) > before:
+    if shown and len(output.text) > before:
         ticket.emit(output.text[before:])
     return bool(places) or (ticket.request.done is not None and ticket.request.done(output.text, prompt))

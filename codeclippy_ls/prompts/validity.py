@@ -7,6 +7,7 @@ and Python that does not parse for other reasons, by their brackets and quotes. 
 from __future__ import annotations
 
 import ast
+import json
 import re
 import warnings
 from functools import cached_property
@@ -54,6 +55,15 @@ def _heads(text: str) -> list[str]:
 def breaks(text: str, prefix: str, suffix: str, language: str) -> bool:
     """Whether the code is worse off with the suggestion than it was without."""
     return _Around(prefix, suffix, language).broken_by(text)
+
+
+def spoilt(before: str, after: str, language: str) -> bool:
+    """Whether a text that was whole is not any more: by the language's own parser where that is light, else by its
+    brackets and quotes."""
+    whole = _WHOLE.get(language)
+    if whole is None:
+        return _scan(before, "", language) == ("", []) and _scan(after, "", language) != ("", [])
+    return not whole(after) and whole(before)
 
 
 class _Around:
@@ -126,6 +136,17 @@ def _parses(code: str) -> bool:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True
+
+
+def _json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+_WHOLE = {"python": _parses, "json": _json}
 
 
 def _balanced(text: str, quote: str, outer: list[str], suffix: str, language: str) -> bool:
