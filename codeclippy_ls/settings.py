@@ -70,6 +70,7 @@ class EditSettings:
     comment_marker: str = _field("clippy:", "A comment that begins with this holds a message: `# clippy: add a "
                                             "docstring`.")
     confirm: bool = _field(True, "Ask for confirmation in editors that can preview an edit.")
+    show_diff: bool = _field(False, "Show an edit as a diff first, with the choice to apply it or to see the next one.")
 
 
 @dataclass(frozen=True, slots=True)

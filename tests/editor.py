@@ -88,6 +88,7 @@ class Editor:
         self.seen: list[dict[str, Any]] = []
         self.strays: list[str] = []
         self.accept_edits = True
+        self.choices: list[str | None] = []
         self.buffers: dict[str, Buffer] = {}
         self._news = asyncio.Condition()
         self._task = asyncio.get_running_loop().create_task(self._read())
@@ -165,6 +166,11 @@ class Editor:
         result: Any = None
         if message["method"] == "workspace/applyEdit":
             result = self._apply(message["params"]["edit"])
+        elif message["method"] == "window/showMessageRequest":
+            wanted = self.choices.pop(0)
+            result = next((action for action in message["params"]["actions"] if action["title"] == wanted), None)
+        elif message["method"] == "window/showDocument":
+            result = {"success": True}
         elif message["method"] == "workspace/configuration":
             result = [self.configuration for _ in message["params"]["items"]]
         self.send({"jsonrpc": "2.0", "id": message["id"], "result": result})

@@ -18,7 +18,8 @@ from tests import checkpoints
 
 
 class ScriptedHost:
-    """Answers with ``says``: a text, or an exception to raise; waits at ``gate`` where that is set."""
+    """Answers with ``says``: a text, several candidates' texts, or an exception to raise; waits at ``gate`` where that is
+    set."""
 
     def __init__(self) -> None:
         self.says: Any = "value"
@@ -54,13 +55,18 @@ class ScriptedHost:
             yield None
         if isinstance(self.says, BaseException):
             raise self.says
-        text = prompt.heal + self.says  # a model would have to begin with the word that was begun
-        tokens = tuple(model.tokenizer.encode(text))
+        says = [self.says] if isinstance(self.says, str) else self.says
+        candidates = tuple(self._candidate(model, prompt, text) for text in says)
+        ticket.emit(candidates[0].text)
+        yield Generation(Reason.END, candidates, prompt, len(prompt.tokens))
+
+    def _candidate(self, model: Any, prompt: Any, says: str) -> Candidate:
+        text = prompt.heal + says  # a model would have to begin with the word that was begun
+        # Line by line, as the constraint has the document's lines.
+        tokens = tuple(id for line in text.splitlines(keepends=True) for id in model.tokenizer.encode(line))
         state = prompt.constraint
         for token in tokens if state is not None and not prompt.heal else ():
             if token not in state.allowed():
-                raise EngineError(f"the script is not allowed at {state.text!r}")
+                raise EngineError(f"the script is not allowed at {state.text!r} after {state.body!r}")
             state = state.step(token)
-        ticket.emit(text)
-        candidate = Candidate(text, tokens, -0.1, Reason.END)
-        yield Generation(Reason.END, (candidate,), prompt, len(prompt.tokens))
+        return Candidate(text, tokens, -0.1, Reason.END)

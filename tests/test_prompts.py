@@ -111,8 +111,10 @@ def test_diff_codegen_prompts(name: str) -> None:
     prompt = edit_prompt(subject, edited, 2048, 400)
     text = "<NME> x.py\n<BEF> a = 1\nb = 2\n<MSG> Swap the names\n<DFF>"
     assert list(prompt.tokens) == tokenizer.encode(text) and prompt.ends == {50256}
-    new = edit_prompt(subject, Edited((), 0, 0, "x.py", "Add a file"), 2048, 400)
+    new = edit_prompt(subject, Edited((), 0, 0, "x.py", "Add a file", new=True), 2048, 400)
     assert list(new.tokens) == tokenizer.encode("<NME> x.py\n<BEF> ADDFILE\n<MSG> Add a file\n<DFF>")
+    blank = edit_prompt(subject, Edited(("", ""), 0, 1, "x.py", "Two lines of a longer file"), 2048, 400)
+    assert "ADDFILE" not in tokenizer.decode(blank.tokens)
     with pytest.raises(ValueError, match="holds <MSG>"):
         edit_prompt(subject, Edited(("x = '<MSG>'",), 0, 0, "x.py", "Change it"), 2048, 400)
     with pytest.raises(ValueError, match="completes nothing"):

@@ -6,7 +6,10 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import pytest
 
@@ -207,17 +210,121 @@ async def test_plain_clients_get_plain_edits(editor: Editor, host: ScriptedHost)
     assert buffer.text == SAMPLE.replace("b):\n", "b):\n    # sums\n", 1).replace("\n", "\r\n")
 
 
-async def test_a_document_that_changes_meanwhile_is_left_alone(editor: Editor, host: ScriptedHost) -> None:
+@pytest.mark.parametrize("changes", [
+    [("import os", "import os\nimport re")], [("the end", "the end of it")],
+    [("import os", "import os\nimport re"), ("the end", "the end of it")]])
+async def test_an_edit_is_carried_over_to_a_text_that_changed_elsewhere(
+    editor: Editor, host: ScriptedHost, changes: list[tuple[str, str]]
+) -> None:
+    """Above it, below it, or on both sides: with the version of the new text."""
+    await editor.start()
+    text = f"import os\n\n\n\n{SAMPLE}\n\n\n\n# the end\n"
+    buffer = editor.open(text)
+    host.says = RENAMED.replace("-1,2 +1,2", "-5,2 +5,2")
+    host.gate = threading.Event()
+    await editor.edit(buffer, "Rename")
+    await asyncio.to_thread(host.started.wait, 10)
+    for old, new in changes:
+        start = buffer.text.index(old)
+        editor.type(buffer, start, new, end=start + len(old))
+    expected, version = buffer.text.replace("def add", "def plus"), buffer.version
+    host.gate.set()
+    (change,) = (await editor.outcome())["edit"]["documentChanges"]
+    assert change["textDocument"]["version"] == version and buffer.text == expected
+
+
+@pytest.mark.parametrize(("old", "new"), [("def add", "def sum"), ("return a + b", "return b + a"), (SAMPLE, "")])
+async def test_a_document_that_changed_where_the_edit_is_about_is_left_alone(
+    editor: Editor, host: ScriptedHost, old: str, new: str
+) -> None:
     """The edit is refused and the user told; nothing is applied."""
     await editor.start()
     buffer = editor.open(SAMPLE)
     host.says, host.gate = RENAMED, threading.Event()
     await editor.edit(buffer, "Rename")
     await asyncio.to_thread(host.started.wait, 10)
-    editor.type(buffer, 0, "# typed\n")
+    start = buffer.text.index(old)
+    editor.type(buffer, start, new, end=start + len(old))
+    expected = buffer.text
     host.gate.set()
     assert "changed meanwhile" in (await editor.outcome())["message"]
-    assert buffer.text == "# typed\n" + SAMPLE
+    assert buffer.text == expected
+
+
+TWO_WAYS = [RENAMED, RENAMED.replace("plus", "total")]
+
+
+async def test_the_last_edit_can_be_replaced_by_the_next_best(editor: Editor, host: ScriptedHost) -> None:
+    """By an action that is offered while the edit stands as it was made; after the last one comes the first again."""
+    await editor.start()
+    buffer = editor.open(SAMPLE)
+    host.says = TWO_WAYS
+    await editor.edit(buffer, "Rename", 0, 15)
+    await editor.outcome()
+    here = {"start": buffer.position(0), "end": buffer.position(0)}
+    params = {"textDocument": {"uri": buffer.uri}, "range": here, "context": {"diagnostics": []}}
+    seen = [buffer.text]
+    for _ in range(2):
+        (action,) = [a for a in await editor.call("textDocument/codeAction", params) if "another version" in a["title"]]
+        await editor.call("workspace/executeCommand", {key: action["command"][key] for key in ("command", "arguments")})
+        await editor.outcome()
+        seen.append(buffer.text)
+    assert set(seen) == {SAMPLE.replace("def add", "def plus"), SAMPLE.replace("def add", "def total")}
+    assert seen[0] == seen[2] != seen[1]
+    editor.type(buffer, 0, "# mine\n")
+    assert not [a for a in await editor.call("textDocument/codeAction", params) if "another version" in a["title"]]
+    await editor.call("workspace/executeCommand", {"command": "codeclippy.nextEdit", "arguments": [{"uri": buffer.uri}]})
+    assert "no other edit" in (await editor.outcome())["message"]
+
+
+@pytest.mark.parametrize("content", [True, False])
+async def test_a_diff_is_shown_and_the_user_chooses(editor: Editor, host: ScriptedHost, content: bool) -> None:
+    """As a document of ours where the client asks for such, as a file elsewhere; nothing happens before the choice."""
+    workspace = {"applyEdit": True, **({"textDocumentContent": {}} if content else {})}
+    result = await editor.start({"workspace": workspace, "window": {"showDocument": {"support": True}}},
+                                options={"edit": {"showDiff": True}})
+    offered = result["capabilities"].get("workspace", {}).get("textDocumentContent")
+    assert (offered == {"schemes": ["codeclippy-diff"]}) == content
+    buffer = editor.open(SAMPLE)
+    host.says, editor.choices = TWO_WAYS, ["Next", "Apply"]
+    await editor.edit(buffer, "Rename", 0, 15)
+    texts = []
+    for number in (1, 2):
+        uri = (await editor.until("window/showDocument"))["uri"]
+        if content:
+            texts.append((await editor.call("workspace/textDocumentContent", {"uri": uri}))["text"])
+        else:
+            texts.append(Path(url2pathname(urlparse(uri).path)).read_text(encoding="utf-8"))
+        assert f"({number} of 2)" in (await editor.until("window/showMessageRequest"))["message"]
+    await editor.outcome()
+    assert buffer.text in {SAMPLE.replace("def add", "def plus"), SAMPLE.replace("def add", "def total")}
+    name = "plus" if "plus" in buffer.text else "total"
+    assert f"+def {name}(a, b):" in texts[1] and f"+def {name}(a, b):" not in texts[0]
+    before, editor.choices = buffer.text, ["Discard"]
+    host.says = " @@ -1,2 +1,2 @@\n" + f"-def {name}(a, b):\n+def other(a, b):\n     return a + b\n"
+    await editor.edit(buffer, "Rename", 0, 15)
+    await editor.until("window/showDocument")
+    await editor.until("window/showMessageRequest")
+    await editor.complete(buffer, 0)
+    assert buffer.text == before
+
+
+async def test_a_new_file_is_written_only_into_an_empty_document(editor: Editor, host: ScriptedHost) -> None:
+    """By a comment that says what it should be; nothing else is offered there."""
+    await editor.start()
+    buffer = editor.open("# clippy: a greeting\n\n")
+    here = {"start": buffer.position(0), "end": buffer.position(0)}
+    params = {"textDocument": {"uri": buffer.uri}, "range": here, "context": {"diagnostics": []}}
+    (action,) = await editor.call("textDocument/codeAction", params)
+    host.says = " @@ -0,0 +1,1 @@\n+print('hello')\n"
+    await editor.call("workspace/executeCommand", {key: action["command"][key] for key in ("command", "arguments")})
+    await editor.outcome()
+    assert "ADDFILE" in host.prompts[-1] and "print('hello')\n" in buffer.text and "clippy" not in buffer.text
+    blank = editor.open("x = 1\n\n\n\n", uri="file:///blank.py")
+    host.says = " @@ -1,2 +1,3 @@\n \n+y = 2\n \n"
+    await editor.edit(blank, "Add y", 6, 8)
+    await editor.outcome()
+    assert "ADDFILE" not in host.prompts[-1] and "y = 2" in blank.text
 
 
 @pytest.mark.parametrize(("says", "reason"), [

@@ -6,9 +6,10 @@ no LSP types, no torch and no transport.
 
 from codeclippy_ls.assist.assistant import COMPLETE, EDIT, Assistant, Suggestion, Suggestions, open_engine
 from codeclippy_ls.assist.proposals import Proposal, Refusal
-from codeclippy_ls.assist.regions import Marker, marker_at, scope
+from codeclippy_ls.assist.rebase import rebased
+from codeclippy_ls.assist.regions import Marker, is_new, marker_at, scope
 
 __all__ = [
     "COMPLETE", "EDIT", "Assistant", "Marker", "Proposal", "Refusal", "Suggestion", "Suggestions",
-    "marker_at", "open_engine", "scope",
+    "is_new", "marker_at", "open_engine", "rebased", "scope",
 ]

@@ -248,7 +248,7 @@ class Assistant:
 
         def build(model: Any, window: int) -> prompts.Prompt:
             reserve = min(settings.max_tokens, window // 2)
-            edited = Edited(shown.lines, shown.first, shown.last, name, message)
+            edited = Edited(shown.lines, shown.first, shown.last, name, message, shown.new)
             prompt = prompts.edit_prompt(model, edited, window, reserve, family)
             start, end = prompt.lines
             state = constrain.diff(model.tokenizer, shown.lines[start:end], model.ends | prompt.ends)

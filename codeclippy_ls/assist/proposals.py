@@ -39,6 +39,10 @@ class Proposal:
         """The document's text with the edits applied."""
         return apply(self.document.text, self.edits)
 
+    def patch(self, name: str) -> str:
+        """The edit of a file of that name as a diff of the whole document, which `patch -p1` takes."""
+        return diffs.write(self.document.text, self.after, name)
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

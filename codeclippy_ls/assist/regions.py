@@ -30,16 +30,26 @@ class Shown:
     Attributes:
         numbers: the document's line number of each of them.
         first, last: the selection within ``lines``, kept whole where a window must be cut.
+        new: whether there is no text yet, so that the edit is the text of a new file.
     """
 
     lines: tuple[str, ...]
     numbers: tuple[int, ...]
     first: int
     last: int
+    new: bool = False
+
+
+def is_new(document: Document, marker: Marker | None) -> bool:
+    """Whether a document holds nothing, but perhaps a comment that says what it should hold."""
+    count = document.line_count
+    return not any(document.line(line).strip() for line in range(count) if marker is None or line != marker.line)
 
 
 def shown_part(document: Document, span: tuple[int, int] | None, marker: Marker | None) -> Shown:
     """The lines to show the model for a span: the span itself, or the function around where it is a mere cursor."""
+    if is_new(document, marker):
+        return Shown((), (), 0, 0, new=True)
     count = document.line_count
     if span is None:
         first, last = 0, count - 1

@@ -65,13 +65,17 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """The document to edit, as lines ``[first, last]`` around which a window may be cut, and what is asked."""
+    """The document to edit, as lines ``[first, last]`` around which a window may be cut, and what is asked.
+
+    ``new`` is for a document without any text: a file is to be written.
+    """
 
     lines: tuple[str, ...]  # without line ends
     first: int
     last: int
     name: str
     message: str
+    new: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,7 @@ def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: s
     frame = len(_fill_text(family.edit, tokenizer, {**fixed, Slot.DOCUMENT: ""}))
     start, end = _window(tokenizer, edited, window - reserve - frame - 4)
     shown = edited.lines[start:end]
-    document = "\n".join(shown) + "\n" if any(edited.lines) else f"{NEW_FILE}\n"
+    document = f"{NEW_FILE}\n" if edited.new else "\n".join(shown) + "\n"
     tokens = _fill_text(family.edit, tokenizer, {**fixed, Slot.DOCUMENT: document})
     return Prompt(tuple(tokens), _ends(family, tokenizer), family, lines=(start, end))
 

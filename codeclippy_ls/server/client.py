@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 STATUS = "codeclippy/status"
 EDIT_COMMAND = "codeclippy.edit"
+NEXT_COMMAND = "codeclippy.nextEdit"
 RELOAD_COMMAND = "codeclippy.reload"
 _PATIENCE_SECONDS = 2.0  # for a client to say that it will show progress; work does not wait for longer
 
@@ -63,6 +64,8 @@ class Client:
         self.annotates = supports(capabilities, [*edit, "change_annotation_support"]) is not None
         self.draws_ghost_text = supports(capabilities, ["text_document", "inline_completion"]) is not None
         self.applies = bool(supports(capabilities, ["workspace", "apply_edit"]))
+        self.shows_documents = bool(supports(capabilities, ["window", "show_document", "support"]))
+        self.asks_content = supports(capabilities, ["workspace", "text_document_content"]) is not None
         self.configures = bool(supports(capabilities, ["workspace", "configuration"]))
         resolve = supports(capabilities, ["text_document", "code_action", "resolve_support", "properties"]) or ()
         carries = bool(supports(capabilities, ["text_document", "code_action", "data_support"]))

@@ -15,6 +15,11 @@ from codeclippy_ls.text import Document, Edit, Encoding, Position, offset_at, po
 _LABEL = 60
 
 
+def title(text: str) -> str:
+    """What the user sees of a piece of work."""
+    return f"Code Clippy: {text}"
+
+
 def to_position(position: Position) -> types.Position:
     """Our position as LSP's."""
     return types.Position(position.line, position.character)

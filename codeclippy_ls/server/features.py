@@ -9,7 +9,8 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcInvalidParams
 
 from codeclippy_ls.server import convert
-from codeclippy_ls.server.client import EDIT_COMMAND, RELOAD_COMMAND
+from codeclippy_ls.server.client import EDIT_COMMAND, NEXT_COMMAND, RELOAD_COMMAND
+from codeclippy_ls.server.edits import SCHEME
 from codeclippy_ls.server.protocol import survives_exit
 from codeclippy_ls.text import Document, Edit
 
@@ -104,6 +105,10 @@ async def code_action(server: Server, params: types.CodeActionParams) -> list[ty
         else:
             action.command = command
         actions.append(action)
+    if server.edits is not None and server.edits.another(document):
+        title = convert.title("another version of the last edit")
+        command = types.Command(title=title, command=NEXT_COMMAND, arguments=[{"uri": document.uri}])
+        actions.insert(0, types.CodeAction(title=title, kind=types.CodeActionKind.RefactorRewrite, command=command))
     return actions
 
 
@@ -154,6 +159,30 @@ def _lines(server: Server, document: Document, range: Any) -> tuple[int, int] | 
     return convert.selected_lines(document, structured, server.documents.encoding)
 
 
+async def next_edit(server: Server, arguments: list[Any]) -> None:
+    """The command to replace the last edit of a document by the next best: one object with ``uri``."""
+    given = arguments[0] if len(arguments) == 1 else None
+    uri = given.get("uri") if isinstance(given, dict) else None
+    if not isinstance(uri, str):
+        raise JsonRpcInvalidParams('codeclippy.nextEdit takes one object {"uri": ...}')
+    assert server.client is not None and server.edits is not None
+    document = server.documents.get(uri)
+    if document is None:
+        server.client.say("no edit: the document is not open")
+        return
+    server.background(server.edits.replace_last(document, server.settings))
+
+
+async def text_document_content(
+    server: Server, params: types.TextDocumentContentParams
+) -> types.TextDocumentContentResult:
+    """The text of a diff that is shown."""
+    found = server.edits.shown(params.uri) if server.edits is not None else None
+    if found is None:
+        raise JsonRpcInvalidParams("no such document")
+    return types.TextDocumentContentResult(text=found)
+
+
 async def reload(server: Server, arguments: list[Any]) -> None:
     """The reload command: try to load the model again."""
     if server.assistant is not None:
@@ -182,12 +211,14 @@ FEATURES: dict[str, tuple[Callable[..., Any], Any]] = {
         types.CodeActionOptions(code_action_kinds=[types.CodeActionKind.RefactorRewrite]),
     ),
     types.CODE_ACTION_RESOLVE: (code_action_resolve, None),
+    types.WORKSPACE_TEXT_DOCUMENT_CONTENT: (
+        text_document_content, types.TextDocumentContentRegistrationOptions(schemes=[SCHEME])),
     types.WORKSPACE_DID_CHANGE_CONFIGURATION: (did_change_configuration, None),
     types.WINDOW_WORK_DONE_PROGRESS_CANCEL: (work_done_progress_cancel, None),
 }
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {EDIT_COMMAND: edit, RELOAD_COMMAND: reload}
+COMMANDS: dict[str, Callable[..., Any]] = {EDIT_COMMAND: edit, NEXT_COMMAND: next_edit, RELOAD_COMMAND: reload}
 
 
 def bound(handler: Callable[..., Any], server: Server) -> Callable[..., Any]:

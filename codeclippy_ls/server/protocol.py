@@ -19,6 +19,7 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 from pygls.protocol import LanguageServerProtocol, lsp_method
 
+from codeclippy_ls.server.edits import SCHEME
 from codeclippy_ls.server.transport import FrameError, Writer, frame, read_frame
 from codeclippy_ls.text import Change, Position, without_surrogates
 
@@ -225,6 +226,9 @@ class GuardedProtocol(LanguageServerProtocol):
         if self._server.client.draws_ghost_text and capabilities.completion_provider is not None:
             # A list that opens at every blank would stand where the ghost text should be.
             capabilities.completion_provider.trigger_characters = None
+        if self._server.client.asks_content:  # pygls does not announce this one
+            capabilities.workspace = capabilities.workspace or types.WorkspaceOptions()
+            capabilities.workspace.text_document_content = types.TextDocumentContentOptions(schemes=[SCHEME])
         return result
 
     @lsp_method(types.TEXT_DOCUMENT_DID_OPEN)

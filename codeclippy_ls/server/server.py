@@ -19,19 +19,18 @@ from pygls.lsp.server import LanguageServer
 from pygls.protocol import default_converter
 
 from codeclippy_ls import __version__
-from codeclippy_ls.assist import COMPLETE, EDIT, Assistant, Proposal, Suggestions, marker_at, open_engine
+from codeclippy_ls.assist import COMPLETE, EDIT, Assistant, Suggestions, is_new, marker_at, open_engine
 from codeclippy_ls.engine.engine import Engine, State, Status
 from codeclippy_ls.engine.errors import EngineError
 from codeclippy_ls.server import convert
 from codeclippy_ls.server.client import RELOAD_COMMAND, Client
+from codeclippy_ls.server.edits import Edits
 from codeclippy_ls.server.features import COMMANDS, FEATURES, bound, bound_command
 from codeclippy_ls.server.protocol import GuardedProtocol
 from codeclippy_ls.settings import Settings, parse
 from codeclippy_ls.text import Change, Document, Documents, Edit
 
 log = logging.getLogger(__name__)
-
-_TITLE = "Code Clippy: {}"
 
 OpenEngine = Callable[[Settings, Callable[[str, Status], None]], Engine]
 
@@ -55,6 +54,7 @@ class Server(LanguageServer):
         self.settings, self._problems = parse(self._overrides)
         self.assistant: Assistant | None = None
         self.client: Client | None = None
+        self.edits: Edits | None = None
         self._base = self.settings
         self._open_engine = engine
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -73,6 +73,8 @@ class Server(LanguageServer):
         finally:
             if self.assistant is not None:
                 self.assistant.engine.close()
+            if self.edits is not None:
+                self.edits.close()
             for task in list(self._tasks):
                 task.cancel()
             # One turn, so that cancelled requests send their answers.
@@ -118,6 +120,8 @@ class Server(LanguageServer):
         self.documents.close(uri)
         if self.assistant is not None:
             self.assistant.forget(uri)
+        if self.edits is not None:
+            self.edits.forget(uri)
 
     def lost_notification(self, method: str, params: Any) -> None:
         """A notification whose params cannot be read: after a change like that the text is unknown."""
@@ -141,6 +145,7 @@ class Server(LanguageServer):
         """Take the client's options in. They are trusted: clients keep workspace settings out of them."""
         options = params.initialization_options
         self.client = Client(self.protocol, params.capabilities, options)
+        self.edits = Edits(self.client, self.documents)
         # In another container the editor's process cannot be seen at all, and its absence says nothing.
         self._watched = params.process_id if params.process_id and _lives(params.process_id) else None
         if isinstance(options, dict):
@@ -178,7 +183,7 @@ class Server(LanguageServer):
     async def load(self) -> None:
         """Load the model, with progress; a failure is one message that names cause and cure."""
         assert self.assistant is not None and self.client is not None
-        progress = await self.client.progress(_TITLE.format("loading the model"))
+        progress = await self.client.progress(convert.title("loading the model"))
         try:
             await self.assistant.prepare()
         except EngineError as error:
@@ -240,55 +245,21 @@ class Server(LanguageServer):
         if self.assistant is None or not self.assistant.edits_possible():
             return []
         settings = self.settings.edit
-        found = [(_TITLE.format(preset), preset) for preset in settings.presets]
-        if marker := marker_at(document, lines, settings.comment_marker):
-            found.insert(0, (_TITLE.format(marker.message), ""))
+        marker = marker_at(document, lines, settings.comment_marker)
+        # There is nothing in an empty document that a preset could be about; a comment can ask for a new text.
+        presets = () if is_new(document, marker) else settings.presets
+        found = [(convert.title(preset), preset) for preset in presets]
+        if marker:
+            found.insert(0, (convert.title(marker.message), ""))
         return found
 
     async def edit(self, document: Document, message: str, lines: tuple[int, int] | None) -> None:
         """Make an edit and have the client apply it, or say why there is none."""
-        assert self.client is not None
+        assert self.client is not None and self.edits is not None
         if self.assistant is None:
             self.client.say("the server is still starting")
             return
-        task = asyncio.current_task()
-        assert task is not None
-        title = _TITLE.format(message or "edit")
-        progress = await self.client.progress(title, "writing", cancel=task.cancel)
-        count = 0
-
-        def on_text(piece: str) -> None:
-            nonlocal count
-            if added := piece.count("\n"):
-                count += added
-                progress.report(f"{count} lines")
-
-        try:
-            result = await self.assistant.edit(document, message, lines, on_text)
-        finally:
-            progress.end()
-        if isinstance(result, Proposal):
-            await self._apply(result, message or "edit")
-        elif not result.cancelled:
-            self.client.say(f"no edit: {result.reason}")
-
-    async def _apply(self, proposal: Proposal, label: str) -> None:
-        assert self.client is not None
-        now = self.documents.get(proposal.document.uri)
-        if now != proposal.document:
-            self.client.say("no edit: the document changed meanwhile; nothing was applied")
-            return
-        edit = convert.workspace_edit(
-            proposal, label, self.documents.encoding, self.client.annotates, self.settings.edit.confirm
-        )
-        params = types.ApplyWorkspaceEditParams(edit=edit, label=_TITLE.format(label))
-        try:
-            result = await self.client.request(types.WORKSPACE_APPLY_EDIT, params)
-        except JsonRpcException as error:
-            self.client.say(f"the editor could not apply the edit: {error.message}")
-            return
-        if not result.applied and result.failure_reason != "discarded":  # by the user, who knows
-            self.client.say(f"the edit was not applied{': ' + result.failure_reason if result.failure_reason else ''}")
+        await self.edits.make(self.assistant, document, message, lines)
 
 
 def _lives(process: int) -> bool:
