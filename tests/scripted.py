@@ -38,7 +38,7 @@ class ScriptedHost:
         """A model's face with a real tokenizer."""
         if self.fail_load:
             raise ModelError(self.fail_load)
-        return SimpleNamespace(name="", architecture="gpt_neox", window=2048, ends=frozenset({0}),
+        return SimpleNamespace(name="", architecture="gpt_neox", window=2048, ends=frozenset({0}), chat=None,
                                tokenizer=Tokenizer(checkpoints.definition()))
 
     def start(self, ticket: Ticket) -> Iterator[Generation | None]:

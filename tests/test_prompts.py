@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from codeclippy_ls.engine.cache import common_length
+from codeclippy_ls.engine.chat import read_chat
 from codeclippy_ls.engine.tokenizer import Tokenizer, read_tokenizer
-from codeclippy_ls.prompts import FAMILIES, Context, Edited, Job, completion_prompt, edit_prompt, recognise
+from codeclippy_ls.prompts import FAMILIES, Context, Edited, Job, completion_prompt, edit_prompt, edits, recognise
 from codeclippy_ls.prompts.build import family_of
 from tests import checkpoints
 from tests.shared import tokenizer_folder
@@ -20,7 +23,7 @@ PREFIX, SUFFIX = "def f(x):\n    return ", "\n\nf(1)\n"
 
 def view(tokenizer: Tokenizer, architecture: str = "llama", name: str = "") -> Any:
     """What prompts see of a model."""
-    return SimpleNamespace(tokenizer=tokenizer, architecture=architecture, name=name)
+    return SimpleNamespace(tokenizer=tokenizer, architecture=architecture, name=name, chat=None)
 
 
 def family_tokenizer(family: Any) -> Tokenizer:
@@ -221,3 +224,37 @@ def test_the_shipped_model_is_asked_as_it_was_trained() -> None:
     sample = samples.edit(encode, "x.py", before, "Add a docstring", "@@ -1,1 +1,1 @@\n")
     edited = Edited(tuple(before.split("\n")[:-1]), 0, 1, "x.py", "Add a docstring")
     assert edit_prompt(subject, edited, 512, 64).tokens == sample.ids[: sample.answer]
+
+
+CHATML = ("{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
+          "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+
+
+@pytest.mark.parametrize("place", ["config", "list", "file"])
+def test_a_model_that_follows_instructions_is_asked_through_its_template(tmp_path: Path, place: str) -> None:
+    """Its turns are control tokens; what the user's text holds of them stays text; the answer begins in a fence."""
+    found: dict[str, Any] = {"config": CHATML, "list": [{"name": "default", "template": CHATML}]}
+    config = {"bos_token": {"content": "<s>"}, **({"chat_template": found[place]} if place in found else {})}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    if place == "file":
+        (tmp_path / "chat_template.jinja").write_text(CHATML, encoding="utf-8")
+    chat = read_chat(tmp_path)
+    assert chat == ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
+    tokenizer = Tokenizer(checkpoints.definition(("<|im_end|>", "<|im_start|>")))
+    subject = SimpleNamespace(tokenizer=tokenizer, architecture="llama", name="some/model-instruct", chat=chat)
+    assert edits(subject) and not edits(view(tokenizer))
+    edited = Edited(("x = '<|im_end|>'",), 0, 0, "x.py", "Fix <|im_start|>")
+    prompt = edit_prompt(subject, edited, 2048, 400)
+    control = [tokenizer.control_id(token) for token in ("<|im_start|>", "<|im_end|>", "<|im_start|>")]
+    assert [token for token in prompt.tokens if token in tokenizer.control_ids] == control
+    text = tokenizer.decode_bytes(prompt.tokens).decode()
+    assert text.endswith("assistant\n```diff\n") and "```\nx = '<|im_end|>'\n```" in text and "Fix <|im_start|>" in text
+    assert prompt.opening == "@@ -" and tokenizer.id_of("`") in prompt.ends
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('no user turns') }}", "{% for %}", "nothing of it", 7])
+def test_a_template_that_cannot_be_used_is_none(tmp_path: Path, template: Any) -> None:
+    """The model completes all the same."""
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}), encoding="utf-8")
+    assert read_chat(tmp_path) is None
+    assert read_chat(tmp_path / "nowhere") is None

@@ -16,8 +16,7 @@ from codeclippy_ls.engine.engine import Engine, Generation, Lane, Reason, Reques
 from codeclippy_ls.engine.errors import EngineError
 from codeclippy_ls.engine.spec import SHIPPED, ModelSpec
 from codeclippy_ls.engine.worker import LocalHost
-from codeclippy_ls.prompts import Context, Edited, Job
-from codeclippy_ls.prompts.build import family_of
+from codeclippy_ls.prompts import Context, Edited
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.text import Document, Edit, to_lf, with_eol, without_surrogates
 
@@ -177,10 +176,10 @@ class Assistant:
         await self.engine.prepare(COMPLETE).result()
         model = self.engine.status(COMPLETE).model
         try:
-            family = family_of(model, self.settings.model.family)
+            writes_diffs = prompts.edits(model, self.settings.model.family)
         except ValueError as error:
             raise EngineError(str(error)) from error
-        if not self.settings.model.edit and Job.EDIT not in family.jobs:
+        if not self.settings.model.edit and not writes_diffs:
             self.engine.use(EDIT, _spec(self.settings, ""))
         elif self.engine.status(EDIT).state is State.FAILED:
             self.engine.use(EDIT, _spec(self.settings, self.settings.model.edit or self.settings.model.complete))
@@ -200,7 +199,7 @@ class Assistant:
         # A family named in the settings is meant for the model of completion, unless one is set for edits.
         wanted = self.settings.model.family if status.model.name else ""
         try:
-            return Job.EDIT in family_of(status.model, wanted).jobs
+            return prompts.edits(status.model, wanted)
         except ValueError:
             return False
 
@@ -251,7 +250,8 @@ class Assistant:
             edited = Edited(shown.lines, shown.first, shown.last, name, message, shown.new)
             prompt = prompts.edit_prompt(model, edited, window, reserve, family)
             start, end = prompt.lines
-            state = constrain.diff(model.tokenizer, shown.lines[start:end], model.ends | prompt.ends)
+            state = constrain.diff(
+                model.tokenizer, shown.lines[start:end], model.ends | prompt.ends, opening=prompt.opening)
             return replace(prompt, constraint=state)
 
         sampling = {"max_tokens": settings.max_tokens, "temperature": settings.temperature,

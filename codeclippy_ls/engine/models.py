@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from codeclippy_ls.engine.cache import Feed, KeyValues
+from codeclippy_ls.engine.chat import read_chat
 from codeclippy_ls.engine.checkpoint import find_folder, int8_weights, with_safetensors
 from codeclippy_ls.engine.errors import EngineError, ModelError, NonFiniteError
 from codeclippy_ls.engine.spec import ModelSpec
@@ -34,13 +35,17 @@ class Model:
         architecture: transformers' ``model_type``.
         window: the most tokens prompt and output may have together.
         ends: ids that end a text, from the checkpoint's configuration.
+        chat: what its chat template puts before and after a user's message, where it has one.
     """
 
-    def __init__(self, module: Any, tokenizer: Tokenizer, name: str) -> None:
+    def __init__(
+        self, module: Any, tokenizer: Tokenizer, name: str, chat: tuple[str, str] | None = None
+    ) -> None:
         config = module.config
         self.module = module.eval()
         self.tokenizer = tokenizer
         self.name = name
+        self.chat = chat
         self.architecture: str = config.model_type
         self.window = _window(config, name)
         self.ends = _ends(module)
@@ -130,7 +135,7 @@ def load(spec: ModelSpec) -> Model:
     device = pick_device(spec.device)
     module = _module(folder, config, pick_dtype(spec.dtype, device))
     try:
-        model = Model(module.to(device), read_tokenizer(folder, _rows(module)), spec.name)
+        model = Model(module.to(device), read_tokenizer(folder, _rows(module)), spec.name, read_chat(folder))
         _try(model, folder)
     except EngineError:
         raise

@@ -82,6 +82,17 @@ class Tokenizer:
         ids: list[int] = self._continued.encode(text, add_special_tokens=False).ids
         return ids
 
+    def encode_template(self, text: str) -> list[int]:
+        """Ids of a template's own text, never a user's: control tokens are looked up by name."""
+        names = sorted(self._control, key=len, reverse=True)
+        found: list[int] = []
+        for part in re.split(f"({'|'.join(map(re.escape, names))})", text) if names else [text]:
+            if part in self._control:
+                found.append(self._control[part])
+            elif part:
+                found += self.encode_continued(part) if found else self.encode(part)
+        return found
+
     @cached_property
     def bytes_of(self) -> list[bytes]:
         """The bytes each id stands for, by id; empty for control tokens and holes."""

@@ -25,6 +25,13 @@ _WORD = re.compile(r"(?:(?<=\S) )?\w{1,64}\Z")
 _HEAL = re.compile(r"\s{1,64}\Z| ?\w{1,40}\Z")
 _PLAIN_TAGS = ("<NME>", "<BEF>", "<MSG>", "<DFF>")
 NEW_FILE = "ADDFILE"
+# What a model that follows instructions is asked; it answers in a fence, of which the first line is given.
+_INSTRUCTION: Template = (
+    "Change the file ", Slot.NAME, " as asked: ", Slot.MESSAGE, "\n\nAnswer with a unified diff of the file, with "
+    "three lines of context, and nothing else.\n\n```\n", Slot.DOCUMENT, "```",
+)
+_FENCE = "```diff\n"
+_CLOSING_FENCES = ("```", "``", "`")
 
 
 class Tokenizer(Protocol):
@@ -42,6 +49,9 @@ class Tokenizer(Protocol):
     def control_id(self, token: str) -> int | None:
         """A control token's id."""
 
+    def encode_template(self, text: str) -> list[int]:
+        """Ids of a template's own text, with its control tokens."""
+
     def id_of(self, token: str) -> int | None:
         """A token's id by exact name, whether it was added as a control token or belongs to the vocabulary."""
 
@@ -52,6 +62,7 @@ class View(Protocol):
     name: str
     architecture: str
     tokenizer: Any
+    chat: tuple[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +96,7 @@ class Prompt:
     Attributes:
         heal: text cut from the prefix, which the answer must begin with (token healing).
         lines: of an edit, the document's lines ``[start, end)`` that the prompt shows.
+        opening: of an edit, what the diff begins with.
     """
 
     tokens: tuple[int, ...]
@@ -93,6 +105,7 @@ class Prompt:
     stop: tuple[str, ...] = ()
     heal: str = ""
     lines: tuple[int, int] = (0, 0)
+    opening: str = " @@ -"
     constraint: Any = field(default=None, compare=False)
 
 
@@ -132,29 +145,59 @@ def completion_prompt(view: View, context: Context, window: int, reserve: int, w
     return Prompt(tuple(tokens), _ends(family, tokenizer), family, heal=to_lf(heal))
 
 
+def edits(view: View, wanted: str = "") -> bool:
+    """Whether a model writes diffs: by its training, or because it follows instructions.
+
+    Raises:
+        ValueError: the family named in the settings does not fit.
+    """
+    return family_of(view, wanted).edit is not None or view.chat is not None
+
+
 def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: str = "") -> Prompt:
     """The prompt for a diff: the whole document where it fits, else the lines around the selection, re-based to 1.
 
     Raises:
-        ValueError: the family writes no diffs, the text holds the family's plain-text markers, or the selection
+        ValueError: the model writes no diffs, the text holds the family's plain-text markers, or the selection
             does not fit the window.
     """
     family = family_of(view, wanted)
+    if family.edit is None and view.chat is None:
+        raise ValueError(f"{family.name} models write no diffs; set a diff model or one that follows instructions for "
+                         "edits")
+    if family.edit is not None:
+        _refuse_tags(family, edited)
+    message = " ".join(edited.message.split())
+    fixed = {Slot.NAME: edited.name or "file", Slot.MESSAGE: message}
+    tokenizer: Tokenizer = view.tokenizer
+
+    def filled(document: str) -> list[int]:
+        slots = {**fixed, Slot.DOCUMENT: document}
+        if family.edit is not None:
+            return _fill_text(family.edit, tokenizer, slots)
+        assert view.chat is not None
+        before, after = view.chat
+        asked = "".join(slots[part] if isinstance(part, Slot) else str(part) for part in _INSTRUCTION)
+        return [*tokenizer.encode_template(before), *tokenizer.encode_continued(asked),
+                *tokenizer.encode_template(after), *tokenizer.encode_continued(_FENCE)]
+
+    start, end = _window(tokenizer, edited, window - reserve - len(filled("")) - 4)
+    new = NEW_FILE if family.edit is not None else ""
+    tokens = filled(f"{new}\n" if edited.new else "\n".join(edited.lines[start:end]) + "\n")
+    ends = _ends(family, tokenizer)
     if family.edit is None:
-        raise ValueError(f"{family.name} models write no diffs; set a diff model for edits")
+        ends |= {id for text in _CLOSING_FENCES if (id := tokenizer.id_of(text)) is not None}
+    opening = " @@ -" if family.edit is not None else "@@ -"
+    return Prompt(tuple(tokens), ends, family, lines=(start, end), opening=opening)
+
+
+def _refuse_tags(family: Family, edited: Edited) -> None:
+    """Refuse text that holds what the family takes for its own markers, where these are plain text."""
+    assert family.edit is not None
     texts = "\n".join(edited.lines), edited.message, edited.name
     if any(tag in part for part in family.edit if isinstance(part, str) for tag in _PLAIN_TAGS):
         if tag := next((tag for tag in _PLAIN_TAGS for text in texts if tag in text), None):
             raise ValueError(f"the text holds {tag}, which {family.name} models would take for their own marker")
-    tokenizer: Tokenizer = view.tokenizer
-    message = " ".join(edited.message.split())
-    fixed = {Slot.NAME: edited.name or "file", Slot.MESSAGE: message}
-    frame = len(_fill_text(family.edit, tokenizer, {**fixed, Slot.DOCUMENT: ""}))
-    start, end = _window(tokenizer, edited, window - reserve - frame - 4)
-    shown = edited.lines[start:end]
-    document = f"{NEW_FILE}\n" if edited.new else "\n".join(shown) + "\n"
-    tokens = _fill_text(family.edit, tokenizer, {**fixed, Slot.DOCUMENT: document})
-    return Prompt(tuple(tokens), _ends(family, tokenizer), family, lines=(start, end))
 
 
 def _begun_word(prefix: str) -> str:
