@@ -45,7 +45,7 @@ class Frame:
         self.depths = _depths(self.lines)
         self.header = vocabulary.encoded(OPENING) or ()
         self._tokens: dict[bytes, tuple[int, ...] | None] = {}
-        self._after: dict[tuple[bytes, bytes], tuple[int, ...]] = {}
+        self._after: dict[bytes, tuple[int, ...]] = {}
 
     def tokens(self, line: bytes) -> tuple[int, ...] | None:
         """Ids of a line of the diff with its sign and end; ``None`` where the vocabulary cannot write it."""
@@ -61,25 +61,23 @@ class Frame:
 
     def added(self, text: bytes, begun: bytes) -> tuple[int, ...]:
         """Ids that may follow ``text`` in an added line, which breaks off in the character ``begun``."""
-        if text[1:].strip(b" "):
+        if text[1:].strip(b" ") or not self.depths:
             return self.vocabulary.within(begun)
-        if (text, begun) not in self._after:
-            table = self.vocabulary.bytes_of
-            self._after[text, begun] = tuple(
-                id for id in self.vocabulary.within(begun) if self.indents(text + table[id])
-            )
-        return self._after[text, begun]
+        if text not in self._after:
+            table, (words, blanks) = self.vocabulary.bytes_of, self.vocabulary.by_blanks
+            self._after[text] = (words if self.indents(text + b"x") else ()) + tuple(
+                id for id in blanks if self.indents(text + table[id]))
+        return self._after[text]
 
     def beginnings(self) -> tuple[int, ...]:
         """Ids that an added line may begin with."""
-        key = (b"", b"")
-        if key not in self._after:
-            self._after[key] = tuple(
+        if b"" not in self._after:
+            self._after[b""] = tuple(
                 id for data, id in self.vocabulary.beginning(b"+")
                 if data.find(b"\n") in (-1, len(data) - 1) and b"\r" not in data
                 and unfinished(data) is not None and self.indents(data)
             )
-        return self._after[key]
+        return self._after[b""]
 
 
 def _depths(lines: Sequence[bytes]) -> frozenset[int]:

@@ -52,6 +52,13 @@ class Vocabulary:
         return self._within[begun]
 
     @cached_property
+    def by_blanks(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Those ids of ``within(b"")`` that begin with something else than a blank or a line end, and the others."""
+        blanks = [id for id in self.within(b"") if self.bytes_of[id][:1] in (b" ", b"\n")]
+        others = set(blanks)
+        return tuple(id for id in self.within(b"") if id not in others), tuple(blanks)
+
+    @cached_property
     def melted(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Ids that go on in the next line, and for each the one that ends the line as it does.
 
