@@ -23,6 +23,12 @@ from codeclippy_ls.text import Document
 
 _Result = TypeVar("_Result")
 
+# What editors call the languages whose code is looked at more closely.
+_LANGUAGES = {
+    ".py": "python", ".pyi": "python", ".json": "json", ".sh": "shellscript", ".yaml": "yaml", ".yml": "yaml",
+    ".toml": "toml", ".rb": "ruby", ".pl": "perl", ".r": "r", ".jl": "julia", ".mk": "makefile",
+}
+
 
 class _Usage(Exception):
     """An argument that cannot be used; the message is for the user."""
@@ -171,7 +177,7 @@ def _read(path: Path) -> Document:
         raise _Usage(f"{path} is not UTF-8 text") from None
     except OSError as error:
         raise _Usage(f"{path}: {error.strerror}") from None
-    return Document(path.as_posix(), text)
+    return Document(path.as_posix(), text, language=_LANGUAGES.get(path.suffix.lower(), ""))
 
 
 def _marked(path: Path) -> bool:
