@@ -5,11 +5,13 @@ The prompt is built by the real code over the real tokenizer, and constraints ar
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from codeclippy_ls.constrain.grammar import Mode
 from codeclippy_ls.engine.engine import Candidate, Engine, Generation, Reason, Status, Ticket
 from codeclippy_ls.engine.errors import EngineError, ModelError
 from codeclippy_ls.engine.tokenizer import Tokenizer
@@ -62,11 +64,45 @@ class ScriptedHost:
 
     def _candidate(self, model: Any, prompt: Any, says: str) -> Candidate:
         text = prompt.heal + says  # a model would have to begin with the word that was begun
-        # Line by line, as the constraint has the document's lines.
-        tokens = tuple(id for line in text.splitlines(keepends=True) for id in model.tokenizer.encode(line))
         state = prompt.constraint
-        for token in tokens if state is not None and not prompt.heal else ():
-            if token not in state.allowed():
-                raise EngineError(f"the script is not allowed at {state.text!r} after {state.body!r}")
-            state = state.step(token)
-        return Candidate(text, tokens, -0.1, Reason.END)
+        if state is None or prompt.heal:
+            return Candidate(text, tuple(model.tokenizer.encode(text)), -0.1, Reason.END)
+        tokens: list[int] = []
+        # Line by line, as the constraint has the document's lines; a header's numbers may be of the whole document.
+        for line in text.splitlines(keepends=True):
+            if state.mode is Mode.LINE and line.startswith("@@"):
+                state = state.step(state.frame.header[0])
+                tokens.append(state.frame.header[0])
+            line_tokens = header(model.tokenizer, state, line) if state.mode is Mode.HEADER else None
+            for token in line_tokens or model.tokenizer.encode(line):
+                if token not in state.allowed():
+                    raise EngineError(f"the script is not allowed at {state.text!r} after {state.body!r}: {line!r}")
+                state = state.step(token)
+                tokens.append(token)
+        return Candidate(text, tuple(tokens), -0.1, Reason.END)
+
+
+def header(tokenizer: Tokenizer, state: Any, line: str) -> list[int]:
+    """The tokens of a header that is allowed, with the line's own numbers where they are."""
+    wanted = [int(number) for number in re.findall(r"\d+", line)]
+    found: list[int] = []
+
+    def take(ids: Sequence[int]) -> None:
+        nonlocal state
+        for id in ids:
+            state = state.step(id)
+        found.extend(ids)
+
+    for index, number in enumerate((wanted[0], wanted[1], wanted[3])):
+        while state.header.due:
+            take(state.forced())
+        for digit in str(number).encode():
+            allowed = [id for id in state.allowed() if tokenizer.bytes_of[id].isdigit()]
+            id = tokenizer.bytes_of.index(bytes([digit]))
+            take([id if id in allowed else allowed[0]] if allowed else [])
+        while len(state.header.numbers) == index:
+            take(state.forced() or [id for id in state.allowed() if not tokenizer.bytes_of[id].isdigit()][:1]
+                 or [state.allowed()[0]])
+    while state.mode is Mode.HEADER:
+        take(state.forced())
+    return found

@@ -1,8 +1,8 @@
 """The real server on stdin and stdout over a scripted engine, for editors that must be shown a certain text.
 
 ``python -m tests.scripted_server SCRIPT.json``: the file is read again for every job, so a test may change it while
-the editor runs. Its keys, all optional: ``complete`` (the text of a suggestion), ``edit`` (hunks; the first blank is
-put before them), ``delay`` (seconds a job takes), ``load_delay`` (seconds that loading takes), ``fail_load`` (why it
+the editor runs. Its keys, all optional: ``complete`` (the text of a suggestion), ``edit`` (hunks, or a list of several
+ways to do it; the first blank is put before them), ``delay`` (seconds a job takes), ``load_delay`` (seconds that loading takes), ``fail_load`` (why it
 fails), ``crash`` (true: the process dies at the next job).
 """
 
@@ -46,7 +46,9 @@ class FileHost(ScriptedHost):
         if script.get("crash"):
             os._exit(9)
         is_edit = ticket.lane is Lane.EDIT
-        self.says = " " + script.get("edit", "") if is_edit else script.get("complete", "")
+        hunks = script.get("edit", "")
+        ways = [hunks] if isinstance(hunks, str) else hunks
+        self.says = [" " + way for way in ways] if is_edit else script.get("complete", "")
         ready = time.monotonic() + script.get("delay", 0)
         for step in super().start(ticket):
             while time.monotonic() < ready and ticket.stopping is None:

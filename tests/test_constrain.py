@@ -53,7 +53,7 @@ def walk(tokenizer: Tokenizer, lines: list[str], chance: random.Random, most: in
 def patched(folder: Path, before: str, diff: str) -> str:
     """What GNU patch makes of it, strictly: no fuzz, no offset."""
     (folder / "f").write_text(before, encoding="utf-8", newline="")
-    done = subprocess.run(["patch", "-F0", "-s", "-o", "out", "f"], input=f"--- f\n+++ f\n{diff}".encode(), cwd=folder,
+    done = subprocess.run(["patch", "-F0", "-o", "out", "f"], input=f"--- f\n+++ f\n{diff}".encode(), cwd=folder,
                           capture_output=True, check=False)
     assert done.returncode == 0 and b"offset" not in done.stdout, (done.stdout.decode(), before, diff)
     return (folder / "out").read_text(encoding="utf-8")

@@ -124,6 +124,17 @@ def test_diff_codegen_prompts(name: str) -> None:
         completion_prompt(subject, Context("a", ""), 2048, 64)
 
 
+def test_a_large_selection_leaves_less_for_the_answer() -> None:
+    """It is shown whole as long as a small diff still fits behind it."""
+    tokenizer = Tokenizer(checkpoints.definition())
+    lines = tuple(f"x{number} = {number}" for number in range(40))
+    size = len(tokenizer.encode("\n".join(lines)))
+    prompt = edit_prompt(view(tokenizer), Edited(lines, 0, 39, "x.py", "Fix it"), size + 300, 400)
+    assert prompt.lines == (0, 40)
+    with pytest.raises(ValueError, match="too long"):
+        edit_prompt(view(tokenizer), Edited(lines, 0, 39, "x.py", "Fix it"), size + 100, 400)
+
+
 def test_our_own_edit_prompt() -> None:
     """The same form with real control tokens; a file that holds their text is no problem."""
     tokenizer = Tokenizer(checkpoints.definition())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from codeclippy_ls.prompts.validity import breaks, fitting
+from codeclippy_ls.prompts.validity import breaks, fitting, spoilt
 
 _TEXT = (Path(__file__).parent / "cases" / "fitting.txt").read_text(encoding="utf-8")
 CASES = dict(re.findall(r"^=== (.+)\n([\s\S]*?)(?=^=== |\Z)", _TEXT, re.MULTILINE))
@@ -64,3 +64,13 @@ def test_brackets_of_real_lines_are_balanced_in_any_language(language: str) -> N
         assert fitting(answer, "y = 1\n", "\n", language) == answer
     for answer in ("f(a", "a)", "(]"):
         assert not breaks(answer, "\n", "\n", language) or fitting(answer, "\n", "\n", language) != answer
+
+
+@pytest.mark.parametrize(("before", "after", "language", "worse"), [
+    ("x = 1\n", "x = (1\n", "python", True), ("x = (\n", "x = ((\n", "python", False),
+    ("{}", "{", "json", True), ("{", "[", "json", False), ("f();\n", "f(;\n", "javascript", True),
+    ("f();\n", "// don't (\n", "javascript", False), ("a\n", "a :-)\n", "plaintext", False), ("a\n", "a :-)\n", "", False),
+])
+def test_an_edit_spoils_what_was_whole(before: str, after: str, language: str, worse: bool) -> None:
+    """Only what was whole before can be spoilt, and only where the language says what is whole."""
+    assert spoilt(before, after, language) == worse

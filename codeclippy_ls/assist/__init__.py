@@ -4,12 +4,20 @@ Takes frozen documents and answers with frozen values in offsets; stale or worth
 no LSP types, no torch and no transport.
 """
 
-from codeclippy_ls.assist.assistant import COMPLETE, EDIT, Assistant, Suggestion, Suggestions, open_engine
+from codeclippy_ls.assist.assistant import (
+    COMPLETE,
+    EDIT,
+    Assistant,
+    Suggestion,
+    Suggestions,
+    diff_prompt,
+    open_engine,
+)
 from codeclippy_ls.assist.proposals import Proposal, Refusal
 from codeclippy_ls.assist.rebase import rebased
 from codeclippy_ls.assist.regions import Marker, is_new, marker_at, scope
 
 __all__ = [
     "COMPLETE", "EDIT", "Assistant", "Marker", "Proposal", "Refusal", "Suggestion", "Suggestions",
-    "is_new", "marker_at", "open_engine", "rebased", "scope",
+    "diff_prompt", "is_new", "marker_at", "open_engine", "rebased", "scope",
 ]

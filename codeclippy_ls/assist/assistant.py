@@ -243,16 +243,9 @@ class Assistant:
         self, document: Document, shown: Shown, message: str, on_text: Callable[[str], None] | None
     ) -> Generation:
         settings, family = self.settings.edit, self.settings.model.family
-        name = without_surrogates(document.uri.rsplit("/", 1)[-1])
 
         def build(model: Any, window: int) -> prompts.Prompt:
-            reserve = min(settings.max_tokens, window // 2)
-            edited = Edited(shown.lines, shown.first, shown.last, name, message, shown.new)
-            prompt = prompts.edit_prompt(model, edited, window, reserve, family)
-            start, end = prompt.lines
-            state = constrain.diff(
-                model.tokenizer, shown.lines[start:end], model.ends | prompt.ends, opening=prompt.opening)
-            return replace(prompt, constraint=state)
+            return diff_prompt(model, window, document, shown, message, settings.max_tokens, family)
 
         sampling = {"max_tokens": settings.max_tokens, "temperature": settings.temperature,
                     "seconds": settings.time_budget_ms / 1000, "spread": True,
@@ -265,6 +258,26 @@ class Assistant:
             return await ticket.result()
         finally:
             ticket.cancel()  # no effect once it is answered
+
+
+def diff_prompt(
+    model: Any, window: int, document: Document, shown: Shown, message: str, tokens: int, family: str = ""
+) -> prompts.Prompt:
+    """The prompt that asks a model for a diff of the shown lines, with the grammar that the answer is held to.
+
+    Args:
+        tokens: most that the answer may have.
+
+    Raises:
+        ValueError: the model writes no diffs, or the shown lines do not fit; the message is for the user.
+    """
+    name = without_surrogates(document.uri.rsplit("/", 1)[-1])
+    edited = Edited(shown.lines, shown.first, shown.last, name, message, shown.new)
+    prompt = prompts.edit_prompt(model, edited, window, min(tokens, window // 2), family)
+    start, end = prompt.lines
+    state = constrain.diff(
+        model.tokenizer, shown.lines[start:end], model.ends | prompt.ends, opening=prompt.opening)
+    return replace(prompt, constraint=state)
 
 
 def _inside_word(prefix: str, suffix: str) -> bool:

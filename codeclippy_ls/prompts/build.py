@@ -24,6 +24,7 @@ _PREFIX_STEP = 16  # lines
 _WORD = re.compile(r"(?:(?<=\S) )?\w{1,64}\Z")
 _HEAL = re.compile(r"\s{1,64}\Z| ?\w{1,40}\Z")
 _PLAIN_TAGS = ("<NME>", "<BEF>", "<MSG>", "<DFF>")
+_LEAST_ANSWER = 160  # tokens kept for a diff: a small change with its context
 NEW_FILE = "ADDFILE"
 # What a model that follows instructions is asked; it answers in a fence, of which the first line is given.
 _INSTRUCTION: Template = (
@@ -157,6 +158,9 @@ def edits(view: View, wanted: str = "") -> bool:
 def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: str = "") -> Prompt:
     """The prompt for a diff: the whole document where it fits, else the lines around the selection, re-based to 1.
 
+    Args:
+        reserve: tokens kept for the answer; less where the selection would not fit otherwise.
+
     Raises:
         ValueError: the model writes no diffs, the text holds the family's plain-text markers, or the selection
             does not fit the window.
@@ -181,7 +185,14 @@ def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: s
         return [*tokenizer.encode_template(before), *tokenizer.encode_continued(asked),
                 *tokenizer.encode_template(after), *tokenizer.encode_continued(_FENCE)]
 
-    start, end = _window(tokenizer, edited, window - reserve - len(filled("")) - 4)
+    frame = len(filled("")) + 4
+    try:
+        start, end = _window(tokenizer, edited, window - reserve - frame)
+    except ValueError:
+        if reserve <= _LEAST_ANSWER:
+            raise
+        # What was selected is shown whole, and the answer gets what is left.
+        start, end = _window(tokenizer, edited, window - _LEAST_ANSWER - frame)
     new = NEW_FILE if family.edit is not None else ""
     tokens = filled(f"{new}\n" if edited.new else "\n".join(edited.lines[start:end]) + "\n")
     ends = _ends(family, tokenizer)

@@ -23,6 +23,9 @@ _CODE_BEGINS = re.compile(r"\n(?:def|class|@|import|from|function|const|let|expo
 _CONTINUES = re.compile(r"(?:else|elif|except|finally|case)\b|[)\]}]|\s|#|$")  # the statement of the line above
 _HASH_COMMENTS = frozenset(
     {"python", "shellscript", "sh", "yaml", "toml", "ruby", "perl", "r", "julia", "makefile", "dockerfile"})
+_BRACKETED = frozenset({
+    "javascript", "javascriptreact", "typescript", "typescriptreact", "java", "c", "cpp", "csharp", "go", "kotlin", "dart",
+    "swift", "css", "scss", "less"})
 _LINES = ("pass", "if x:", "else:", "except x:", "x = (")  # a statement, heads of what is indented below, an opener
 _DELIMITER = re.compile(r"""([\"'])(?:\1\||\|\1)\1""")
 _WORD_END, _WORD_START = re.compile(r"\w\Z"), re.compile(r"\w")
@@ -58,12 +61,12 @@ def breaks(text: str, prefix: str, suffix: str, language: str) -> bool:
 
 
 def spoilt(before: str, after: str, language: str) -> bool:
-    """Whether a text that was whole is not any more: by the language's own parser where that is light, else by its
-    brackets and quotes."""
-    whole = _WHOLE.get(language)
-    if whole is None:
+    """Whether a text that was whole is not any more: by the language's own parser where that is light, by brackets and
+    quotes where these must pair up. Of other languages nothing is known."""
+    if language in _BRACKETED:
         return _scan(before, "", language) == ("", []) and _scan(after, "", language) != ("", [])
-    return not whole(after) and whole(before)
+    whole = _WHOLE.get(language)
+    return whole is not None and not whole(after) and whole(before)
 
 
 class _Around:

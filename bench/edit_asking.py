@@ -1,0 +1,214 @@
+"""Asking an engine for an edit the way the assistant does, with the model's forward passes watched.
+
+The prompt, the constraint, the engine and the way from a generation to edits are the product's own. What is the
+bench's is put around ``Model.forward``: it counts, and may change what the model says before anybody chooses by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from codeclippy_ls import diffs, prompts
+from codeclippy_ls.assist import diff_prompt
+from codeclippy_ls.assist.proposals import Proposal, Refusal, proposal_from
+from codeclippy_ls.assist.regions import Marker, Shown
+from codeclippy_ls.engine import models
+from codeclippy_ls.engine.engine import Engine, Generation, Lane, Reason, Request
+from codeclippy_ls.engine.errors import EngineError
+from codeclippy_ls.engine.spec import ModelSpec
+from codeclippy_ls.engine.worker import LocalHost
+from codeclippy_ls.settings import Settings
+from codeclippy_ls.text import Document, apply
+
+# What the model says, shape (vocabulary,), and the tokens it was said after; returns what is said instead.
+Change = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
+
+
+class Watch:
+    """Stands in for a model's ``forward``: counts its calls, and passes each answer through ``change``.
+
+    Attributes:
+        passes: calls since `begin`.
+        reading: those of them that began inside the prompt.
+    """
+
+    def __init__(self, model: Any, change: Change | None = None) -> None:
+        self.change = change
+        self.passes = self.reading = 0
+        self._prompt = 0
+        self._forward = model.forward
+        self._read: dict[int, tuple[Any, list[int]]] = {}
+        model.forward = self.forward
+
+    def begin(self, prompt: int) -> None:
+        """Count anew, for a prompt of so many tokens."""
+        self.passes = self.reading = 0
+        self._prompt = prompt
+        self._read.clear()
+
+    def forward(self, feeds: Sequence[Any]) -> list[torch.Tensor]:
+        """The model's own answer, counted and changed."""
+        histories = [self._history(feed) for feed in feeds]
+        self.passes += 1
+        self.reading += any(feed.cache.length < self._prompt for feed in feeds)
+        answers: list[torch.Tensor] = self._forward(feeds)
+        if self.change is None:
+            return answers
+        return [self._changed(rows, history) for rows, history in zip(answers, histories, strict=True)]
+
+    def _history(self, feed: Any) -> list[int]:
+        """The tokens that the feed's cache will hold: what it held before, as far as that still counts, and these."""
+        length = feed.cache.length
+        known = self._read.get(id(feed.cache))
+        # A cache that was copied begins as another does.
+        before = known[1] if known else max((one for _, one in self._read.values()), key=len, default=[])
+        history = [*before[:length], *feed.tokens]
+        self._read[id(feed.cache)] = feed.cache, history
+        return history
+
+    def _changed(self, rows: torch.Tensor, history: Sequence[int]) -> torch.Tensor:
+        assert self.change is not None
+        ends = range(len(history) - len(rows) + 1, len(history) + 1)
+        made = [self.change(row, history[:end]) for row, end in zip(rows, ends, strict=True)]
+        return torch.stack(made) if made else rows
+
+
+@contextmanager
+def loading(make: Callable[[ModelSpec], models.Model]) -> Iterator[None]:
+    """Engines load what ``make`` makes of a spec, on their own thread."""
+    original = models.load
+    setattr(models, "load", make)  # noqa: B010 - the checker takes a function for constant
+    try:
+        yield
+    finally:
+        setattr(models, "load", original)  # noqa: B010
+
+
+def open_engine(*names: str) -> Engine:
+    """An engine over one model for each name, which is its spec's too; no prompt is remembered."""
+    return Engine(lambda: LocalHost(0), {name: ModelSpec(name) for name in names})
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What a user would hand over, and what of the document is shown."""
+
+    document: Document
+    shown: Shown
+    message: str
+    marker: Marker | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a diff is written: under the grammar or freely, with guesses ahead or token by token, the best of several."""
+
+    name: str
+    constrained: bool
+    drafts: bool = True
+    candidates: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The text after an edit and the edit's diff, or why there is none. ``generation`` is missing where none began.
+
+    ``others`` are those of the further candidates.
+    """
+
+    generation: Generation | None = None
+    after: str | None = None
+    diff: str = ""
+    reason: str = ""
+    others: tuple[Made, ...] = ()
+
+
+async def made(
+    engine: Engine, model: str, asking: Asking, way: Way, sampling: Mapping[str, Any], family: str = "",
+    begin: Callable[[Any, prompts.Prompt], None] | None = None,
+) -> Made:
+    """Ask for an edit.
+
+    Args:
+        model: the engine's name of it.
+        begin: called with the model and the prompt, on the engine's thread, before anything is read.
+    """
+
+    def build(view: Any, window: int) -> prompts.Prompt:
+        prompt = _prompt(view, window, asking, way, sampling["max_tokens"], family)
+        if begin is not None:
+            begin(view, prompt)
+        return prompt
+
+    options = {**sampling, "drafts": way.drafts, "candidates": way.candidates, "spread": True}
+    if way.candidates > 1:
+        options["temperature"] = Settings().edit.temperature
+    try:
+        generation = await engine.submit(Request(build, options, model), Lane.EDIT).result()
+    except EngineError as error:
+        return Made(reason=str(error))
+    return _constrained(asking, generation) if way.constrained else _free(asking, generation)
+
+
+def _prompt(view: Any, window: int, asking: Asking, way: Way, tokens: int, family: str) -> prompts.Prompt:
+    """The prompt as the assistant builds it, without the grammar where that is not wanted."""
+    prompt = diff_prompt(view, window, asking.document, asking.shown, asking.message, tokens, family)
+    return prompt if way.constrained else replace(prompt, constraint=None)
+
+
+def _constrained(asking: Asking, generation: Generation) -> Made:
+    found = proposal_from(asking.document, asking.shown, asking.marker, generation)
+    if isinstance(found, Refusal):
+        return Made(generation, reason=found.reason)
+    assert isinstance(found, Proposal)
+    others = tuple(Made(generation, other.after, other.diff) for other in found.others)
+    return Made(generation, found.after, found.diff, others=others)
+
+
+def _free(asking: Asking, generation: Generation) -> Made:
+    """What a diff of the shown lines means for the document, read as one of any source.
+
+    With the selection as a hint, and where that does not help, without it.
+    """
+    start, end = generation.prompt.lines
+    numbers = asking.shown.numbers[start:end]
+    text, document = generation.text, asking.document
+    part = Document(document.uri, "".join(document.line(number) + "\n" for number in numbers))
+    near = part.starts[max(asking.shown.first - start, 0)]
+    whole = generation.reason is Reason.END
+    reading = diffs.read(text, part, near, whole=whole)
+    if not reading.edits:
+        reading = diffs.read(text, part, whole=whole)
+    if not reading.edits:
+        return Made(generation, diff=text, reason=f"the model's diff was refused: {reading.problems[-1].reason}")
+    head, tail = document.starts[numbers[0]], document.line_span(numbers[-1])[1] + 1
+    return Made(generation, document.text[:head] + apply(part.text, reading.edits) + document.text[tail:], text)
+
+
+@dataclass(slots=True)
+class Facts:
+    """What is known of a model once it is loaded: written on the engine's thread, read when that is idle."""
+
+    weights: int = 0
+    parameters: int = 0
+    window: int = 0
+    dtype: str = ""
+    threads: int = 0
+    watch: Watch | None = field(default=None, repr=False)
+
+    def plain(self) -> dict[str, Any]:
+        """All of it that can be printed."""
+        return {"parameters": self.parameters, "dtype": self.dtype, "window": self.window, "threads": self.threads}
+
+    def note(self, model: models.Model, change: Change | None = None) -> models.Model:
+        """Watch a model; returns it."""
+        self.watch = Watch(model, change)
+        self.weights = sum(parameter.nbytes for parameter in model.module.parameters())
+        self.parameters, self.window = model.parameters, model.window
+        self.dtype, self.threads = str(model.dtype).removeprefix("torch."), torch.get_num_threads()
+        return model

@@ -1,0 +1,299 @@
+"""The bench for edits: which commits become cases, that the teacher writes what it is told, what is counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from bench import edit_cases, edit_documents, edit_law, edits
+from bench.edit_asking import Asking, Facts, Made, Watch, Way
+from bench.edit_cases import Case, Clone
+from bench.edit_figures import Outcome, ratios, summary
+from bench.edit_replay import Teacher, true_diff
+from codeclippy_ls import constrain
+from codeclippy_ls.assist.regions import Shown
+from codeclippy_ls.engine.engine import Generation, Reason
+from codeclippy_ls.engine.models import Model
+from codeclippy_ls.engine.tokenizer import Tokenizer
+from codeclippy_ls.prompts import Prompt
+from codeclippy_ls.prompts.families import FAMILIES
+from codeclippy_ls.text import Document
+from tests import checkpoints
+
+MIT = "Permission is hereby granted, free of charge, to any person obtaining a copy of this software"
+LINES = [f"name_{index} = {index}" for index in range(24)]
+BEFORE = "\n".join([*LINES[:10], "def work(x):", "    y = x", "    return y", "", *LINES[10:]]) + "\n"
+AFTER = BEFORE.replace("    y = x\n", "    y = x + 1\n    z = y\n")
+CASE = Case("owner/name", "0" * 40, "MIT", "pkg/work.py", "add one to y", BEFORE, AFTER)
+
+
+class History:
+    """A git repository that grows by commits."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._git("init", "-q", "-b", "main")
+
+    def commit(self, subject: str, files: dict[str, str]) -> None:
+        """A commit of these files."""
+        for name, text in files.items():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        self._git("add", "-A")
+        self._git("commit", "-q", "--allow-empty", "-m", subject)
+
+    def _git(self, *arguments: str) -> None:
+        who = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER")
+               for key, value in (("NAME", "a"), ("EMAIL", "a@b.c"), ("DATE", "2020-01-01T00:00:00Z"))}
+        environment = {**os.environ, **who, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+        subprocess.run(["git", *arguments], cwd=self.folder, env=environment, check=True)
+
+
+def changed(line: int, text: str, before: list[str] = LINES) -> str:
+    """The lines as a file, one of them another."""
+    return "\n".join([*before[:line], text, *before[line + 1 :]]) + "\n"
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A history with one good commit among all kinds of others."""
+    history = History(tmp_path_factory.mktemp("clone"))
+    other = [line + "0" for line in LINES]
+    whole = "\n".join(LINES) + "\n"
+    history.commit("Begin all of it", {"LICENSE": MIT, "pkg/__init__.py": "", "pkg/a.py": whole, "pkg/b.py": whole,
+                                       "pkg/c.py": "x = 1\ny = 2\n", "tests/test_a.py": whole})
+    history.commit("fix: count from one instead (#12)", {"pkg/a.py": changed(3, "name_3 = 4"), "tests/test_a.py": ""})
+    history.commit("Bump to the next number", {"pkg/a.py": changed(4, "name_4 = 5")})
+    history.commit("Fix it", {"pkg/a.py": changed(5, "name_5 = 6")})
+    history.commit("Change two files at once", {"pkg/a.py": whole, "pkg/b.py": changed(5, "name_5 = 6")})
+    history.commit("Rewrite the whole file anew", {"pkg/a.py": "\n".join(other) + "\n"})
+    history.commit("Change nothing but the blanks", {"pkg/a.py": changed(2, "name_2  =  20", other)})
+    history.commit("Break the file for everybody", {"pkg/a.py": changed(2, "name_2 = (", other)})
+    history.commit("Only the tests are better", {"tests/test_a.py": whole})
+    history.commit("Change a file that is short", {"pkg/c.py": "x = 1\ny = 3\n"})
+    return Clone("owner/fresh", history.folder)
+
+
+def test_small_commits_with_a_message_become_cases(clone: Clone) -> None:
+    """Only the one that is small, whole, of one file, and says what it does; references are left out."""
+    found = edit_cases.cases(clone, 10, frozenset())
+    assert [(case.path, case.message, case.licence) for case in found] == [
+        ("pkg/a.py", "fix: count from one instead", "MIT")]
+    assert found[0].before.replace("name_3 = 3", "name_3 = 4") == found[0].after
+    assert found == edit_cases.cases(clone, 10, frozenset()) and not edit_cases.cases(clone, 0, frozenset())
+
+
+def test_packages_that_were_trained_on_are_refused(clone: Clone, tmp_path: Path) -> None:
+    """By the repository's name or by its folders, however they are written."""
+    for name in ("fresh", "pkg"):
+        with pytest.raises(ValueError, match=f"has seen {name}"):
+            edit_cases.cases(clone, 10, frozenset({name}))
+    (tmp_path / "packages.txt").write_text("# list\nFoo_Bar==1.0  # held-out\n", encoding="utf-8")
+    (tmp_path / "packages-npm.txt").write_text("@scope/pkg@1.2\n", encoding="utf-8")
+    (tmp_path / "NOTICE").write_text("Packages\n\nbaz   1.0   10  training  MIT\n", encoding="utf-8")
+    assert edit_cases.seen_in_training(tmp_path) == {"foo-bar", "@scope/pkg", "baz"}
+
+
+def test_licences_are_told_by_their_words(tmp_path: Path) -> None:
+    """What is not known to be permissive is refused."""
+    texts = {
+        MIT: "MIT", "Apache License\n   Version 2.0, January 2004": "Apache-2.0",
+        "Redistribution and use in source and binary forms": "BSD-2-Clause",
+        "Redistribution and use in source and binary forms. Neither the name of": "BSD-3-Clause",
+        "Permission to use, copy, modify, and/or distribute this software for any purpose with or without fee": "ISC",
+        "GNU GENERAL PUBLIC LICENSE": None, MIT + " or the GNU Lesser General Public License": None, "mine": None,
+    }
+    assert {text: edit_cases.licence(text) for text in texts} == texts
+    history = History(tmp_path)
+    history.commit("Begin all of it", {"LICENSE": "all rights reserved"})
+    with pytest.raises(ValueError, match="no licence is known"):
+        edit_cases.cases(Clone("owner/fresh", tmp_path), 10, frozenset())
+
+
+@pytest.mark.parametrize(("subject", "said"), [
+    ("Fix the parser of dates (#12)", "Fix the parser of dates"),
+    ("fix: drop old code. Fixes #3", "fix: drop old code"),
+    ("Merge branch main into dev", None), ("Fix typo in the docs", None), ("release 1.2 of it", None), ("Fix it", None),
+    ("1.2.3 is out at last", None), ("Update __init__.py", None), ("Bumped all the things", None),
+    ("Handle empty lists, closes GH-12", "Handle empty lists, closes"),
+])
+def test_messages(subject: str, said: str | None) -> None:
+    """References go; what says nothing is left out."""
+    assert edit_cases.message(subject) == said
+
+
+def test_the_selection_is_the_function_around_the_change() -> None:
+    """Or the file where it is small, or some lines."""
+    assert edits.selection(CASE) == (0, 27)
+    long = replace(CASE, before=BEFORE + "\n".join(LINES) + "\n", after=AFTER + "\n".join(LINES) + "\n")
+    assert edits.selection(long) == (10, 12) and edits.touched(long) == (11, 11)
+    outside = replace(long, after=long.before.replace("name_0 = 0\n", "", 1))
+    assert edits.selection(outside) == (0, 15)
+    added = replace(long, after=long.before.replace("    return y\n", "    return y\n    # end\n"))
+    assert edits.selection(added) == (10, 12)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    """A small byte-level tokenizer."""
+    return Tokenizer(checkpoints.definition())
+
+
+DIFF = true_diff(BEFORE.split("\n")[:-1], AFTER.split("\n")[:-1])
+
+
+def test_the_true_diff_has_the_seed_s_form() -> None:
+    """A blank before the first header, counts, three lines of context."""
+    assert DIFF.split("\n")[0] == " @@ -9,7 +9,8 @@"
+    assert DIFF.split("\n")[4:7] == ["-    y = x", "+    y = x + 1", "+    z = y"]
+
+
+def test_the_teacher_writes_its_text_in_its_own_tokens(tokenizer: Tokenizer) -> None:
+    """Where nothing is constrained."""
+    prompt, written = [1, 2, 3], list[int]()
+    teacher = Teacher(tokenizer, len(prompt), DIFF, [0])
+    while 0 not in written:
+        written.append(int(teacher.change(torch.zeros(tokenizer.size), [*prompt, *written]).argmax()))
+    assert written == [*tokenizer.encode_continued(DIFF), 0]
+
+
+def test_the_teacher_writes_its_text_under_the_grammar(tokenizer: Tokenizer) -> None:
+    """By whatever tokens are allowed and go on with the text."""
+    state = constrain.diff(tokenizer, BEFORE.split("\n")[:-1], [0])
+    teacher, written = Teacher(tokenizer, 0, DIFF, [0]), list(state.forced())
+    for token in written:
+        state = state.step(token)
+    for _ in range(300):
+        allowed = list(state.allowed())
+        token = allowed[int(teacher.change(torch.zeros(tokenizer.size), written)[allowed].argmax())]
+        if token == 0:
+            break
+        for one in (token, *state.step(token).forced()):
+            state = state.step(one)
+            written.append(one)
+    assert state.diff().split("\n")[1:] == DIFF.split("\n")[1:]
+
+
+def test_the_teacher_finds_back_at_the_next_line(tokenizer: Tokenizer) -> None:
+    """Other numbers, no blank before the header: the line is let go."""
+    teacher = Teacher(tokenizer, 0, " @@ -1,2 +1,2 @@\n a\n-b\n+c\n", [0])
+    assert teacher.rest(b" @@ -1") == b",2 +1,2 @@\n a\n-b\n+c\n" == teacher.rest(b"@@ -1")
+    assert teacher.rest(b"@@ -7") == b"\n" and teacher.rest(b"@@ -7,2 +1 @@\n") == b" a\n-b\n+c\n"
+    assert teacher.rest(b" @@ -1,2 +1,2 @@\n a\n-b\n+c\n") == b""
+
+
+class Cache:
+    """As long as it is told to be."""
+
+    def __init__(self, length: int = 0) -> None:
+        self.length = length
+
+
+def test_passes_are_counted_and_histories_follow_the_caches() -> None:
+    """Also where a cache was cropped, and where several positions are asked for at once."""
+    seen: list[tuple[int, ...]] = []
+
+    def forward(feeds: Any) -> list[torch.Tensor]:
+        for feed in feeds:
+            feed.cache.length += len(feed.tokens)
+        return [torch.zeros(feed.rows, 4) for feed in feeds]
+
+    def change(logits: torch.Tensor, history: Any) -> torch.Tensor:
+        seen.append(tuple(history))
+        return logits + 1
+
+    model = SimpleNamespace(forward=forward)
+    watch, cache = Watch(model, change), Cache()
+    watch.begin(3)
+
+    def feed(tokens: list[int], rows: int, cache: Cache = cache) -> SimpleNamespace:
+        return SimpleNamespace(tokens=tokens, cache=cache, rows=rows)
+
+    model.forward([feed([1, 2], 0)])
+    assert not seen
+    model.forward([feed([3], 1)])
+    assert float(model.forward([feed([4, 5, 6], 2)])[0].sum()) == 8
+    cache.length = 4
+    model.forward([feed([7], 1)])
+    model.forward([feed([8], 1), feed([9], 1, Cache(5))])
+    assert seen == [(1, 2, 3), (1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 7), (1, 2, 3, 4, 7, 8),
+                    (1, 2, 3, 4, 7, 9)]
+    assert (watch.passes, watch.reading) == (5, 2)
+
+
+async def test_a_model_that_is_told_what_to_write_is_exact_in_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the engine, with a real architecture: the same text, and the fewest passes under the grammar."""
+    monkeypatch.setattr("bench.edits.random_codegen", lambda tokenizer: Model(
+        checkpoints.module("codegen", window=2048), tokenizer, "diff-codegen-toy"))
+    monkeypatch.setattr("codeclippy_ls.engine.tokenizer.read_tokenizer",
+                        lambda folder: Tokenizer(checkpoints.definition()))
+    facts = Facts()
+    found = await edits.replayed([CASE], Path(), facts)
+    plain, constrained = found["plain"][0], found["constrained"][0]
+    assert all(row.exact and row.ended and row.parses for rows in found.values() for row in rows), found
+    assert plain.passes - plain.reading == plain.tokens and constrained.passes < plain.passes / 2
+    assert facts.plain()["window"] == 2048 and facts.weights > 0
+
+
+def outcome(passes: int, reading: int = 2, ended: bool = True, reason: str = "") -> Outcome:
+    """An outcome that took so many passes."""
+    return Outcome(not reason, not reason, not reason, reason, ended, 10, 5, passes, reading, float(passes))
+
+
+def test_figures_and_ratios() -> None:
+    """Sums over the cases that both ways answered; reasons are counted."""
+    plain = [outcome(22), outcome(12, ended=False, reason="bad 7"), outcome(0, 0, False, "too long")]
+    other = [outcome(4), outcome(4), outcome(0, 0, False, "too long")]
+    row = summary(plain)
+    assert (row["exact"], row["passes"], row["writing"]) == (1, 34, 30)
+    assert row["reasons"] == {"bad N": 1, "too long": 1}
+    found = ratios(plain, other)
+    assert (found["cases"], found["passes"], found["writing"], found["ended"]) == (2, 4.25, 7.5, 1)
+    assert (found["passes_ended"], found["median_passes"]) == (5.5, 4.25)
+
+
+def test_cases_are_spread_over_the_file_and_round_trip(tmp_path: Path) -> None:
+    """The same ones each time."""
+    cases = [replace(CASE, commit=str(index)) for index in range(10)]
+    assert [case.commit for case in edits.spread(cases, 3)] == ["0", "3", "6"]
+    assert edits.spread(cases, 30) == cases
+    assert Case(**json.loads(json.dumps({field: getattr(CASE, field) for field in Case.__slots__}))) == CASE
+
+
+GOOD = "@@ -1,2 +1,2 @@\n-a\n+A\n b\n"
+
+
+@pytest.mark.parametrize(("diff", "said"), [
+    (GOOD, ""), (GOOD.replace(" b", " c"), "patch"), (GOOD.replace("+1,2", "+1,3"), "not well formed"),
+    (GOOD.replace("-1,2", "-9,2"), "patch"), (GOOD + "x\n", "not well formed"), (GOOD.replace("+A", "+B"), "the edits"),
+])
+def test_the_law_s_judges_see_what_is_wrong(diff: str, said: str, tmp_path: Path) -> None:
+    """A wrong line, count, place, and edits that are not what the diff says."""
+    asking = Asking(Document("file:///f", "a\r\nb"), Shown(("a", "b"), (0, 1), 0, 1), "x")
+    trial = edit_law.Trial("", "", "", asking, {}, (0, 0), True)
+    prompt = Prompt((1,), frozenset(), FAMILIES[0], lines=(0, 2))
+    found = Made(Generation(Reason.END, prompt=prompt), "A\r\nb", diff)
+    wrong = edit_law.problem(trial, found, edit_law.Judges(tmp_path))
+    assert wrong.startswith(said) and bool(wrong) == bool(said), wrong
+    assert edit_law.problem(trial, Made(reason="it was Tuesday"), edit_law.Judges(tmp_path))
+    assert not edit_law.problem(trial, Made(reason="the model proposed no change"), edit_law.Judges(tmp_path))
+
+
+def test_documents_are_of_every_kind_and_the_same_for_a_seed() -> None:
+    """Line ends of all styles, with the last and without."""
+    made = [edit_documents.text(random.Random(seed)) for seed in range(300)]
+    assert made == [edit_documents.text(random.Random(seed)) for seed in range(300)]
+    assert {kind for kind, _ in made} == set(edit_documents.KINDS)
+    texts = [text for _, text in made]
+    assert any("\r\n" in text for text in texts) and any(text and text[-1] not in "\r\n" for text in texts)
+    assert Way("x", True).drafts and edit_law.trial(1, 2, ("shipped",)) == edit_law.trial(1, 2, ("shipped",))
