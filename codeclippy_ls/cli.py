@@ -97,7 +97,7 @@ def _add_shared(parser: argparse.ArgumentParser, default: Any = None) -> None:
     group.add_argument("--edit-model", default=default, help="another model for edits")
     group.add_argument("--family", default=default, help="the model's family, where it is not recognised")
     group.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:1, mps")
-    group.add_argument("--dtype", default=default, help="auto, float32, bfloat16, float16")
+    group.add_argument("--dtype", default=default, help="auto, float32, bfloat16, float16, int8")
     group.add_argument("--threads", default=default, type=int, help="CPU threads of the engine")
     parser.add_argument("--log-file", default=default, metavar="PATH", help="log there instead of stderr")
     parser.add_argument("--verbose", "-v", action="store_true", default=default or False, help="log more")

@@ -116,7 +116,9 @@ async def _try(report: Report, settings: Any) -> None:
         family = family_of(model, settings.model.family)
         report.good("model", f"{Path(model.name).name if model.name else 'shipped'} ({model.architecture}, "
                              f"{model.parameters / 1e6:.0f} million parameters) on {model.device}, "
-                             f"{str(model.dtype).removeprefix('torch.')}, loaded in {time.monotonic() - started:.1f} s")
+                             f"loaded in {time.monotonic() - started:.1f} s")
+        report.good("runs by", f"{_runner(model)}; weights: {model.dtype}, {model.nbytes / 2**20:.0f} MiB; "
+                               f"threads: {model.threads}; a pass over 8 tokens costs {model.cost(8):.1f} of one")
         report.good("family", f"{family.name}: {', '.join(job.value for job in family.jobs)}; window {model.window}")
         result = await assistant.complete(Document("file:///sample.py", _SAMPLE), len(_SAMPLE))
         generation = result.generation
@@ -128,3 +130,7 @@ async def _try(report: Report, settings: Any) -> None:
                                   f"{generation.first_token * 1000:.0f} ms")
     finally:
         await assistant.close()
+
+
+def _runner(model: Any) -> str:
+    return "its own decoder" if model.module is None else "transformers' module"

@@ -32,7 +32,9 @@ class ModelSettings:
     family: str = _field("", "Family of the model, where it is not recognised by itself (see `codeclippy-ls models`).",
                          restricted=True)
     device: str = _field("auto", "Where it runs: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.", restricted=True)
-    dtype: str = _field("auto", "Number format.", choices=("auto", "float32", "bfloat16", "float16"), restricted=True)
+    dtype: str = _field("auto", "Number format of the weights: `auto` (the fastest here), `float32`, `bfloat16`, "
+                                "`float16`, `int8`.", choices=("auto", "float32", "bfloat16", "float16", "int8"),
+                        restricted=True)
     threads: int = _field(0, "CPU threads of the engine; 0 chooses.", 0, 256, restricted=True)
     cache_megabytes: int = _field(512, "Memory for the KV caches of earlier prompts, per model.", 0, 65536)
 

@@ -51,8 +51,8 @@ def test_version_and_help_import_nothing_heavy() -> None:
 
 def test_complete_prints_a_suggestion(source: Path) -> None:
     """At FILE:LINE:COL, counted from 1."""
-    source.write_text(SOURCE[: SOURCE.index("total / len")], encoding="utf-8")
-    done = run("complete", f"{source}:5:12")
+    source.write_text(SOURCE[: SOURCE.index("in values")], encoding="utf-8")
+    done = run("complete", f"{source}:3:15")
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
 
 

@@ -8,6 +8,7 @@ import random
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,19 +17,35 @@ import torch
 
 from codeclippy_ls import constrain
 from codeclippy_ls.engine.cache import Prefix, PrefixCache, common_length
+from codeclippy_ls.engine.configuration import ends_of
 from codeclippy_ls.engine.decode import Chooser, Step, Stream, decoded
-from codeclippy_ls.engine.draft import Lookup, best_length
+from codeclippy_ls.engine.draft import Cost, Lookup, best_length
 from codeclippy_ls.engine.engine import Engine, Generation, Lane, Reason, Request, State, Ticket
 from codeclippy_ls.engine.errors import EngineError, ModelError, NonFiniteError
+from codeclippy_ls.engine.formats import Choice
 from codeclippy_ls.engine.models import Model
 from codeclippy_ls.engine.tokenizer import Tokenizer, decode_complete
+from codeclippy_ls.engine.transformer import Transformer
 from codeclippy_ls.engine.worker import LocalHost
 from tests import checkpoints
 
+EXACT = Choice("float32", "float32")
+CASES = [f"{architecture}{own}" for architecture in checkpoints.ARCHITECTURES for own in ("", " by its module")]
 
-def model(architecture: str, seed: int = 0) -> Model:
-    """A toy model behind the engine's face."""
-    return Model(checkpoints.module(architecture, seed), Tokenizer(checkpoints.definition()), architecture)
+
+def model(case: str, seed: int = 0) -> Model:
+    """A toy model behind the engine's face, run by our decoder, or by transformers' module."""
+    architecture, _, module = case.partition(" ")
+    made = checkpoints.module(architecture, seed)
+    runner = made if module else Transformer(made.config, made.state_dict(), EXACT)
+    ends = ends_of(made.config, made.generation_config.eos_token_id)
+    return Model(runner, Tokenizer(checkpoints.definition()), case, ends=ends)
+
+
+@lru_cache
+def original(case: str) -> Any:
+    """The module whose weights a toy model has."""
+    return checkpoints.module(case.partition(" ")[0])
 
 
 def prompts(count: int, seed: int) -> list[list[int]]:
@@ -42,8 +59,8 @@ def prompts(count: int, seed: int) -> list[list[int]]:
 def reference(subject: Model, prompt: list[int], tokens: int) -> list[int]:
     """What transformers' own ``generate`` continues with, greedily."""
     ids = torch.tensor([prompt])
-    out = subject.module.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False,
-                                  pad_token_id=0)
+    out = original(subject.name).generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens,
+                                          do_sample=False, pad_token_id=0)
     return [token for token in out[0, len(prompt):].tolist() if token != 0]
 
 
@@ -62,7 +79,7 @@ def steps(subject: Model, prefix: Prefix, prompt: list[int], tokens: int, drafts
     return decoded(subject.forward, stream, prompt)
 
 
-@pytest.mark.parametrize("architecture", checkpoints.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", CASES)
 def test_greedy_is_generate_with_cache_on_and_off(architecture: str) -> None:
     """Token for token, for every architecture, over prompts that share heads."""
     subject = model(architecture)
@@ -78,7 +95,7 @@ def test_greedy_is_generate_with_cache_on_and_off(architecture: str) -> None:
     assert reused > 200, "the prefix cache was never of use"
 
 
-@pytest.mark.parametrize("architecture", checkpoints.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", CASES)
 def test_greedy_is_the_same_interrupted_and_resumed(architecture: str) -> None:
     """Two jobs that take turns step by step, and one that is dropped half way, change nothing."""
     subject = model(architecture)
@@ -110,7 +127,7 @@ def test_greedy_is_the_same_interrupted_and_resumed(architecture: str) -> None:
     assert run(subject, cache, third, 16) == reference(subject, third, 16)
 
 
-@pytest.mark.parametrize("architecture", checkpoints.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", CASES)
 def test_drafts_change_nothing_but_the_number_of_passes(architecture: str) -> None:
     """Greedy and sampled text is the same with drafts and without, free or under a constraint; copies take fewer."""
     subject = model(architecture)
@@ -151,6 +168,21 @@ def test_the_best_draft_is_long_where_guesses_are_good_and_passes_cheap() -> Non
     seen.extend([4])
     assert seen.following(9) == [5, 9, 2, 3, 4]
     assert Lookup([1, 2]).following(3) == []
+
+
+def test_what_a_longer_pass_costs_is_learned() -> None:
+    """From passes that were run; a guess before, between what was measured a straight line, and one bad pass is no
+    news."""
+    cost = Cost()
+    assert (cost(1), cost(11)) == pytest.approx((1, 1.6))
+    for _ in range(200):
+        for tokens, seconds in ((1, 0.010), (8, 0.015), (16, 0.020), (900, 5.0)):
+            cost.learn(tokens, seconds)
+    assert (cost(1), cost(8), cost(12), cost(16)) == pytest.approx((1, 1.5, 1.75, 2))
+    cost.learn(16, 9.0)
+    for _ in range(32):
+        cost.learn(1, 0.010)
+    assert cost(16) < 2.3
 
 
 def test_prompts_longer_than_a_chunk_and_up_to_the_window() -> None:
@@ -215,11 +247,14 @@ def test_cache_keeps_to_its_budget_and_finds_the_longest_prefix() -> None:
     assert common_length([1, 2, 3], [1, 2, 4]) == 2 and common_length([1], [1, 2]) == 1
 
 
-def test_nan_weights_are_found() -> None:
+@pytest.mark.parametrize("own", [True, False])
+def test_nan_weights_are_found(own: bool) -> None:
     """NaN never becomes a token."""
-    subject = model("gpt_neox")
+    module = checkpoints.module("gpt_neox")
     with torch.no_grad():
-        subject.module.get_output_embeddings().weight.fill_(float("nan"))
+        module.get_output_embeddings().weight.fill_(float("nan"))
+    runner = Transformer(module.config, module.state_dict(), EXACT) if own else module
+    subject = Model(runner, Tokenizer(checkpoints.definition()), "gpt_neox")
     with pytest.raises(NonFiniteError, match="NaN"):
         run(subject, PrefixCache(0), [9, 10], 2)
 

@@ -69,3 +69,48 @@ def best_length(share: float, cost: Callable[[int], float], most: int = LONGEST)
         if (rate := brought / cost(k + 1)) > best:
             best, length = rate, k
     return length
+
+
+class Cost:
+    """What a pass over so many tokens takes, in passes over one: measured, and learned on from the passes that are run.
+
+    Seconds are kept at a few points and interpolated between. What was not measured yet is taken as measured on common
+    CPUs, on the low side: it is tried, and then known.
+    """
+
+    POINTS = (1, 2, 4, 8, 16, 32, 64)
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+        self._table: dict[int, float] = {}
+        self._news = 0
+
+    def __call__(self, tokens: int) -> float:
+        found = self._table.get(tokens)
+        if found is None:
+            self._table[tokens] = found = self._interpolated(tokens)
+        return found
+
+    def learn(self, tokens: int, seconds: float) -> None:
+        """Take in what a pass took; one that others disturbed counts for little."""
+        if not 0 < tokens <= self.POINTS[-1]:
+            return
+        point = min(self.POINTS, key=lambda point: abs(point - tokens) / point)
+        seconds *= self(point) / self(tokens)
+        known = self._seconds.get(point, seconds)
+        first = point not in self._seconds
+        self._seconds[point] = known + (0.3 if seconds < known else 0.1) * (min(seconds, 2 * known) - known)
+        self._news += 1
+        if first or self._news >= 32:  # the table costs as much as a short pass's overhead
+            self._table, self._news = {}, 0
+
+    def _interpolated(self, tokens: int) -> float:
+        above = next((point for point in self.POINTS if point >= tokens), self.POINTS[-1])
+        index = max(self.POINTS.index(above), 1)
+        left, right = self.POINTS[index - 1], self.POINTS[index]
+        low, high = self._at(left), self._at(right)
+        return low + (high - low) * (tokens - left) / (right - left)
+
+    def _at(self, point: int) -> float:
+        one, here = self._seconds.get(1), self._seconds.get(point)
+        return 1 + 0.06 * (point - 1) if one is None or here is None else max(here / one, 0.5)
