@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from codeclippy_ls.constrain.header import OPENING, Header
-from codeclippy_ls.constrain.script import CONTEXT, differs, written
+from codeclippy_ls.constrain.script import CONTEXT, written
 from codeclippy_ls.constrain.vocabulary import Tokenizer, Vocabulary, unfinished, vocabulary
 
 _LONGEST_LINE = 400  # bytes of an added line
@@ -189,11 +189,12 @@ class DiffState:
 
     @property
     def complete(self) -> bool:
-        """Whether the diff may end here: at a line start, with a last hunk that changes something.
+        """Whether the diff may end here: at a line start, with something removed or added in its last hunk.
 
-        What is removed and added again is not changed: small models like to say so little.
+        That may be the same: a model that has nothing to say should not be made to say something. Held to a real
+        change, the shipped model wrote three quarters more edits, and not one more that was right.
         """
-        return self.mode is Mode.LINE and not self.begun and self.changed and differs(self.body)
+        return self.mode is Mode.LINE and not self.begun and self.changed
 
     def _signs(self) -> tuple[bytes, ...]:
         """The signs a line of the document may have: it is kept only while a diff would show it as context."""
@@ -221,9 +222,7 @@ class DiffState:
         return self.at is not None or (not self.hunks and (self.hint <= 1 or not self.frame.lines))
 
     def _may_open(self) -> bool:
-        if self.at is None or self.at >= len(self.frame.lines) or not self.frame.header:
-            return False
-        return self.changed and differs(self.body)
+        return self.at is not None and self.changed and self.at < len(self.frame.lines) and bool(self.frame.header)
 
     def _guess(self) -> Sequence[int]:
         """Ids that may well come next, up to the next choice at least; none where there is no saying."""

@@ -14,11 +14,6 @@ def written(script: Sequence[bytes]) -> str:
     return "".join(_hunk(script, start, end) for start, end in _groups(script))
 
 
-def differs(script: Sequence[bytes]) -> bool:
-    """Whether the script changes anything: what is removed and added again is not changed."""
-    return any(line[:1] != b" " for line in _minimal(script))
-
-
 def _minimal(script: Sequence[bytes]) -> list[bytes]:
     """The script with what stands at the head or tail of a change on both sides as context, removed lines first."""
     result: list[bytes] = []

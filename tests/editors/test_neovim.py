@@ -138,6 +138,27 @@ def test_an_edit_without_confirmation_is_applied_at_once(start: Start, script: S
     nvim.until(lambda: nvim.text() == "def add(a, b):\n    # adds\n    return a + b", "the edit")
 
 
+def test_a_diff_is_shown_and_the_next_one_chosen(start: Start, script: Script, tmp_path: Path) -> None:
+    """With the setting for it; afterwards a code action puts the other one in its place."""
+    script.says(edit=[HUNKS, HUNKS.replace("adds", "sums")])
+    nvim = start(options={"edit": {"showDiff": True}})
+    nvim.open(tmp_path / "plain.py", PLAIN)
+    nvim.ready()
+    nvim.keys(":1,2CodeClippyEdit Add a comment<CR>")
+    nvim.until_drawn("+    # adds")
+    nvim.until_drawn("2: Next")
+    nvim.keys("2<CR>")
+    nvim.until_drawn("+    # sums")
+    nvim.until_drawn("1: Apply")
+    nvim.keys("1<CR>")
+    body = "vim.api.nvim_buf_get_lines(vim.fn.bufnr('plain.py'), 0, -1, false)"
+    nvim.until(lambda: nvim.lua(f"return {body}")[1] == "    # sums", "the edit")
+    nvim.lua("vim.api.nvim_set_current_buf(vim.fn.bufnr('plain.py'))")
+    nvim.lua("vim.lsp.buf.code_action({ apply = true, filter = function(action) "
+             "return action.title:find('another version') ~= nil end })")
+    nvim.until(lambda: nvim.lua(f"return {body}")[1] == "    # adds", "the other edit")
+
+
 def test_a_text_that_changed_under_the_preview_is_not_edited(nvim: Nvim, script: Script, tmp_path: Path) -> None:
     script.says(edit=HUNKS)
     nvim.open(tmp_path / "plain.py", PLAIN)

@@ -333,6 +333,20 @@ def test_an_edit_is_applied_without_a_preview_where_that_is_set(shared: Window, 
     shared.run("becomes", text=FLOAT)
 
 
+def test_a_diff_is_shown_and_the_next_one_chosen(shared: Window, script: Script) -> None:
+    """With `codeclippy.edit.showDiff`: in a document of the server's, with a question and its buttons."""
+    script.says(edit=[TO_FLOAT, TO_FLOAT.replace("0.0", "float()")])
+    shared.configure(edit_confirm=False, edit_showDiff=True)
+    try:
+        shared.open(WHOLE)
+        shared.run("edit", line=2, message="use floats")
+        shared.run("choose", tab=".diff", line="total = 0.0", button="Next")
+        shared.run("choose", tab=".diff", line="total = float()", button="Apply", shot="choose")
+        shared.run("savedAs", text=WHOLE.replace("total = 0\n", "total = float()\n"))
+    finally:
+        shared.configure(edit_confirm=False)
+
+
 def test_one_undo_takes_an_edit_back(shared: Window, script: Script) -> None:
     """Also one of several hunks."""
     script.says(edit="@@ -1,5 +1,6 @@\n-def mean(values):\n+def mean(values) -> float:\n+    # the average\n"

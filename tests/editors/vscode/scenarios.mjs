@@ -127,6 +127,24 @@ export async function apply(vscode) {
   await vscode.apply();
 }
 
+/** A diff is shown in a tab of its own; a button of the question about it is pressed. */
+export async function choose(vscode, { tab, line, button, shot = '' }) {
+  await vscode.page.locator('.tab', { hasText: tab }).first().waitFor();
+  await vscode.page.locator('.view-line', { hasText: line }).first().waitFor();
+  const toast = vscode.toasts.filter({ hasText: 'apply this edit' }).first();
+  await toast.getByText(button, { exact: true }).first().waitFor();
+  await shoot(vscode, shot, 650);
+  await toast.getByText(button, { exact: true }).first().click();
+}
+
+/** Save all until what is on the disk of the file opened last is the text expected. */
+export async function savedAs(vscode, { text }) {
+  await vscode.until('the text', async () => {
+    await vscode.command('File: Save All');
+    return vscode.onDisk() === text;
+  });
+}
+
 /** Take the last change back, once. */
 export async function undo(vscode) {
   await vscode.focus();

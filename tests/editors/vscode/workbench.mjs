@@ -129,6 +129,11 @@ export class Workbench {
     return readFileSync(this.file, 'utf8');
   }
 
+  /** What is on the disk of the file opened last. */
+  onDisk() {
+    return readFileSync(this.file, 'utf8');
+  }
+
   /** Save until what is on the disk is the text expected. */
   async becomes(expected, patience) {
     let found = '';
