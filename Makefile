@@ -32,8 +32,9 @@ lint: $(VENV)/installed-lint
 types: $(VENV)/installed-lint $(VENV)/installed-test
 	$(BIN)/mypy
 
-bench: $(VENV)/installed ## figures of this machine; BENCH_ARGS=--quick for less than two minutes
+bench: $(VENV)/installed ## figures of this machine; BENCH_ARGS=--quick for about two minutes
 	$(BIN)/python -m bench.latency $(BENCH_ARGS)
+	$(BIN)/python -m bench.speed $(BENCH_ARGS)
 
 train-rehearsal: $(VENV)/installed-train ## the whole training chain in minutes, on the CPU
 	PYTHON=$(BIN)/python sh training/rehearsal.sh
