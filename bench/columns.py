@@ -100,9 +100,9 @@ class Subject:
     @cached_property
     def folder(self) -> Path:
         """Its checkpoint, written when first asked for: engines that convert one begin here."""
-        folder = Path(tempfile.mkdtemp(prefix="bench-"))
-        self.module.save_pretrained(folder)
-        return folder
+        self.held = tempfile.TemporaryDirectory(prefix="bench-")  # as long as the subject
+        self.module.save_pretrained(self.held.name)
+        return Path(self.held.name)
 
 
 class Own:
