@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeclippy_ls.prompts import ended, trim
+from codeclippy_ls.prompts.trim import without_repetition
 
 _TEXT = (Path(__file__).parent / "cases" / "trim.txt").read_text(encoding="utf-8")
 CASES = dict(re.findall(r"^=== (.+)\n([\s\S]*?)(?=^=== |\Z)", _TEXT, re.MULTILINE))
@@ -44,3 +45,11 @@ def test_generation_stops_only_where_nothing_more_would_be_kept(
     """Whatever the model would have written after the stop, the suggestion is the same."""
     if ended(answer, before, multiline):
         assert trim(answer + more, before, "", multiline) == trim(answer, before, "", multiline)
+
+
+@settings(derandomize=True, max_examples=300)
+@given(st.text(st.sampled_from("ab\n"), max_size=60))
+def test_what_goes_round_is_noticed_while_it_is_written(answer: str) -> None:
+    """Character by character, whatever would be cut for repeating itself ends the answer."""
+    if without_repetition(answer) != answer:
+        assert any(ended(f"{answer}\n"[:end], "", multiline=True) for end in range(len(answer) + 2))

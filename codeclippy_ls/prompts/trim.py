@@ -33,7 +33,7 @@ def trim(text: str, prefix: str, suffix: str, multiline: bool) -> str:
 def ended(text: str, prefix: str, multiline: bool) -> bool:
     """Whether whatever may still come would be cut away: generation can stop here."""
     if multiline:
-        return len(block(text, prefix)) < len(text.rpartition("\n")[0]) or without_repetition(text) != text
+        return len(block(text, prefix)) < len(text.rpartition("\n")[0]) or _goes_round(text)
     return len(first_line(text)) < len(text.rpartition("\n")[0] or text)
 
 
@@ -93,6 +93,14 @@ def without_repetition(text: str) -> str:
             return "\n".join(lines[: index - 1])
     match = re.search(r"(\S.{2,39}?)\1{3,}", text, re.DOTALL)
     return text[: match.start() + len(match[1])] if match else text
+
+
+def _goes_round(text: str) -> bool:
+    """Whether the text ends in what `without_repetition` cuts away: asked after every token, so without a search."""
+    *_, third, second, last, rest = ["", "", "", "", *text.split("\n")][-4:]
+    if not rest and last.strip() and third == second == last:
+        return True
+    return any(text.endswith(text[-unit:] * 4) and text[-unit:].strip() for unit in range(3, min(40, len(text) // 4) + 1))
 
 
 def without_overlap(text: str, suffix: str) -> str:
