@@ -208,7 +208,7 @@ class Facts:
     def note(self, model: models.Model, change: Change | None = None) -> models.Model:
         """Watch a model; returns it."""
         self.watch = Watch(model, change)
-        self.weights = sum(parameter.nbytes for parameter in model.module.parameters())
+        self.weights = model.nbytes
         self.parameters, self.window = model.parameters, model.window
         self.dtype, self.threads = str(model.dtype).removeprefix("torch."), torch.get_num_threads()
         return model

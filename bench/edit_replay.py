@@ -79,10 +79,12 @@ class Teacher:
 
 
 def random_codegen(tokenizer: Any, seed: int = 0) -> Any:
-    """A module of CodeGen-350M's size with random weights, in the number format that this machine computes in."""
+    """A model of CodeGen-350M's size with random weights, as the engine would run it on this machine."""
     import transformers
 
     from codeclippy_ls.engine import models
+    from codeclippy_ls.engine.layouts import shape_of
+    from codeclippy_ls.engine.transformer import Transformer
 
     torch.set_num_threads(models.default_threads())
     torch.manual_seed(seed)
@@ -97,4 +99,7 @@ def random_codegen(tokenizer: Any, seed: int = 0) -> Any:
         module = transformers.AutoModelForCausalLM.from_config(config)
     finally:
         torch.set_default_dtype(default)
-    return models.Model(module.to(device), tokenizer, "diff-codegen-350m-random")
+    shape = shape_of(config)
+    assert shape is not None
+    runner = Transformer(config, module.to(device).state_dict(), models.pick_choice("auto", device, shape))
+    return models.Model(runner, tokenizer, "diff-codegen-350m-random", ends=frozenset({50256}))

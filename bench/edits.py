@@ -199,7 +199,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     folder = TOKENIZERS / "codegen"
     medium = [case for case in cases if 60 <= case.before.count("\n") <= 200]
     if not folder.is_dir() or not medium or not options.replay:
-        print(f"\nno replay: {'no tokenizer is there' if not folder.is_dir() else 'no cases of 60 to 200 lines are wanted or there'}")
+        why = "no cases of 60 to 200 lines are wanted or there" if folder.is_dir() else "no tokenizer is there"
+        print(f"\nno replay: {why}")
         return results
     told = spread(medium, min(options.replay, 2) if options.quick else options.replay)
     ways = [way for way in WAYS if way.constrained or not way.drafts or not options.quick]
