@@ -294,24 +294,6 @@ def test_the_prompt_keeps_earlier_messages_and_offers_presets(emacs: Emacs, file
     assert body(emacs) == PLAIN
 
 
-def test_a_diff_is_shown_and_the_next_one_chosen(emacs: Emacs, file: File, script: Script) -> None:
-    """With the setting for it, in eglot's own question."""
-    script.says(edit=[HUNKS, HUNKS.replace("adds", "sums")])
-    emacs.lisp("(progn (customize-set-variable 'codeclippy-settings '(:edit (:showDiff t))) nil)")
-    try:
-        file(PLAIN)
-        emacs.lisp("(progn (goto-char (point-min)) (forward-line 2) nil)")
-        emacs.lisp("(progn (run-at-time 0 nil (lambda () (codeclippy-edit \"Add a comment\"))) nil)")
-        for answer in ("Next", "Apply"):
-            emacs.until_drawn("apply this edit", "1 of 2" if answer == "Next" else "2 of 2")
-            emacs.keys("C-a", "C-k")
-            emacs.type(answer)
-            emacs.keys("Enter")
-        until_body(emacs, COMMENTED.replace("adds", "sums"), "the edit")
-    finally:
-        emacs.lisp("(progn (customize-set-variable 'codeclippy-settings nil) nil)")
-
-
 def test_an_edit_without_confirmation_is_applied_at_once(emacs: Emacs, file: File, script: Script) -> None:
     script.says(edit=HUNKS)
     emacs.lisp("(progn (customize-set-variable 'codeclippy-settings '(:edit (:confirm nil))) nil)")

@@ -148,8 +148,7 @@ def test_a_diff_is_shown_and_the_next_one_chosen(start: Start, script: Script, t
     nvim.until_drawn("+    # adds")
     nvim.until_drawn("2: Next")
     nvim.keys("2<CR>")
-    nvim.until_drawn("+    # sums")
-    nvim.until_drawn("1: Apply")
+    nvim.until_drawn("(2 of 2)")
     nvim.keys("1<CR>")
     body = "vim.api.nvim_buf_get_lines(vim.fn.bufnr('plain.py'), 0, -1, false)"
     nvim.until(lambda: nvim.lua(f"return {body}")[1] == "    # sums", "the edit")
