@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 TORCH ?= torch==2.13.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 EDITORS_ROOT ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/codeclippy-editors
 export EDITORS_ROOT
 
-.PHONY: demo test editors test-editors fix lint types bench train-rehearsal clean
+.PHONY: demo test editors test-editors fix lint types bench bench-peers train-rehearsal clean
 
 demo: $(VENV)/installed ## install and show the three jobs
 	$(BIN)/codeclippy-ls demo
@@ -36,6 +37,9 @@ bench: $(VENV)/installed ## figures of this machine; BENCH_ARGS=--quick for abou
 	$(BIN)/python -m bench.latency $(BENCH_ARGS)
 	$(BIN)/python -m bench.speed $(BENCH_ARGS)
 
+bench-peers: $(PEERS)/installed ## other engines, in an environment of their own; llama.cpp is compiled, which takes long
+	$(BIN)/python -m bench.peers $(BENCH_ARGS)
+
 train-rehearsal: $(VENV)/installed-train ## the whole training chain in minutes, on the CPU
 	PYTHON=$(BIN)/python sh training/rehearsal.sh
 
@@ -48,9 +52,18 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) install -c constraints.txt -e .
 	touch $@
 
+# Without what llama.cpp has for images.
+$(PEERS)/installed: constraints.txt | $(VENV)/installed
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt "$(TORCH)"
+	$(PEERS)/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt transformers gguf ctranslate2
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF" $(PEERS)/bin/python -m pip --disable-pip-version-check -q install \
+		-c constraints.txt llama-cpp-python
+	touch $@
+
 $(VENV)/installed-%: $(VENV)/installed
 	$(PIP) install -c constraints.txt -e ".[$*]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info

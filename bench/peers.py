@@ -1,0 +1,205 @@
+"""Other engines beside ours: llama.cpp and CTranslate2, each in a process of its own, in the environment that
+`make bench-peers` makes.
+
+    python -m bench.peers [--quick] [--models shipped,34M,125M,350M] [--threads 1,2]
+
+`columns` makes them columns of `bench.speed` and `bench.keystrokes`, over the same weights, at equal bits. By itself it
+sets prefill and writing side by side, and says of how many tokens the peers' greedy choice is ours. What cannot be had
+is skipped with the reason. Knows nothing of how they work; that is `bench.peer_worker`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+import weakref
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.columns import BITS, Column, Own, Subject
+
+ROOT = Path(__file__).parent.parent
+PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+MISSING = "`make bench-peers` was not run"
+ENGINES = ("llama.cpp", "CTranslate2")
+FORMS = ("int8", "bfloat16")
+_SMALL = 20_000_000  # parameters up to which float32 is worth its time
+_LEAST = 1_000_000  # below that, pipes and lines would be measured
+_NAMES = {("llama.cpp", "int8"): "Q8_0", ("llama.cpp", "bfloat16"): "BF16", ("llama.cpp", "float32"): "F32"}
+
+
+class PeerError(Exception):
+    """A peer cannot be had, or failed; the message says why."""
+
+
+class Peer:
+    """Another engine over a subject's weights; a column."""
+
+    def __init__(self, subject: Subject, engine: str, form: str, threads: int) -> None:
+        self.name, self.bits = f"{engine} {_NAMES.get((engine, form), form)}", BITS[form]
+        self._process = _started()
+        weakref.finalize(self, _end, self._process)
+        with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+            folder = Path(scratch) / "checkpoint"
+            subject.module.save_pretrained(folder)
+            about = self._ask(do="open", engine=engine, form=form, folder=str(folder), scratch=scratch,
+                              threads=threads, window=min(subject.window, 2048))
+        self.version, self.nbytes, self.reuses = str(about["version"]), int(about["bytes"]), bool(about["reuses"])
+        self.tokens: list[int] = []
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Read a prompt from nothing."""
+        self._ask(do="prefill", tokens=list(tokens))
+
+    def decode(self, count: int) -> None:
+        """Write after it."""
+        self.tokens = self._ask(do="decode", count=count)["tokens"]
+
+    def _ask(self, **asked: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(asked) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except OSError:
+            line = ""
+        said: dict[str, Any] = json.loads(line) if line else {"error": "it ended"}
+        if "error" in said:
+            raise PeerError(said["error"])
+        return said
+
+
+class TypedPeer(Peer):
+    """One that goes on from what it read of the last prompt."""
+
+    def keystroke(self, tokens: Sequence[int], count: int) -> None:
+        """As an editor asks."""
+        self.tokens = self._ask(do="keystroke", tokens=list(tokens), count=count)["tokens"]
+
+
+def _started() -> subprocess.Popen[str]:
+    if not PYTHON.exists():
+        raise PeerError(MISSING)
+    return subprocess.Popen([PYTHON, "-m", "bench.peer_worker"], cwd=ROOT, stdin=subprocess.PIPE, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            stream.close()
+    process.kill()
+    process.wait()
+
+
+def opened(subject: Subject, engine: str, form: str, threads: int = 0) -> Peer:
+    """A peer with so many threads, or with as many as torch has.
+
+    Raises:
+        PeerError: it cannot be had.
+    """
+    kind = TypedPeer if engine == "llama.cpp" else Peer
+    return kind(subject, engine, form, threads or torch.get_num_threads())
+
+
+def columns(subject: Subject, forms: Sequence[str] = (), threads: int = 0) -> list[Column]:
+    """All that can be had for a subject; what cannot is said and left out."""
+    if subject.parameters < _LEAST:
+        return []
+    found: list[Column] = []
+    for engine in ENGINES:
+        for form in forms or (*FORMS, *(["float32"] if subject.parameters < _SMALL else [])):
+            try:
+                found.append(opened(subject, engine, form, threads))
+            except PeerError as error:
+                print(f"{engine} {form} skipped for {subject.name}: {error}", flush=True)
+    return found
+
+
+def agreement(subject: Subject, peer: Peer, prompt: Sequence[int], count: int = 16) -> int:
+    """How many of its first tokens are ours in float32."""
+    from codeclippy_ls.engine.cache import Feed
+    from codeclippy_ls.engine.formats import Choice
+    from codeclippy_ls.engine.transformer import Transformer
+
+    runner = Transformer(subject.module.config, subject.module.state_dict(), Choice("float32", "float32"))
+    cache, tokens, read = runner.new_cache(), list(prompt), list(prompt)
+    with torch.inference_mode():
+        for _ in range(count):
+            read = [int(runner.forward([Feed(read, cache, 1)])[0][-1].argmax())]
+            tokens += read
+    peer.prefill(prompt)
+    peer.decode(count)
+    ours = tokens[len(prompt) :]
+    return next((index for index in range(count) if peer.tokens[index] != ours[index]), count)
+
+
+def neox_34m() -> Subject:
+    """The shape of a small GPT-NeoX: 512 x 8, 16,384 words."""
+    import transformers
+
+    from bench.speed import random_model
+
+    return random_model("GPT-NeoX 34M", transformers.GPTNeoXConfig(
+        vocab_size=16384, hidden_size=512, num_hidden_layers=8, num_attention_heads=8, intermediate_size=2048,
+        max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}))
+
+
+def compared(subject: Subject, threads: int, quick: bool) -> dict[str, Any]:
+    """Ours and theirs in turns: milliseconds of a prefill of 512 tokens and of a token written after it."""
+    from bench.speed import QUICK, Extent, in_turns, prompts
+    from codeclippy_ls.engine.formats import Choice, available
+    from codeclippy_ls.engine.formats import measured as fastest
+
+    torch.set_num_threads(threads)
+    extent = QUICK if quick else Extent(seconds=20.0)
+    prompt, _ = prompts(subject, extent)
+    best = fastest("cpu", subject.module.config.hidden_size)
+    plain = [name for name in FORMS if name in available("cpu")]
+    all_columns: list[Any] = [Own(subject, best, f"ours ({best})"),
+                              *(Own(subject, Choice(name, name), f"ours {name}") for name in plain),
+                              *columns(subject, ("int8",) if quick else (), threads)]
+    same = {column.name: agreement(subject, column, prompt) for column in all_columns if isinstance(column, Peer)}
+    reads = in_turns({one.name: partial(one.prefill, prompt) for one in all_columns}, extent.rounds, extent.seconds)
+    writes = in_turns({one.name: partial(one.decode, extent.written) for one in all_columns}, extent.rounds,
+                      extent.seconds)
+    return {one.name: {
+        "bits": one.bits, "prefill_ms": reads[one.name].median, "prefill_least_ms": reads[one.name].least,
+        "token_ms": writes[one.name].median / extent.written, "token_least_ms": writes[one.name].least / extent.written,
+        "same_tokens_of_16": same.get(one.name)} for one in all_columns}
+
+
+def main() -> None:
+    """Measure and print."""
+    from bench.speed import SUBJECTS
+
+    subjects = {**SUBJECTS, "34M": neox_34m}
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="fewer models, formats and rounds")
+    parser.add_argument("--models", default="", help=f"of {','.join(subjects)}")
+    parser.add_argument("--threads", default="1", help="one number or several")
+    parsed = parser.parse_args()
+    found: dict[str, Any] = {}
+    for name in (parsed.models or ("shipped,34M" if parsed.quick else "shipped,34M,125M,350M")).split(","):
+        subject = subjects[name]()
+        for threads in map(int, parsed.threads.split(",")):
+            rows = found.setdefault(subject.name, {})[threads] = compared(subject, threads, parsed.quick)
+            print(f"\n{subject.name}, {threads} thread(s); milliseconds, median (least)")
+            print(f"{'':<36}{'prefill of 512':>18}{'per token':>18}   greedy tokens as ours in float32")
+            for column, row in rows.items():
+                same = row["same_tokens_of_16"]
+                print(f"{column:<36}{row['prefill_ms']:9.1f} ({row['prefill_least_ms']:6.1f})"
+                      f"{row['token_ms']:9.2f} ({row['token_least_ms']:6.2f})   "
+                      + ("" if same is None else f"{same} of 16"), flush=True)
+    print(json.dumps({"models": found}))
+
+
+if __name__ == "__main__":
+    main()

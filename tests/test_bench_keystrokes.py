@@ -1,0 +1,110 @@
+"""The typing bench: the same keys each time, which bring the text about; every request has exactly one outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench import keystrokes, workload
+from bench.peers import PeerError, columns, opened
+from bench.typist import Outcome, Pings, Typist, answered
+from bench.workload import Key, Typing, functions, typings
+from codeclippy_ls.server.server import Server
+from tests.editor import in_process
+from tests.scripted import ScriptedHost
+
+SOURCE = '''"""A module."""
+
+
+def work(first, second):
+    """What it does."""
+    total = first + second
+    for number in range(total):
+        if number % 2:
+            print(number)
+
+    return total
+'''
+NO_PAUSE = 0.001
+
+
+def test_typing_is_the_same_each_time() -> None:
+    """For a seed; another seed types something else."""
+    assert typings(200, seed=3) == typings(200, seed=3) != typings(200, seed=4)
+    assert sum(len(typing.keys) for typing in typings(200, seed=3)) == 200
+
+
+def test_typing_brings_the_text_about(tmp_path: Path) -> None:
+    """With slips that are taken back: at the end the file is what it was."""
+    file = tmp_path / "module.py"
+    file.write_text(SOURCE)
+    (name, start, end), = functions(SOURCE)
+    assert name == "work" and SOURCE[start:].startswith("\n    total") and SOURCE[end:] == "\n"
+    removed = 0
+    for seed in range(20):
+        typing, = typings(10_000, seed, each=10_000, files=[file])
+        assert typing.before + typing.after == SOURCE[:start] + SOURCE[end:]
+        assert typing.prefixes[-1] + typing.after == SOURCE
+        assert all(key.wait > 0 and (bool(key.text) != bool(key.removed)) for key in typing.keys)
+        removed += sum(key.removed for key in typing.keys)
+    assert removed > 20
+
+
+def test_real_files_have_functions_to_type() -> None:
+    """Enough for a whole run."""
+    found = typings(1000)
+    assert len(found) >= 10 and all(typing.prefixes[0].startswith(typing.before) for typing in found)
+    assert all((workload.ROOT / name).exists() for name in workload.FILES)
+
+
+async def test_every_request_has_one_outcome() -> None:
+    """Through fast typing into a slow engine: cancelled, superseded, typed through and answered ones together."""
+    host = ScriptedHost()
+    host.says = "value"
+    slow = Typing("slow", "x = 1\ny = ", "\n", tuple(Key(1.0, 0, letter) for letter in "(a + b)"))
+    pings = Pings()
+    async with in_process(Server(engine=host.open)) as editor:
+        await editor.start()
+        typist = Typist(editor)
+        async with pings.running(editor, typist, 0.005):
+            await typist.type(slow, NO_PAUSE, "file:///slow.py")
+            buffer = editor.open("x = 1\nz = \n", "file:///through.py")
+            cursor = len(buffer.text) - 1
+            for letter in ("", "v", "a", "l"):
+                cursor = editor.type(buffer, cursor, letter)
+                await answered(typist.ask(buffer, cursor, 0.0))
+        await asyncio.wait([*editor.open_requests.values(), asyncio.ensure_future(asyncio.sleep(0))])  # the last ping
+    assert typist.sent == len(slow.keys) + 4 == len(typist.answers) and not typist.busy
+    row = keystrokes.summary(typist, (1.0, 2.0))
+    assert sum(row[outcome.name.lower()] for outcome in Outcome) == row["sent"] and row["failed"] == 0
+    assert [answer.outcome for answer in typist.answers[-4:]] == [Outcome.FRESH, *[Outcome.THROUGH] * 3]
+    assert pings.busy and row["engine_ms_per_shown"] > 0
+
+
+async def test_a_failing_engine_is_one_outcome_too() -> None:
+    """The server answers with nothing and says why in a message."""
+    host = ScriptedHost()
+    host.says = RuntimeError("no")
+    async with in_process(Server(engine=host.open)) as editor:
+        await editor.start()
+        typist = Typist(editor)
+        await typist.type(Typing("one", "x = ", "\n", (Key(1.0, 0, "("),)), NO_PAUSE, "file:///one.py")
+        editor.unread.clear()  # the message that says why
+    assert [answer.outcome for answer in typist.answers] == [Outcome.EMPTY]
+
+
+def test_peers_that_are_absent_are_skipped_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Toy models are not asked at all."""
+    monkeypatch.setattr("bench.peers.PYTHON", tmp_path / "python")
+    small: Any = SimpleNamespace(name="small", parameters=1000)
+    large: Any = SimpleNamespace(name="large", parameters=10**8)
+    assert columns(small) == [] and capsys.readouterr().out == ""
+    assert columns(large) == [] and "make bench-peers" in capsys.readouterr().out
+    with pytest.raises(PeerError, match="make bench-peers"):
+        opened(large, "llama.cpp", "int8", 1)
