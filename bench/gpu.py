@@ -16,6 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -135,8 +136,8 @@ def figures(model: Transformer, clock: Clock) -> dict[str, Any]:
         "token_ms": clock.milliseconds(lambda: written(WRITTEN)) / WRITTEN,
         "prefill_ms": clock.milliseconds(lambda: _read(model, PROMPT), 3),
         "keystroke_ms": clock.milliseconds(keystroke, 5),
-        "checked_ms": {count: clock.milliseconds(lambda count=count: passed([cache], count)) for count in CHECKED},
-        "batch_ms": {count: clock.milliseconds(lambda count=count: passed(copies[:count], 1)) for count in BATCHES},
+        "checked_ms": {count: clock.milliseconds(partial(passed, [cache], count)) for count in CHECKED},
+        "batch_ms": {count: clock.milliseconds(partial(passed, copies[:count], 1)) for count in BATCHES},
     }
 
 

@@ -33,7 +33,8 @@ STAGES = {
     "text": "tokens to text, stops", "tidy": "clean-up, does it parse", "answer": "the answer's values",
     "rest": "threads, loop, the rest",
 }
-_COLOURS = ("#8dd3c7", "#bebada", "#fdb462", "#80b1d3", "#fb8072", "#b3de69", "#fccde5", "#bc80bd", "#ccebc5", "#d9d9d9")
+_COLOURS = ("#8dd3c7", "#bebada", "#fdb462", "#80b1d3", "#fb8072", "#b3de69", "#fccde5", "#bc80bd", "#ccebc5",
+            "#d9d9d9")
 
 
 class Watch:

@@ -20,8 +20,8 @@ from tests import checkpoints
 
 
 class ScriptedHost:
-    """Answers with ``says``: a text, several candidates' texts, or an exception to raise; waits at ``gate`` where that is
-    set."""
+    """Answers with ``says``: a text, several candidates' texts, or an exception to raise; waits at ``gate`` where that
+    is set."""
 
     def __init__(self) -> None:
         self.says: Any = "value"

@@ -2,8 +2,8 @@
 
 ``python -m tests.scripted_server SCRIPT.json``: the file is read again for every job, so a test may change it while
 the editor runs. Its keys, all optional: ``complete`` (the text of a suggestion), ``edit`` (hunks, or a list of several
-ways to do it; the first blank is put before them), ``delay`` (seconds a job takes), ``load_delay`` (seconds that loading takes), ``fail_load`` (why it
-fails), ``crash`` (true: the process dies at the next job).
+ways to do it; the first blank is put before them), ``delay`` (seconds a job takes), ``load_delay`` (seconds that
+loading takes), ``fail_load`` (why it fails), ``crash`` (true: the process dies at the next job).
 """
 
 from __future__ import annotations

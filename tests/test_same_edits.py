@@ -43,7 +43,9 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.mark.parametrize("editor_name", EDITORS)
-async def test_every_editor_gets_the_edit_that_patch_makes(editor_name: str, patched: list[str], tmp_path: Path) -> None:
+async def test_every_editor_gets_the_edit_that_patch_makes(
+    editor_name: str, patched: list[str], tmp_path: Path
+) -> None:
     """With the params that the editor really sends when it starts a server."""
     params: dict[str, Any] = json.loads(capabilities(editor_name).read_text(encoding="utf-8"))
     params = params.get("params", params)

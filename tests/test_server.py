@@ -273,7 +273,8 @@ async def test_the_last_edit_can_be_replaced_by_the_next_best(editor: Editor, ho
     assert seen[0] == seen[2] != seen[1]
     editor.type(buffer, 0, "# mine\n")
     assert not [a for a in await editor.call("textDocument/codeAction", params) if "another version" in a["title"]]
-    await editor.call("workspace/executeCommand", {"command": "codeclippy.nextEdit", "arguments": [{"uri": buffer.uri}]})
+    arguments = [{"uri": buffer.uri}]
+    await editor.call("workspace/executeCommand", {"command": "codeclippy.nextEdit", "arguments": arguments})
     assert "no other edit" in (await editor.outcome())["message"]
 
 

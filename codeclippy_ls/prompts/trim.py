@@ -100,7 +100,8 @@ def _goes_round(text: str) -> bool:
     *_, third, second, last, rest = ["", "", "", "", *text.split("\n")][-4:]
     if not rest and last.strip() and third == second == last:
         return True
-    return any(text.endswith(text[-unit:] * 4) and text[-unit:].strip() for unit in range(3, min(40, len(text) // 4) + 1))
+    units = range(3, min(40, len(text) // 4) + 1)
+    return any(text.endswith(text[-unit:] * 4) and text[-unit:].strip() for unit in units)
 
 
 def without_overlap(text: str, suffix: str) -> str:

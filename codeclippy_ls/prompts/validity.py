@@ -24,8 +24,8 @@ _CONTINUES = re.compile(r"(?:else|elif|except|finally|case)\b|[)\]}]|\s|#|$")  #
 _HASH_COMMENTS = frozenset(
     {"python", "shellscript", "sh", "yaml", "toml", "ruby", "perl", "r", "julia", "makefile", "dockerfile"})
 _BRACKETED = frozenset({
-    "javascript", "javascriptreact", "typescript", "typescriptreact", "java", "c", "cpp", "csharp", "go", "kotlin", "dart",
-    "swift", "css", "scss", "less"})
+    "javascript", "javascriptreact", "typescript", "typescriptreact", "java", "c", "cpp", "csharp", "go", "kotlin",
+    "dart", "swift", "css", "scss", "less"})
 _LINES = ("pass", "if x:", "else:", "except x:", "x = (")  # a statement, heads of what is indented below, an opener
 _DELIMITER = re.compile(r"""([\"'])(?:\1\||\|\1)\1""")
 _WORD_END, _WORD_START = re.compile(r"\w\Z"), re.compile(r"\w")
