@@ -37,7 +37,7 @@ bench: $(VENV)/installed ## figures of this machine; BENCH_ARGS=--quick for abou
 	$(BIN)/python -m bench.latency $(BENCH_ARGS)
 	$(BIN)/python -m bench.speed $(BENCH_ARGS)
 
-bench-peers: $(PEERS)/installed ## other engines, in an environment of their own; llama.cpp is compiled, which takes long
+bench-peers: $(VENV)/installed $(PEERS)/installed ## other engines, in an environment of their own; compiles llama.cpp
 	$(BIN)/python -m bench.peers $(BENCH_ARGS)
 
 train-rehearsal: $(VENV)/installed-train ## the whole training chain in minutes, on the CPU
@@ -53,7 +53,7 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 # Without what llama.cpp has for images.
-$(PEERS)/installed: constraints.txt | $(VENV)/installed
+$(PEERS)/installed: constraints.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt "$(TORCH)"
 	$(PEERS)/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt transformers gguf ctranslate2
