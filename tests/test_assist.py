@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from codeclippy_ls.assist import EDIT, Assistant, Proposal, Refusal, marker_at, open_engine, scope
+from codeclippy_ls.assist import EDIT, Assistant, Proposal, Refusal, marker_at, open_engine, scope, shown_part
 from codeclippy_ls.engine.errors import EngineError
 from codeclippy_ls.settings import parse
 from codeclippy_ls.text import Document, apply
@@ -174,3 +174,23 @@ def test_comment_markers(text: str, message: str | None) -> None:
     """In the comment signs of many languages, on a line of their own."""
     found = marker_at(Document("file:///x.py", f"a\n{text}\nb\n"), (1, 1), "clippy:")
     assert (found.message if found else None) == message
+
+
+@pytest.mark.parametrize(("lines", "span", "numbers", "selection"), [
+    (["def a():", "    # clippy: do it", "    pass", "", "b = 1", ""], (1, 1), (0, 2), (1, 1)),
+    (["def a():", "    # clippy: do it", "    pass", "", "b = 1", ""], (0, 1), (0,), (0, 0)),
+    (["x = 1", "y = 2", "# clippy: do it"], (2, 2), (0, 1), (1, 1)),
+    (["x = 1", "y = 2", "# clippy: do it", ""], (2, 3), (0, 1), (1, 1)),
+    (["# clippy: do it", "x = 1", "y = 2", ""], (0, 0), (1, 2), (0, 0)),
+    (["x = 1", "y = 2", ""], (2, 9), (0, 1), (1, 1)),
+    (["x = 1", "y = 2", ""], (0, 1), (0, 1), (0, 1)),
+    (["x = 1", "y = 2", ""], None, (0, 1), (0, 0)),
+    (["# clippy: do it", "", ""], (0, 0), (), (0, 0))])
+def test_the_lines_shown(
+    lines: list[str], span: tuple[int, int] | None, numbers: tuple[int, ...], selection: tuple[int, int]
+) -> None:
+    """Never none of a document that has text: a selection of the comment alone, or past the end, counts as a cursor."""
+    document = Document("file:///x.py", "\n".join(lines))
+    shown = shown_part(document, span, marker_at(document, None, "clippy:"))
+    assert (shown.numbers, (shown.first, shown.last)) == (numbers, selection)
+    assert shown.new == (not numbers)

@@ -15,9 +15,9 @@ from codeclippy_ls.assist.assistant import (
 )
 from codeclippy_ls.assist.proposals import Proposal, Refusal
 from codeclippy_ls.assist.rebase import rebased
-from codeclippy_ls.assist.regions import Marker, is_new, marker_at, scope
+from codeclippy_ls.assist.regions import Marker, is_new, marker_at, scope, shown_part
 
 __all__ = [
     "COMPLETE", "EDIT", "Assistant", "Marker", "Proposal", "Refusal", "Suggestion", "Suggestions",
-    "diff_prompt", "is_new", "marker_at", "open_engine", "rebased", "scope",
+    "diff_prompt", "is_new", "marker_at", "open_engine", "rebased", "scope", "shown_part",
 ]

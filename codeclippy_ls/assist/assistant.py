@@ -271,8 +271,6 @@ def diff_prompt(
     Raises:
         ValueError: the model writes no diffs, or the shown lines do not fit; the message is for the user.
     """
-    if not shown.lines and not shown.new:  # a lone comment: its text would have no place but the file's end
-        raise ValueError("there is nothing to edit beside the comment; put it into a function, or select lines with it")
     name = without_surrogates(document.uri.rsplit("/", 1)[-1])
     edited = Edited(shown.lines, shown.first, shown.last, name, message, shown.new)
     prompt = prompts.edit_prompt(model, edited, window, min(tokens, window // 2), family)

@@ -47,24 +47,27 @@ def is_new(document: Document, marker: Marker | None) -> bool:
 
 
 def shown_part(document: Document, span: tuple[int, int] | None, marker: Marker | None) -> Shown:
-    """The lines to show the model for a span: the span itself, or the function around where it is a mere cursor."""
+    """The lines to show the model for a span: the span itself, or the function around where it is a mere cursor.
+
+    A span that holds nothing but the comment with the message counts as a cursor there: what it asks for is about the
+    code around it, and an edit of no line at all would have no place.
+    """
     if is_new(document, marker):
         return Shown((), (), 0, 0, new=True)
     count = document.line_count
-    if span is None:
-        first, last = 0, count - 1
-    elif span[0] == span[1]:
-        first, last = scope(document, span[0])
-    else:
-        first, last = max(span[0], 0), min(span[1], count - 1)
-    if last == count - 1 and not document.line(last):
-        last -= 1  # what follows the final line end is no line of the text
+    end = count - 1 if document.line(count - 1) else count - 2  # what follows the final line end is no line of the text
+    first, last = (0, end) if span is None else (max(span[0], 0), min(span[1], end))
+    at = first
+    alone = marker is not None and at == last == marker.line
+    cursor = span is not None and (span[0] == span[1] or alone or at > last)
+    if cursor:
+        first, last = scope(document, at)
+        last = min(last, end)
     numbers = tuple(line for line in range(first, last + 1) if marker is None or line != marker.line)
     texts = tuple(document.line(line) for line in numbers)
-    if span is not None and span[0] != span[1]:
-        return Shown(texts, numbers, 0, max(len(texts) - 1, 0))
-    place = sum(number < span[0] for number in numbers) if span else 0
-    place = min(place, max(len(texts) - 1, 0))
+    if not cursor:
+        return Shown(texts, numbers, 0, max(len(texts) - 1, 0) if span else 0)
+    place = min(sum(number < at for number in numbers), max(len(texts) - 1, 0))
     return Shown(texts, numbers, place, place)
 
 
