@@ -6,8 +6,9 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
@@ -291,6 +292,7 @@ class Script:
         self.log: list[str] = []
         self.gate = threading.Semaphore(0)
         self.fail_load = ""
+        self.load_delay = 0.0
         self._news = threading.Condition()
 
     def say(self, entry: str) -> None:
@@ -310,6 +312,7 @@ class Script:
     def load(self, name: str, spec: Any) -> Any:
         """Load, or fail with the reason that the test set."""
         self.say(f"load {name}")
+        time.sleep(self.load_delay)
         if self.fail_load == "exit":
             raise SystemExit("a library exits")
         if self.fail_load:
@@ -423,6 +426,44 @@ async def test_a_dead_thread_answers_everybody(scripted: tuple[Engine, Script]) 
     with pytest.raises(EngineError, match="the engine stopped"):
         await engine.submit(job("late", 1)).result()
     assert engine.status().state is State.FAILED
+
+
+async def test_a_step_that_does_not_end_fails_the_engine() -> None:
+    """Everybody is answered, also those who come later; loading may take as long as it likes."""
+    script = Script()
+    engine = Engine(lambda: script, {"default": None}, patience=0.2)
+    script.load_delay = 0.5
+    try:
+        await engine.prepare().result()
+        hung, waiting = engine.submit(job("hung", 1)), engine.submit(job("never", 1))
+        for ticket in (hung, waiting):
+            with pytest.raises(EngineError, match="hangs"):
+                await asyncio.wait_for(ticket.result(), 10)
+        assert engine.failure and engine.status().state is State.FAILED
+        with pytest.raises(EngineError, match="hangs"):
+            await engine.submit(job("late", 1)).result()
+    finally:
+        script.gate.release()
+        engine.close()
+        assert engine.join(10)
+    assert "never0" not in script.log
+
+
+async def test_clients_take_turns_below_keystrokes(
+    scripted: tuple[Engine, Script], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An editor's edit does not wait for the end of another's; one editor's own edits come one after the other."""
+    monkeypatch.setattr("codeclippy_ls.engine.engine._TURN", 0.0)
+    engine, script = scripted
+    first = engine.submit(replace(job("a", 3), client=1), Lane.EDIT)
+    await settle(script, 1)
+    await script.reached("a0")
+    others = [engine.submit(replace(job(name, 2), client=client), Lane.EDIT) for name, client in (("b", 1), ("c", 2))]
+    await settle(script, 6)
+    for ticket in (first, *others):
+        assert (await ticket.result()).reason is Reason.END
+    steps = [entry for entry in script.log if entry != "load default"]
+    assert steps.index("c0") < steps.index("a2")
 
 
 async def test_loading_fails_with_its_reason_and_can_be_tried_again(scripted: tuple[Engine, Script]) -> None:

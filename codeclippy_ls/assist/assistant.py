@@ -13,7 +13,7 @@ from codeclippy_ls.assist.asks import CompletionAsk, EditAsk
 from codeclippy_ls.assist.facts import facts_of
 from codeclippy_ls.assist.proposals import Proposal, Refusal, proposal_from
 from codeclippy_ls.assist.regions import Shown, marker_at, shown_part
-from codeclippy_ls.engine.engine import Engine, Generation, Lane, Reason, Request, State, Status
+from codeclippy_ls.engine.engine import Engine, EngineFace, Generation, Lane, Reason, Request, State, Status
 from codeclippy_ls.engine.errors import EngineError
 from codeclippy_ls.engine.spec import SHIPPED, ModelSpec
 from codeclippy_ls.engine.worker import LocalHost
@@ -68,7 +68,7 @@ def _spec(settings: Settings, name: str) -> ModelSpec:
 class Assistant:
     """Joins one engine and the settings in force. Belongs to the loop thread."""
 
-    engine: Engine
+    engine: EngineFace
     settings: Settings = field(default_factory=Settings)
     _shown: dict[str, tuple[str, str, Suggestion]] = field(default_factory=dict, repr=False)
 

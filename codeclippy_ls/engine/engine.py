@@ -2,199 +2,46 @@
 
 One background thread owns models, tokenizers, KV caches and the device. Jobs wait in lanes, KEYSTROKE before EDIT
 before BACKGROUND; a job of a higher lane pre-empts a lower one between two steps, and the lower one resumes with its
-KV cache. Of the jobs with one key in one lane the newest wins, the others are answered at once. Knows nothing of
-text, documents, LSP or diffs, and imports torch only on its own thread.
+KV cache. Of the jobs with one key in one lane the newest wins, the others are answered at once. Below KEYSTROKE the
+clients take turns. A step that takes too long fails the engine. Knows nothing of text, documents, LSP or diffs, and
+imports torch only on its own thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from codeclippy_ls.engine.errors import EngineError
+from codeclippy_ls.engine.errors import DeviceError, EngineError
+from codeclippy_ls.engine.tickets import (
+    Ask,
+    Candidate,
+    EngineFace,
+    Generation,
+    Lane,
+    Reason,
+    Request,
+    State,
+    Status,
+    Ticket,
+)
 
 if TYPE_CHECKING:
     from codeclippy_ls.engine.worker import Host
 
+__all__ = ["Ask", "Candidate", "Engine", "EngineFace", "Generation", "Lane", "Reason", "Request", "State", "Status",
+           "Ticket"]
+
 log = logging.getLogger(__name__)
 
-
-class Lane(enum.IntEnum):
-    """Priority of a job, smaller first."""
-
-    KEYSTROKE = 0
-    EDIT = 1
-    BACKGROUND = 2
-
-
-class Reason(enum.Enum):
-    """Why a generation stopped."""
-
-    END = "end"  # the model ended its text
-    STOP = "stop"  # a stop string or the caller's own test
-    LENGTH = "length"  # the token budget or the window
-    TIME = "time"  # the time budget
-    CANCELLED = "cancelled"  # by the caller
-    SUPERSEDED = "superseded"  # by a newer request with its key
-
-
-class Ask:
-    """What is asked of a model, called on the engine's thread. One that may leave the process is plain data."""
-
-    __slots__ = ()
-
-    def prompt(self, model: Any, window: int) -> Any:
-        """The prompt for a model, within a window: ``tokens``, ``ends``, ``constraint`` and ``stop``.
-
-        Made when the job starts, so that one that was superseded before costs nothing.
-
-        Raises:
-            ValueError: it cannot be asked; the message is for the user.
-        """
-        raise NotImplementedError
-
-    def done(self, text: str, prompt: Any) -> bool:
-        """Whether the text so far is all that is wanted."""
-        return False
-
-    def answer(self, candidate: Candidate, prompt: Any) -> Any:
-        """A finished candidate in the asker's terms, as plain data."""
-        return candidate.text
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to generate.
-
-    Attributes:
-        sampling: arguments of ``decode.Sampling``, by name.
-        model: which of the engine's models.
-        key: of requests with one key in one lane the newest wins; ``None`` never is superseded.
-    """
-
-    ask: Ask
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    model: str = "default"
-    key: Hashable | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One continuation: its text and tokens, its mean log-probability per chosen token, why it stopped.
-
-    ``answer`` is what the ask makes of it.
-    """
-
-    text: str
-    tokens: tuple[int, ...]
-    logprob: float
-    reason: Reason
-    answer: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """The outcome of a request; ``reused`` of the ``prompt_tokens`` came from the prefix cache."""
-
-    reason: Reason
-    candidates: tuple[Candidate, ...] = ()
-    prompt_tokens: int = 0
-    reused: int = 0
-    first_token: float = 0.0  # seconds from the job's start
-    seconds: float = 0.0
-
-    @property
-    def text(self) -> str:
-        """The first candidate's text."""
-        return self.candidates[0].text if self.candidates else ""
-
-
-class Ticket:
-    """A place in the queue. Made, awaited and settled on the loop; only ``cancelled`` crosses threads."""
-
-    def __init__(self, request: Request, lane: Lane, loop: asyncio.AbstractEventLoop) -> None:
-        self.request = request
-        self.lane = lane
-        self.stopping: Reason | None = None
-        self.submitted = time.monotonic()
-        self._loop = loop
-        self._outcome: asyncio.Future[Any] = loop.create_future()
-        # Read even where nobody awaits the ticket any more, so that no failure is reported as never retrieved.
-        self._outcome.add_done_callback(lambda outcome: outcome.cancelled() or outcome.exception())
-        self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
-
-    def cancel(self, reason: Reason = Reason.CANCELLED) -> None:
-        """Answer now and let the engine drop the job at its next step. May be called from any thread, repeatedly."""
-        if self.stopping is None:
-            self.stopping = reason
-            self.settle(Generation(reason))
-
-    async def result(self) -> Generation:
-        """The generation, also one that was cancelled or superseded (see its ``reason``).
-
-        Raises:
-            EngineError: it failed; the message is for the user.
-        """
-        try:
-            generation: Generation = await asyncio.shield(self._outcome)
-            return generation
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
-
-    async def pieces(self) -> AsyncIterator[str]:
-        """The text as it comes, piece by piece, whole characters only; ends with the generation."""
-        while (piece := await self._pieces.get()) is not None:
-            yield piece
-
-    def settle(self, outcome: Any) -> None:
-        """Answer the ticket, from any thread; the first answer counts."""
-        self._call(self._settle, outcome)
-
-    def emit(self, piece: str) -> None:
-        """Hand on a piece of text, from any thread."""
-        self._call(self._pieces.put_nowait, piece)
-
-    def _settle(self, outcome: Any) -> None:
-        if self._outcome.done():
-            return
-        if isinstance(outcome, BaseException):
-            self._outcome.set_exception(outcome)
-        else:
-            self._outcome.set_result(outcome)
-        self._pieces.put_nowait(None)
-
-    def _call(self, function: Callable[..., Any], *arguments: Any) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function, *arguments)
-        except RuntimeError:  # the loop has closed: nobody waits for the answer
-            pass
-
-
-class State(enum.Enum):
-    """Of one of the engine's models."""
-
-    ABSENT = "absent"
-    LOADING = "loading"
-    READY = "ready"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """A model's state; ``reason`` is a sentence for the user where it failed, ``model`` what is known of it where it is
-    ready."""
-
-    state: State
-    reason: str = ""
-    model: Any = None
+PATIENCE = 120.0  # seconds for one step, far more than the slowest takes; loading has no limit
+_TURN = 1.0  # seconds that a client's edit runs while another client's waits
 
 
 class Engine:
@@ -203,7 +50,8 @@ class Engine:
     Args:
         host: makes, on the engine thread, what loads models and runs jobs (``worker.Host``).
         specs: the models by the name that requests use; what a spec is, is the host's affair.
-        watch: called from the engine thread when a model's status changes.
+        watch: called from any thread when a model's status changes.
+        patience: seconds that one step may take before the engine counts as hung.
     """
 
     def __init__(
@@ -211,6 +59,7 @@ class Engine:
         host: Callable[[], Host],
         specs: Mapping[str, Any],
         watch: Callable[[str, Status], None] | None = None,
+        patience: float = PATIENCE,
     ) -> None:
         self._make_host = host
         self._specs = dict(specs)
@@ -222,7 +71,15 @@ class Engine:
         self._condition = threading.Condition()
         self._closed = False
         self._failure: str | None = None
+        self._patience = patience
+        self._step_began: float | None = None
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="codeclippy-engine", daemon=True)
+
+    @property
+    def failure(self) -> str | None:
+        """Why the engine as a whole failed; ``None`` while it works."""
+        return self._failure
 
     def status(self, model: str = "default") -> Status:
         """A model's status now."""
@@ -270,6 +127,7 @@ class Engine:
             self._closed = True
             self._drop_all(lambda ticket: ticket.cancel())
             self._condition.notify()
+        self._ended.set()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the thread to end; false where it still runs after ``timeout`` seconds."""
@@ -280,6 +138,7 @@ class Engine:
     def _wake(self) -> None:
         if self._thread.ident is None:
             self._thread.start()
+            threading.Thread(target=self._watch_steps, name="codeclippy-watchdog", daemon=True).start()
         self._condition.notify()
 
     def _refusal(self) -> EngineError | None:
@@ -316,6 +175,14 @@ class Engine:
         if changed and self._watch is not None:
             self._watch(model, status)
 
+    def _watch_steps(self) -> None:
+        """A thread of its own: notice a step that does not end, which no exception would tell of."""
+        while not self._ended.wait(self._patience / 4):
+            began = self._step_began
+            if began is not None and time.monotonic() - began > self._patience:
+                self._fail(f"the engine hangs: one step has taken more than {self._patience:g} s; restart the server")
+                return
+
     # From here on: the engine thread.
 
     def _run(self) -> None:
@@ -328,10 +195,15 @@ class Engine:
                     self._load(host, *work)
         except BaseException as error:
             log.exception("the engine thread ended")
-            self._fail(f"the engine stopped: {type(error).__name__}; restart the server")
+            what = f"the device failed ({error})" if isinstance(error, DeviceError) else type(error).__name__
+            self._fail(f"the engine stopped: {what}; restart the server")
+        finally:
+            self._ended.set()
 
     def _fail(self, reason: str) -> None:
         with self._condition:
+            if self._failure is not None:
+                return
             self._failure = reason
             self._drop_all(lambda ticket: ticket.settle(EngineError(reason)))
             for name in self._specs:
@@ -340,7 +212,7 @@ class Engine:
     def _next(self) -> Job | tuple[str, Ticket] | None:
         with self._condition:
             self._current = None
-            while not self._closed:
+            while not self._closed and self._failure is None:
                 if self._loads:
                     return self._loads.popleft()
                 for lane in Lane:
@@ -388,13 +260,14 @@ class Engine:
                 if status.state is not State.READY:
                     raise EngineError(status.reason)
                 job.steps = host.start(ticket)
+            began = self._step_began = time.monotonic()
             for generation in job.steps:
                 if generation is not None:
                     ticket.settle(generation)
                     return
-                if self._preempted(ticket.lane):
-                    with self._condition:
-                        self._lanes[ticket.lane].appendleft(job)
+                now = self._step_began = time.monotonic()
+                job.turn, began = job.turn + now - began, now
+                if self._failure is not None or self._gives_way(job):
                     return
             ticket.cancel()
         except EngineError as error:
@@ -402,9 +275,24 @@ class Engine:
         except Exception as error:
             log.exception("a request failed")
             ticket.settle(EngineError(f"generation failed ({type(error).__name__}); see the server's log"))
+        finally:
+            self._step_began = None
 
-    def _preempted(self, lane: Lane) -> bool:
-        return any(self._lanes[higher] for higher in Lane if higher < lane)
+    def _gives_way(self, job: Job) -> bool:
+        """Whether a job was put back: to the head of its lane for a higher lane, to its end when its turn is over."""
+        lane = job.ticket.lane
+        if any(self._lanes[higher] for higher in Lane if higher < lane):
+            with self._condition:
+                self._lanes[lane].appendleft(job)
+            return True
+        if lane is Lane.KEYSTROKE or not self._lanes[lane] or job.turn < _TURN:
+            return False
+        with self._condition:
+            if all(other.ticket.request.client == job.ticket.request.client for other in self._lanes[lane]):
+                return False
+            self._lanes[lane].append(job)
+        job.turn = 0.0
+        return True
 
 
 @dataclass(slots=True)
@@ -413,6 +301,7 @@ class Job:
 
     ticket: Ticket
     steps: Any = None
+    turn: float = 0.0  # seconds that it has run since others of its lane had theirs
 
     @property
     def started(self) -> bool:

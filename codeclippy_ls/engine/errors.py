@@ -7,6 +7,10 @@ class EngineError(Exception):
     """A request failed; the message says why and what to do."""
 
 
+class DeviceError(BaseException):
+    """The device can do nothing more in this process, whoever asks: it ends the engine's thread."""
+
+
 class ModelError(EngineError):
     """A model cannot be loaded or used; the message names the checkpoint and the setting."""
 

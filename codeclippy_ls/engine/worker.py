@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from codeclippy_ls.engine.engine import Ask, Candidate, Generation, Lane, Reason
-from codeclippy_ls.engine.errors import EngineError
+from codeclippy_ls.engine.errors import DeviceError, EngineError
 from codeclippy_ls.engine.tokenizer import decode_complete
 
 if TYPE_CHECKING:
@@ -38,6 +38,18 @@ class Host(Protocol):
 
     def start(self, ticket: Ticket) -> Iterator[Generation | None]:
         """The ticket's steps: ``None`` after each, the generation at last."""
+
+
+@dataclass(slots=True)
+class Deadline:
+    """When time is up; time in which others had the engine does not count for an edit."""
+
+    at: float
+
+    @property
+    def over(self) -> bool:
+        """Whether it is."""
+        return time.monotonic() > self.at
 
 
 @dataclass(slots=True)
@@ -88,12 +100,14 @@ class LocalHost:
         try:
             yield from self._generate(ticket, model, cache, model.window)
         except (RuntimeError, MemoryError) as error:
+            _raise_lost(error)
             if not _out_of_memory(error):
                 raise
             self._free()
             try:
                 yield from self._generate(ticket, model, cache, model.window // 2)
             except (RuntimeError, MemoryError) as again:
+                _raise_lost(again)
                 self._free()
                 if not _out_of_memory(again):
                     raise
@@ -123,7 +137,7 @@ class LocalHost:
             raise EngineError(f"the prompt has {len(tokens)} tokens, the window {window}")
         # Who types has waited since the request; an edit's budget is for the writing.
         since = ticket.submitted if ticket.lane is Lane.KEYSTROKE else started
-        deadline = since + sampling.seconds if sampling.seconds is not None else math.inf
+        deadline = Deadline(since + sampling.seconds if sampling.seconds is not None else math.inf)
         prefix = cache.take(tokens, model.new_cache)
         reused, first = len(prefix.tokens), 0.0
         outputs: list[Output] = []
@@ -132,7 +146,10 @@ class LocalHost:
                 if ticket.stopping is not None:
                     return
                 first = first or (time.monotonic() - started if outputs else 0.0)
+                left = time.monotonic()
                 yield None
+                if ticket.lane is not Lane.KEYSTROKE:
+                    deadline.at += time.monotonic() - left
         except Exception:
             prefix = None  # keys and tokens may no longer agree
             raise
@@ -144,6 +161,14 @@ class LocalHost:
         yield Generation(candidates[0].reason, candidates, len(tokens), reused, first, time.monotonic() - started)
 
 
+def _raise_lost(error: BaseException) -> None:
+    """After a device-side assert or a fault every later call fails as well, until the process ends."""
+    import torch
+
+    if isinstance(error, torch.AcceleratorError) and not isinstance(error, torch.OutOfMemoryError):
+        raise DeviceError(str(error).partition("\n")[0]) from error
+
+
 def _out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out; on the CPU torch has no class of its own for that."""
     import torch
@@ -153,7 +178,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _grown(
-    ticket: Ticket, model: Any, prefix: Any, prompt: Any, sampling: Any, deadline: float, outputs: list[Output],
+    ticket: Ticket, model: Any, prefix: Any, prompt: Any, sampling: Any, deadline: Deadline, outputs: list[Output],
 ) -> Iterator[None]:
     """Grow all candidates side by side, pass by pass, until each has ended or time is up."""
     from codeclippy_ls.engine.decode import reading
@@ -164,7 +189,7 @@ def _grown(
         logits, = model.forward([feed])
         prefix.tokens.extend(feed.tokens)
         yield
-        if not len(logits) and time.monotonic() > deadline:
+        if not len(logits) and deadline.over:
             outputs.append(Output(reason=Reason.TIME))
             return
     for index in range(1, sampling.candidates):
@@ -175,7 +200,7 @@ def _grown(
         for stream, output, found in growing:
             _take(ticket, model, prompt, stream, output, found, shown=output is outputs[0])
         left = [(stream, output) for stream, output, _ in growing if not stream.ended]
-        if left and time.monotonic() > deadline:
+        if left and deadline.over:
             for _, output in left:
                 output.reason = Reason.TIME
             return

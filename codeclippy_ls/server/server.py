@@ -20,7 +20,7 @@ from pygls.protocol import default_converter
 
 from codeclippy_ls import __version__
 from codeclippy_ls.assist import COMPLETE, EDIT, Assistant, Suggestions, is_new, marker_at, open_engine
-from codeclippy_ls.engine.engine import Engine, State, Status
+from codeclippy_ls.engine.engine import EngineFace, State, Status
 from codeclippy_ls.engine.errors import EngineError
 from codeclippy_ls.server import convert
 from codeclippy_ls.server.client import RELOAD_COMMAND, Client
@@ -32,7 +32,7 @@ from codeclippy_ls.text import Change, Document, Documents, Edit
 
 log = logging.getLogger(__name__)
 
-OpenEngine = Callable[[Settings, Callable[[str, Status], None]], Engine]
+OpenEngine = Callable[[Settings, Callable[[str, Status], None]], EngineFace]
 
 
 class Server(LanguageServer):
