@@ -29,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     _log_to(parsed.log_file, parsed.verbose)
     if parsed.verb is None:
         return _serve(parsed)
+    if parsed.verb == "host":
+        return _host(parsed)
     from codeclippy_ls import oneshot
 
     verb = getattr(oneshot, parsed.verb)
@@ -86,7 +88,10 @@ def _add_verbs(verbs: Any) -> None:
     models = verbs.add_parser("models", help="the model families, and what is on this machine")
     doctor = verbs.add_parser("doctor", help="check that everything works, and say what to do where it does not")
     demo = verbs.add_parser("demo", help="a short editing session with the real server, in the terminal")
-    for verb in (complete, edit, models, doctor, demo):
+    host = verbs.add_parser("host")  # without help: servers start it, not users
+    host.add_argument("--at", metavar="PATH", type=Path, required=True, help="where its socket is, without the ending")
+    host.add_argument("--cache-megabytes", metavar="N", type=int, default=512, help="memory for KV caches, per model")
+    for verb in (complete, edit, models, doctor, demo, host):
         _add_shared(verb, default=argparse.SUPPRESS)
 
 
@@ -156,6 +161,13 @@ def _serve(parsed: argparse.Namespace) -> int:
     sys.stderr.flush()
     # The engine's thread may be inside a long step; nothing of it is worth waiting for.
     os._exit(code)
+
+
+def _host(parsed: argparse.Namespace) -> int:
+    from codeclippy_ls.host.place import Place
+    from codeclippy_ls.host.service import open_local, run
+
+    return run(Place(parsed.at.parent, parsed.at.name), open_local(parsed.cache_megabytes))
 
 
 async def _session(

@@ -36,6 +36,11 @@ class ModelSettings:
                                 "`float16`, `int8`.", choices=("auto", "float32", "bfloat16", "float16", "int8"),
                         restricted=True)
     threads: int = _field(0, "CPU threads of the engine; 0 chooses.", 0, 256, restricted=True)
+    engine: str = _field("auto", "Where the engine runs: `process`, a thread of the server's own process; `host`, one "
+                                 "process for all your editors; `auto` chooses.",
+                         choices=("auto", "process", "host"), restricted=True)
+    idle_minutes: int = _field(10, "Minutes that the host stays, with its models, when no editor is connected.",
+                               0, 10080, restricted=True)
     cache_megabytes: int = _field(512, "Memory for the KV caches of earlier prompts, per model.", 0, 65536)
 
 

@@ -1,4 +1,7 @@
-"""Real models of real architectures at toy dimensions, and a real byte-level tokenizer, made here with fixed seeds."""
+"""Real models of real architectures at toy dimensions, and a real byte-level tokenizer, made here with fixed seeds.
+
+Who only wants the tokenizer, as scripted servers do, does not wait for torch.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 CONTROL = ("<|endoftext|>", "<|SUF|>", "<|PRE|>", "<|MID|>", "<NME>", "<BEF>", "<MSG>", "<DFF>")
@@ -32,6 +33,8 @@ def definition(control: tuple[str, ...] = CONTROL, size: int = VOCABULARY) -> st
 
 def config(architecture: str, window: int = WINDOW, vocabulary: int = VOCABULARY) -> Any:
     """The configuration of a toy model."""
+    import transformers
+
     ends = {"bos_token_id": 0, "eos_token_id": 0}
     if architecture == "gpt_neo":
         return transformers.GPTNeoConfig(
@@ -54,6 +57,9 @@ ARCHITECTURES = ("gpt_neo", "codegen", "gpt_neox", "llama")
 
 def module(architecture: str, seed: int = 0, window: int = WINDOW) -> Any:
     """A toy model with random weights, spread widely enough that greedy text varies."""
+    import torch
+    import transformers
+
     torch.manual_seed(seed)
     made = transformers.AutoModelForCausalLM.from_config(config(architecture, window)).eval().float()
     with torch.no_grad():

@@ -12,18 +12,19 @@ SOURCES = [path for path in PACKAGE.rglob("*.py") if path.parent.name != "sample
 ROOMS = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in SOURCES}
 # What each room may import of ours, beside itself.
 MAY_IMPORT = {
-    "text": set(), "settings": set(), "engine": set(),
+    "text": set(), "settings": set(), "frames": set(), "engine": set(),
     "prompts": {"text"}, "diffs": {"text"}, "constrain": {"text"},
     "assist": {"prompts", "diffs", "constrain", "text", "engine", "settings"},
-    "server": {"assist", "engine", "settings", "text", ""},
+    "host": {"assist", "engine", "frames", "settings", ""},
+    "server": {"host", "assist", "engine", "settings", "frames", "text", ""},
     "cli": ROOMS | {""}, "oneshot": ROOMS | {""}, "doctor": ROOMS | {""}, "demo": {"diffs", "text", ""},
     "__init__": set(), "__main__": {"cli"},
 }
 # Libraries that only some rooms know.
 KNOWN_BY = {
     "torch": {"engine", "doctor"}, "transformers": {"engine"}, "safetensors": {"engine"}, "tokenizers": {"engine"},
-    "huggingface_hub": {"engine"}, "pygls": {"server", "demo"}, "lsprotocol": {"server", "demo"},
-    "cattrs": {"server"}, "unidiff": {"diffs"},
+    "huggingface_hub": {"engine"}, "pygls": {"server", "host", "demo"}, "lsprotocol": {"server", "demo"},
+    "cattrs": {"server", "host"}, "filelock": {"host"}, "unidiff": {"diffs"},
 }
 
 

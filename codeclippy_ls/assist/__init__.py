@@ -11,6 +11,7 @@ from codeclippy_ls.assist.assistant import (
     Assistant,
     Suggestion,
     Suggestions,
+    model_specs,
     open_engine,
 )
 from codeclippy_ls.assist.facts import ModelFacts, facts_of
@@ -20,6 +21,6 @@ from codeclippy_ls.assist.regions import Marker, is_new, marker_at, scope, shown
 
 __all__ = [
     "COMPLETE", "EDIT", "Assistant", "CompletionAsk", "EditAsk", "Marker", "ModelFacts", "Proposal", "Refusal",
-    "ShownDiff", "Suggestion", "Suggestions", "facts_of", "is_new", "marker_at", "open_engine", "rebased", "scope",
-    "shown_part",
+    "ShownDiff", "Suggestion", "Suggestions", "facts_of", "is_new", "marker_at", "model_specs", "open_engine",
+    "rebased", "scope", "shown_part",
 ]

@@ -49,14 +49,19 @@ class Suggestions:
 
 
 def open_engine(settings: Settings, watch: Callable[[str, Status], None] | None = None) -> Engine:
-    """An engine for the models the settings name; nothing is loaded yet."""
+    """An engine in this process for the models the settings name; nothing is loaded yet."""
 
     def host() -> LocalHost:
         return LocalHost(settings.model.cache_megabytes << 20, facts_of)
 
+    return Engine(host, model_specs(settings), watch)
+
+
+def model_specs(settings: Settings) -> dict[str, ModelSpec]:
+    """What each job's model is loaded from."""
     specs = {COMPLETE: _spec(settings, settings.model.complete)}
     specs[EDIT] = _spec(settings, settings.model.edit) if settings.model.edit else specs[COMPLETE]
-    return Engine(host, specs, watch)
+    return specs
 
 
 def _spec(settings: Settings, name: str) -> ModelSpec:

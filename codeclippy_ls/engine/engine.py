@@ -170,7 +170,7 @@ class Engine:
             answer(self._current)
 
     def _set_status(self, model: str, status: Status) -> None:
-        changed = self._status[model] != status
+        changed = self._status.get(model) != status
         self._status[model] = status
         if changed and self._watch is not None:
             self._watch(model, status)

@@ -19,9 +19,10 @@ from pygls.lsp.server import LanguageServer
 from pygls.protocol import default_converter
 
 from codeclippy_ls import __version__
-from codeclippy_ls.assist import COMPLETE, EDIT, Assistant, Suggestions, is_new, marker_at, open_engine
+from codeclippy_ls.assist import COMPLETE, EDIT, Assistant, Suggestions, is_new, marker_at
 from codeclippy_ls.engine.engine import EngineFace, State, Status
 from codeclippy_ls.engine.errors import EngineError
+from codeclippy_ls.host import open_engine
 from codeclippy_ls.server import convert
 from codeclippy_ls.server.client import RELOAD_COMMAND, Client
 from codeclippy_ls.server.edits import Edits
@@ -60,6 +61,7 @@ class Server(LanguageServer):
         self._tasks: set[asyncio.Task[Any]] = set()
         self._reader: asyncio.StreamReader | None = None
         self._watched: int | None = None
+        self._loading = 0
         for method, (handler, options) in FEATURES.items():
             self.protocol.fm.feature(method, options)(bound(handler, self))
         for name, handler in COMMANDS.items():
@@ -183,20 +185,31 @@ class Server(LanguageServer):
     async def load(self) -> None:
         """Load the model, with progress; a failure is one message that names cause and cure."""
         assert self.assistant is not None and self.client is not None
+        self._loading += 1
         progress = await self.client.progress(convert.title("loading the model"))
         try:
             await self.assistant.prepare()
         except EngineError as error:
-            self.client.say(f"{error}. Then run the command {RELOAD_COMMAND}", types.MessageType.Error)
+            self.client.forget(str(error))
+            self._say_failure(str(error))
         finally:
+            self._loading -= 1
             progress.end()
 
-    def _status_changed(self, model: str, status: Status) -> None:
+    def _say_failure(self, reason: str) -> None:
         assert self.client is not None
+        self.client.say_once(f"{reason}. Then run the command {RELOAD_COMMAND}", types.MessageType.Error, key=reason)
+
+    def _status_changed(self, model: str, status: Status) -> None:
+        assert self.client is not None and self.assistant is not None
         if model == COMPLETE or status.state is State.FAILED:
             self.client.status(status.state.value, status.reason)
-        if model == EDIT and status.state is State.FAILED and status.reason:
+        if model == COMPLETE and status.state is State.FAILED and not self._loading:  # else the loading tells
+            self._say_failure(status.reason)
+        elif model == EDIT and status.state is State.FAILED and self.assistant.engine.status(COMPLETE) != status:
             self.client.say_once(f"no edits: {status.reason}", types.MessageType.Error)
+        elif status.state is State.LOADING and status.reason:
+            self.client.say_once(status.reason)
 
     async def reconfigure(self, options: Any) -> None:
         """Settings changed while running; what may come from a workspace only."""

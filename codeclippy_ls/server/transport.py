@@ -1,4 +1,4 @@
-"""Frames over stdio, a pipe or a socket.
+"""The client's end over stdio, a pipe or a socket.
 
 Bytes come in through an ``asyncio.StreamReader`` whatever the transport is, and go out through one writer that only
 the loop calls. Stdin and stdout belong to the protocol alone: both are moved aside before anything heavy is imported,
@@ -14,77 +14,10 @@ import queue
 import sys
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+
+from codeclippy_ls.frames import FLUSH_SECONDS, MAX_HEADER, MAX_UNSENT, StreamWriter, Writer, new_reader
 
 log = logging.getLogger(__name__)
-
-MAX_HEADER = 4096
-MAX_BODY = 64 << 20
-_MAX_UNSENT = 64 << 20
-_FLUSH_SECONDS = 2.0
-
-
-class FrameError(Exception):
-    """What came in is no frame of the protocol; the stream cannot be followed any further."""
-
-
-class Writer(Protocol):
-    """Where frames go."""
-
-    def write(self, data: bytes) -> None:
-        """Queue bytes; returns at once."""
-
-    def close(self) -> None:
-        """Send what is queued, for a moment at most, and end."""
-
-
-async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
-    """The next message's body, ``None`` at the end of the stream.
-
-    Raises:
-        FrameError: the header is malformed (an HTTP request is, too), too long, or promises too much.
-    """
-    try:
-        header = await reader.readuntil(b"\r\n\r\n")
-    except asyncio.IncompleteReadError as error:
-        if error.partial.strip():
-            raise FrameError("the stream ended inside a header") from error
-        return None
-    except asyncio.LimitOverrunError as error:
-        raise FrameError(f"no end of header within {MAX_HEADER} bytes") from error
-    length = _content_length(header)
-    try:
-        return await reader.readexactly(length)
-    except asyncio.IncompleteReadError as error:
-        raise FrameError(f"the stream ended {length - len(error.partial)} bytes before the message") from error
-
-
-def _content_length(header: bytes) -> int:
-    length: int | None = None
-    for line in header[:-4].split(b"\r\n"):
-        name, colon, value = line.partition(b":")
-        if not colon or b" " in name.strip():
-            raise FrameError(f"not a header field: {line[:60]!r}")
-        if name.strip().lower() == b"content-length":
-            digits = value.strip()
-            if not digits.isdigit() or len(digits) > 12 or (length is not None and length != int(digits)):
-                raise FrameError(f"not a length: {value[:60]!r}")
-            length = int(digits)
-    if length is None:
-        raise FrameError("a header without Content-Length")
-    if length > MAX_BODY:
-        raise FrameError(f"a message of {length} bytes; {MAX_BODY} is the most")
-    return length
-
-
-def frame(body: bytes) -> bytes:
-    """A message as it goes over the wire."""
-    return b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
-
-
-def new_reader() -> asyncio.StreamReader:
-    """A reader that refuses headers longer than ``MAX_HEADER``."""
-    return asyncio.StreamReader(limit=MAX_HEADER)
 
 
 def guard_stdio() -> tuple[int, int]:
@@ -124,7 +57,7 @@ class DescriptorWriter:
         """Queue bytes; a client that has not read 64 MB is given up."""
         with self._lock:
             self._unsent += len(data)
-            too_much = self._unsent > _MAX_UNSENT
+            too_much = self._unsent > MAX_UNSENT
         if too_much:
             self._lost()
             return
@@ -133,7 +66,7 @@ class DescriptorWriter:
     def close(self) -> None:
         """Flush for two seconds at most."""
         self._queue.put(None)
-        self._thread.join(_FLUSH_SECONDS)
+        self._thread.join(FLUSH_SECONDS)
 
     def _run(self) -> None:
         while (data := self._queue.get()) is not None:
@@ -181,31 +114,6 @@ async def serve_stdio(serve: Serve, stdin: int, stdout: int) -> int:
         return await serve(reader, writer)
     finally:
         writer.close()
-
-
-class StreamWriter:
-    """Writes to a socket or pipe; a client that does not read is given up as one on stdio is."""
-
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        self._writer = writer
-
-    def write(self, data: bytes) -> None:
-        """Queue bytes; the connection is dropped where 64 MB are unread."""
-        self._writer.write(data)
-        if self._writer.transport.get_write_buffer_size() > _MAX_UNSENT:
-            self._writer.transport.abort()
-
-    def close(self) -> None:
-        """Send what is queued and end."""
-        self._writer.close()
-
-    async def flushed(self) -> None:
-        """Wait, for a moment at most, until what was queued has gone out."""
-        self.close()
-        try:
-            await asyncio.wait_for(self._writer.wait_closed(), _FLUSH_SECONDS)
-        except (OSError, asyncio.TimeoutError):
-            pass
 
 
 async def serve_connected(serve: Serve, *, port: int | None = None, path: str | None = None) -> int:

@@ -1,0 +1,281 @@
+"""The engine's face over a host process: tickets here, models there.
+
+A connection that is lost fails the tickets that were under way, each with the reason; the host is found or started
+again with back-off, and the models that were ready are loaded again. Where that happens too often, all that waits fails
+with one reason, until somebody prepares a model again. Belongs to the loop thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from functools import partial
+from typing import Any
+
+from codeclippy_ls.engine.engine import Ask, Generation, Lane, Reason, Request, State, Status, Ticket
+from codeclippy_ls.engine.errors import EngineError
+from codeclippy_ls.engine.spec import ModelSpec
+from codeclippy_ls.host import wire
+from codeclippy_ls.host.place import HostError
+from codeclippy_ls.host.start import Connection, Notifications
+
+log = logging.getLogger(__name__)
+
+BACK_OFF = (0.2, 1.0, 5.0, 5.0)  # seconds before each new try; after the last it is given up
+_FORGIVEN = 60.0  # seconds after which a loss does not count any longer
+_LOST = "the engine ended unexpectedly and is started again"
+
+
+class HostEngine:
+    """One client of a host.
+
+    Args:
+        find: connects to the host, starting it where there is none, and takes what to call on a notification.
+        specs: the models by the name that requests use.
+        watch: called when a model's status changes.
+    """
+
+    def __init__(
+        self, find: Callable[[Notifications], Awaitable[Connection]], specs: Mapping[str, ModelSpec],
+        watch: Callable[[str, Status], None] | None = None,
+    ) -> None:
+        self._find = find
+        self._specs = dict(specs)
+        self._watch = watch
+        self._status: dict[ModelSpec, Status] = {}
+        self._numbers = itertools.count(1)
+        self._tickets: dict[int, Ticket] = {}  # asked for and not answered
+        self._sent: set[int] = set()
+        self._streamed: set[int] = set()
+        self._loading: dict[ModelSpec, list[Ticket]] = {}
+        self._connection: Connection | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._losses: list[float] = []
+        self._reason = _LOST
+        self._failure = ""
+        self._closed = False
+
+    @property
+    def process(self) -> int | None:
+        """The host's process id, where there is a connection."""
+        return self._connection.process if self._connection is not None else None
+
+    def status(self, model: str = "default") -> Status:
+        """A model's status now."""
+        return self._status.get(self._specs[model], Status(State.ABSENT))
+
+    def submit(self, request: Request, lane: Lane = Lane.KEYSTROKE) -> Ticket:
+        """Queue a request; while there is no host, it waits for one."""
+        ticket = Ticket(request, lane, asyncio.get_running_loop(), self._cancelled)
+        if (reason := self._refusal()) is not None:
+            ticket.settle(EngineError(reason))
+            return ticket
+        if request.key is not None:
+            self.cancel(request.key, lane, Reason.SUPERSEDED)
+        number = next(self._numbers)
+        self._tickets[number] = ticket
+        self._send(number, ticket)
+        return ticket
+
+    def prepare(self, model: str = "default") -> Ticket:
+        """Load a model, also again after a failure, or after the host was given up."""
+        ticket = Ticket(Request(Ask(), model=model), Lane.KEYSTROKE, asyncio.get_running_loop())
+        if self._closed:
+            ticket.settle(EngineError("the engine is closed"))
+            return ticket
+        if self._failure:
+            self._failure, self._losses = "", []
+        spec = self._specs[model]
+        waiting = self._loading.setdefault(spec, [])
+        waiting.append(ticket)
+        if self.status(model).state is not State.READY:
+            self._set_status(spec, Status(State.LOADING))
+        if len(waiting) == 1:
+            self._load(spec)
+        return ticket
+
+    def cancel(self, key: Hashable, lane: Lane, reason: Reason = Reason.CANCELLED) -> None:
+        """Cancel what waits or runs under a key in a lane."""
+        for ticket in list(self._tickets.values()):
+            if ticket.lane is lane and ticket.request.key == key:
+                ticket.cancel(reason)
+
+    def use(self, model: str, spec: ModelSpec) -> None:
+        """Let requests for ``model`` run on another spec, loaded when the first of them starts."""
+        self._specs[model] = spec
+        if self._watch is not None:
+            self._watch(model, self.status(model))
+
+    def close(self) -> None:
+        """Answer what waits and leave the host."""
+        self._closed = True
+        for ticket in (*self._tickets.values(), *itertools.chain(*self._loading.values())):
+            ticket.cancel()
+        self._tickets.clear()
+        self._loading.clear()
+        if self._keeper is not None:
+            self._keeper.cancel()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Nothing of it runs in this process."""
+        return True
+
+    def _refusal(self) -> str | None:
+        return "the engine is closed" if self._closed else self._failure or None
+
+    # What goes out.
+
+    def _send(self, number: int, ticket: Ticket) -> None:
+        if self._connection is None:
+            self._keep()
+            return
+        request, stream = ticket.request, ticket.lane is not Lane.KEYSTROKE
+        self._sent.add(number)
+        params = {
+            "ticket": number, "lane": int(ticket.lane), "spec": wire.spec_to(self._specs[request.model]),
+            "ask": wire.ask_to(request.ask), "sampling": dict(request.sampling), "stream": stream,
+        }
+        answer = self._connection.peer.send_request("submit", params)
+        answer.add_done_callback(partial(self._answered, number))
+
+    def _load(self, spec: ModelSpec) -> None:
+        if self._connection is None:
+            self._keep()
+            return
+        answer = self._connection.peer.send_request("prepare", {"spec": wire.spec_to(spec)})
+        answer.add_done_callback(partial(self._loaded, spec))
+
+    def _cancelled(self, ticket: Ticket) -> None:
+        """Forget a ticket that was answered here, and let the host drop it at its next step."""
+        number = next((number for number, one in self._tickets.items() if one is ticket), None)
+        if number is None:
+            return
+        self._drop(number)
+        if self._connection is not None:
+            self._connection.peer.notify("cancel", {"ticket": number})
+
+    def _drop(self, number: int) -> Ticket | None:
+        self._sent.discard(number)
+        self._streamed.discard(number)
+        return self._tickets.pop(number, None)
+
+    # What comes in.
+
+    def _answered(self, number: int, answer: Any) -> None:
+        streamed = number in self._streamed
+        ticket = self._drop(number)
+        if ticket is None:
+            return
+        if (error := answer.exception()) is not None:
+            ticket.settle(EngineError(_said(error)))
+            return
+        generation = wire.generation_from(answer.result(), ticket.request.ask)
+        if not streamed and generation.text:
+            ticket.emit(generation.text)
+        ticket.settle(generation)
+
+    def _loaded(self, spec: ModelSpec, answer: Any) -> None:
+        error = answer.exception()
+        if error is not None and self.status_of(spec).state is State.LOADING:
+            self._set_status(spec, Status(State.FAILED, _said(error)))
+        for ticket in self._loading.pop(spec, ()):
+            ticket.settle(Generation(Reason.END) if error is None else EngineError(_said(error)))
+
+    def status_of(self, spec: ModelSpec) -> Status:
+        """A spec's status now."""
+        return self._status.get(spec, Status(State.ABSENT))
+
+    def _piece(self, params: Any) -> None:
+        if (ticket := self._tickets.get(params["ticket"])) is not None:
+            self._streamed.add(params["ticket"])
+            ticket.emit(params["text"])
+
+    def _status_said(self, params: Any) -> None:
+        spec, status = wire.status_from(params)
+        if status.state is not State.ABSENT:
+            self._set_status(spec, status)
+
+    def _failed(self, params: Any) -> None:
+        self._reason = str(params["reason"]).replace("restart the server", "it is started again")
+
+    def _set_status(self, spec: ModelSpec, status: Status) -> None:
+        changed = self.status_of(spec) != status
+        self._status[spec] = status
+        for name, used in self._specs.items():
+            if changed and used == spec and self._watch is not None:
+                self._watch(name, status)
+
+    # The connection.
+
+    def _keep(self) -> None:
+        if self._keeper is None or self._keeper.done():
+            self._keeper = asyncio.get_running_loop().create_task(self._keep_connected())
+
+    async def _keep_connected(self) -> None:
+        """Find the host, again after each loss, until that has happened too often."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._reason = _LOST
+            try:
+                connection = await self._find(
+                    {"piece": self._piece, "status": self._status_said, "failed": self._failed})
+            except HostError as error:
+                self._reason = str(error)
+                if error.lasting:
+                    self._give_up(self._reason)
+                    return
+            else:
+                self._begin(connection)
+                await connection.ended()
+                self._lose()
+            self._losses = [when for when in self._losses if loop.time() - when < _FORGIVEN] + [loop.time()]
+            if len(self._losses) > len(BACK_OFF):
+                reason = self._reason.removesuffix(" and is started again")
+                self._give_up(f"{reason}; {len(self._losses)} times within a minute, so it is not started again")
+                return
+            await asyncio.sleep(BACK_OFF[len(self._losses) - 1])
+
+    def _begin(self, connection: Connection) -> None:
+        self._connection = connection
+        for found in connection.statuses:
+            self._status_said(found)
+        for spec, status in self._status.items():
+            if status.state is State.LOADING:
+                self._loading.setdefault(spec, [])
+        for spec in list(self._loading):
+            self._load(spec)
+        for number, ticket in list(self._tickets.items()):
+            self._send(number, ticket)
+
+    def _lose(self) -> None:
+        """Answer what was under way; the user is told once: by an edit's answer, or else by the models' status."""
+        log.warning("the engine host is gone: %s", self._reason)
+        self._connection = None
+        lost = [ticket for number in list(self._sent) if (ticket := self._drop(number)) is not None]
+        for ticket in lost:
+            ticket.settle(EngineError(self._reason))
+        told = any(ticket.lane is not Lane.KEYSTROKE for ticket in lost)
+        for spec, status in list(self._status.items()):
+            if status.state is State.READY:
+                self._set_status(spec, Status(State.LOADING, "" if told else self._reason))
+
+    def _give_up(self, reason: str) -> None:
+        self._failure = reason
+        log.error("%s", reason)
+        for ticket in (*self._tickets.values(), *itertools.chain(*self._loading.values())):
+            ticket.settle(EngineError(self._failure))
+        for specs in (set(self._specs.values()), set(self._loading)):
+            for spec in specs:
+                self._set_status(spec, Status(State.FAILED, self._failure))
+        self._tickets.clear()
+        self._loading.clear()
+
+
+def _said(error: BaseException) -> str:
+    """A host's error as a sentence."""
+    return str(getattr(error, "message", "") or error)

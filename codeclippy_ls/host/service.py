@@ -1,0 +1,220 @@
+"""The host process: an engine that several clients use, each through a session of its own; it ends when nobody does.
+
+A client's requests end with its connection. What fails the engine ends the process, hard, after everybody was told:
+their side starts another. Source text is never logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import hmac
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from codeclippy_ls.assist import facts_of
+from codeclippy_ls.engine.engine import PATIENCE, Engine, Lane, Request, Status, Ticket
+from codeclippy_ls.engine.errors import EngineError
+from codeclippy_ls.engine.spec import ModelSpec
+from codeclippy_ls.engine.worker import LocalHost
+from codeclippy_ls.host import wire
+from codeclippy_ls.host.place import TAKEN, Place, is_own, listen, version
+
+log = logging.getLogger(__name__)
+
+_FAILED = 70  # exit code: the engine failed
+_MOST_WAITING = 256  # requests of one client
+_HELLO_SECONDS = 10.0
+_ANSWER_SECONDS = 0.2  # until somebody who was refused has read why
+_BEAT_SECONDS = 1.0
+_FIRST_SECONDS = 60.0  # for the first client, which started it
+
+Open = Callable[[Callable[[str, Status], None]], Engine]
+
+
+class Service:
+    """The engine and those who use it. Belongs to the loop thread.
+
+    Args:
+        open_engine: makes the engine, given what to call from any thread when a model's status changes.
+    """
+
+    def __init__(self, place: Place, open_engine: Open) -> None:
+        self.place, self.token = place, ""
+        self.version = version()
+        self.idle = _FIRST_SECONDS  # without a connection, after which it ends; clients say how long that is
+        self._news = asyncio.Event()
+        self.sessions: set[Session] = set()
+        self.specs: dict[str, ModelSpec] = {}
+        loop = asyncio.get_running_loop()
+
+        def watch(key: str, status: Status) -> None:
+            loop.call_soon_threadsafe(self._status_changed, key, status)
+
+        self.engine = open_engine(watch)
+
+    async def run(self) -> int:
+        """Serve until nobody has been connected for a while, or the engine fails; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        server, self.token = await listen(self.place, self._connected)
+        used = loop.time()
+        while (self.sessions or loop.time() - used < self.idle) and self.engine.failure is None:
+            # Where native code never lets Python go on, nothing of ours could notice: this ends the process then.
+            faulthandler.dump_traceback_later(2 * PATIENCE, exit=True)
+            self._news.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._news.wait(), _BEAT_SECONDS)
+            used = loop.time() if self.sessions else used
+        self.place.socket.unlink(missing_ok=True)
+        server.close()
+        if (reason := self.engine.failure) is not None:
+            await self._tell(reason)
+        self.engine.close()
+        return 0 if reason is None else _FAILED
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        session = Session(self, writer)
+        self.sessions.add(session)
+        try:
+            if is_own(writer):
+                await session.run(reader)
+        finally:
+            self.sessions.discard(session)
+            session.close()
+            self._news.set()
+
+    def model(self, spec: ModelSpec) -> str:
+        """The engine's name for a spec."""
+        key = repr(spec)
+        if key not in self.specs:
+            self.specs[key] = spec
+            self.engine.use(key, spec)
+        return key
+
+    def statuses(self) -> list[Any]:
+        """What there is to say of each model."""
+        return [wire.status_to(spec, self.engine.status(key)) for key, spec in self.specs.items()]
+
+    def _status_changed(self, key: str, status: Status) -> None:
+        if self.engine.failure is not None:
+            self._news.set()
+        else:
+            for session in self.sessions:
+                session.tell("status", wire.status_to(self.specs[key], status))
+
+    async def _tell(self, reason: str) -> None:
+        for session in self.sessions:
+            session.tell("failed", {"reason": reason})
+        await asyncio.gather(*(session.peer.frames.flushed() for session in self.sessions))
+
+
+class Session:
+    """One client: what it asked for and has not been answered."""
+
+    def __init__(self, service: Service, writer: asyncio.StreamWriter) -> None:
+        self._service = service
+        self._tickets: dict[int, Ticket] = {}
+        self._known = False
+        self._task: asyncio.Task[Any] | None = None
+        requests = {"hello": self.hello, "prepare": self.prepare, "submit": self.submit}
+        self.peer = wire.Peer(writer, requests, {"cancel": self.cancel})
+
+    async def run(self, reader: asyncio.StreamReader) -> None:
+        """Serve the client until it leaves; who does not say hello is not served."""
+        late = asyncio.get_running_loop().call_later(_HELLO_SECONDS, self._leave_unknown)
+        try:
+            await self.peer.run(reader)
+        finally:
+            late.cancel()
+
+    def close(self) -> None:
+        """Cancel what the client waits for."""
+        self.peer.frames.close()
+        for ticket in self._tickets.values():
+            ticket.cancel()
+
+    def tell(self, method: str, params: Any) -> None:
+        """Notify the client, once it has said hello."""
+        if self._known:
+            self.peer.notify(method, params)
+
+    async def hello(self, params: dict[str, Any]) -> Any:
+        """Let a client in that has the token and runs the same code."""
+        asyncio.get_running_loop().call_later(_ANSWER_SECONDS, self._leave_unknown)
+        if not hmac.compare_digest(str(params.get("token")).encode(), self._service.token.encode()):
+            raise EngineError("the engine host does not know this client")
+        if params.get("version") != self._service.version:
+            raise EngineError("Code Clippy was changed since it was started; restart the language server")
+        self._known = True
+        self._service.idle = float(params.get("idle", self._service.idle))
+        return {"process": os.getpid(), "statuses": self._service.statuses()}
+
+    async def prepare(self, params: dict[str, Any]) -> None:
+        """Load a model."""
+        await self._answered(self._engine().prepare(self._service.model(wire.spec_from(params["spec"]))))
+
+    async def submit(self, params: dict[str, Any]) -> Any:
+        """Run a request; pieces of its text go out as they come where the client wants that."""
+        engine, id = self._engine(), params["ticket"]
+        if len(self._tickets) >= _MOST_WAITING:
+            raise EngineError("too many requests wait")
+        model = self._service.model(wire.spec_from(params["spec"]))
+        request = Request(wire.ask_from(params["ask"]), params["sampling"], model, client=self)
+        ticket = self._tickets[id] = engine.submit(request, Lane(params["lane"]))
+        try:
+            if params["stream"]:
+                async for piece in ticket.pieces():
+                    self.peer.notify("piece", {"ticket": id, "text": piece})
+            return wire.generation_to(await self._answered(ticket))
+        finally:
+            del self._tickets[id]
+
+    def cancel(self, params: dict[str, Any]) -> None:
+        """Cancel a request."""
+        if (ticket := self._tickets.get(params["ticket"])) is not None:
+            ticket.cancel()
+
+    async def _answered(self, ticket: Ticket) -> Any:
+        try:
+            return await ticket.result()
+        except EngineError:
+            if self._service.engine.failure is not None:
+                await asyncio.Event().wait()  # the process ends, and says so to everybody at once
+            raise
+
+    def _engine(self) -> Engine:
+        if not self._known:
+            raise EngineError("a client says hello first")
+        return self._service.engine
+
+    def _leave_unknown(self) -> None:
+        if not self._known:
+            self.peer.frames.close()
+
+
+def open_local(cache_megabytes: int) -> Open:
+    """An engine over models of this machine."""
+    return lambda watch: Engine(lambda: LocalHost(cache_megabytes << 20, facts_of), {}, watch)
+
+
+def run(place: Place, open_engine: Open) -> int:
+    """Be the host of a place; returns the exit code, `TAKEN` where there is one already."""
+    lock = FileLock(place.lock, timeout=0, mode=0o600)
+    try:
+        lock.acquire()
+    except Timeout:
+        return TAKEN
+    faulthandler.enable()
+
+    async def serve() -> int:
+        return await Service(place, open_engine).run()
+
+    code = asyncio.run(serve())
+    logging.shutdown()
+    # The engine's thread may be inside a step that never ends; the lock goes with the process.
+    os._exit(code)

@@ -1,0 +1,470 @@
+"""The engine host: real processes over one model; what kills it costs no document, no connection and no answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codeclippy_ls.assist import (
+    COMPLETE,
+    EDIT,
+    Assistant,
+    CompletionAsk,
+    EditAsk,
+    ModelFacts,
+    Refusal,
+    ShownDiff,
+    model_specs,
+    open_engine,
+    shown_part,
+)
+from codeclippy_ls.engine.engine import Candidate, Engine, Generation, Reason, State, Status
+from codeclippy_ls.engine.errors import EngineError
+from codeclippy_ls.engine.spec import ModelSpec
+from codeclippy_ls.host import client, place, wire
+from codeclippy_ls.host import open_engine as open_host
+from codeclippy_ls.host.client import HostEngine
+from codeclippy_ls.host.place import HostError, Place, own_folder, place_for
+from codeclippy_ls.host.service import Service
+from codeclippy_ls.host.start import Connection, Notifications, found
+from codeclippy_ls.prompts import Context
+from codeclippy_ls.server.server import Server
+from codeclippy_ls.settings import EditSettings, Settings, parse
+from codeclippy_ls.text import Document
+from tests.editor import Editor, in_process, process
+from tests.scripted import ScriptedHost
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes by /proc")
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and Unix-domain sockets")
+ROOT = Path(__file__).parent.parent
+SECRET = "s3cret_name"  # of the documents, and in no log
+CODE = f"def mean_{SECRET}(values):\n    total = 0\n    for value in values:\n        total += value\n    return "
+OPTIONS: dict[str, Any] = {
+    "model": {"engine": "host", "device": "cpu", "dtype": "float32"}, "completion": {"timeBudgetMs": 20000}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder() -> Iterator[Path]:
+    """A place for sockets of this module's own, with a short name; whoever is host there at the end is ended."""
+    made = Path(tempfile.mkdtemp(prefix="cc-"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(made))
+        patch.setenv("LOCALAPPDATA", str(made))
+        yield made
+    for file in made.rglob("*.pid"):
+        with suppress(OSError):
+            os.kill(int(file.read_text()), signal.SIGTERM)
+    for log in made.rglob("*.log"):
+        assert SECRET not in log.read_text(encoding="utf-8")
+    shutil.rmtree(made)
+
+
+def settings(**model: Any) -> Settings:
+    """Those of the tests, with changes."""
+    made, problems = parse({**OPTIONS, "model": {**OPTIONS["model"], **model}})
+    assert not problems
+    return made
+
+
+def document(text: str = CODE) -> Document:
+    """A document."""
+    return Document("file:///x.py", text, 1, "python")
+
+
+@asynccontextmanager
+async def assistant(made: Settings | None = None, engine: Any = None) -> AsyncIterator[Assistant]:
+    """An assistant over the host; its process ends with the module."""
+    made = made or settings()
+    subject = Assistant(engine or open_host(made), made)
+    try:
+        await subject.prepare()
+        if isinstance(subject.engine, HostEngine):
+            note(subject.engine)
+        yield subject
+    finally:
+        await subject.close()
+
+
+def note(engine: Any) -> int:
+    """The host's process, which is ended with the module."""
+    id: int = engine.process
+    own_folder().joinpath(f"{id}.pid").write_text(str(id))
+    return id
+
+
+async def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
+    """Wait for a condition on this loop."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        await asyncio.sleep(0.01)
+
+
+# What crosses the wire.
+
+
+@pytest.mark.parametrize("ask", [
+    CompletionAsk(Context("a\r\n\ud800", "\x00é😀", "x.py"), 48, False, "clippy"),
+    EditAsk("x.py", shown_part(document("a\n\fb\u2028\udfff\n"), (0, 1), None), "do\nit", 400)])
+def test_asks_and_answers_survive_the_wire(ask: Any) -> None:
+    """Every character, half ones too."""
+
+    def sent(value: Any) -> Any:
+        return json.loads(json.dumps(value))
+
+    assert wire.ask_from(sent(wire.ask_to(ask))) == ask
+    answer = ShownDiff("@@\ud800", 1, 2) if isinstance(ask, EditAsk) else "text\udfff"
+    candidate = Candidate("text", (1, 2), -0.1 / 3, Reason.STOP, answer)
+    generation = Generation(Reason.TIME, (candidate, candidate), 7, 5, 0.1, 0.2)
+    assert wire.generation_from(sent(wire.generation_to(generation)), ask) == generation
+    spec = ModelSpec("a/b", "cpu", "int8", 2)
+    for status in (Status(State.FAILED, "why"), Status(State.READY, "", ModelFacts("a", "b", (("x", 1),), True, 9))):
+        assert wire.status_from(sent(wire.status_to(spec, status))) == (spec, status)
+
+
+# Where it is found.
+
+
+@posix
+def test_the_folder_must_be_the_user_s_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not open to others, not a link, not a file; made where it is missing."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert own_folder().stat().st_mode & 0o777 == 0o700
+    (tmp_path / "codeclippy").chmod(0o755)
+    with pytest.raises(HostError, match="only you can reach"):
+        own_folder()
+    (tmp_path / "codeclippy").rmdir()
+    (tmp_path / "codeclippy").symlink_to(tmp_path)
+    with pytest.raises(HostError, match="only you can reach"):
+        own_folder()
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert own_folder() == tmp_path / f"codeclippy-{os.getuid()}"
+
+
+def test_hosts_that_differ_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By settings of the whole process, by environment, by version; not by model."""
+    base = place_for(settings())
+    assert place_for(settings(complete="/other", idleMinutes=3)) == base
+    others = [place_for(settings(threads=3)), place_for(settings(device="cuda")), place_for(settings(cacheMegabytes=1))]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    others.append(place_for(settings()))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(place, "__version__", "0.0.0")
+    others.append(place_for(settings()))
+    assert len({one.name for one in (base, *others)}) == 6
+
+
+# Two editors, one model.
+
+
+@linux
+async def test_two_servers_share_one_host_and_load_no_model(folder: Path) -> None:
+    """Real processes; the second finds the model warm; nobody but the user reaches the socket."""
+    async with process() as (first, one), process() as (second, two):
+        await first.start({}, OPTIONS)
+        began = time.monotonic()
+        await second.start({}, OPTIONS)
+        warm = time.monotonic() - began
+        texts = [(await editor.ghost(buffer, len(CODE)))[0]["insertText"]
+                 for editor in (first, second) for buffer in [editor.open(CODE)]]
+        assert texts[0] == texts[1] and texts[0].strip()
+        for child in (one, two):
+            assert "libtorch" not in Path(f"/proc/{child.pid}/maps").read_text()
+        await first.stop()
+        await second.stop()
+    where = place_for(settings())
+    modes = {path: path.stat().st_mode & 0o777 for path in (where.folder, where.socket, where.lock, where.log)}
+    assert modes == {where.folder: 0o700, where.socket: 0o600, where.lock: 0o600, where.log: 0o600}
+    async with assistant() as third:
+        assert "libtorch" in Path(f"/proc/{third.engine.process}/maps").read_text()  # type: ignore[attr-defined]
+    assert warm < 5.0
+
+
+async def test_greedy_output_is_the_in_process_engine_s() -> None:
+    """Suggestions and edits, token for token."""
+    made = replace(settings(cacheMegabytes=0), edit=EditSettings(temperature=0.0))
+
+    async def answers(engine: Any) -> list[Any]:
+        async with assistant(made, engine) as subject:
+            found: list[Any] = []
+            for offset in (len(CODE), CODE.index("total +="), CODE.index("\n") + 1):
+                suggestions = await subject.complete(document(), offset)
+                assert suggestions.generation is not None
+                found.append((suggestions.items, suggestions.generation.candidates[0].tokens))
+            pieces: list[str] = []
+            edited = await subject.edit(document(CODE + "total\n"), "Add a docstring", None, pieces.append)
+            found += [getattr(edited, "diff", edited), "".join(pieces)]
+            return found
+
+    expected = await answers(open_engine(made))
+    assert await answers(open_host(made)) == expected and expected[-1].startswith(" @@")
+
+
+async def test_whoever_starts_at_once_finds_one_host() -> None:
+    """Four at a time, where there is none yet."""
+    made = settings(cacheMegabytes=7)
+    engines: list[Any] = [open_host(made) for _ in range(4)]
+    try:
+        await asyncio.gather(*(engine.prepare(COMPLETE).result() for engine in engines))
+        assert len({note(engine) for engine in engines}) == 1
+    finally:
+        for engine in engines:
+            engine.close()
+
+
+# What kills it.
+
+
+def host_of(editor_server: Server) -> HostEngine:
+    """A server's engine."""
+    assert editor_server.assistant is not None
+    engine = editor_server.assistant.engine
+    assert isinstance(engine, HostEngine)
+    return engine
+
+
+@posix
+async def test_a_killed_host_costs_no_answer_and_one_message() -> None:
+    """Killed while suggestions are under way; the next one comes from a new host, in the same session."""
+    server = Server(OPTIONS)
+    async with in_process(server) as editor:
+        await editor.start({})
+        buffer = editor.open(CODE)
+        assert await editor.ghost(buffer, len(CODE))
+        engine, killed = host_of(server), note(host_of(server))
+        asked = [editor.request("textDocument/inlineCompletion", {
+            **editor.at(buffer, offset), "context": {"triggerKind": 1}}) for offset in (3, 20, 40)]
+        await until(lambda: engine._sent)
+        os.kill(killed, signal.SIGKILL)
+        for answer in asked:
+            result = await asyncio.wait_for(answer, 20)
+            assert result is None or isinstance(result["items"], list)
+        told = await editor.until("window/showMessage")
+        assert "is started again" in told["message"]
+        await until(lambda: engine.process not in (None, killed) and engine.status(COMPLETE).state is State.READY)
+        note(engine)
+        offset = editor.type(buffer, len(CODE), "total")
+        assert await editor.ghost(buffer, offset) is not None
+        document_now = server.documents.get(buffer.uri)
+        assert document_now is not None and document_now.text == buffer.text
+
+
+@posix
+async def test_a_host_killed_during_an_edit_leaves_the_text_alone() -> None:
+    """The edit says so itself, and nothing else does."""
+    server = Server({**OPTIONS, "edit": {"maxTokens": 800, "temperature": 1.0, "candidates": 8}})
+    async with in_process(server) as editor:
+        await editor.start({})
+        buffer = editor.open("\n".join(f"def f{n}(x):\n    return x + {n}\n" for n in range(12)))
+        before = buffer.text
+        engine = host_of(server)
+        killed = note(engine)
+        await editor.edit(buffer, "Add a docstring to each function")
+        await until(lambda: engine._sent)
+        os.kill(killed, signal.SIGKILL)
+        outcome = await editor.outcome()
+        assert "no edit" in outcome["message"] and "is started again" in outcome["message"]
+        await until(lambda: engine.process not in (None, killed) and engine.status(COMPLETE).state is State.READY)
+        note(engine)
+        assert buffer.text == before
+
+
+def scripted(folder: Path, script: Path) -> Callable[[Notifications], Any]:
+    """Finds or starts a scripted host."""
+    where = Place(folder, script.stem)
+    command = [sys.executable, "-m", "tests.scripted_host", "--at", str(folder / script.stem), str(script)]
+
+    async def find(notifications: Notifications) -> Connection:
+        return await found(where, command, 0.2, notifications)
+
+    return find
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A scripted host's script; the host finds this folder's tests."""
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    made = tmp_path / f"s{os.getpid()}{time.monotonic_ns() % 10**6}.json"
+    made.write_text(json.dumps({"complete": "total"}))
+    return made
+
+
+async def test_a_hung_host_ends_itself_and_everybody_is_answered(script: Path, folder: Path) -> None:
+    """A step that never ends; afterwards another process serves."""
+    watched: list[tuple[str, Status]] = []
+    made = settings()
+    engine = HostEngine(scripted(own_folder(), script), model_specs(made), lambda *status: watched.append(status))
+    async with assistant(made, engine) as subject:
+        hung = engine.process
+        script.write_text(json.dumps({"hang": True}))
+        for outcome in await asyncio.gather(
+                subject.complete(document(), len(CODE)), subject.edit(document(), "Do it"), return_exceptions=True):
+            assert isinstance(outcome, (EngineError, Refusal)) and "hangs" in str(outcome)
+        script.write_text(json.dumps({"complete": "total"}))
+        await until(lambda: engine.process not in (None, hung) and engine.status(COMPLETE).state is State.READY)
+        assert (await subject.complete(document(), len(CODE))).items[0].text == "total"
+        assert not [status for _, status in watched if status.state is State.FAILED]
+    pid = engine.process
+    assert pid is None
+
+
+async def test_cancelling_frees_the_host_within_a_step(script: Path) -> None:
+    """An edit that would take a minute, cancelled by its client; then by a client that leaves."""
+    made = settings()
+    async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as subject:
+        script.write_text(json.dumps({"delay": 60, "edit": "@@"}))
+        edit = asyncio.ensure_future(subject.edit(document(), "Do it"))
+        await until(lambda: subject.engine._sent)  # type: ignore[attr-defined]
+        await asyncio.sleep(0.1)
+        edit.cancel()
+        async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as leaving:
+            left = asyncio.ensure_future(leaving.edit(document(), "Do it"))
+            await until(lambda: leaving.engine._sent)  # type: ignore[attr-defined]
+        assert isinstance(await left, Refusal)
+        await asyncio.sleep(0.1)
+        script.write_text(json.dumps({"edit": ""}))
+        began = time.monotonic()
+        assert isinstance(await asyncio.wait_for(subject.edit(document(), "Do it"), 10), Refusal)
+        assert time.monotonic() - began < 5
+
+
+async def test_a_host_that_nobody_uses_ends_and_leaves_nothing_behind(script: Path) -> None:
+    """Its socket goes; a socket that a dead one left is no obstacle."""
+    made = settings()
+    where = Place(own_folder(), script.stem)
+    async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as subject:
+        first = subject.engine.process  # type: ignore[attr-defined]
+        assert where.socket.exists()
+    await until(lambda: not alive(first) and not where.socket.exists())
+    async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as subject:
+        second = subject.engine.process  # type: ignore[attr-defined]
+        os.kill(second, signal.SIGTERM)
+        await until(lambda: not alive(second))
+        assert where.socket.exists()
+        await until(lambda: subject.engine.process not in (None, second)  # type: ignore[attr-defined]
+                    and subject.engine.status(COMPLETE).state is State.READY)
+        assert (await subject.complete(document(), len(CODE))).items
+
+
+def alive(process: int) -> bool:
+    """Whether a process runs; one that ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        try:
+            os.kill(process, 0)
+        except OSError:
+            return False
+        return not Path("/proc").exists()
+
+
+async def test_a_host_that_cannot_be_started_is_given_up_with_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the last try; the reload command tries again."""
+    monkeypatch.setattr(client, "BACK_OFF", (0.01, 0.01))
+    tries = 0
+
+    async def find(notifications: Notifications) -> Connection:
+        nonlocal tries
+        tries += 1
+        return await found(Place(own_folder(), "broken"), [sys.executable, "-c", "exit(3)"], 1.0, notifications)
+
+    def opened(made: Settings, watch: Any) -> HostEngine:
+        return HostEngine(find, model_specs(made), watch)
+
+    async with in_process(Server(OPTIONS, opened)) as editor:
+        await editor.start({})
+        told = await editor.until("window/showMessage")
+        assert "exit code 3" in told["message"] and "codeclippy.reload" in told["message"] and tries == 3
+        buffer = editor.open(CODE)
+        assert await editor.ghost(buffer, len(CODE)) == []
+        await editor.call("workspace/executeCommand", {"command": "codeclippy.reload"})
+        again = await editor.until("window/showMessage")
+        assert again["message"] == told["message"] and tries == 6
+
+
+# Who may come in.
+
+
+class Raw(Editor):
+    """A client that speaks frames; nothing is checked at its end."""
+
+
+@asynccontextmanager
+async def service(where: Place) -> AsyncIterator[Service]:
+    """A host on this loop, over a script."""
+
+    def open_scripted(watch: Callable[[str, Status], None]) -> Engine:
+        return Engine(ScriptedHost, {}, watch)
+
+    made = Service(where, open_scripted)
+    task = asyncio.ensure_future(made.run())
+    try:
+        await until(where.socket.exists)
+        yield made
+        made.idle = 0.0
+        await asyncio.wait_for(task, 10)
+        assert not where.socket.exists()
+    finally:
+        task.cancel()
+        assert await asyncio.to_thread(made.engine.join, 10.0)
+
+
+@pytest.mark.parametrize("loopback", [False, True])
+async def test_only_who_shows_the_token_and_runs_the_same_code_comes_in(loopback: bool, tmp_path: Path) -> None:
+    """Over a socket and over a port; everybody else gets a reason, and no service."""
+    where = Place(own_folder(), f"raw{loopback}", loopback or place.LOOPBACK)
+    async with service(where) as made:
+        if loopback and os.name == "posix":
+            assert where.socket.stat().st_mode & 0o777 == 0o600
+        good = {"version": made.version, "token": made.token, "idle": 5.0}
+        for hello, reason in (({**good, "version": "0.0.0 1 2"}, "restart the language server"),
+                              ({**good, "token": "guess"}, "does not know this client")):
+            reader, writer, token = await place.connect(where)
+            assert token == made.token
+            raw = Raw(reader, writer.write)
+            with pytest.raises(Exception, match=reason):
+                await raw.call("hello", hello)
+            await asyncio.wait_for(raw._task, 10)
+            writer.close()
+        reader, writer, _ = await place.connect(where)
+        raw = Raw(reader, writer.write)
+        with pytest.raises(Exception, match="says hello first"):
+            await raw.call("prepare", {"spec": wire.spec_to(ModelSpec())})
+        assert (await raw.call("hello", good))["statuses"] == []
+        assert await raw.call("prepare", {"spec": wire.spec_to(ModelSpec())}) is None
+        with pytest.raises(Exception, match="-32601"):
+            await raw.call("other", {})
+        raw.send_raw(b"GET / HTTP/1.1\r\n\r\n")
+        await asyncio.wait_for(raw._task, 10)
+        writer.close()
+        await until(lambda: not made.sessions)
+
+
+async def test_another_version_is_one_message_and_no_restart(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host goes on for those who match."""
+    made = settings()
+    async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as subject:
+        process = subject.engine.process  # type: ignore[attr-defined]
+        with monkeypatch.context() as patch:
+            patch.setattr("codeclippy_ls.host.start.version", lambda: "0.0.0 1 2")
+            other = HostEngine(scripted(own_folder(), script), model_specs(made))
+            with pytest.raises(EngineError, match="restart the language server"):
+                await other.prepare(COMPLETE).result()
+            assert other.status(EDIT).state is State.FAILED
+            other.close()
+        assert (await subject.complete(document(), len(CODE))).items
+        assert subject.engine.process == process  # type: ignore[attr-defined]
