@@ -269,3 +269,22 @@ def test_a_template_that_cannot_be_used_is_none(tmp_path: Path, template: Any) -
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}), encoding="utf-8")
     assert read_chat(tmp_path) is None
     assert read_chat(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("architecture", ["gpt_neox", "llama"])
+def test_what_no_window_reaches_changes_no_prompt(architecture: str) -> None:
+    """A context may be cut before it is sent to another process."""
+    subject, chance = view(Tokenizer(checkpoints.definition()), architecture), random.Random(0)
+    shortened = 0
+    for end in ("\n", "\r\n"):
+        rows = ("    " * chance.randrange(3) + "value = other(value) " * chance.randrange(9) for _ in range(900))
+        text = end.join(rows)
+        for _ in range(12):
+            cut = chance.randrange(len(text))
+            context = Context(text[:cut], text[cut:], "x.py")
+            for window in (64, 256):
+                within = context.within(window)
+                shortened += within != context
+                assert completion_prompt(subject, within, window, 16) == completion_prompt(subject, context, window, 16)
+                assert within.within(window) == within
+    assert shortened > 40

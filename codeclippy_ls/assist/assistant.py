@@ -133,7 +133,10 @@ class Assistant:
 
     async def _completion(self, uri: str, prefix: str, suffix: str, multiline: bool, candidates: int) -> Generation:
         settings, family = self.settings.completion, self.settings.model.family
-        ask = CompletionAsk(Context(prefix, suffix), settings.max_tokens, multiline, family)
+        context, facts = Context(prefix, suffix), self.engine.status(COMPLETE).model
+        # A large file need not cross a process's border at each key.
+        context = context.within(facts.window) if facts is not None and facts.window else context
+        ask = CompletionAsk(context, settings.max_tokens, multiline, family)
         sampling = {
             "max_tokens": settings.max_tokens, "temperature": settings.temperature, "top_p": settings.top_p,
             "candidates": candidates if settings.temperature > 0 else 1, "seconds": settings.time_budget_ms / 1000,

@@ -18,6 +18,7 @@ from codeclippy_ls.text import to_lf
 # No tokenizer here packs more than this many characters into a token on average over code, so that more text than
 # `budget` times this never fits and need not be encoded: one line can have megabytes.
 _CHARACTERS_PER_TOKEN = 8
+_SLACK = 4096  # characters kept beyond that: a word that is cut off, and what suggestions are trimmed by
 _SUFFIX_SHARE = 0.25
 _SUFFIX_STEP = 64  # tokens
 _PREFIX_STEP = 16  # lines
@@ -68,11 +69,18 @@ class View(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The text around a cursor, in any end-of-line style, and the file's name."""
+    """The text around a cursor, in any end-of-line style, and the file's name; ``skipped`` lines stand before it."""
 
     prefix: str
     suffix: str
     name: str = ""
+    skipped: int = 0
+
+    def within(self, window: int) -> Context:
+        """This without what no prompt of a window of so many tokens can reach: any such prompt is the same."""
+        reach = window * _CHARACTERS_PER_TOKEN + _SLACK
+        skipped = self.skipped + self.prefix[:-reach].count("\n")
+        return Context(self.prefix[-reach:], self.suffix[:reach], self.name, skipped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +148,7 @@ def completion_prompt(view: View, context: Context, window: int, reserve: int, w
     prefix = prefix[: len(prefix) - len(heal)]
     if not prefix:
         prefix, heal = context.prefix, ""
-    before, after = _shared(tokenizer, prefix, suffix, budget)
+    before, after = _shared(tokenizer, prefix, suffix, budget, context.skipped)
     tokens = _fill(template, tokenizer, {Slot.PREFIX: before, Slot.SUFFIX: after})
     tokens = tokens or _beginning(family, tokenizer)
     return Prompt(tuple(tokens), _ends(family, tokenizer), family, heal=to_lf(heal))
@@ -227,8 +235,10 @@ def _healed(prefix: str) -> str:
     return heal[1:] if heal[:1] == "\n" and prefix[-len(heal) - 1 : -len(heal)] == "\r" else heal
 
 
-def _shared(tokenizer: Tokenizer, prefix: str, suffix: str, budget: int) -> tuple[list[int], list[int]]:
-    """Ids of prefix and suffix that fit ``budget`` together."""
+def _shared(
+    tokenizer: Tokenizer, prefix: str, suffix: str, budget: int, skipped: int
+) -> tuple[list[int], list[int]]:
+    """Ids of prefix and suffix that fit ``budget`` together; ``skipped`` lines stand before the prefix."""
     reach = budget * _CHARACTERS_PER_TOKEN
     before = to_lf(prefix[-reach:])
     after = tokenizer.encode_continued(to_lf(suffix[:reach])) if suffix else []
@@ -240,7 +250,7 @@ def _shared(tokenizer: Tokenizer, prefix: str, suffix: str, budget: int) -> tupl
     room = budget - max(floor, len(after)) if suffix else budget
     clipped = prefix[:-reach]
     if len(tokens) > room or clipped:
-        tokens = _tail(tokenizer, clipped.count("\n"), before, tokens, room)
+        tokens = _tail(tokenizer, skipped + clipped.count("\n"), before, tokens, room)
     return tokens, after
 
 
