@@ -2,7 +2,8 @@
 
     python -m bench.latency [--quick] [--model FOLDER]
 
-Measured on the real process through the protocol. How fast it runs from then on is the affair of `bench.speed`.
+Measured on the real process through the protocol, with the engine in it (`bench.host` has the host). How fast
+it runs from then on is the affair of `bench.speed`.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ async def _start(arguments: list[str]) -> dict[str, float]:
     await client.start_io(sys.executable, "-m", "codeclippy_ls", *arguments)
     await client.initialize_async(types.InitializeParams(
         capabilities=types.ClientCapabilities(), process_id=os.getpid(),
-        initialization_options={"statusNotification": True, "completion": {"timeBudgetMs": 60000}}))
+        initialization_options={"statusNotification": True, "completion": {"timeBudgetMs": 60000},
+                                "model": {"engine": "process"}}))
     initialized = time.monotonic() - started
     client.initialized(types.InitializedParams())
     text = SAMPLE.read_text(encoding="utf-8")

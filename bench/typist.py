@@ -183,7 +183,10 @@ async def ping(editor: Editor) -> float:
 
 @contextlib.asynccontextmanager
 async def serving(variant: Variant, tokens: int, threads: int = 1) -> AsyncIterator[tuple[Editor, int]]:
-    """The real server over stdio, its model ready, and its process's id; its suggestions have ``tokens`` at most."""
+    """The real server over stdio, its model ready, and its process's id; its suggestions have ``tokens`` at most.
+
+    Its engine is in that process, unless the variant's settings say otherwise.
+    """
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", variant.code + _START, "--stdio", f"--threads={threads}", cwd=ROOT,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
@@ -191,7 +194,8 @@ async def serving(variant: Variant, tokens: int, threads: int = 1) -> AsyncItera
     editor = Editor(child.stdout, child.stdin.write)
     try:
         completion = {"maxTokens": tokens, **variant.options.get("completion", {})}
-        await editor.start(options={**variant.options, "completion": completion})
+        model = {"engine": "process", **variant.options.get("model", {})}
+        await editor.start(options={**variant.options, "model": model, "completion": completion})
         yield editor, child.pid
         await asyncio.sleep(0.05)  # a ping under way when its task was cancelled
         await editor.stop()

@@ -97,7 +97,8 @@ async def _play(arguments: list[str]) -> int:
     await player.start_io(sys.executable, "-m", "codeclippy_ls", *arguments)
     await player.initialize_async(types.InitializeParams(
         capabilities=types.ClientCapabilities(), process_id=os.getpid(),
-        initialization_options={"statusNotification": True, "completion": {"timeBudgetMs": 5000}},
+        initialization_options={"statusNotification": True, "completion": {"timeBudgetMs": 5000},
+                                "model": {"engine": "process"}},  # it leaves nothing running
     ))
     print(f"The server answered {paint('1', 'initialize')} after {_ms(started)}.")
     player.initialized(types.InitializedParams())

@@ -37,7 +37,7 @@ class ModelSettings:
                         restricted=True)
     threads: int = _field(0, "CPU threads of the engine; 0 chooses.", 0, 256, restricted=True)
     engine: str = _field("auto", "Where the engine runs: `process`, a thread of the server's own process; `host`, one "
-                                 "process for all your editors; `auto` chooses.",
+                                 "process for all your editors; `auto`, the host where it can be.",
                          choices=("auto", "process", "host"), restricted=True)
     idle_minutes: int = _field(10, "Minutes that the host stays, with its models, when no editor is connected.",
                                0, 10080, restricted=True)

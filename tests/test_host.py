@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,6 @@ from tests.scripted import ScriptedHost
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes by /proc")
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and Unix-domain sockets")
-ROOT = Path(__file__).parent.parent
 SECRET = "s3cret_name"  # of the documents, and in no log
 CODE = f"def mean_{SECRET}(values):\n    total = 0\n    for value in values:\n        total += value\n    return "
 OPTIONS: dict[str, Any] = {
@@ -58,15 +57,12 @@ OPTIONS: dict[str, Any] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def folder() -> Iterator[Path]:
-    """A place for sockets of this module's own, with a short name; whoever is host there at the end is ended."""
+    """A place for this module's sockets, with a short name; hosts that nobody uses end when it is gone."""
     made = Path(tempfile.mkdtemp(prefix="cc-"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(made))
         patch.setenv("LOCALAPPDATA", str(made))
         yield made
-    for file in made.rglob("*.pid"):
-        with suppress(OSError):
-            os.kill(int(file.read_text()), signal.SIGTERM)
     for log in made.rglob("*.log"):
         assert SECRET not in log.read_text(encoding="utf-8")
     shutil.rmtree(made)
@@ -86,23 +82,14 @@ def document(text: str = CODE) -> Document:
 
 @asynccontextmanager
 async def assistant(made: Settings | None = None, engine: Any = None) -> AsyncIterator[Assistant]:
-    """An assistant over the host; its process ends with the module."""
+    """An assistant over the host, or another engine."""
     made = made or settings()
     subject = Assistant(engine or open_host(made), made)
     try:
         await subject.prepare()
-        if isinstance(subject.engine, HostEngine):
-            note(subject.engine)
         yield subject
     finally:
         await subject.close()
-
-
-def note(engine: Any) -> int:
-    """The host's process, which is ended with the module."""
-    id: int = engine.process
-    own_folder().joinpath(f"{id}.pid").write_text(str(id))
-    return id
 
 
 async def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
@@ -220,13 +207,20 @@ async def test_whoever_starts_at_once_finds_one_host() -> None:
     engines: list[Any] = [open_host(made) for _ in range(4)]
     try:
         await asyncio.gather(*(engine.prepare(COMPLETE).result() for engine in engines))
-        assert len({note(engine) for engine in engines}) == 1
+        assert len({engine.process for engine in engines}) == 1
     finally:
         for engine in engines:
             engine.close()
 
 
 # What kills it.
+
+
+def process_of(engine: Any) -> int:
+    """The host's process."""
+    process = engine.process
+    assert isinstance(process, int)
+    return process
 
 
 def host_of(editor_server: Server) -> HostEngine:
@@ -245,7 +239,7 @@ async def test_a_killed_host_costs_no_answer_and_one_message() -> None:
         await editor.start({})
         buffer = editor.open(CODE)
         assert await editor.ghost(buffer, len(CODE))
-        engine, killed = host_of(server), note(host_of(server))
+        engine, killed = host_of(server), process_of(host_of(server))
         asked = [editor.request("textDocument/inlineCompletion", {
             **editor.at(buffer, offset), "context": {"triggerKind": 1}}) for offset in (3, 20, 40)]
         await until(lambda: engine._sent)
@@ -256,7 +250,6 @@ async def test_a_killed_host_costs_no_answer_and_one_message() -> None:
         told = await editor.until("window/showMessage")
         assert "is started again" in told["message"]
         await until(lambda: engine.process not in (None, killed) and engine.status(COMPLETE).state is State.READY)
-        note(engine)
         offset = editor.type(buffer, len(CODE), "total")
         assert await editor.ghost(buffer, offset) is not None
         document_now = server.documents.get(buffer.uri)
@@ -272,14 +265,13 @@ async def test_a_host_killed_during_an_edit_leaves_the_text_alone() -> None:
         buffer = editor.open("\n".join(f"def f{n}(x):\n    return x + {n}\n" for n in range(12)))
         before = buffer.text
         engine = host_of(server)
-        killed = note(engine)
+        killed = process_of(engine)
         await editor.edit(buffer, "Add a docstring to each function")
         await until(lambda: engine._sent)
         os.kill(killed, signal.SIGKILL)
         outcome = await editor.outcome()
         assert "no edit" in outcome["message"] and "is started again" in outcome["message"]
         await until(lambda: engine.process not in (None, killed) and engine.status(COMPLETE).state is State.READY)
-        note(engine)
         assert buffer.text == before
 
 
@@ -295,9 +287,8 @@ def scripted(folder: Path, script: Path) -> Callable[[Notifications], Any]:
 
 
 @pytest.fixture
-def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A scripted host's script; the host finds this folder's tests."""
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+def script(tmp_path: Path) -> Path:
+    """A scripted host's script."""
     made = tmp_path / f"s{os.getpid()}{time.monotonic_ns() % 10**6}.json"
     made.write_text(json.dumps({"complete": "total"}))
     return made
@@ -318,8 +309,7 @@ async def test_a_hung_host_ends_itself_and_everybody_is_answered(script: Path, f
         await until(lambda: engine.process not in (None, hung) and engine.status(COMPLETE).state is State.READY)
         assert (await subject.complete(document(), len(CODE))).items[0].text == "total"
         assert not [status for _, status in watched if status.state is State.FAILED]
-    pid = engine.process
-    assert pid is None
+    assert engine.process is None
 
 
 async def test_cancelling_frees_the_host_within_a_step(script: Path) -> None:
@@ -347,11 +337,11 @@ async def test_a_host_that_nobody_uses_ends_and_leaves_nothing_behind(script: Pa
     made = settings()
     where = Place(own_folder(), script.stem)
     async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as subject:
-        first = subject.engine.process  # type: ignore[attr-defined]
+        first = process_of(subject.engine)
         assert where.socket.exists()
     await until(lambda: not alive(first) and not where.socket.exists())
     async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as subject:
-        second = subject.engine.process  # type: ignore[attr-defined]
+        second = process_of(subject.engine)
         os.kill(second, signal.SIGTERM)
         await until(lambda: not alive(second))
         assert where.socket.exists()
@@ -458,7 +448,7 @@ async def test_another_version_is_one_message_and_no_restart(script: Path, monke
     """The host goes on for those who match."""
     made = settings()
     async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as subject:
-        process = subject.engine.process  # type: ignore[attr-defined]
+        process = process_of(subject.engine)
         with monkeypatch.context() as patch:
             patch.setattr("codeclippy_ls.host.start.version", lambda: "0.0.0 1 2")
             other = HostEngine(scripted(own_folder(), script), model_specs(made))

@@ -26,7 +26,7 @@ from codeclippy_ls.engine.errors import EngineError
 from codeclippy_ls.frames import MAX_HEADER
 from codeclippy_ls.settings import Settings
 
-_PACKAGE = Path(__file__).parent.parent
+PACKAGE = Path(__file__).parent.parent
 # What a host inherits and its work depends on.
 _ENVIRONMENT = ("CUDA_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TORCH", "PYTORCH_", "OMP_", "MKL_", "PYTHON",
                 "LD_", "DYLD_", "XDG_CACHE_HOME", "HTTP_PROXY", "HTTPS_PROXY")
@@ -76,14 +76,14 @@ def place_for(settings: Settings) -> Place:
     """
     model = settings.model
     environment = sorted((name, value) for name, value in os.environ.items() if name.upper().startswith(_ENVIRONMENT))
-    facts = [version(), sys.executable, sys.version, str(_PACKAGE), model.cache_megabytes, model.device, model.threads,
+    facts = [version(), sys.executable, sys.version, str(PACKAGE), model.cache_megabytes, model.device, model.threads,
              environment]
     return Place(own_folder(), hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16])
 
 
 def version() -> str:
     """The package's version and the newest of its files: code that was changed in place is another version."""
-    stamps = [path.stat().st_mtime_ns for path in _PACKAGE.rglob("*.py")]
+    stamps = [path.stat().st_mtime_ns for path in PACKAGE.rglob("*.py")]
     return f"{__version__} {max(stamps)} {len(stamps)}"
 
 

@@ -59,11 +59,12 @@ class Service:
         self.engine = open_engine(watch)
 
     async def run(self) -> int:
-        """Serve until nobody has been connected for a while, or the engine fails; returns the exit code."""
+        """Serve until nobody has been connected for a while, or can, or the engine fails; returns the exit code."""
         loop = asyncio.get_running_loop()
         server, self.token = await listen(self.place, self._connected)
         used = loop.time()
-        while (self.sessions or loop.time() - used < self.idle) and self.engine.failure is None:
+        while self.engine.failure is None and (
+                self.sessions or (loop.time() - used < self.idle and self.place.socket.exists())):
             # Where native code never lets Python go on, nothing of ours could notice: this ends the process then.
             faulthandler.dump_traceback_later(2 * PATIENCE, exit=True)
             self._news.clear()

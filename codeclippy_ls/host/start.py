@@ -13,7 +13,7 @@ from typing import Any
 
 from pygls.exceptions import JsonRpcException
 
-from codeclippy_ls.host.place import TAKEN, HostError, Place, connect, version
+from codeclippy_ls.host.place import PACKAGE, TAKEN, HostError, Place, connect, version
 from codeclippy_ls.host.wire import Peer
 
 log = logging.getLogger(__name__)
@@ -131,8 +131,11 @@ def _started(place: Place, command: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, with the places of modules as they are seen from here."""
+    """This process's, in which modules are found as they are here: in the host's folder relative places mean others."""
     environment = dict(os.environ)
-    if places := environment.get("PYTHONPATH"):
-        environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(place) for place in places.split(os.pathsep))  # noqa: PTH100
+    places = [os.path.abspath(place) for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]  # noqa: PTH100
+    if PACKAGE.parent.name not in ("site-packages", "dist-packages"):  # a checkout, perhaps found by the current folder
+        places = [str(PACKAGE.parent), *(place for place in places if place != str(PACKAGE.parent))]
+    if places:
+        environment["PYTHONPATH"] = os.pathsep.join(places)
     return environment
