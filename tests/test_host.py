@@ -444,6 +444,34 @@ async def test_only_who_shows_the_token_and_runs_the_same_code_comes_in(loopback
         await until(lambda: not made.sessions)
 
 
+async def test_a_host_takes_away_its_own_socket_only() -> None:
+    """Where its files were removed, another may have taken the place; and it ends, since nobody can find it."""
+    where = Place(own_folder(), "moved", loopback=True)
+    made = Service(where, lambda watch: Engine(ScriptedHost, {}, watch))
+    task = asyncio.ensure_future(made.run())
+    await until(where.socket.exists)
+    where.socket.rename(where.socket.with_suffix(".old"))
+    where.socket.write_text("another's")
+    assert await asyncio.wait_for(task, 10) == 0 and where.socket.read_text() == "another's"
+    where.socket.unlink()
+
+
+async def test_a_model_that_failed_is_tried_again_when_it_is_wanted_again(script: Path) -> None:
+    """By ``use`` as by ``prepare``; others of the host's models are not touched."""
+    made = settings()
+    async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as subject:
+        engine, other = subject.engine, ModelSpec("/other")
+        script.write_text(json.dumps({"fail_load": "no such model", "complete": "total"}))
+        engine.use(EDIT, other)
+        with pytest.raises(EngineError, match="no such model"):
+            await engine.prepare(EDIT).result()
+        assert (engine.status(EDIT).state, engine.status(COMPLETE).state) == (State.FAILED, State.READY)
+        script.write_text(json.dumps({"complete": "total"}))
+        engine.use(EDIT, other)
+        await until(lambda: engine.status(EDIT).state is State.READY)
+        assert (await subject.complete(document(), len(CODE))).items[0].text == "total"
+
+
 async def test_another_version_is_one_message_and_no_restart(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host goes on for those who match."""
     made = settings()

@@ -105,7 +105,11 @@ class HostEngine:
     def use(self, model: str, spec: ModelSpec) -> None:
         """Let requests for ``model`` run on another spec, loaded when the first of them starts."""
         self._specs[model] = spec
-        if self._watch is not None:
+        if self.status_of(spec).state is State.FAILED:  # the host would not try again by itself
+            self._set_status(spec, Status(State.LOADING))
+            self._loading.setdefault(spec, [])
+            self._load(spec)
+        elif self._watch is not None:
             self._watch(model, self.status(model))
 
     def close(self) -> None:

@@ -62,21 +62,30 @@ class Service:
         """Serve until nobody has been connected for a while, or can, or the engine fails; returns the exit code."""
         loop = asyncio.get_running_loop()
         server, self.token = await listen(self.place, self._connected)
+        made = self.place.socket.stat()
         used = loop.time()
         while self.engine.failure is None and (
-                self.sessions or (loop.time() - used < self.idle and self.place.socket.exists())):
+                self.sessions or (loop.time() - used < self.idle and self._is_found(made))):
             # Where native code never lets Python go on, nothing of ours could notice: this ends the process then.
             faulthandler.dump_traceback_later(2 * PATIENCE, exit=True)
             self._news.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._news.wait(), _BEAT_SECONDS)
             used = loop.time() if self.sessions else used
-        self.place.socket.unlink(missing_ok=True)
+        if self._is_found(made):  # else it is another's
+            self.place.socket.unlink()
         server.close()
         if (reason := self.engine.failure) is not None:
             await self._tell(reason)
         self.engine.close()
         return 0 if reason is None else _FAILED
+
+    def _is_found(self, made: os.stat_result) -> bool:
+        """Whether the socket is still there, where clients look for it."""
+        try:
+            return os.path.samestat(made, self.place.socket.stat())
+        except OSError:
+            return False
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session = Session(self, writer)
