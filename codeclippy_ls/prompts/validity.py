@@ -69,6 +69,12 @@ def spoilt(before: str, after: str, language: str) -> bool:
     return whole is not None and not whole(after) and whole(before)
 
 
+def open_at_end(prefix: str, language: str) -> bool:
+    """Whether a bracket or a string is open where a text ends."""
+    quote, left = _scan(_code(prefix), "", language)
+    return quote not in ("", "#") or any(bracket in _OPENING for bracket in left)
+
+
 class _Around:
     """The code around a cursor; what does not depend on a suggestion is found out once, and only where it is asked."""
 
