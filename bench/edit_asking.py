@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from codeclippy_ls import diffs, prompts
-from codeclippy_ls.assist import diff_prompt
+from codeclippy_ls.assist import EditAsk
 from codeclippy_ls.assist.proposals import Proposal, Refusal, proposal_from
 from codeclippy_ls.assist.regions import Marker, Shown
 from codeclippy_ls.engine import models
@@ -128,6 +128,21 @@ class Made:
     others: tuple[Made, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class WatchedAsk(EditAsk):
+    """The assistant's own, without the grammar where that is not wanted; ``begin`` is told the model and the prompt."""
+
+    constrained: bool = True
+    begin: Callable[[Any, prompts.Prompt], None] | None = None
+
+    def prompt(self, model: Any, window: int) -> prompts.Prompt:
+        """The assistant's prompt."""
+        prompt = EditAsk.prompt(self, model, window)
+        if self.begin is not None:
+            self.begin(model, prompt)
+        return prompt if self.constrained else replace(prompt, constraint=None)
+
+
 async def made(
     engine: Engine, model: str, asking: Asking, way: Way, sampling: Mapping[str, Any], family: str = "",
     begin: Callable[[Any, prompts.Prompt], None] | None = None,
@@ -139,26 +154,16 @@ async def made(
         begin: called with the model and the prompt, on the engine's thread, before anything is read.
     """
 
-    def build(view: Any, window: int) -> prompts.Prompt:
-        prompt = _prompt(view, window, asking, way, sampling["max_tokens"], family)
-        if begin is not None:
-            begin(view, prompt)
-        return prompt
-
+    name = asking.document.uri.rsplit("/", 1)[-1]
+    ask = WatchedAsk(name, asking.shown, asking.message, sampling["max_tokens"], family, way.constrained, begin)
     options = {**sampling, "drafts": way.drafts, "candidates": way.candidates, "spread": True}
     if way.candidates > 1:
         options["temperature"] = Settings().edit.temperature
     try:
-        generation = await engine.submit(Request(build, options, model), Lane.EDIT).result()
+        generation = await engine.submit(Request(ask, options, model), Lane.EDIT).result()
     except EngineError as error:
         return Made(reason=str(error))
     return _constrained(asking, generation) if way.constrained else _free(asking, generation)
-
-
-def _prompt(view: Any, window: int, asking: Asking, way: Way, tokens: int, family: str) -> prompts.Prompt:
-    """The prompt as the assistant builds it, without the grammar where that is not wanted."""
-    prompt = diff_prompt(view, window, asking.document, asking.shown, asking.message, tokens, family)
-    return prompt if way.constrained else replace(prompt, constraint=None)
 
 
 def _constrained(asking: Asking, generation: Generation) -> Made:
@@ -175,7 +180,7 @@ def _free(asking: Asking, generation: Generation) -> Made:
 
     With the selection as a hint, and where that does not help, without it.
     """
-    start, end = generation.prompt.lines
+    start, end = generation.candidates[0].answer.start, generation.candidates[0].answer.end
     numbers = asking.shown.numbers[start:end]
     text, document = generation.text, asking.document
     part = Document(document.uri, "".join(document.line(number) + "\n" for number in numbers))

@@ -193,8 +193,8 @@ def problem(trial: Trial, found: Made, judges: Judges) -> str:
     if not well_formed(found.diff):
         return "not well formed"
     assert found.generation is not None
-    start, end = found.generation.prompt.lines
-    document, numbers = trial.asking.document, trial.asking.shown.numbers[start:end]
+    shown = found.generation.candidates[0].answer
+    document, numbers = trial.asking.document, trial.asking.shown.numbers[shown.start : shown.end]
     patched, said = judges.patched("".join(document.line(number) + "\n" for number in numbers), found.diff)
     if said:
         return said

@@ -105,7 +105,6 @@ def _model(report: Report, options: dict[str, Any]) -> None:
 
 async def _try(report: Report, settings: Any) -> None:
     from codeclippy_ls.assist import COMPLETE, Assistant, open_engine
-    from codeclippy_ls.prompts.build import family_of
     from codeclippy_ls.text import Document
 
     assistant = Assistant(open_engine(settings), settings)
@@ -113,12 +112,12 @@ async def _try(report: Report, settings: Any) -> None:
         started = time.monotonic()
         await assistant.prepare()
         model = assistant.engine.status(COMPLETE).model
-        family = family_of(model, settings.model.family)
+        family = model.family(settings.model.family)
         report.good("model", f"{Path(model.name).name if model.name else 'shipped'} ({model.architecture}, "
                              f"{model.parameters / 1e6:.0f} million parameters) on {model.device}, "
                              f"loaded in {time.monotonic() - started:.1f} s")
         report.good("runs by", f"{_runner(model)}; weights: {model.dtype}, {model.nbytes / 2**20:.0f} MiB; "
-                               f"threads: {model.threads}; a pass over 8 tokens costs {model.cost(8):.1f} of one")
+                               f"threads: {model.threads}; a pass over 8 tokens costs {model.cost:.1f} of one")
         report.good("family", f"{family.name}: {', '.join(job.value for job in family.jobs)}; window {model.window}")
         result = await assistant.complete(Document("file:///sample.py", _SAMPLE), len(_SAMPLE))
         generation = result.generation
@@ -133,4 +132,4 @@ async def _try(report: Report, settings: Any) -> None:
 
 
 def _runner(model: Any) -> str:
-    return "its own decoder" if model.module is None else "transformers' module"
+    return "its own decoder" if model.own else "transformers' module"

@@ -8,15 +8,29 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
+from codeclippy_ls import prompts
+from codeclippy_ls.assist import ModelFacts
 from codeclippy_ls.constrain.grammar import Mode
-from codeclippy_ls.engine.engine import Candidate, Engine, Generation, Reason, Status, Ticket
+from codeclippy_ls.engine.engine import Ask, Candidate, Engine, Generation, Reason, Status, Ticket
 from codeclippy_ls.engine.errors import EngineError, ModelError
 from codeclippy_ls.engine.tokenizer import Tokenizer
 from codeclippy_ls.settings import Settings
 from tests import checkpoints
+
+
+@dataclass(frozen=True, slots=True)
+class Built(Ask):
+    """Asks for a prompt that is there already."""
+
+    built: Any
+
+    def prompt(self, model: Any, window: int) -> Any:
+        """The prompt."""
+        return self.built
 
 
 class ScriptedHost:
@@ -37,16 +51,17 @@ class ScriptedHost:
         return Engine(lambda: self, specs, watch)
 
     def load(self, name: str, spec: Any) -> Any:
-        """A model's face with a real tokenizer."""
+        """Say what there is to say of a model."""
         if self.fail_load:
             raise ModelError(self.fail_load)
-        return SimpleNamespace(name="", architecture="gpt_neox", window=2048, ends=frozenset({0}), chat=None,
-                               tokenizer=Tokenizer(checkpoints.definition()))
+        tokenizer = Tokenizer(checkpoints.definition())
+        return ModelFacts("", "gpt_neox", prompts.markers(tokenizer), window=2048)
 
     def start(self, ticket: Ticket) -> Iterator[Generation | None]:
         """One step, then the answer."""
-        model = self.load("", None)
-        prompt = ticket.request.build(model, model.window)
+        model = SimpleNamespace(name="", architecture="gpt_neox", ends=frozenset({0}), chat=None,
+                                tokenizer=Tokenizer(checkpoints.definition()))
+        prompt = ticket.request.ask.prompt(model, 2048)
         self.prompts.append(model.tokenizer.decode_bytes(prompt.tokens).decode() + prompt.heal)
         self.started.set()
         yield None
@@ -58,9 +73,10 @@ class ScriptedHost:
         if isinstance(self.says, BaseException):
             raise self.says
         says = [self.says] if isinstance(self.says, str) else self.says
-        candidates = tuple(self._candidate(model, prompt, text) for text in says)
+        made = [self._candidate(model, prompt, text) for text in says]
+        candidates = tuple(replace(one, answer=ticket.request.ask.answer(one, prompt)) for one in made)
         ticket.emit(candidates[0].text)
-        yield Generation(Reason.END, candidates, prompt, len(prompt.tokens))
+        yield Generation(Reason.END, candidates, len(prompt.tokens))
 
     def _candidate(self, model: Any, prompt: Any, says: str) -> Candidate:
         text = prompt.heal + says  # a model would have to begin with the word that was begun

@@ -35,10 +35,9 @@ class FileHost(ScriptedHost):
         return found
 
     def load(self, name: str, spec: Any) -> Any:
-        if name:  # else a job wants the tokenizer again
-            script = self.script()
-            self.fail_load = script.get("fail_load", "")
-            time.sleep(script.get("load_delay", 0))
+        script = self.script()
+        self.fail_load = script.get("fail_load", "")
+        time.sleep(script.get("load_delay", 0))
         return super().load(name, spec)
 
     def start(self, ticket: Ticket) -> Iterator[Generation | None]:

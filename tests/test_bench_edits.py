@@ -20,12 +20,11 @@ from bench.edit_cases import Case, Clone
 from bench.edit_figures import Outcome, ratios, summary
 from bench.edit_replay import Teacher, true_diff
 from codeclippy_ls import constrain
+from codeclippy_ls.assist import ShownDiff
 from codeclippy_ls.assist.regions import Shown
-from codeclippy_ls.engine.engine import Generation, Reason
+from codeclippy_ls.engine.engine import Candidate, Generation, Reason
 from codeclippy_ls.engine.models import Model
 from codeclippy_ls.engine.tokenizer import Tokenizer
-from codeclippy_ls.prompts import Prompt
-from codeclippy_ls.prompts.families import FAMILIES
 from codeclippy_ls.text import Document
 from tests import checkpoints
 
@@ -281,8 +280,8 @@ def test_the_law_s_judges_see_what_is_wrong(diff: str, said: str, tmp_path: Path
     """A wrong line, count, place, and edits that are not what the diff says."""
     asking = Asking(Document("file:///f", "a\r\nb"), Shown(("a", "b"), (0, 1), 0, 1), "x")
     trial = edit_law.Trial("", "", "", asking, {}, (0, 0), True)
-    prompt = Prompt((1,), frozenset(), FAMILIES[0], lines=(0, 2))
-    found = Made(Generation(Reason.END, prompt=prompt), "A\r\nb", diff)
+    candidate = Candidate(diff, (), 0.0, Reason.END, ShownDiff(diff, 0, 2))
+    found = Made(Generation(Reason.END, (candidate,)), "A\r\nb", diff)
     wrong = edit_law.problem(trial, found, edit_law.Judges(tmp_path))
     assert wrong.startswith(said) and bool(wrong) == bool(said), wrong
     assert edit_law.problem(trial, Made(reason="it was Tuesday"), edit_law.Judges(tmp_path))

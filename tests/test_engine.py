@@ -20,7 +20,7 @@ from codeclippy_ls.engine.cache import Prefix, PrefixCache, common_length
 from codeclippy_ls.engine.configuration import ends_of
 from codeclippy_ls.engine.decode import Chooser, Step, Stream, decoded
 from codeclippy_ls.engine.draft import Cost, Lookup, best_length
-from codeclippy_ls.engine.engine import Engine, Generation, Lane, Reason, Request, State, Ticket
+from codeclippy_ls.engine.engine import Ask, Candidate, Engine, Generation, Lane, Reason, Request, State, Ticket
 from codeclippy_ls.engine.errors import EngineError, ModelError, NonFiniteError
 from codeclippy_ls.engine.formats import Choice
 from codeclippy_ls.engine.models import Model
@@ -28,6 +28,7 @@ from codeclippy_ls.engine.tokenizer import Tokenizer, decode_complete
 from codeclippy_ls.engine.transformer import Transformer
 from codeclippy_ls.engine.worker import LocalHost
 from tests import checkpoints
+from tests.scripted import Built
 
 EXACT = Choice("float32", "float32")
 CASES = [f"{architecture}{own}" for architecture in checkpoints.ARCHITECTURES for own in ("", " by its module")]
@@ -316,8 +317,8 @@ class Script:
         return SimpleNamespace(name=name)
 
     def start(self, ticket: Ticket) -> Iterator[Generation | None]:
-        """Steps named by the request's ``build``."""
-        name, steps = ticket.request.build(None, 0)
+        """Steps named by the request's ask."""
+        name, steps = ticket.request.ask.prompt(None, 0)
         for step in range(steps):
             if ticket.stopping is not None:
                 self.say(f"{name} stopped")
@@ -329,12 +330,12 @@ class Script:
             raise RuntimeError("a fault")
         if name == "exit":
             raise SystemExit("a library exits")
-        yield Generation(Reason.END, prompt=name)
+        yield Generation(Reason.END, (Candidate(name, (), 0.0, Reason.END),))
 
 
 def job(name: str, steps: int = 1, key: str | None = None) -> Request:
     """A scripted request."""
-    return Request(build=lambda model, window: (name, steps), key=key)
+    return Request(Built((name, steps)), key=key)
 
 
 async def settle(script: Script, permits: int) -> None:
@@ -364,7 +365,7 @@ async def test_a_keystroke_goes_before_an_edit_and_the_edit_resumes(scripted: tu
     await script.reached("edit0")
     key = engine.submit(job("key", 1), Lane.KEYSTROKE)
     await settle(script, 6)
-    assert (await key.result()).prompt == "key" and (await edit.result()).prompt == "edit"
+    assert (await key.result()).text == "key" and (await edit.result()).text == "edit"
     assert [entry for entry in script.log if entry != "load default"] in (
         ["edit0", "key0", "edit1", "edit2"], ["edit0", "edit1", "key0", "edit2"])
 
@@ -408,7 +409,7 @@ async def test_a_fault_fails_its_ticket_only(scripted: tuple[Engine, Script]) ->
     await settle(script, 2)
     with pytest.raises(EngineError, match="RuntimeError"):
         await bad.result()
-    assert (await good.result()).prompt == "good"
+    assert (await good.result()).text == "good"
 
 
 async def test_a_dead_thread_answers_everybody(scripted: tuple[Engine, Script]) -> None:
@@ -477,7 +478,7 @@ class Loaded(LocalHost):
 def prompt(tokens: list[int], **extra: Any) -> Request:
     """A request for plain tokens."""
     built = SimpleNamespace(tokens=tuple(tokens), ends=frozenset(), stop=extra.pop("stop", ()), constraint=None)
-    return Request(build=lambda model, window: built, sampling=extra, done=None)
+    return Request(Built(built), sampling=extra)
 
 
 async def test_streaming_budgets_stops_and_candidates() -> None:
@@ -539,18 +540,19 @@ async def test_out_of_memory_is_tried_again_at_half_the_window(error: BaseExcept
     subject = model("gpt_neox")
     windows: list[int] = []
 
-    def build(model: Any, window: int) -> Any:
-        windows.append(window)
-        if window == checkpoints.WINDOW or len(windows) > 2:
-            raise error
-        return SimpleNamespace(tokens=(9, 10, 11), ends=frozenset(), stop=(), constraint=None)
+    class Refused(Ask):
+        def prompt(self, model: Any, window: int) -> Any:
+            windows.append(window)
+            if window == checkpoints.WINDOW or len(windows) > 2:
+                raise error
+            return SimpleNamespace(tokens=(9, 10, 11), ends=frozenset(), stop=(), constraint=None)
 
     engine = Engine(lambda: Loaded(subject), {"default": None})
     try:
-        assert (await engine.submit(Request(build, {"max_tokens": 2})).result()).candidates
+        assert (await engine.submit(Request(Refused(), {"max_tokens": 2})).result()).candidates
         assert windows == [checkpoints.WINDOW, checkpoints.WINDOW // 2]
         with pytest.raises(EngineError, match="out of memory"):
-            await engine.submit(Request(build, {"max_tokens": 2})).result()
+            await engine.submit(Request(Refused(), {"max_tokens": 2})).result()
     finally:
         engine.close()
         assert engine.join(10)

@@ -35,6 +35,7 @@ from codeclippy_ls.engine.spec import SHIPPED, ModelSpec, on_disk, shipped_card
 from codeclippy_ls.engine.tokenizer import Tokenizer, read_tokenizer
 from codeclippy_ls.engine.worker import LocalHost
 from tests import checkpoints
+from tests.scripted import Built
 from tests.shared import tokenizer_folder
 
 TOKENS = [9, 100, 42, 17, 300, 42]
@@ -794,7 +795,7 @@ def engine(toy: Path) -> Iterator[Engine]:
 def answer() -> Request:
     """A request of four tokens."""
     built = SimpleNamespace(tokens=tuple(TOKENS), ends=frozenset(), stop=(), constraint=None)
-    return Request(build=lambda model, window: built, sampling={"max_tokens": 4})
+    return Request(Built(built), sampling={"max_tokens": 4})
 
 
 async def test_a_repaired_checkpoint_loads_in_the_same_engine(engine: Engine, toy: Path) -> None:

@@ -253,7 +253,7 @@ def test_a_model_that_follows_instructions_is_asked_through_its_template(tmp_pat
     assert chat == ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
     tokenizer = Tokenizer(checkpoints.definition(("<|im_end|>", "<|im_start|>")))
     subject = SimpleNamespace(tokenizer=tokenizer, architecture="llama", name="some/model-instruct", chat=chat)
-    assert edits(subject) and not edits(view(tokenizer))
+    assert edits(family_of(subject), True) and not edits(family_of(view(tokenizer)), False)
     edited = Edited(("x = '<|im_end|>'",), 0, 0, "x.py", "Fix <|im_start|>")
     prompt = edit_prompt(subject, edited, 2048, 400)
     control = [tokenizer.control_id(token) for token in ("<|im_start|>", "<|im_end|>", "<|im_start|>")]

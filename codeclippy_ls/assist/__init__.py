@@ -4,20 +4,22 @@ Takes frozen documents and answers with frozen values in offsets; stale or worth
 no LSP types, no torch and no transport.
 """
 
+from codeclippy_ls.assist.asks import CompletionAsk, EditAsk, ShownDiff
 from codeclippy_ls.assist.assistant import (
     COMPLETE,
     EDIT,
     Assistant,
     Suggestion,
     Suggestions,
-    diff_prompt,
     open_engine,
 )
+from codeclippy_ls.assist.facts import ModelFacts, facts_of
 from codeclippy_ls.assist.proposals import Proposal, Refusal
 from codeclippy_ls.assist.rebase import rebased
 from codeclippy_ls.assist.regions import Marker, is_new, marker_at, scope, shown_part
 
 __all__ = [
-    "COMPLETE", "EDIT", "Assistant", "Marker", "Proposal", "Refusal", "Suggestion", "Suggestions",
-    "diff_prompt", "is_new", "marker_at", "open_engine", "rebased", "scope", "shown_part",
+    "COMPLETE", "EDIT", "Assistant", "CompletionAsk", "EditAsk", "Marker", "ModelFacts", "Proposal", "Refusal",
+    "ShownDiff", "Suggestion", "Suggestions", "facts_of", "is_new", "marker_at", "open_engine", "rebased", "scope",
+    "shown_part",
 ]

@@ -6,17 +6,18 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from codeclippy_ls import constrain, prompts
+from codeclippy_ls import prompts
 from codeclippy_ls.assist import copies
+from codeclippy_ls.assist.asks import CompletionAsk, EditAsk
+from codeclippy_ls.assist.facts import facts_of
 from codeclippy_ls.assist.proposals import Proposal, Refusal, proposal_from
 from codeclippy_ls.assist.regions import Shown, marker_at, shown_part
 from codeclippy_ls.engine.engine import Engine, Generation, Lane, Reason, Request, State, Status
 from codeclippy_ls.engine.errors import EngineError
 from codeclippy_ls.engine.spec import SHIPPED, ModelSpec
 from codeclippy_ls.engine.worker import LocalHost
-from codeclippy_ls.prompts import Context, Edited
+from codeclippy_ls.prompts import Context
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.text import Document, Edit, to_lf, with_eol, without_surrogates
 
@@ -51,7 +52,7 @@ def open_engine(settings: Settings, watch: Callable[[str, Status], None] | None 
     """An engine for the models the settings name; nothing is loaded yet."""
 
     def host() -> LocalHost:
-        return LocalHost(settings.model.cache_megabytes << 20)
+        return LocalHost(settings.model.cache_megabytes << 20, facts_of)
 
     specs = {COMPLETE: _spec(settings, settings.model.complete)}
     specs[EDIT] = _spec(settings, settings.model.edit) if settings.model.edit else specs[COMPLETE]
@@ -106,8 +107,7 @@ class Assistant:
         generation = await self._completion(document.uri, prefix, suffix, multiline, candidates)
         found: dict[str, Suggestion] = {}
         for candidate in generation.candidates:
-            text = _without_healed(candidate.text, generation.prompt.heal)
-            text = prompts.trim(text, to_lf(prefix[-4000:]), to_lf(suffix[:4000]), multiline)
+            text = prompts.trim(candidate.answer, to_lf(prefix[-4000:]), to_lf(suffix[:4000]), multiline)
             # Parsing takes milliseconds: not on the loop.
             text = await asyncio.to_thread(prompts.fitting, text, to_lf(prefix), to_lf(suffix), document.language)
             source = self._copied(COMPLETE, text)
@@ -128,23 +128,12 @@ class Assistant:
 
     async def _completion(self, uri: str, prefix: str, suffix: str, multiline: bool, candidates: int) -> Generation:
         settings, family = self.settings.completion, self.settings.model.family
-        context = Context(prefix, suffix)
-        start = to_lf(prefix[-4000:])
-
-        def build(model: Any, window: int) -> prompts.Prompt:
-            reserve = min(settings.max_tokens + 8, window // 2)
-            prompt = prompts.completion_prompt(model, context, window, reserve, family)
-            return replace(prompt, constraint=constrain.heal(model.tokenizer, prompt.heal))
-
-        def done(text: str, prompt: prompts.Prompt) -> bool:
-            return prompts.ended(text[len(prompt.heal) :], start, multiline)
-
+        ask = CompletionAsk(Context(prefix, suffix), settings.max_tokens, multiline, family)
         sampling = {
             "max_tokens": settings.max_tokens, "temperature": settings.temperature, "top_p": settings.top_p,
             "candidates": candidates if settings.temperature > 0 else 1, "seconds": settings.time_budget_ms / 1000,
         }
-        request = Request(build, sampling, COMPLETE, key=uri, done=done)
-        return await self.engine.submit(request, Lane.KEYSTROKE).result()
+        return await self.engine.submit(Request(ask, sampling, COMPLETE, key=uri), Lane.KEYSTROKE).result()
 
     def _is_shown(self, uri: str, prefix: str, suffix: str) -> bool:
         before, after, last = self._shown.get(uri, ("", "", Suggestion("", 0)))
@@ -176,7 +165,7 @@ class Assistant:
         await self.engine.prepare(COMPLETE).result()
         model = self.engine.status(COMPLETE).model
         try:
-            writes_diffs = prompts.edits(model, self.settings.model.family)
+            writes_diffs = model.writes_diffs(self.settings.model.family)
         except ValueError as error:
             raise EngineError(str(error)) from error
         if not self.settings.model.edit and not writes_diffs:
@@ -199,7 +188,7 @@ class Assistant:
         # A family named in the settings is meant for the model of completion, unless one is set for edits.
         wanted = self.settings.model.family if status.model.name else ""
         try:
-            return prompts.edits(status.model, wanted)
+            return bool(status.model.writes_diffs(wanted))
         except ValueError:
             return False
 
@@ -243,14 +232,12 @@ class Assistant:
         self, document: Document, shown: Shown, message: str, on_text: Callable[[str], None] | None
     ) -> Generation:
         settings, family = self.settings.edit, self.settings.model.family
-
-        def build(model: Any, window: int) -> prompts.Prompt:
-            return diff_prompt(model, window, document, shown, message, settings.max_tokens, family)
-
+        name = without_surrogates(document.uri.rsplit("/", 1)[-1])
+        ask = EditAsk(name, shown, message, settings.max_tokens, family)
         sampling = {"max_tokens": settings.max_tokens, "temperature": settings.temperature,
                     "seconds": settings.time_budget_ms / 1000, "spread": True,
                     "candidates": settings.candidates if settings.temperature > 0 else 1}
-        ticket = self.engine.submit(Request(build, sampling, EDIT, key=document.uri), Lane.EDIT)
+        ticket = self.engine.submit(Request(ask, sampling, EDIT, key=document.uri), Lane.EDIT)
         try:
             async for piece in ticket.pieces():
                 if on_text is not None:
@@ -258,26 +245,6 @@ class Assistant:
             return await ticket.result()
         finally:
             ticket.cancel()  # no effect once it is answered
-
-
-def diff_prompt(
-    model: Any, window: int, document: Document, shown: Shown, message: str, tokens: int, family: str = ""
-) -> prompts.Prompt:
-    """The prompt that asks a model for a diff of the shown lines, with the grammar that the answer is held to.
-
-    Args:
-        tokens: most that the answer may have.
-
-    Raises:
-        ValueError: the model writes no diffs, or the shown lines do not fit; the message is for the user.
-    """
-    name = without_surrogates(document.uri.rsplit("/", 1)[-1])
-    edited = Edited(shown.lines, shown.first, shown.last, name, message, shown.new)
-    prompt = prompts.edit_prompt(model, edited, window, min(tokens, window // 2), family)
-    start, end = prompt.lines
-    state = constrain.diff(
-        model.tokenizer, shown.lines[start:end], model.ends | prompt.ends, opening=prompt.opening)
-    return replace(prompt, constraint=state)
 
 
 def _inside_word(prefix: str, suffix: str) -> bool:
@@ -291,7 +258,3 @@ def _wants_block(prefix: str, suffix: str) -> bool:
     if line.strip() or rest.strip():
         return False
     return prefix[-4000:].rstrip().endswith(_OPENERS)
-
-
-def _without_healed(text: str, heal: str) -> str:
-    return text[len(heal) :] if text.startswith(heal) else ""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from codeclippy_ls import diffs
+from codeclippy_ls.assist.asks import ShownDiff
 from codeclippy_ls.assist.regions import Marker, Shown
 from codeclippy_ls.engine.engine import Candidate, Generation, Reason
 from codeclippy_ls.prompts import spoilt
@@ -56,7 +56,7 @@ def proposal_from(
     document: Document, shown: Shown, marker: Marker | None, generation: Generation
 ) -> Proposal | Refusal:
     """The best of a generation's candidates with the others behind it; where all are refused, why the first is."""
-    made = [_made(document, shown, marker, generation.prompt, candidate) for candidate in generation.candidates]
+    made = [_made(document, shown, marker, candidate) for candidate in generation.candidates]
     good = [one for one in made if isinstance(one, Proposal)]
     if not good:
         return next(one for one in made if isinstance(one, Refusal))
@@ -64,17 +64,10 @@ def proposal_from(
     return replace(best, others=tuple(others))
 
 
-def _made(
-    document: Document, shown: Shown, marker: Marker | None, prompt: Any, candidate: Candidate
-) -> Proposal | Refusal:
-    """A candidate's diff, rewritten from what was done and read again like any other diff."""
-    start, end = prompt.lines
-    state = prompt.constraint
-    for token in candidate.tokens:
-        state = state.step(token)
-    if candidate.reason is not Reason.END:
-        state = state.finished_hunks()
-    diff = state.diff()
+def _made(document: Document, shown: Shown, marker: Marker | None, candidate: Candidate) -> Proposal | Refusal:
+    """A candidate's diff, read again like any other diff."""
+    answer: ShownDiff = candidate.answer
+    diff, start, end = answer.text, answer.start, answer.end
     if not diff:
         unfinished = "" if candidate.reason is Reason.END else f" within the {candidate.reason.value} budget"
         return Refusal(f"the model proposed no change{unfinished}")

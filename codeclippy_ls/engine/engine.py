@@ -45,34 +45,58 @@ class Reason(enum.Enum):
     SUPERSEDED = "superseded"  # by a newer request with its key
 
 
+class Ask:
+    """What is asked of a model, called on the engine's thread. One that may leave the process is plain data."""
+
+    __slots__ = ()
+
+    def prompt(self, model: Any, window: int) -> Any:
+        """The prompt for a model, within a window: ``tokens``, ``ends``, ``constraint`` and ``stop``.
+
+        Made when the job starts, so that one that was superseded before costs nothing.
+
+        Raises:
+            ValueError: it cannot be asked; the message is for the user.
+        """
+        raise NotImplementedError
+
+    def done(self, text: str, prompt: Any) -> bool:
+        """Whether the text so far is all that is wanted."""
+        return False
+
+    def answer(self, candidate: Candidate, prompt: Any) -> Any:
+        """A finished candidate in the asker's terms, as plain data."""
+        return candidate.text
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to generate.
 
     Attributes:
-        build: makes the prompt from the model, on the engine thread when the job starts; the second argument is the
-            window to keep to. The prompt has ``tokens``, ``ends``, ``constraint`` and ``stop``.
         sampling: arguments of ``decode.Sampling``, by name.
         model: which of the engine's models.
         key: of requests with one key in one lane the newest wins; ``None`` never is superseded.
-        done: asked with the text so far and the prompt after each step; true ends the generation there.
     """
 
-    build: Callable[[Any, int], Any]
+    ask: Ask
     sampling: Mapping[str, Any] = field(default_factory=dict)
     model: str = "default"
     key: Hashable | None = None
-    done: Callable[[str, Any], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One continuation: its text and tokens, its mean log-probability per chosen token, why it stopped."""
+    """One continuation: its text and tokens, its mean log-probability per chosen token, why it stopped.
+
+    ``answer`` is what the ask makes of it.
+    """
 
     text: str
     tokens: tuple[int, ...]
     logprob: float
     reason: Reason
+    answer: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +105,6 @@ class Generation:
 
     reason: Reason
     candidates: tuple[Candidate, ...] = ()
-    prompt: Any = None
     prompt_tokens: int = 0
     reused: int = 0
     first_token: float = 0.0  # seconds from the job's start
@@ -166,7 +189,8 @@ class State(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A model's state; ``reason`` is a sentence for the user where it failed, ``model`` its face where it is ready."""
+    """A model's state; ``reason`` is a sentence for the user where it failed, ``model`` what is known of it where it is
+    ready."""
 
     state: State
     reason: str = ""
@@ -218,8 +242,7 @@ class Engine:
 
     def prepare(self, model: str = "default") -> Ticket:
         """Load a model, also again after a failure. The ticket's generation is empty."""
-        ticket = Ticket(Request(build=lambda model, window: None, model=model), Lane.KEYSTROKE,
-                        asyncio.get_running_loop())
+        ticket = Ticket(Request(Ask(), model=model), Lane.KEYSTROKE, asyncio.get_running_loop())
         with self._condition:
             if (error := self._refusal()) is not None:
                 ticket.settle(error)

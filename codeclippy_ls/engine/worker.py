@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from codeclippy_ls.engine.engine import Candidate, Generation, Lane, Reason
+from codeclippy_ls.engine.engine import Ask, Candidate, Generation, Lane, Reason
 from codeclippy_ls.engine.errors import EngineError
 from codeclippy_ls.engine.tokenizer import decode_complete
 
@@ -30,7 +30,7 @@ class Host(Protocol):
     """Loads models and runs jobs; made and used on the engine thread only."""
 
     def load(self, name: str, spec: Any) -> Any:
-        """Load a model and return its face, which prompts are built from.
+        """Load a model and return what there is to say of it, as plain data.
 
         Raises:
             EngineError: it cannot be loaded; the message says why.
@@ -51,9 +51,10 @@ class Output:
     chosen: int = 0
     reason: Reason = Reason.LENGTH
 
-    def candidate(self) -> Candidate:
+    def candidate(self, ask: Ask, prompt: Any) -> Candidate:
         """The finished candidate."""
-        return Candidate(self.text, tuple(self.tokens), self.logprob / max(self.chosen, 1), self.reason)
+        made = Candidate(self.text, tuple(self.tokens), self.logprob / max(self.chosen, 1), self.reason)
+        return replace(made, answer=ask.answer(made, prompt))
 
 
 class LocalHost:
@@ -61,10 +62,12 @@ class LocalHost:
 
     Args:
         cache_bytes: budget of each model's prefix cache.
+        describe: what there is to say of a model, as plain data; called on the engine thread when it is loaded.
     """
 
-    def __init__(self, cache_bytes: int = 512 << 20) -> None:
+    def __init__(self, cache_bytes: int = 512 << 20, describe: Callable[[Any], Any] = lambda model: None) -> None:
         self._cache_bytes = cache_bytes
+        self._describe = describe
         self._loaded: dict[Any, tuple[Any, Any]] = {}
         self._models: dict[str, tuple[Any, Any]] = {}
 
@@ -77,7 +80,7 @@ class LocalHost:
             if spec not in self._loaded:
                 self._loaded[spec] = models.load(spec), PrefixCache(self._cache_bytes)
         self._models[name] = self._loaded[spec]
-        return self._loaded[spec][0]
+        return self._describe(self._loaded[spec][0])
 
     def start(self, ticket: Ticket) -> Iterator[Generation | None]:
         """The steps of a ticket; out of memory, the caches go and it is tried once more at half the window."""
@@ -111,7 +114,7 @@ class LocalHost:
         if ticket.stopping is not None:
             return
         try:
-            prompt = ticket.request.build(model, window)
+            prompt = ticket.request.ask.prompt(model, window)
         except ValueError as error:  # what a builder refuses, it refuses with a sentence for the user
             raise EngineError(str(error)) from error
         sampling = Sampling(**ticket.request.sampling)
@@ -137,9 +140,8 @@ class LocalHost:
             # Whatever was read of the prompt is worth keeping; the output's keys are too, for text that is accepted.
             if prefix is not None:
                 cache.put(prefix)
-        candidates = tuple(output.candidate() for output in outputs)
-        yield Generation(candidates[0].reason, candidates, prompt, len(tokens), reused, first,
-                         time.monotonic() - started)
+        candidates = tuple(output.candidate(ticket.request.ask, prompt) for output in outputs)
+        yield Generation(candidates[0].reason, candidates, len(tokens), reused, first, time.monotonic() - started)
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -219,4 +221,4 @@ def _accept(ticket: Ticket, model: Any, prompt: Any, token: int, output: Output,
         output.text = output.text[: min(places)]
     if shown and len(output.text) > before:
         ticket.emit(output.text[before:])
-    return bool(places) or (ticket.request.done is not None and ticket.request.done(output.text, prompt))
+    return bool(places) or ticket.request.ask.done(output.text, prompt)

@@ -3,13 +3,23 @@
 Knows token ids through a tokenizer's face, and documents; knows no threads, no LSP and no torch.
 """
 
-from codeclippy_ls.prompts.build import Context, Edited, Prompt, Tokenizer, View, completion_prompt, edit_prompt, edits
+from codeclippy_ls.prompts.build import (
+    Context,
+    Edited,
+    Prompt,
+    Tokenizer,
+    View,
+    completion_prompt,
+    edit_prompt,
+    edits,
+    markers,
+)
 from codeclippy_ls.prompts.families import FAMILIES, Family, Job, recognise
 from codeclippy_ls.prompts.trim import FILTERS, ended, indentation, replaced, trim
 from codeclippy_ls.prompts.validity import fitting, open_at_end, spoilt
 
 __all__ = [
     "FAMILIES", "FILTERS", "Context", "Edited", "Family", "Job", "Prompt", "Tokenizer", "View",
-    "completion_prompt", "edit_prompt", "edits", "ended", "fitting", "indentation", "open_at_end", "recognise",
-    "replaced", "spoilt", "trim",
+    "completion_prompt", "edit_prompt", "edits", "ended", "fitting", "indentation", "markers", "open_at_end",
+    "recognise", "replaced", "spoilt", "trim",
 ]

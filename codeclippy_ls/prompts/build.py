@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from codeclippy_ls.prompts.families import Control, Family, Part, Slot, Template, recognise
+from codeclippy_ls.prompts.families import FAMILIES, Control, Family, Part, Slot, Template, recognise
 from codeclippy_ls.text import to_lf
 
 # No tokenizer here packs more than this many characters into a token on average over code, so that more text than
@@ -146,13 +146,15 @@ def completion_prompt(view: View, context: Context, window: int, reserve: int, w
     return Prompt(tuple(tokens), _ends(family, tokenizer), family, heal=to_lf(heal))
 
 
-def edits(view: View, wanted: str = "") -> bool:
-    """Whether a model writes diffs: by its training, or because it follows instructions.
+def edits(family: Family, chat: bool) -> bool:
+    """Whether a model writes diffs: by its training, or because it follows instructions."""
+    return family.edit is not None or chat
 
-    Raises:
-        ValueError: the family named in the settings does not fit.
-    """
-    return family_of(view, wanted).edit is not None or view.chat is not None
+
+def markers(tokenizer: Tokenizer) -> tuple[tuple[str, int], ...]:
+    """The control tokens of the vocabulary, with their ids, that families are recognised by."""
+    names = {name for family in FAMILIES for name in (*family.markers, *(token for token, _ in family.ids))}
+    return tuple((name, id) for name in sorted(names) if (id := _lookup(tokenizer)(name)) is not None)
 
 
 def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: str = "") -> Prompt:
@@ -166,7 +168,7 @@ def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: s
             does not fit the window.
     """
     family = family_of(view, wanted)
-    if family.edit is None and view.chat is None:
+    if not edits(family, view.chat is not None):
         raise ValueError(f"{family.name} models write no diffs; set a diff model or one that follows instructions for "
                          "edits")
     if family.edit is not None:

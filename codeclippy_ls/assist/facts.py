@@ -1,0 +1,62 @@
+"""What is known of a loaded model, as plain data: whoever asks about one need not have it at hand. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from codeclippy_ls import prompts
+from codeclippy_ls.prompts import Family
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What is known of a loaded model, as plain data.
+
+    Attributes:
+        name: the folder or hub name it was asked for by; empty is the shipped model.
+        markers: ids of the control tokens that families are recognised by.
+        chat: whether it follows instructions.
+        window: the most tokens that prompt and answer have together.
+        parameters: numbers in the weights; ``nbytes`` is the memory that they take.
+        device, dtype, threads: where and how it runs.
+        own: whether our own decoder runs it.
+        cost: of a pass over eight tokens, in passes over one.
+    """
+
+    name: str
+    architecture: str = ""
+    markers: tuple[tuple[str, int], ...] = ()
+    chat: bool = False
+    window: int = 0
+    parameters: int = 0
+    nbytes: int = 0
+    device: str = ""
+    dtype: str = ""
+    threads: int = 0
+    own: bool = False
+    cost: float = 1.0
+
+    def family(self, wanted: str = "") -> Family:
+        """Its row in the table of families.
+
+        Raises:
+            ValueError: the family named in the settings does not fit.
+        """
+        return prompts.recognise(self.architecture, self.name, dict(self.markers).get, wanted)
+
+    def writes_diffs(self, wanted: str = "") -> bool:
+        """Whether it does: by its training, or because it follows instructions.
+
+        Raises:
+            ValueError: the family named in the settings does not fit.
+        """
+        return prompts.edits(self.family(wanted), self.chat)
+
+
+def facts_of(model: Any) -> ModelFacts:
+    """What there is to say of a model that the engine has loaded."""
+    return ModelFacts(
+        model.name, model.architecture, prompts.markers(model.tokenizer), model.chat is not None, model.window,
+        model.parameters, model.nbytes, str(model.device), model.dtype, model.threads, model.module is None,
+        round(model.cost(8), 2))
