@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
+# The steps of the clean-up (`prompts.FILTERS`), and the check that the code stays whole.
+FILTERS = ("unprintable", "controlText", "secondBlank", "indentation", "extent", "repetition", "overlap", "closers",
+           "trailingBlanks", "present", "neighbour", "worth", "validity")
 DEFAULT_PRESETS = ("Add a docstring", "Add type hints", "Fix the bug")
 
 
@@ -61,8 +64,7 @@ class CompletionSettings:
     disabled_languages: tuple[str, ...] = _field((), "Languages (as the editor calls them) without suggestions.")
     disabled_paths: tuple[str, ...] = _field((), "Files without suggestions: patterns for a name or a whole path, as "
                                                  "in `*.env`.")
-    filters_off: tuple[str, ...] = _field((), "Steps of the clean-up that are left out (see "
-                                              "[suggestions](suggestions.md)).")
+    filters_off: tuple[str, ...] = _field((), "Steps of the clean-up that are left out, by name.", choices=FILTERS)
     max_file_kilobytes: int = _field(4096, "Larger files get no suggestions.", 1, 1 << 20)
     copies: str = _field("hide", "Suggestions and edits of the shipped model that copy a passage of what it was "
                                  "trained on: `hide` them, `mark` them with the package's name, or `show` them.",
@@ -145,7 +147,10 @@ def _problem(value: Any, current: Any, facts: Mapping[str, Any]) -> str | None:
     """What is wrong with a value, ``None`` where nothing is."""
     if isinstance(current, tuple):
         good = isinstance(value, (list, tuple)) and all(isinstance(item, str) and item.strip() for item in value)
-        return None if good else f"must be a list of strings, not {value!r:.80}"
+        if not good:
+            return f"must be a list of strings, not {value!r:.80}"
+        unknown = [item for item in value if facts["choices"] and item not in facts["choices"]]
+        return f"knows no {unknown[0]!r:.40}, only {', '.join(facts['choices'])}" if unknown else None
     kind: Any = (int, float) if isinstance(current, float) else type(current)
     if not isinstance(value, kind) or (isinstance(value, bool) and not isinstance(current, bool)):
         return f"must be {_KIND[type(current)]}, not {value!r:.80}"

@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "text": set(), "settings": set(), "engine": set(),
     "prompts": {"text"}, "diffs": {"text"}, "constrain": {"text"},
     "assist": {"prompts", "diffs", "constrain", "text", "engine", "settings"},
-    "server": {"assist", "engine", "settings", "text", ""},
+    "server": {"assist", "engine", "prompts", "settings", "text", ""},
     "cli": ROOMS | {""}, "oneshot": ROOMS | {""}, "doctor": ROOMS | {""}, "demo": {"diffs", "text", ""},
     "__init__": set(), "__main__": {"cli"},
 }

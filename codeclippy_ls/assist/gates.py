@@ -20,6 +20,10 @@ _OPENERS = (":", "{", "(", "[", "=>", "->", " do", " then", "\\")
 _DOCSTRING = re.compile(r"(\"\"\"|''').*?\1\Z", re.DOTALL)
 _COMMENTS = re.compile(r"(?:\n[ \t]*(?:#|//|--|;+|\*)[^\n]*)+\Z")
 _STATEMENT_ENDS = re.compile(r"[)\]}'\"]\Z|\b(?:pass|break|continue)\Z")
+_SECRETS = (
+    ".env", ".env.*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.keystore", "*.jks", "id_rsa*", "id_dsa*",
+    "id_ecdsa*", "id_ed25519*", ".netrc", "_netrc", ".npmrc", ".pypirc", ".pgpass", ".htpasswd", "*.tfvars", "*.tfvars.json",
+    "credentials", "credentials.*", "secrets.*", "*.kdbx", "*.gpg", "*.asc")
 _MOST_LINES = 12  # of one statement
 _REACH = 4000  # characters looked at on either side of the cursor
 # Languages whose statements end with a sign.
@@ -38,6 +42,12 @@ def switched_off(uri: str, language: str, settings: CompletionSettings) -> str:
     if any(fnmatch(path, pattern) or fnmatch(path.rpartition("/")[2], pattern) for pattern in settings.disabled_paths):
         return "completion.disabledPaths"
     return ""
+
+
+def secret(uri: str) -> bool:
+    """Whether a file holds keys or passwords, by its name: no other file's prompt shows any of it."""
+    name = unquote(urlsplit(uri).path).rpartition("/")[2].lower()
+    return any(fnmatch(name, pattern) for pattern in _SECRETS)
 
 
 def inside_word(prefix: str, suffix: str) -> bool:
@@ -81,6 +91,12 @@ def wants_block(prefix: str, suffix: str) -> bool:
         return False
     opened = _DOCSTRING.sub("", _COMMENTS.sub("", head)).rstrip()
     return opened != head and opened.endswith(_OPENERS)
+
+
+def after_enter(prefix: str, eol: str) -> str:
+    """The text up to where the cursor stands after a line end, indented as editors do: like the line before."""
+    line = re.split(r"[\r\n]", prefix[-_REACH:])[-1]
+    return prefix + eol + line[: len(line) - len(line.lstrip())]
 
 
 def _ends_in_comment(head: str) -> bool:

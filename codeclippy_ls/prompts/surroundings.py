@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from codeclippy_ls.prompts.trim import indentation
+from codeclippy_ls.text import to_lf
 
 _IMPORT = re.compile(
     r"(?:import|from|use|using|package|require|#include|#import|namespace|open|library)\b|(?:const|let|var)\b.*\brequire\(")
@@ -41,7 +42,7 @@ _COMMENT_SIGNS = {
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """Another file that the editor has open: its path, as short as tells it, and its text."""
+    """Another file that the editor has open: its path, as short as tells it, and its text in any end-of-line style."""
 
     path: str
     text: str
@@ -132,9 +133,14 @@ def _words(text: str) -> frozenset[str]:
 
 
 @lru_cache(maxsize=64)
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(to_lf(text[:_MOST_OTHER]).split("\n"))
+
+
+@lru_cache(maxsize=64)
 def _windows(text: str) -> tuple[tuple[int, frozenset[str]], ...]:
     """The first line and the words of every window of a text."""
-    lines = text[:_MOST_OTHER].split("\n")
+    lines = _lines(text)
     starts = range(0, max(1, len(lines) - _STEP_LINES), _STEP_LINES)
     return tuple((start, _words("\n".join(lines[start : start + _PASSAGE_LINES]))) for start in starts)
 
@@ -144,28 +150,27 @@ def _most_alike(other: Other, near: frozenset[str]) -> tuple[float, Passage] | N
     if not scored:
         return None
     score, start = max(scored)
-    lines = other.text[:_MOST_OTHER].split("\n")[-start : -start + _PASSAGE_LINES]
+    lines = _lines(other.text)[-start : -start + _PASSAGE_LINES]
     return score, Passage(other.path, "\n".join(lines).strip("\n"))
 
 
 @lru_cache(maxsize=64)
-def _defined(text: str) -> dict[str, tuple[int, str]]:
-    """Names with the offset and the indentation of where they are defined first."""
-    found: dict[str, tuple[int, str]] = {}
-    for match in _DEFINITION.finditer(text[:_MOST_OTHER]):
-        found.setdefault(match[2], (match.start(), match[1]))
+def _defined(text: str) -> dict[str, int]:
+    """Names that are defined at the left margin, with the number of the line where that is done first."""
+    found: dict[str, int] = {}
+    for number, line in enumerate(_lines(text)):
+        if (match := _DEFINITION.match(line)) and not match[1]:
+            found.setdefault(match[2], number)
     return found
 
 
 def _definitions(other: Other, wanted: Iterable[str]) -> list[tuple[float, Passage]]:
     """The heads of what is defined at the left margin of another file and wanted, with the lines that follow."""
-    defined = _defined(other.text)
-    found = []
+    defined, found = _defined(other.text), []
     for name in wanted:
-        offset, blanks = defined.get(name, (0, " "))
-        if blanks:
+        if (start := defined.get(name)) is None:
             continue
-        lines = other.text[offset : offset + 100 * _DEFINITION_LINES].split("\n")[:_DEFINITION_LINES]
+        lines = _lines(other.text)[start : start + _DEFINITION_LINES]
         end = next((index for index, line in enumerate(lines)
                     if index and line.strip() and not indentation(line) and line.strip()[0] not in ")]}"), len(lines))
         found.append((len(name) / 100, Passage(other.path, "\n".join(lines[:end]).rstrip())))

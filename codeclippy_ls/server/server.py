@@ -19,9 +19,10 @@ from pygls.lsp.server import LanguageServer
 from pygls.protocol import default_converter
 
 from codeclippy_ls import __version__
-from codeclippy_ls.assist import COMPLETE, EDIT, Assistant, Suggestions, is_new, marker_at, open_engine
+from codeclippy_ls.assist import COMPLETE, EDIT, Assistant, Suggestions, is_new, marker_at, open_engine, secret
 from codeclippy_ls.engine.engine import Engine, State, Status
 from codeclippy_ls.engine.errors import EngineError
+from codeclippy_ls.prompts import Other
 from codeclippy_ls.server import convert
 from codeclippy_ls.server.client import RELOAD_COMMAND, Client
 from codeclippy_ls.server.edits import Edits
@@ -31,6 +32,8 @@ from codeclippy_ls.settings import Settings, parse
 from codeclippy_ls.text import Change, Document, Documents, Edit
 
 log = logging.getLogger(__name__)
+
+_MOST_OTHERS = 12  # files that a prompt may show passages of
 
 OpenEngine = Callable[[Settings, Callable[[str, Status], None]], Engine]
 
@@ -113,7 +116,7 @@ class Server(LanguageServer):
             log.warning("a change cannot be applied: %s", error)
             self._lose(uri)
         if self.assistant is not None:
-            self.assistant.changed(uri)
+            self.assistant.changed(uri, self.documents.get(uri))
 
     def closed(self, uri: str) -> None:
         """A document was closed."""
@@ -165,6 +168,7 @@ class Server(LanguageServer):
                 pass
 
         self.assistant = Assistant(self._open_engine(self.settings, watch), self.settings)
+        self.assistant.suggester.others = self._other_files
         assert self.client is not None
         if self._problems:
             self.client.say("; ".join(self._problems), types.MessageType.Warning)
@@ -239,6 +243,17 @@ class Server(LanguageServer):
         if found.notice:
             self.client.say_once(found.notice)
         return found
+
+    def shows(self, document: Document, found: Suggestions) -> None:
+        """Suggestions go out to be shown: the first of them is what the user sees."""
+        if self.assistant is not None and found.items:
+            first = found.items[0]
+            self.assistant.suggester.figures.offer(document, first.offset, first.text, first.replaces)
+
+    def _other_files(self, uri: str) -> list[Other]:
+        """The other files that are open, the one opened or changed last first; none that holds secrets."""
+        return [Other(convert.path_from(uri, other.uri), other.text) for other in self.documents.latest(_MOST_OTHERS)
+                if other.uri != uri and not secret(other.uri)]
 
     def actions(self, document: Document, lines: tuple[int, int]) -> list[tuple[str, str]]:
         """Title and message of each edit that is offered for these lines; an empty message is read from a comment."""
