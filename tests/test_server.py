@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -24,19 +23,6 @@ ANNOTATING = {
     "window": {"workDoneProgress": True},
     "textDocument": {"codeAction": {"dataSupport": True, "resolveSupport": {"properties": ["edit", "command"]}}},
 }
-
-
-@pytest.fixture
-def host() -> ScriptedHost:
-    """What the engine will say."""
-    return ScriptedHost()
-
-
-@pytest.fixture
-async def editor(host: ScriptedHost) -> AsyncIterator[Editor]:
-    """A session, not yet initialized."""
-    async with in_process(Server(engine=host.open)) as session:
-        yield session
 
 
 async def test_ghost_text_and_completion_items(editor: Editor, host: ScriptedHost) -> None:

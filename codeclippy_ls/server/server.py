@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import fields
 from typing import Any
@@ -232,6 +233,7 @@ class Server(LanguageServer):
         assert self.client is not None
         if self.assistant is None:
             return Suggestions(complete=False)
+        started = time.monotonic()
         try:
             found = await self.assistant.complete(
                 document, offset, automatic=automatic, selected=selected, candidates=candidates
@@ -242,6 +244,8 @@ class Server(LanguageServer):
             return Suggestions()
         if found.notice:
             self.client.say_once(found.notice)
+        if found.items:
+            self.assistant.suggester.figures.answers.append(time.monotonic() - started)
         return found
 
     def shows(self, document: Document, found: Suggestions) -> None:
