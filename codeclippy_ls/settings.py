@@ -54,7 +54,7 @@ class CompletionSettings:
     top_p: float = _field(0.95, "Mass of the nucleus that is sampled from where the temperature is above 0.", 0.01, 1.0)
     multiline: bool = _field(True, "Suggest more than a line where nothing follows the cursor on its line.")
     candidates: int = _field(3, "Most suggestions for a request by key; one for a request by typing.", 1, 8)
-    least_confidence: float = _field(0.0, "Suggestions of which the model is less sure (mean probability per token) "
+    least_confidence: float = _field(0.4, "Suggestions of which the model is less sure (mean probability per token) "
                                           "do not come by themselves, only by key.", 0.0, 1.0)
     ahead: bool = _field(True, "While a suggestion is shown and nothing else is to do, make the one that would follow "
                                "it.")
