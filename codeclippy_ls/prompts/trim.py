@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import lru_cache
 
 _UNPRINTABLE = re.compile("[\ufffd\u202a-\u202e\u2066-\u2069]")
 # Control tokens of the families, as text: what a model writes that was shown them as plain text in its training.
@@ -211,9 +212,11 @@ def in_the_files_indentation(text: str, place: Place) -> str:
     return first + newline + others
 
 
-def _indents(text: str) -> tuple[int, set[int]]:
+@lru_cache(maxsize=8)  # of the file, which is the same for every token of an answer
+def _indents(text: str) -> tuple[int, frozenset[int]]:
     """How many lines begin with a tab, and the widths of those that begin with two blanks or more."""
-    return len(re.findall(r"^\t+\S", text, re.M)), {len(found) for found in re.findall(r"^( {2,})\S", text, re.M)}
+    widths = frozenset(map(len, re.findall(r"^( {2,})\S", text, re.M)))
+    return len(re.findall(r"^\t+\S", text, re.M)), widths
 
 
 def without_trailing_blanks(text: str, place: Place) -> str:
