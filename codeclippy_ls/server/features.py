@@ -203,12 +203,14 @@ async def accepted(server: Server, arguments: list[Any]) -> None:
 
 
 async def figures(server: Server, arguments: list[Any]) -> dict[str, Any]:
-    """The command that says what became of suggestions: a message, and the figures themselves as its result."""
+    """The command that says what became of suggestions: a message, unless its one argument has ``quiet``, and the
+    figures themselves as its result."""
     assert server.client is not None
     if server.assistant is None:
         return {}
     found = server.assistant.suggester.figures
-    server.client.say(found.sentence(), types.MessageType.Info)
+    if not (arguments and isinstance(arguments[0], dict) and arguments[0].get("quiet") is True):
+        server.client.say(found.sentence(), types.MessageType.Info)
     return found.exported()
 
 
