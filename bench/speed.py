@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import limits
-from bench.columns import BITS, Column, Generated, Own, Subject, Theirs, peers
+from bench.columns import BITS, Column, Elsewhere, Generated, Own, Subject, Theirs, peers
 
 SAMPLE = Path(__file__).parent.parent / "codeclippy_ls" / "text.py"
 _EXACT = "float32"
@@ -51,9 +51,17 @@ QUICK = Extent(written=8, keystrokes=3, passes=(1, 2, 8, 32), batches=(1, 4), ro
 
 @dataclass
 class Times:
-    """Seconds of one figure in one column, as they came."""
+    """Seconds of one figure in one column, as they came; ``cpu`` without what other programs took."""
 
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def add(self, run: Callable[[], object]) -> None:
+        """Run it once more."""
+        began, spent = time.perf_counter(), time.process_time()
+        said = run()
+        self.seconds.append(time.perf_counter() - began - (said.aside if isinstance(said, Elsewhere) else 0.0))
+        self.cpu.append(time.process_time() - spent + (said.cpu if isinstance(said, Elsewhere) else 0.0))
 
     @property
     def median(self) -> float:
@@ -64,6 +72,11 @@ class Times:
     def least(self) -> float:
         """In milliseconds."""
         return min(self.seconds) * 1000
+
+    @property
+    def median_cpu(self) -> float:
+        """In milliseconds, of all threads."""
+        return statistics.median(self.cpu) * 1000
 
 
 def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, Times]:
@@ -76,9 +89,7 @@ def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int, seconds: flo
         if turn and time.perf_counter() - started > seconds:
             break
         for name, run in runs.items():
-            began = time.perf_counter()
-            run()
-            found[name].seconds.append(time.perf_counter() - began)
+            found[name].add(run)
     return found
 
 
@@ -117,9 +128,7 @@ def keystrokes(columns: Sequence[Column], typed: Sequence[Sequence[int]], extent
         if turn and time.perf_counter() - started > 2 * extent.seconds:
             break
         for name, column in able.items():
-            began = time.perf_counter()
-            column.keystroke(prompt, extent.new)
-            found[name].seconds.append(time.perf_counter() - began)
+            found[name].add(partial(column.keystroke, prompt, extent.new))
     return found
 
 
