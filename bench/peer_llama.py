@@ -56,7 +56,8 @@ class LlamaServer:
         options.cache_ram_mib = 0  # what is kept of prompts long gone: copying them would cost it time
         options.fit_params = options.ui = False
         self._server = xllamacpp.Server(options)
-        self._connection = http.client.HTTPConnection(self._server.listening_address.partition("//")[2])
+        self._address = self._server.listening_address.partition("//")[2]
+        self._connection = http.client.HTTPConnection(self._address)
         self._prompt: list[int] = []
         self.timings: dict[str, float] = {}
 
@@ -75,12 +76,19 @@ class LlamaServer:
 
     def _completed(self, tokens: Sequence[int], count: int, cached: bool) -> list[int]:
         body = json.dumps({"prompt": list(tokens), "n_predict": count, "cache_prompt": cached, **_GREEDY})
-        self._connection.request("POST", "/completion", body, {"Content-Type": "application/json"})
-        said = json.loads(self._connection.getresponse().read())
+        try:
+            said = self._posted(body)
+        except (OSError, http.client.HTTPException):  # it closes what was idle for some seconds
+            self._connection = http.client.HTTPConnection(self._address)
+            said = self._posted(body)
         if "tokens" not in said:
             raise ValueError(f"llama.cpp's server refuses: {said}")
         self.timings = said["timings"]
         return list(said["tokens"])
+
+    def _posted(self, body: str) -> Any:
+        self._connection.request("POST", "/completion", body, {"Content-Type": "application/json"})
+        return json.loads(self._connection.getresponse().read())
 
 
 class _Options(ctypes.Structure):
