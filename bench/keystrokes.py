@@ -43,7 +43,7 @@ class Extent:
     edits: int = 4
 
 
-QUICK = Extent(30, (80, 50, 25), 40, 12, 1)
+QUICK = Extent(20, (60, 40, 20), 24, 8, 1)
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float] | None:

@@ -31,7 +31,7 @@ class Decoder(torch.nn.Module):
         self.turns = torch.cat([angles.cos(), angles.sin()], -1)
 
     def forward(self, ids: torch.Tensor, places: torch.Tensor, order: torch.Tensor, *past: torch.Tensor) -> Any:
-        """Of ids [1, t] at places [t]; ``order`` [1] is what beam search would change."""
+        """Of ids [1, t] at places [t]; ``order`` [1], int32, is what beam search would change."""
         hidden = F.embedding(ids, self.weights["token_embd.weight"])
         if "position_embd.weight" in self.weights:
             hidden = hidden + F.embedding(places, self.weights["position_embd.weight"])
@@ -83,6 +83,7 @@ class Decoder(torch.nn.Module):
 
 def stateful(laid: peer_formats.Laid) -> Any:
     """OpenVINO's graph of it, which keeps keys and values itself."""
+    import numpy
     import openvino
     from openvino._offline_transformations import apply_make_stateful_transformation
 
@@ -91,7 +92,7 @@ def stateful(laid: peer_formats.Laid) -> Any:
     with torch.no_grad():
         graph = openvino.convert_model(
             Decoder(laid).eval(), example_input=(torch.zeros(1, 2, dtype=torch.long), torch.tensor([3, 4]),
-                                                 torch.zeros(1, dtype=torch.long), *past))
+                                                 torch.zeros(1, dtype=torch.int32), *past))
     shapes = [[1, -1], [-1], [1], *([[1, laid.heads, -1, size]] * len(past))]
     graph.reshape({port: openvino.PartialShape(shape) for port, shape in zip(graph.inputs, shapes, strict=True)})
     for index, name in enumerate(("ids", "places", "order")):
@@ -102,6 +103,11 @@ def stateful(laid: peer_formats.Laid) -> Any:
         graph.outputs[1 + index].get_tensor().set_names({f"present.{index}"})
         pairs[f"past.{index}"] = f"present.{index}"
     apply_make_stateful_transformation(graph, pairs)
+    # Its CPU plugin makes attention and cache one operation only where a state says what it begins with.
+    for operation in graph.get_ops():
+        if operation.get_type_name() == "ReadValue":
+            operation.set_arguments([openvino.opset13.constant(numpy.zeros((1, laid.heads, 0, size), numpy.float32))])
+    graph.validate_nodes_and_infer_types()
     return graph
 
 
@@ -166,7 +172,7 @@ class OpenVino:
         import numpy
 
         places = numpy.arange(self._length, self._length + len(tokens))
-        self._request.infer({"ids": numpy.array([tokens]), "places": places, "order": numpy.zeros(1, numpy.int64)},
+        self._request.infer({"ids": numpy.array([tokens]), "places": places, "order": numpy.zeros(1, numpy.int32)},
                             share_inputs=True)
         self._length += len(tokens)
         return int(self._request.get_output_tensor(0).data[0, -1].argmax())

@@ -80,7 +80,10 @@ class Times:
 
 
 def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, Times]:
-    """Time all of them, one after the other, again and again; a first round warms up and does not count."""
+    """Time all of them, one after the other, again and again; a first round warms up and does not count.
+
+    Every other round goes backwards: who comes after another process finds nothing of its own in the CPU's caches.
+    """
     for run in runs.values():
         run()
     found = {name: Times() for name in runs}
@@ -88,8 +91,8 @@ def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int, seconds: flo
     for turn in range(rounds):
         if turn and time.perf_counter() - started > seconds:
             break
-        for name, run in runs.items():
-            found[name].add(run)
+        for name in list(runs)[:: -1 if turn % 2 else 1]:
+            found[name].add(runs[name])
     return found
 
 
@@ -158,7 +161,7 @@ def least(subject: Subject, column: Column, extent: Extent, machine: dict[str, A
 
 
 def columns_of(subject: Subject, quick: bool) -> list[Column]:
-    """Ours in three formats, transformers in two; a large model, or one that is large for a quick run, in fewer."""
+    """Ours in three formats, transformers in two, other engines; a large model, or one for a quick run, in fewer."""
     from codeclippy_ls.engine.formats import Choice, available
     from codeclippy_ls.engine.formats import measured as fastest
 
@@ -172,7 +175,7 @@ def columns_of(subject: Subject, quick: bool) -> list[Column]:
     found += [Own(subject, Choice(name, name), f"ours {name}") for name in plain if str(best) != name and not few]
     if not quick:
         found += [Theirs(subject, name) for name in plain]
-    return [*found, *(Generated(subject, name) for name in plain), *peers(subject)]
+    return [*found, *(Generated(subject, name) for name in plain), *([] if quick else peers(subject))]
 
 
 def shipped() -> Subject:
@@ -281,10 +284,10 @@ def main() -> None:
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="less than two minutes")
-    parser.add_argument("--models", default="", help=f"of {','.join(SUBJECTS)}; the last is left out by --quick")
+    parser.add_argument("--models", default="", help=f"of {','.join(SUBJECTS)}; --quick takes the first two")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as the engine takes")
     parsed = parser.parse_args()
-    names = parsed.models.split(",") if parsed.models else list(SUBJECTS)[: 3 if parsed.quick else None]
+    names = parsed.models.split(",") if parsed.models else list(SUBJECTS)[: 2 if parsed.quick else None]
     extent = QUICK if parsed.quick else Extent()
     machine = examined(parsed.threads or default_threads())
     found = {}
