@@ -36,7 +36,8 @@ class Decoder(torch.nn.Module):
         if "position_embd.weight" in self.weights:
             hidden = hidden + F.embedding(places, self.weights["position_embd.weight"])
         total = past[0].shape[2] + ids.shape[1]
-        seen = (torch.arange(total)[None] <= places[:, None])[None, None]
+        # Added to the scores: a mask of booleans makes its attention many times slower.
+        seen = torch.where(torch.arange(total)[None] <= places[:, None], 0.0, -torch.inf)[None, None]
         turns = self.turns.index_select(0, places)
         present: list[torch.Tensor] = []
         for index in range(self.laid.layers):
