@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
 TORCH ?= torch==2.13.0
+LLAMA ?= @node-llama-cpp/linux-x64@3.22.1
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
 EDITORS_ROOT ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/codeclippy-editors
@@ -37,7 +38,7 @@ bench: $(VENV)/installed ## figures of this machine; BENCH_ARGS=--quick for abou
 	$(BIN)/python -m bench.latency $(BENCH_ARGS)
 	$(BIN)/python -m bench.speed $(BENCH_ARGS)
 
-bench-peers: $(VENV)/installed $(PEERS)/installed ## other engines, in an environment of their own; compiles llama.cpp
+bench-peers: $(VENV)/installed $(PEERS)/installed ## other engines, in an environment of their own; nothing is compiled
 	$(BIN)/python -m bench.peers $(BENCH_ARGS)
 
 train-rehearsal: $(VENV)/installed-train ## the whole training chain in minutes, on the CPU
@@ -52,13 +53,15 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) install -c constraints.txt -e .
 	touch $@
 
-# Without what llama.cpp has for images.
+# Prebuilt all of them. llama.cpp's server comes for CPUs with AVX2 only; npm has its library for each kind of CPU.
 $(PEERS)/installed: constraints.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt "$(TORCH)"
-	$(PEERS)/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt transformers gguf ctranslate2
-	CMAKE_ARGS="-DLLAVA_BUILD=OFF" $(PEERS)/bin/python -m pip --disable-pip-version-check -q install \
-		-c constraints.txt llama-cpp-python
+	$(PEERS)/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt \
+		transformers gguf ctranslate2 openvino nncf xllamacpp
+	mkdir -p $(PEERS)/llama.cpp
+	-cd $(PEERS) && npm pack --silent $(LLAMA) && tar xzf node-llama-cpp-*.tgz -C llama.cpp --wildcards \
+		--strip-components=3 'package/bins/*/*.so'
 	touch $@
 
 $(VENV)/installed-%: $(VENV)/installed

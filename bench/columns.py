@@ -28,6 +28,14 @@ from codeclippy_ls.engine.transformer import Transformer
 BITS = {"float32": 32, "bfloat16": 16, "float16": 16, "int8": 8}
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """What a run took in another process: CPU seconds of its work, and seconds of what is not to be counted."""
+
+    cpu: float
+    aside: float
+
+
 class Column(Protocol):
     """A model as one engine runs it, greedily, with the threads that torch has.
 
@@ -41,10 +49,10 @@ class Column(Protocol):
     bits: int
     nbytes: int
 
-    def prefill(self, tokens: Sequence[int]) -> None:
+    def prefill(self, tokens: Sequence[int]) -> Elsewhere | None:
         """Read a prompt from nothing, up to its last token's logits."""
 
-    def decode(self, count: int) -> None:
+    def decode(self, count: int) -> Elsewhere | None:
         """Write so many tokens after the prompt that was read last; ends do not end it. The next call begins there
         again."""
 
@@ -58,7 +66,7 @@ class Typed(Column, Protocol):
 
     keeps: bool
 
-    def keystroke(self, tokens: Sequence[int], count: int) -> None:
+    def keystroke(self, tokens: Sequence[int], count: int) -> Elsewhere | None:
         """Write so many tokens after a prompt, with all that the engine kept of the prompts before."""
 
 

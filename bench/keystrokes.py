@@ -43,7 +43,7 @@ class Extent:
     edits: int = 4
 
 
-QUICK = Extent(30, (80, 50, 25), 40, 12, 1)
+QUICK = Extent(20, (60, 40, 20), 24, 8, 1)
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float] | None:
@@ -152,17 +152,17 @@ def prompt(model: Any, prefix: str, suffix: str, tokens: int) -> list[int]:
 
 def beside(subject: Subject, peers: bool) -> list[Column]:
     """Ours without the server, the naive way, and llama.cpp where it can be had."""
-    from bench.peers import PeerError, opened
+    from bench.peers import LIBRARY, SERVER, PeerError, opened
     from codeclippy_ls.engine.formats import Choice
     from codeclippy_ls.engine.formats import measured as fastest
 
     best, exact = fastest("cpu", subject.module.config.hidden_size), Choice("float32", "float32")
     found: list[Column] = [Own(subject, best, f"engine alone ({best})"), Own(subject, exact, "engine alone float32")]
-    for form in ("int8", "float32") if peers else ():
+    for engine, form in ((SERVER, "int8"), (LIBRARY, "int8"), (SERVER, "float32")) if peers else ():
         try:
-            found.append(opened(subject, "llama.cpp", form, 1))
+            found.append(opened(subject, engine, form, 1))
         except PeerError as error:
-            print(f"llama.cpp {form} skipped: {error}")
+            print(f"{engine} {form} skipped: {error}")
     return [*found, Generated(subject, "float32")]
 
 

@@ -158,7 +158,11 @@ _LAYOUTS: dict[str, Callable[[dict[str, Any], Weights], Laid]] = {
 
 
 def write_gguf(folder: Path, path: Path, form: str) -> None:
-    """A GGUF file without a tokenizer: it is asked by token ids. Matrices in ``form``, all else in float32."""
+    """A GGUF file. Matrices in ``form``, all else in float32.
+
+    It is asked by token ids, but llama.cpp's server also says what it wrote as text and does not start without a
+    tokenizer. So there is one of the right size that can spell each byte; its end is the last token.
+    """
     import gguf
 
     made = laid(folder)
@@ -174,8 +178,15 @@ def write_gguf(folder: Path, path: Path, form: str) -> None:
         writer.add_rope_freq_base(made.base)
     if made.parallel is not None:
         writer.add_parallel_residual(made.parallel)
-    writer.add_tokenizer_model("none")
-    writer.add_vocab_size(made.weights["token_embd.weight"].shape[0])
+    words = made.weights["token_embd.weight"].shape[0]
+    writer.add_vocab_size(words)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(spelled(words))
+    writer.add_token_merges(["t h"])
+    writer.add_bos_token_id(words - 1)
+    writer.add_eos_token_id(words - 1)
+    writer.add_add_bos_token(False)
     kind = gguf.GGMLQuantizationType[GGUF_TYPES[form]]
     for name, weight in made.weights.items():
         whole = weight.dim() == 1 or name.startswith("position")
@@ -185,6 +196,13 @@ def write_gguf(folder: Path, path: Path, form: str) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def spelled(count: int) -> list[str]:
+    """So many different words: the bytes as GPT-2 writes them, then numbers."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [chr(byte) for byte in printable] + [chr(256 + index) for index in range(256 - len(printable))]
+    return (letters + [f"t{index}" for index in range(len(letters), count)])[:count]
 
 
 def as_gpt2(folder: Path) -> Any:

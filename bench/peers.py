@@ -1,19 +1,22 @@
-"""Other engines beside ours: llama.cpp and CTranslate2, each in a process of its own, in the environment that
+"""Other engines beside ours: llama.cpp, CTranslate2 and OpenVINO, each in a process of its own, in the environment that
 `make bench-peers` makes.
 
     python -m bench.peers [--quick] [--models shipped,34M,125M,350M] [--threads 1,2]
 
 `columns` makes them columns of `bench.speed` and `bench.keystrokes`, over the same weights, at equal bits. By itself it
-sets prefill and writing side by side, and says of how many tokens the peers' greedy choice is ours. What cannot be had
-is skipped with the reason. Knows nothing of how they work; that is `bench.peer_worker`.
+sets prefill, writing and typing side by side, and says of how many tokens the peers' greedy choice is ours. What cannot
+be had is skipped with the reason. Knows nothing of how they work; that is `bench.peer_worker`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
+import sys
 import tempfile
+import time
 import weakref
 from collections.abc import Sequence
 from functools import partial
@@ -22,16 +25,18 @@ from typing import Any
 
 import torch
 
-from bench.columns import BITS, Column, Own, Subject
+from bench.columns import BITS, Column, Elsewhere, Own, Subject
 
 ROOT = Path(__file__).parent.parent
 PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 MISSING = "`make bench-peers` was not run"
-ENGINES = ("llama.cpp", "CTranslate2")
+SERVER, LIBRARY = "llama.cpp server", "llama.cpp library"
+ENGINES = (SERVER, LIBRARY, "CTranslate2", "OpenVINO")
 FORMS = ("int8", "bfloat16")
 _SMALL = 20_000_000  # parameters up to which float32 is worth its time
 _LEAST = 1_000_000  # below that, pipes and lines would be measured
-_NAMES = {("llama.cpp", "int8"): "Q8_0", ("llama.cpp", "bfloat16"): "BF16", ("llama.cpp", "float32"): "F32"}
+_NAMES = {(engine, form): name for engine in (SERVER, LIBRARY)
+          for form, name in (("int8", "Q8_0"), ("bfloat16", "BF16"), ("float32", "F32"))}
 
 
 class PeerError(Exception):
@@ -46,20 +51,24 @@ class Peer:
         self._process = _started()
         weakref.finalize(self, _end, self._process)
         with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-            folder = Path(scratch) / "checkpoint"
-            subject.module.save_pretrained(folder)
-            about = self._ask(do="open", engine=engine, form=form, folder=str(folder), scratch=scratch,
+            about = self._ask(do="open", engine=engine, form=form, folder=str(subject.folder), scratch=scratch,
                               threads=threads, window=min(subject.window, 2048))
-        self.version, self.nbytes, self.reuses = str(about["version"]), int(about["bytes"]), bool(about["reuses"])
+        self.version, self.nbytes, self.keeps = str(about["version"]), int(about["bytes"]), bool(about["reuses"])
         self.tokens: list[int] = []
+        self.timings: dict[str, float] | None = None
 
-    def prefill(self, tokens: Sequence[int]) -> None:
+    def prefill(self, tokens: Sequence[int]) -> Elsewhere:
         """Read a prompt from nothing."""
-        self._ask(do="prefill", tokens=list(tokens))
+        return self._run(do="prefill", tokens=list(tokens))
 
-    def decode(self, count: int) -> None:
+    def decode(self, count: int) -> Elsewhere:
         """Write after it."""
-        self.tokens = self._ask(do="decode", count=count)["tokens"]
+        return self._run(do="decode", count=count)
+
+    def _run(self, **asked: Any) -> Elsewhere:
+        said = self._ask(**asked)
+        self.tokens, self.timings = said["tokens"], said["timings"]
+        return Elsewhere(said["cpu"], said["aside"])
 
     def _ask(self, **asked: Any) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -78,9 +87,9 @@ class Peer:
 class TypedPeer(Peer):
     """One that goes on from what it read of the last prompt."""
 
-    def keystroke(self, tokens: Sequence[int], count: int) -> None:
+    def keystroke(self, tokens: Sequence[int], count: int) -> Elsewhere:
         """As an editor asks."""
-        self.tokens = self._ask(do="keystroke", tokens=list(tokens), count=count)["tokens"]
+        return self._run(do="keystroke", tokens=list(tokens), count=count)
 
 
 def _started() -> subprocess.Popen[str]:
@@ -104,7 +113,7 @@ def opened(subject: Subject, engine: str, form: str, threads: int = 0) -> Peer:
     Raises:
         PeerError: it cannot be had.
     """
-    kind = TypedPeer if engine == "llama.cpp" else Peer
+    kind = TypedPeer if engine in (SERVER, LIBRARY) else Peer
     return kind(subject, engine, form, threads or torch.get_num_threads())
 
 
@@ -152,15 +161,15 @@ def neox_34m() -> Subject:
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}))
 
 
-def compared(subject: Subject, threads: int, quick: bool) -> dict[str, Any]:
-    """Ours and theirs in turns: milliseconds of a prefill of 512 tokens and of a token written after it."""
-    from bench.speed import QUICK, Extent, in_turns, prompts
+def compared(subject: Subject, threads: int, quick: bool) -> dict[str, dict[str, Any]]:
+    """Ours and theirs in turns: milliseconds of a prefill of 512 tokens, of a token written after it, of a key."""
+    from bench.speed import QUICK, Extent, in_turns, keystrokes, prompts
     from codeclippy_ls.engine.formats import Choice, available
     from codeclippy_ls.engine.formats import measured as fastest
 
     torch.set_num_threads(threads)
-    extent = QUICK if quick else Extent(seconds=20.0)
-    prompt, _ = prompts(subject, extent)
+    extent = QUICK if quick else Extent(seconds=20.0, keystrokes=8)
+    prompt, typed = prompts(subject, extent)
     best = fastest("cpu", subject.module.config.hidden_size)
     plain = [name for name in FORMS if name in available("cpu")]
     all_columns: list[Any] = [Own(subject, best, f"ours ({best})"),
@@ -170,10 +179,59 @@ def compared(subject: Subject, threads: int, quick: bool) -> dict[str, Any]:
     reads = in_turns({one.name: partial(one.prefill, prompt) for one in all_columns}, extent.rounds, extent.seconds)
     writes = in_turns({one.name: partial(one.decode, extent.written) for one in all_columns}, extent.rounds,
                       extent.seconds)
-    return {one.name: {
-        "bits": one.bits, "prefill_ms": reads[one.name].median, "prefill_least_ms": reads[one.name].least,
-        "token_ms": writes[one.name].median / extent.written, "token_least_ms": writes[one.name].least / extent.written,
-        "same_tokens_of_16": same.get(one.name)} for one in all_columns}
+    timings = {one.name: getattr(one, "timings", None) for one in all_columns}
+    keys = keystrokes(all_columns, typed, extent)
+    found: dict[str, dict[str, Any]] = {}
+    for one in all_columns:
+        read, wrote, key = reads[one.name], writes[one.name], keys.get(one.name)
+        found[one.name] = {
+            "bits": one.bits, "version": getattr(one, "version", None), "own_timings": timings[one.name],
+            "prefill_ms": read.median, "prefill_least_ms": read.least, "prefill_cpu_ms": read.median_cpu,
+            "token_ms": wrote.median / extent.written, "token_least_ms": wrote.least / extent.written,
+            "token_cpu_ms": wrote.median_cpu / extent.written, "same_tokens_of_16": same.get(one.name),
+            "keystroke_ms": key.median if key else None, "keystroke_least_ms": key.least if key else None,
+            "keystroke_cpu_ms": key.median_cpu if key else None}
+    return found
+
+
+def ratios(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Our best over the best of the others at the same bits; a keystroke over that of llama.cpp's server."""
+    found: list[dict[str, Any]] = []
+    for bits in sorted({row["bits"] for row in rows.values()}):
+        for figure in ("prefill", "token", "keystroke"):
+            at = {name: row for name, row in rows.items() if row["bits"] == bits and row[f"{figure}_ms"] is not None}
+            ours = [name for name in at if name.startswith("ours")]
+            theirs = [name for name in at if name not in ours and (figure != "keystroke" or name.startswith(SERVER))]
+            if ours and theirs:
+                found.append({"bits": bits, "figure": figure, **{
+                    kind: _ratio(at, ours, theirs, f"{figure}{key}")
+                    for kind, key in (("median", "_ms"), ("least", "_least_ms"), ("cpu", "_cpu_ms"))}})
+    return found
+
+
+def _ratio(rows: dict[str, dict[str, Any]], ours: Sequence[str], theirs: Sequence[str], key: str) -> dict[str, Any]:
+    one, other = (min(names, key=lambda name: float(rows[name][key])) for names in (ours, theirs))
+    return {"ratio": rows[one][key] / rows[other][key], "ours": one, "theirs": other}
+
+
+def print_rows(title: str, rows: dict[str, dict[str, Any]]) -> None:
+    """The table of one model, and the ratios under it."""
+    print(f"\n{title}; milliseconds: median (least) and CPU time, in which what else runs does not count")
+    print(f"{'':<32}{'prefill of 512':>18}{'CPU':>9}{'per token':>17}{'CPU':>8}{'keystroke':>18}{'CPU':>9}"
+          "   greedy tokens as ours in float32")
+    for column, row in rows.items():
+        same, key = row["same_tokens_of_16"], row["keystroke_ms"]
+        print(f"{column:<32}{row['prefill_ms']:9.1f} ({row['prefill_least_ms']:6.1f}){row['prefill_cpu_ms']:9.1f}"
+              f"{row['token_ms']:8.2f} ({row['token_least_ms']:6.2f}){row['token_cpu_ms']:8.2f}"
+              + (f"{key:9.1f} ({row['keystroke_least_ms']:6.1f}){row['keystroke_cpu_ms']:9.1f}" if key else
+                 f"{'-':>27}") + ("" if same is None else f"   {same} of 16"))
+    for version in dict.fromkeys(row["version"] for row in rows.values() if row["version"]):
+        print(f"  {version}")
+    for row in ratios(rows):
+        print(f"  {row['bits']} bits, {row['figure']}: " + "; ".join(
+            f"{row[kind]['ratio']:.2f} by {kind} ({row[kind]['ours']} over {row[kind]['theirs']})"
+            for kind in ("median", "least", "cpu")))
+    sys.stdout.flush()
 
 
 def main() -> None:
@@ -187,18 +245,15 @@ def main() -> None:
     parser.add_argument("--threads", default="1", help="one number or several")
     parsed = parser.parse_args()
     found: dict[str, Any] = {}
+    started, load = time.perf_counter(), os.getloadavg()[0]
     for name in (parsed.models or ("shipped,34M" if parsed.quick else "shipped,34M,125M,350M")).split(","):
         subject = subjects[name]()
         for threads in map(int, parsed.threads.split(",")):
-            rows = found.setdefault(subject.name, {})[threads] = compared(subject, threads, parsed.quick)
-            print(f"\n{subject.name}, {threads} thread(s); milliseconds, median (least)")
-            print(f"{'':<36}{'prefill of 512':>18}{'per token':>18}   greedy tokens as ours in float32")
-            for column, row in rows.items():
-                same = row["same_tokens_of_16"]
-                print(f"{column:<36}{row['prefill_ms']:9.1f} ({row['prefill_least_ms']:6.1f})"
-                      f"{row['token_ms']:9.2f} ({row['token_least_ms']:6.2f})   "
-                      + ("" if same is None else f"{same} of 16"), flush=True)
-    print(json.dumps({"models": found}))
+            rows = compared(subject, threads, parsed.quick)
+            print_rows(f"{subject.name}, {threads} thread(s)", rows)
+            found.setdefault(subject.name, {})[threads] = {"columns": rows, "ratios": ratios(rows)}
+    print(json.dumps({"seconds": time.perf_counter() - started, "load_before": load, "load_after": os.getloadavg()[0],
+                      "models": found}))
 
 
 if __name__ == "__main__":

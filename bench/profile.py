@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from codeclippy_ls import prompts
-from codeclippy_ls.assist import Assistant, assistant, open_engine
+from codeclippy_ls.assist import Assistant, open_engine, suggester
 from codeclippy_ls.engine import decode, models, worker
 from codeclippy_ls.server import convert
-from codeclippy_ls.settings import Settings
+from codeclippy_ls.settings import CompletionSettings, Settings
 from codeclippy_ls.text import Change, Documents, Position
 
 SAMPLE = Path(__file__).parent.parent / "codeclippy_ls" / "text.py"
@@ -71,7 +71,7 @@ def watched() -> Watch:
     watch.around(worker, "_accept", "text")
     watch.around(prompts, "trim", "tidy")
     watch.around(prompts, "fitting", "tidy")
-    watch.around(assistant.Assistant, "_copied", "tidy")
+    watch.around(suggester.Suggester, "copied", "tidy")
     watch.around(Documents, "change", "change")
     watch.around(convert, "inline_item", "answer")
     return watch
@@ -79,7 +79,7 @@ def watched() -> Watch:
 
 async def typed(keys: int) -> list[dict[str, float]]:
     """Milliseconds by stage of each key that got an answer from the model."""
-    settings = Settings()
+    settings = Settings(completion=CompletionSettings(ahead=False))  # which would be told as the next key's
     subject = Assistant(open_engine(settings), settings)
     await subject.prepare()
     watch, rows = watched(), []

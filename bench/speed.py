@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import limits
-from bench.columns import BITS, Column, Generated, Own, Subject, Theirs, peers
+from bench.columns import BITS, Column, Elsewhere, Generated, Own, Subject, Theirs, peers
 
 SAMPLE = Path(__file__).parent.parent / "codeclippy_ls" / "text.py"
 _EXACT = "float32"
@@ -51,9 +51,17 @@ QUICK = Extent(written=8, keystrokes=3, passes=(1, 2, 8, 32), batches=(1, 4), ro
 
 @dataclass
 class Times:
-    """Seconds of one figure in one column, as they came."""
+    """Seconds of one figure in one column, as they came; ``cpu`` without what other programs took."""
 
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def add(self, run: Callable[[], object]) -> None:
+        """Run it once more."""
+        began, spent = time.perf_counter(), time.process_time()
+        said = run()
+        self.seconds.append(time.perf_counter() - began - (said.aside if isinstance(said, Elsewhere) else 0.0))
+        self.cpu.append(time.process_time() - spent + (said.cpu if isinstance(said, Elsewhere) else 0.0))
 
     @property
     def median(self) -> float:
@@ -65,9 +73,17 @@ class Times:
         """In milliseconds."""
         return min(self.seconds) * 1000
 
+    @property
+    def median_cpu(self) -> float:
+        """In milliseconds, of all threads."""
+        return statistics.median(self.cpu) * 1000
+
 
 def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, Times]:
-    """Time all of them, one after the other, again and again; a first round warms up and does not count."""
+    """Time all of them, one after the other, again and again; a first round warms up and does not count.
+
+    Every other round goes backwards: who comes after another process finds nothing of its own in the CPU's caches.
+    """
     for run in runs.values():
         run()
     found = {name: Times() for name in runs}
@@ -75,10 +91,8 @@ def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int, seconds: flo
     for turn in range(rounds):
         if turn and time.perf_counter() - started > seconds:
             break
-        for name, run in runs.items():
-            began = time.perf_counter()
-            run()
-            found[name].seconds.append(time.perf_counter() - began)
+        for name in list(runs)[:: -1 if turn % 2 else 1]:
+            found[name].add(runs[name])
     return found
 
 
@@ -117,9 +131,7 @@ def keystrokes(columns: Sequence[Column], typed: Sequence[Sequence[int]], extent
         if turn and time.perf_counter() - started > 2 * extent.seconds:
             break
         for name, column in able.items():
-            began = time.perf_counter()
-            column.keystroke(prompt, extent.new)
-            found[name].seconds.append(time.perf_counter() - began)
+            found[name].add(partial(column.keystroke, prompt, extent.new))
     return found
 
 
@@ -149,7 +161,7 @@ def least(subject: Subject, column: Column, extent: Extent, machine: dict[str, A
 
 
 def columns_of(subject: Subject, quick: bool) -> list[Column]:
-    """Ours in three formats, transformers in two; a large model, or one that is large for a quick run, in fewer."""
+    """Ours in three formats, transformers in two, other engines; a large model, or one for a quick run, in fewer."""
     from codeclippy_ls.engine.formats import Choice, available
     from codeclippy_ls.engine.formats import measured as fastest
 
@@ -163,7 +175,7 @@ def columns_of(subject: Subject, quick: bool) -> list[Column]:
     found += [Own(subject, Choice(name, name), f"ours {name}") for name in plain if str(best) != name and not few]
     if not quick:
         found += [Theirs(subject, name) for name in plain]
-    return [*found, *(Generated(subject, name) for name in plain), *peers(subject)]
+    return [*found, *(Generated(subject, name) for name in plain), *([] if quick else peers(subject))]
 
 
 def shipped() -> Subject:
@@ -272,10 +284,10 @@ def main() -> None:
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="less than two minutes")
-    parser.add_argument("--models", default="", help=f"of {','.join(SUBJECTS)}; the last is left out by --quick")
+    parser.add_argument("--models", default="", help=f"of {','.join(SUBJECTS)}; --quick takes the first two")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as the engine takes")
     parsed = parser.parse_args()
-    names = parsed.models.split(",") if parsed.models else list(SUBJECTS)[: 3 if parsed.quick else None]
+    names = parsed.models.split(",") if parsed.models else list(SUBJECTS)[: 2 if parsed.quick else None]
     extent = QUICK if parsed.quick else Extent()
     machine = examined(parsed.threads or default_threads())
     found = {}

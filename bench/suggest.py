@@ -3,10 +3,11 @@
     python -m bench.suggest FILES [--model FOLDER] [--holes N] [--quick]
 
 FILES is a folder of Python files, or JSON lines with ``path`` and ``text`` (the held-out part of a corpus). Each hole
-is cut from a file that parses; the assistant answers as the server would. Per kind of place:
+is cut from a file that parses; the assistant answers as it does while somebody types, with the other files of the
+package open beside it. Per kind of place:
 
 - *shown*: the share of holes with a suggestion;
-- *exact*: of all holes, those whose first line is the line that stood there;
+- *exact*: of all holes, those whose first line is the line that stood there; *whole*: those where all of it is;
 - *similar*: of those shown, the mean similarity to what stood there (difflib's ratio);
 - *harmful*: of those shown, the share that breaks the file (it does not parse any more; a head that still waits for its
   body is no harm) or repeats what follows. At *complete* places nothing is missing: only harm is counted there.
@@ -25,35 +26,49 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from codeclippy_ls import prompts
 from codeclippy_ls.assist import Assistant, open_engine
-from codeclippy_ls.assist import assistant as assisting
+from codeclippy_ls.prompts import Other
 from codeclippy_ls.prompts import build as building
-from codeclippy_ls.settings import parse
+from codeclippy_ls.settings import FILTERS, parse
 from codeclippy_ls.text import Document
+
+_MOST_OPEN = 6  # other files
+
+
+@dataclass(frozen=True)
+class File:
+    """One of a package's files."""
+
+    package: str
+    path: str
+    text: str
 
 
 @dataclass(frozen=True)
 class Hole:
-    """A cursor: what stands before it, what stood there, what follows."""
+    """A cursor in a file: what stands before it, what stood there, what follows."""
 
     prefix: str
     middle: str
     suffix: str
+    file: File = File("", "", "")
 
 
-def files(source: Path) -> list[str]:
+def files(source: Path) -> list[File]:
     """Python files that parse, of a moderate size."""
     if source.is_dir():
-        found = [path.read_text(encoding="utf-8") for path in sorted(source.rglob("*.py"))]
+        found = [File(str(path.parent.name), str(path.relative_to(source)), path.read_text(encoding="utf-8"))
+                 for path in sorted(source.rglob("*.py"))]
     else:
         with source.open() as lines:
-            found = [file["text"] for file in map(json.loads, lines) if file["path"].endswith(".py")]
-    return [text for text in found if 500 < len(text) < 60_000 and parses(text)]
+            rows = [json.loads(line) for line in lines]
+        found = [File(row["path"].split("/")[0], row["path"], row["text"]) for row in rows
+                 if row["path"].endswith(".py")]
+    return [file for file in found if 500 < len(file.text) < 60_000 and parses(file.text)]
 
 
 def parses(code: str) -> bool:
@@ -130,14 +145,14 @@ PLACES: dict[str, Callable[[str, random.Random], tuple[int, int] | None]] = {
 }
 
 
-def holes(texts: list[str], place: str, count: int, seed: int) -> list[Hole]:
+def holes(some: list[File], place: str, count: int, seed: int) -> list[Hole]:
     """So many holes of a kind, the same for a seed."""
     rng, found = random.Random(f"{seed}/{place}"), list[Hole]()
     while len(found) < count:
-        text = rng.choice(texts)
-        span = PLACES[place](text, rng)
-        if span is not None and (text[span[0] : span[1]].strip() or place == "complete"):
-            found.append(Hole(text[: span[0]], text[span[0] : span[1]], text[span[1] :]))
+        file = rng.choice(some)
+        span = PLACES[place](file.text, rng)
+        if span is not None and (file.text[span[0] : span[1]].strip() or place == "complete"):
+            found.append(Hole(file.text[: span[0]], file.text[span[0] : span[1]], file.text[span[1] :], file))
     return found
 
 
@@ -156,50 +171,81 @@ def harmful(hole: Hole, text: str) -> bool:
     return bool(following) and len(following[0]) > 3 and text.strip().split("\n")[-1].strip() == following[0]
 
 
-async def measure(assistant: Assistant, place: str, cut: list[Hole], show: bool) -> dict[str, float]:
-    """The figures of a kind of place; ``place`` names the documents and must be new."""
-    shown = exact = harm = 0
+def beside(hole: Hole, package: list[File]) -> list[Other]:
+    """Some other files of the package, those of the same folder first, as an editor has some open."""
+    others = sorted((file for file in package if file.path != hole.file.path),
+                    key=lambda file: (file.path.rpartition("/")[0] != hole.file.path.rpartition("/")[0], file.path))
+    return [Other(file.path.rpartition("/")[2], file.text) for file in others[:_MOST_OPEN]]
+
+
+async def measure(assistant: Assistant, way: Way, cut: list[Hole], packages: dict[str, list[File]], name: str,
+                  show: bool) -> dict[str, float]:
+    """The figures of a kind of place; ``name`` names the documents and must be new."""
+    shown = exact = whole = harm = 0
     similar, seconds = list[float](), list[float]()
     for number, hole in enumerate(cut):
-        document = Document(f"file:///bench/{place}/{number}.py", hole.prefix + hole.suffix, 1, "python")
+        document = Document(f"file:///bench/{name}/{number}.py", hole.prefix + hole.suffix, 1, "python")
+        others = beside(hole, packages[hole.file.package])
+        assistant.suggester.others = lambda uri, others=others: others  # type: ignore[misc]
         began = time.monotonic()
-        found = await assistant.complete(document, len(hole.prefix))
+        found = await assistant.complete(
+            document, len(hole.prefix), automatic=not way.by_key, candidates=way.candidates)
         seconds.append(time.monotonic() - began)
+        assistant.forget(document.uri)
         if not found.items:
             continue
         text = found.items[0].text
         shown += 1
-        if harmful(hole, text):
+        if harmful(replace(hole, suffix=hole.suffix[found.items[0].replaces :]), text):
             harm += 1
             if show:
                 print(f"{hole.prefix[-60:]!r} [{text!r}] {hole.suffix[:40]!r} was {hole.middle!r}")
         exact += text.strip().split("\n")[0].rstrip() == hole.middle.strip().split("\n")[0].rstrip()
+        whole += text.strip() == hole.middle.strip()
         similar.append(difflib.SequenceMatcher(None, text, hole.middle, autojunk=False).ratio())
     return {
-        "holes": len(cut), "shown": shown / len(cut), "exact": exact / len(cut),
+        "holes": len(cut), "shown": shown / len(cut), "exact": exact / len(cut), "whole": whole / len(cut),
         "similar": sum(similar) / max(1, len(similar)), "harmful": harm / max(1, shown),
         "ms": 1000 * sorted(seconds)[len(seconds) // 2],
     }
 
 
-def whole_first_line(text: str, prefix: str, suffix: str, multiline: bool) -> str:
-    """No clean-up but the cut at the end of the line."""
-    return text.rstrip() if multiline else text.split("\n")[0].rstrip()
+@dataclass(frozen=True)
+class Way:
+    """How suggestions are asked for: settings, something put in place of a function, by typing or by key."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    patch: tuple[Any, str, Any] | None = None
+    by_key: bool = False
+    candidates: int = 1
+
+
+_SHARED = building._shared
+_CLEAN_UP = [name for name in FILTERS if name not in ("extent", "validity")]
+WITHOUT = {
+    "nothing": Way(),
+    "the gates": Way(by_key=True),
+    "one candidate": Way(by_key=True, candidates=3),
+    "confidence": Way({"leastConfidence": 0}),
+    "validity": Way({"filtersOff": ["validity"]}),
+    "clean-up": Way({"filtersOff": _CLEAN_UP}),
+    "both": Way({"filtersOff": [*_CLEAN_UP, "validity"]}),
+    "healing": Way(patch=(building, "_begun_word", lambda prefix: "")),
+    "suffix": Way(patch=(
+        building, "_shared",
+        lambda tokenizer, prefix, suffix, budget, skipped: _SHARED(tokenizer, prefix, "", budget, skipped))),
+    "other files": Way({"context": "off"}),
+    "the file's head": Way(patch=(building, "head_of", lambda skipped, shown, most: "")),
+}
 
 
 @contextmanager
-def without(technique: str) -> Iterator[None]:
-    """A technique switched off."""
-    switches: dict[str, tuple[Any, str, Any]] = {
-        "validity": (prompts, "fitting", lambda text, prefix, suffix, language: text),
-        "clean-up": (prompts, "trim", whole_first_line),
-        "healing": (building, "_begun_word", lambda prefix: ""),
-        "suffix": (assisting, "Context", lambda prefix, suffix: prompts.Context(prefix, "")),
-    }
-    if technique == "nothing":
+def put_in_place(patch: tuple[Any, str, Any] | None) -> Iterator[None]:
+    """Something else in place of a module's own, for a while."""
+    if patch is None:
         yield
         return
-    room, name, replacement = switches[technique]
+    room, name, replacement = patch
     original = getattr(room, name)
     setattr(room, name, replacement)
     try:
@@ -210,30 +256,49 @@ def without(technique: str) -> Iterator[None]:
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
     """All places, with everything and with each technique off; prints the table as it grows."""
-    texts = files(options.files)
-    cut = {place: holes(texts, place, options.holes, options.seed) for place in PLACES}
-    settings, _ = parse({"model": {"complete": options.model}, "completion": {"timeBudgetMs": 60000, "copies": "show"}})
+    found = files(options.files)
+    packages: dict[str, list[File]] = {}
+    for file in found:
+        packages.setdefault(file.package, []).append(file)
+    cut = {place: holes(found, place, options.holes, options.seed) for place in PLACES}
+    base = {"timeBudgetMs": 60000, "copies": "show", "ahead": False, "debounce": False}
+    settings, _ = parse({"model": {"complete": options.model}, "completion": base})
     assistant = Assistant(open_engine(settings), settings)
     await assistant.prepare()
     results: dict[str, Any] = {}
-    print(f"{len(texts)} files, {options.holes} holes of each kind, {platform.processor() or platform.machine()}\n")
-    print(f"{'without':12} {'place':16} {'shown':>7} {'exact':>7} {'similar':>8} {'harmful':>8} {'ms':>6}")
+    print(f"{len(found)} files of {len(packages)} packages, {options.holes} holes of each kind, seed {options.seed}, "
+          f"{platform.processor() or platform.machine()}\n")
+    print(f"{'without':16}{'place':16}{'shown':>7}{'exact':>7}{'whole':>7}{'similar':>9}{'harmful':>9}{'ms':>7}")
     try:
         for technique in options.without:
-            with without(technique):
+            way = WITHOUT[technique]
+            assistant.settings, problems = parse({"completion": way.settings}, settings)
+            assert not problems, problems
+            with put_in_place(way.patch):
                 for place, some in cut.items():
                     row = results.setdefault(technique, {})[place] = await measure(
-                        assistant, f"{technique}/{place}", some, options.show)
-                    print(f"{technique:12} {place:16} {row['shown']:7.1%} {row['exact']:7.1%} {row['similar']:8.2f} "
-                          f"{row['harmful']:8.1%} {row['ms']:6.0f}", flush=True)
-            rows = results[technique].values()
-            shown = sum(row["shown"] * row["holes"] for row in rows)
-            harm = sum(row["harmful"] * row["shown"] * row["holes"] for row in rows) / max(1, shown)
-            results[technique]["all"] = {"harmful": harm}
-            print(f"{technique:12} {'all':16} {'':7} {'':7} {'':8} {harm:8.1%}\n", flush=True)
+                        assistant, way, some, packages, f"{technique}/{place}", options.show)
+                    print_row(technique, place, row)
+            results[technique]["all"] = together(list(results[technique].values()))
+            print_row(technique, "all", results[technique]["all"])
+            print(flush=True)
     finally:
         await assistant.close()
     return results
+
+
+def together(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The figures of several kinds of places in one; what is of those shown, weighed by how many were."""
+    count, shown = sum(row["holes"] for row in rows), sum(row["shown"] * row["holes"] for row in rows)
+    made = {name: sum(row[name] * row["holes"] for row in rows) / count for name in ("shown", "exact", "whole", "ms")}
+    return made | {"holes": count, **{name: sum(row[name] * row["shown"] * row["holes"] for row in rows) / max(1, shown)
+                                      for name in ("similar", "harmful")}}
+
+
+def print_row(technique: str, place: str, row: dict[str, float]) -> None:
+    """One line of the table."""
+    print(f"{technique:16}{place:16}{row['shown']:7.1%}{row['exact']:7.1%}{row['whole']:7.1%}{row['similar']:9.2f}"
+          f"{row['harmful']:9.1%}{row['ms']:7.0f}", flush=True)
 
 
 def main() -> None:
@@ -242,7 +307,7 @@ def main() -> None:
     parser.add_argument("--model", default="", help="a folder or hub name; the shipped model if not given")
     parser.add_argument("--holes", type=int, default=100, help="of each kind")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--without", nargs="+", default=["nothing", "validity", "clean-up", "healing", "suffix"])
+    parser.add_argument("--without", nargs="+", default=list(WITHOUT), choices=list(WITHOUT))
     parser.add_argument("--show", action="store_true", help="print the harmful ones")
     parser.add_argument("--quick", action="store_true", help="15 holes of each kind")
     options = parser.parse_args()

@@ -54,13 +54,22 @@ class Variant:
     kind: int = AUTOMATIC
 
 
-# Asked for several candidates, of which greedy decoding makes one, the server does not look at what is shown.
-UNSHOWN: dict[str, Any] = {"completion": {"candidates": 2}}
+# Asked by key for several candidates, of which a temperature of 0 makes one, the server does not look at what it knows.
+UNSHOWN: dict[str, Any] = {"completion": {"candidates": 2, "temperature": 0, "ahead": False}}
+_NO_GATE = "from codeclippy_ls.assist import gates; gates.finished = gates.inside_word = lambda *all: False; "
+_NO_MEMORY = "from codeclippy_ls.assist import memory; memory.Memory.find = lambda *all: None; "
+_NO_HEALING = "from codeclippy_ls.prompts import build; build._begun_word = lambda prefix: ''; "
+_NO_DRAFTS = "from codeclippy_ls.engine import draft; draft.best_length = lambda *all: 0; "
 SWITCHES = {
     "all on": Variant(),
-    "typed-through off": Variant(UNSHOWN, kind=INVOKED),
+    "memory off": Variant(code=_NO_MEMORY),
+    "ahead off": Variant({"completion": {"ahead": False}}),
+    "debounce off": Variant({"completion": {"debounce": False}}),
+    "gates off": Variant(code=_NO_GATE),
+    "confidence off": Variant({"completion": {"leastConfidence": 0}}),
+    "healing off": Variant(code=_NO_HEALING),
     "prefix cache off": Variant({"model": {"cacheMegabytes": 0}}),
-    "drafts off": Variant(code="from codeclippy_ls.engine import draft; draft.best_length = lambda *all: 0; "),
+    "drafts off": Variant(code=_NO_DRAFTS),
 }
 
 

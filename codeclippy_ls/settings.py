@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
+# The steps of the clean-up (`prompts.FILTERS`), and the check that the code stays whole.
+FILTERS = ("unprintable", "controlText", "secondBlank", "indentation", "extent", "repetition", "overlap", "closers",
+           "trailingBlanks", "present", "neighbour", "worth", "validity")
 DEFAULT_PRESETS = ("Add a docstring", "Add type hints", "Fix the bug")
 
 
@@ -51,11 +54,22 @@ class CompletionSettings:
     enabled: bool = _field(True, "Answer completion and inline completion.")
     max_tokens: int = _field(48, "Most tokens of a suggestion.", 1, 1024)
     time_budget_ms: int = _field(600, "Milliseconds for a suggestion; what there is by then is shown.", 20, 60000)
-    temperature: float = _field(0.0, "0 is greedy: the same text gives the same suggestion.", 0.0, 2.0)
+    temperature: float = _field(0.6, "Of the candidates after the first, which is greedy; 0 makes that the only one.",
+                                0.0, 2.0)
     top_p: float = _field(0.95, "Mass of the nucleus that is sampled from where the temperature is above 0.", 0.01, 1.0)
     multiline: bool = _field(True, "Suggest more than a line where nothing follows the cursor on its line.")
-    candidates: int = _field(1, "Suggestions for an invoked inline completion; more than one needs a temperature.",
-                             1, 8)
+    candidates: int = _field(3, "Most suggestions for a request by key; one for a request by typing.", 1, 8)
+    least_confidence: float = _field(0.4, "Suggestions of which the model is less sure (mean probability per token) "
+                                          "do not come by themselves, only by key.", 0.0, 1.0)
+    ahead: bool = _field(True, "While a suggestion is shown and nothing else is to do, make the one that would follow "
+                               "it.")
+    debounce: bool = _field(True, "Let requests wait for a pause where keys come faster than answers.")
+    context: str = _field("open", "Show the model passages of other files: of those that are `open` in the editor, or "
+                                  "`off`.", choices=("open", "off"))
+    disabled_languages: tuple[str, ...] = _field((), "Languages (as the editor calls them) without suggestions.")
+    disabled_paths: tuple[str, ...] = _field((), "Files without suggestions: patterns for a name or a whole path, as "
+                                                 "in `*.env`.")
+    filters_off: tuple[str, ...] = _field((), "Steps of the clean-up that are left out, by name.", choices=FILTERS)
     max_file_kilobytes: int = _field(4096, "Larger files get no suggestions.", 1, 1 << 20)
     copies: str = _field("hide", "Suggestions and edits of the shipped model that copy a passage of what it was "
                                  "trained on: `hide` them, `mark` them with the package's name, or `show` them.",
@@ -138,7 +152,10 @@ def _problem(value: Any, current: Any, facts: Mapping[str, Any]) -> str | None:
     """What is wrong with a value, ``None`` where nothing is."""
     if isinstance(current, tuple):
         good = isinstance(value, (list, tuple)) and all(isinstance(item, str) and item.strip() for item in value)
-        return None if good else f"must be a list of strings, not {value!r:.80}"
+        if not good:
+            return f"must be a list of strings, not {value!r:.80}"
+        unknown = [item for item in value if facts["choices"] and item not in facts["choices"]]
+        return f"knows no {unknown[0]!r:.40}, only {', '.join(facts['choices'])}" if unknown else None
     kind: Any = (int, float) if isinstance(current, float) else type(current)
     if not isinstance(value, kind) or (isinstance(value, bool) and not isinstance(current, bool)):
         return f"must be {_KIND[type(current)]}, not {value!r:.80}"

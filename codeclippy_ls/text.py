@@ -14,6 +14,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal, NamedTuple
 
 Encoding = Literal["utf-8", "utf-16", "utf-32"]
@@ -231,8 +232,11 @@ class Documents:
     def open(self, uri: str, text: str, version: int | None, language: str) -> Document:
         """Take a document in, also in the place of one that was open already."""
         self._lost.discard(uri)
-        document = Document(uri, without_surrogates(text), version, language)
-        self._open[uri] = document
+        return self._hold(Document(uri, without_surrogates(text), version, language))
+
+    def _hold(self, document: Document) -> Document:
+        self._open.pop(document.uri, None)  # the newest is the last
+        self._open[document.uri] = document
         return document
 
     def change(self, uri: str, version: int | None, changes: Sequence[Change]) -> Document:
@@ -252,8 +256,7 @@ class Documents:
             document = Document(uri, text, version, document.language)
         if not changes:
             document = Document(uri, document.text, version, document.language)
-        self._open[uri] = document
-        return document
+        return self._hold(document)
 
     def _spliced(self, document: Document, change: Change) -> str:
         assert change.start is not None and change.end is not None
@@ -276,6 +279,11 @@ class Documents:
     def get(self, uri: str) -> Document | None:
         """The document as it is now, ``None`` where it is not open or lost."""
         return None if uri in self._lost else self._open.get(uri)
+
+    def latest(self, most: int) -> list[Document]:
+        """The documents that were opened or changed last, the latest first."""
+        found = (self._open[uri] for uri in reversed(self._open) if uri not in self._lost)
+        return list(islice(found, most))
 
     def is_lost(self, uri: str) -> bool:
         """Whether a bad change made the document's text uncertain."""

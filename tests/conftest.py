@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -13,6 +13,29 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Toy models on a shared machine: a second OpenMP thread waits for the first and makes everything slower.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+from codeclippy_ls.server.server import Server
+from tests.editor import Editor, in_process
+from tests.scripted import ScriptedHost
+
+
+@pytest.fixture
+def host() -> ScriptedHost:
+    """What the engine will say."""
+    return ScriptedHost()
+
+
+@pytest.fixture
+def server(host: ScriptedHost) -> Server:
+    """A server over that engine."""
+    return Server(engine=host.open)
+
+
+@pytest.fixture
+async def editor(server: Server) -> AsyncIterator[Editor]:
+    """A session with the server, not yet initialized."""
+    async with in_process(server) as session:
+        yield session
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -34,8 +34,8 @@ class Built(Ask):
 
 
 class ScriptedHost:
-    """Answers with ``says``: a text, several candidates' texts, or an exception to raise; waits at ``gate`` where that
-    is set."""
+    """Answers with ``says``: a text, several candidates' texts, a function of the prompt that gives such, or an
+    exception to raise; waits at ``gate`` where that is set."""
 
     def __init__(self) -> None:
         self.says: Any = "value"
@@ -72,7 +72,8 @@ class ScriptedHost:
             yield None
         if isinstance(self.says, BaseException):
             raise self.says
-        says = [self.says] if isinstance(self.says, str) else self.says
+        says = self.says(self.prompts[-1]) if callable(self.says) else self.says
+        says = [says] if isinstance(says, str) else says
         made = [self._candidate(model, prompt, text) for text in says]
         candidates = tuple(replace(one, answer=ticket.request.ask.answer(one, prompt)) for one in made)
         ticket.emit(candidates[0].text)

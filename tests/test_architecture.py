@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "prompts": {"text"}, "diffs": {"text"}, "constrain": {"text"},
     "assist": {"prompts", "diffs", "constrain", "text", "engine", "settings"},
     "host": {"assist", "engine", "frames", "settings", ""},
-    "server": {"host", "assist", "engine", "settings", "frames", "text", ""},
+    "server": {"host", "assist", "engine", "prompts", "settings", "frames", "text", ""},
     "cli": ROOMS | {""}, "oneshot": ROOMS | {""}, "doctor": ROOMS | {""}, "demo": {"diffs", "text", ""},
     "__init__": set(), "__main__": {"cli"},
 }

@@ -19,6 +19,8 @@ def test_memory_and_hosts_are_those_of_the_system() -> None:
         memory(os.getpid(), "xss")
     with own_hosts() as found:
         folder = os.environ["XDG_RUNTIME_DIR"]
-        stands_in = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", f"--at={folder}/x"])
+        code = "import time; print('up', flush=True); time.sleep(60)"
+        stands_in = subprocess.Popen([sys.executable, "-c", code, f"--at={folder}/x"], stdout=subprocess.PIPE)
+        assert stands_in.stdout is not None and stands_in.stdout.readline() == b"up\n"
         assert hosts_of(folder) == [stands_in.pid] and not found
     assert stands_in.wait(10) != 0 and os.environ.get("XDG_RUNTIME_DIR") != folder

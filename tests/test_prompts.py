@@ -277,14 +277,16 @@ def test_what_no_window_reaches_changes_no_prompt(architecture: str) -> None:
     subject, chance = view(Tokenizer(checkpoints.definition()), architecture), random.Random(0)
     shortened = 0
     for end in ("\n", "\r\n"):
-        rows = ("    " * chance.randrange(3) + "value = other(value) " * chance.randrange(9) for _ in range(900))
+        rows = ["    " * chance.randrange(3) + "value = other(value) " * chance.randrange(9) for _ in range(5000)]
+        for number in range(0, 5000, 7):
+            rows[number] = chance.choice(["import os", "from a import (b,", "class A:", "    def f(self):", "    )"])
         text = end.join(rows)
         for _ in range(12):
-            cut = chance.randrange(len(text))
-            context = Context(text[:cut], text[cut:], "x.py")
+            cut = len(text) - chance.randrange(40_000)
+            context = Context(text[:cut], text[cut:], "x.py", "python")
             for window in (64, 256):
                 within = context.within(window)
-                shortened += within != context
+                shortened += len(within.prefix) < len(context.prefix)
                 assert completion_prompt(subject, within, window, 16) == completion_prompt(subject, context, window, 16)
                 assert within.within(window) == within
     assert shortened > 40

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -24,19 +23,6 @@ ANNOTATING = {
     "window": {"workDoneProgress": True},
     "textDocument": {"codeAction": {"dataSupport": True, "resolveSupport": {"properties": ["edit", "command"]}}},
 }
-
-
-@pytest.fixture
-def host() -> ScriptedHost:
-    """What the engine will say."""
-    return ScriptedHost()
-
-
-@pytest.fixture
-async def editor(host: ScriptedHost) -> AsyncIterator[Editor]:
-    """A session, not yet initialized."""
-    async with in_process(Server(engine=host.open)) as session:
-        yield session
 
 
 async def test_ghost_text_and_completion_items(editor: Editor, host: ScriptedHost) -> None:
@@ -128,16 +114,16 @@ async def test_typing_stops_what_is_made_for_the_old_text(editor: Editor, host: 
 
 async def test_typing_through_a_suggestion_needs_no_engine(editor: Editor, host: ScriptedHost) -> None:
     """What is shown and still matches is shown again."""
-    await editor.start()
+    await editor.start(options={"completion": {"ahead": False}})
     buffer = editor.open("x = \n")
     host.says = "value + 1"
-    assert (await editor.ghost(buffer, 4))[0]["insertText"] == "value + 1"
+    assert (await editor.ghost(buffer, 4, kind=2))[0]["insertText"] == "value + 1"
     cursor = editor.type(buffer, 4, "val")
-    assert (await editor.ghost(buffer, cursor))[0]["insertText"] == "ue + 1"
+    assert (await editor.ghost(buffer, cursor, kind=2))[0]["insertText"] == "ue + 1"
     assert len(host.prompts) == 1
     cursor = editor.type(buffer, cursor, "id")
     host.says = "ity"
-    assert (await editor.ghost(buffer, cursor))[0]["insertText"] == "ity"
+    assert (await editor.ghost(buffer, cursor, kind=2))[0]["insertText"] == "ity"
 
 
 async def test_a_selected_list_item_is_continued(editor: Editor, host: ScriptedHost) -> None:
@@ -155,7 +141,7 @@ async def test_a_selected_list_item_is_continued(editor: Editor, host: ScriptedH
 
 async def test_our_own_item_in_the_list_is_not_continued(editor: Editor, host: ScriptedHost) -> None:
     """What the list's selected item inserts is the whole suggestion already."""
-    await editor.start()
+    await editor.start(options={"completion": {"ahead": False, "candidates": 1}})
     buffer = editor.open("x = va")
     host.says = "lue"
     (listed,) = await editor.complete(buffer, 6)

@@ -31,14 +31,14 @@ async def test_three_jobs_as_a_real_editor_announces_itself(client: str, encodin
         assert (result["capabilities"].get("positionEncoding") or "utf-16") == encoding
         buffer = editor.open(BASKET + "\n\n# ü😀\nif __name__ == \"__main__\":\n    basket = ", encoding=encoding)
         items = await editor.complete(buffer, len(buffer.text))
-        assert len(items) == 1 and items[0]["textEdit"]["newText"].strip()
+        assert 1 <= len(items) <= 3 and items[0]["textEdit"]["newText"].strip()
         buffer.apply([items[0]["textEdit"]])
         editor.notify("textDocument/didChange", {"textDocument": buffer.identifier,
                                                  "contentChanges": [{"text": buffer.text}]})
         start = buffer.text.index(HOLE)
         cursor = editor.type(buffer, start, "", end=start + len(HOLE))
         ghosts = await editor.ghost(buffer, cursor)
-        assert len(ghosts) == 1 and ghosts[0]["insertText"].strip()
+        assert 1 <= len(ghosts) <= 3 and ghosts[0]["insertText"].strip()
         before = buffer.text
         place = before.index("def cheapest")
         await editor.edit(buffer, "Rename cheapest to lowest", place, place)

@@ -44,7 +44,7 @@ def test_limits_and_choices_are_those_of_the_code() -> None:
             found = PROPERTIES[f"codeclippy.{section.name}.{camel(member.name)}"]
             assert found.get("minimum") == member.metadata["least"]
             assert found.get("maximum") == member.metadata["most"]
-            assert tuple(found.get("enum", ())) == member.metadata["choices"]
+            assert tuple(found.get("enum", found.get("items", {}).get("enum", ()))) == member.metadata["choices"]
 
 
 def test_what_is_started_cannot_be_set_by_a_workspace() -> None:

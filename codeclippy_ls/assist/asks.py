@@ -28,12 +28,14 @@ class CompletionAsk(Ask):
         tokens: most that the answer may have.
         multiline: whether it may have more than a line.
         family: the model's, where the settings name one.
+        off: steps of the clean-up that are left out.
     """
 
     context: Context
     tokens: int
     multiline: bool = True
     family: str = ""
+    off: tuple[str, ...] = ()
 
     def prompt(self, model: Any, window: int) -> Prompt:
         """The prompt; a word that was begun is cut from it and becomes a constraint on the answer."""
@@ -43,7 +45,8 @@ class CompletionAsk(Ask):
 
     def done(self, text: str, prompt: Prompt) -> bool:
         """Whether the suggestion is at its end."""
-        return prompts.ended(text[len(prompt.heal) :], to_lf(self.context.prefix[-_TAIL:]), self.multiline)
+        return prompts.ended(text[len(prompt.heal) :], to_lf(self.context.prefix[-_TAIL:]), self.multiline,
+                             self.off)
 
     def answer(self, candidate: Candidate, prompt: Prompt) -> str:
         """The text without the word that was begun; nothing where it goes on otherwise."""

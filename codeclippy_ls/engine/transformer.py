@@ -309,10 +309,14 @@ class Transformer:
         width = shape.heads * shape.size
         if turns is not None:
             qkv = self._turned(qkv.float(), turns)
-        new = qkv[:, width:].view(-1, 2, shape.groups, shape.size).permute(1, 2, 0, 3)
+        if len(qkv) == 1:  # the same with fewer calls
+            new = qkv[:, width:].view(2, shape.groups, 1, shape.size)
+        else:
+            new = qkv[:, width:].view(-1, 2, shape.groups, shape.size).permute(1, 2, 0, 3)
         for seat in seats:
             both = seat.cache.layers[layer.index][0]
-            both.narrow(2, seat.past, seat.end - seat.start).copy_(new[:, :, seat.start : seat.end])
+            both.narrow(2, seat.past, seat.end - seat.start).copy_(
+                new if len(seats) == 1 else new[:, :, seat.start : seat.end])
         return qkv[:, :width]
 
     def _attend(self, layer: _Layer, q: Tensor, seat: _Seat) -> Tensor:
@@ -321,12 +325,18 @@ class Transformer:
         _, keys, values = seat.cache.layers[layer.index]
         tokens, repeats = seat.total - seat.past, shape.heads // shape.groups
         first = seat.first(layer.span)
+        seen = seat.total - first
+        if tokens == 1:
+            out = functional.scaled_dot_product_attention(
+                q.view(1, shape.groups, repeats, shape.size), keys.narrow(2, first, seen),
+                values.narrow(2, first, seen), scale=layer.scale)
+            return out.reshape(1, shape.heads * shape.size)
         # Heads that share keys stand below each other, as if they were more tokens: nothing is copied for them.
         q = q.view(tokens, shape.groups, repeats, shape.size).permute(1, 2, 0, 3)
         out = functional.scaled_dot_product_attention(
             q.reshape(1, shape.groups, repeats * tokens, shape.size),
-            keys.narrow(2, first, seat.total - first), values.narrow(2, first, seat.total - first),
-            attn_mask=seat.mask(layer.span, q, repeats) if tokens > 1 else None, scale=layer.scale)
+            keys.narrow(2, first, seen), values.narrow(2, first, seen),
+            attn_mask=seat.mask(layer.span, q, repeats), scale=layer.scale)
         out = out.view(shape.groups, repeats, tokens, shape.size).permute(2, 0, 1, 3)
         return out.reshape(tokens, shape.heads * shape.size)
 

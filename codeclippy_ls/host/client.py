@@ -138,7 +138,7 @@ class HostEngine:
         if self._connection is None:
             self._keep()
             return
-        request, stream = ticket.request, ticket.lane is not Lane.KEYSTROKE
+        request, stream = ticket.request, ticket.lane is Lane.EDIT
         self._sent.add(number)
         params = {
             "ticket": number, "lane": int(ticket.lane), "spec": wire.spec_to(self._specs[request.model]),
@@ -263,7 +263,7 @@ class HostEngine:
         lost = [ticket for number in list(self._sent) if (ticket := self._drop(number)) is not None]
         for ticket in lost:
             ticket.settle(EngineError(self._reason))
-        told = any(ticket.lane is not Lane.KEYSTROKE for ticket in lost)
+        told = any(ticket.lane is Lane.EDIT for ticket in lost)
         for spec, status in list(self._status.items()):
             if status.state is State.READY:
                 self._set_status(spec, Status(State.LOADING, "" if told else self._reason))

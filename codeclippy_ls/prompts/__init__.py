@@ -15,11 +15,13 @@ from codeclippy_ls.prompts.build import (
     markers,
 )
 from codeclippy_ls.prompts.families import FAMILIES, Family, Job, recognise
-from codeclippy_ls.prompts.trim import ended, indentation, trim
-from codeclippy_ls.prompts.validity import fitting, spoilt
+from codeclippy_ls.prompts.surroundings import Other, Passage, passages
+from codeclippy_ls.prompts.trim import FILTERS, ended, indentation, replaced, trim
+from codeclippy_ls.prompts.validity import fitting, open_at_end, spoilt
 
 __all__ = [
-    "FAMILIES", "Context", "Edited", "Family", "Job", "Prompt", "Tokenizer", "View",
-    "completion_prompt", "edit_prompt", "edits", "ended", "fitting", "indentation", "markers", "recognise",
-    "spoilt", "trim",
+    "FAMILIES", "FILTERS", "Context", "Edited", "Family", "Job", "Other", "Passage",
+    "Prompt", "Tokenizer", "View",
+    "completion_prompt", "edit_prompt", "edits", "ended", "fitting", "indentation", "markers", "open_at_end",
+    "passages", "recognise", "replaced", "spoilt", "trim",
 ]

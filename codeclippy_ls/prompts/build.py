@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from codeclippy_ls.prompts.families import FAMILIES, Control, Family, Part, Slot, Template, recognise
+from codeclippy_ls.prompts.surroundings import IMPORT_REACH, SCOPE_REACH, Passage, as_comment, head_of
 from codeclippy_ls.text import to_lf
 
 # No tokenizer here packs more than this many characters into a token on average over code, so that more text than
@@ -20,6 +21,8 @@ from codeclippy_ls.text import to_lf
 _CHARACTERS_PER_TOKEN = 8
 _SLACK = 4096  # characters kept beyond that: a word that is cut off, and what suggestions are trimmed by
 _SUFFIX_SHARE = 0.25
+_HEAD_SHARE = 0.125  # of a long file's prefix, for its imports and the scopes around the window
+_BESIDE_SHARE = 0.25  # of the window, for passages of other files
 _SUFFIX_STEP = 64  # tokens
 _PREFIX_STEP = 16  # lines
 _WORD = re.compile(r"(?:(?<=\S) )?\w{1,64}\Z")
@@ -69,18 +72,26 @@ class View(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The text around a cursor, in any end-of-line style, and the file's name; ``skipped`` lines stand before it."""
+    """The text around a cursor, in any end-of-line style, the file's name and language, and what is shown beside it.
+
+    ``skipped`` lines of the prefix were left out, somewhere no prompt reaches.
+    """
 
     prefix: str
     suffix: str
     name: str = ""
+    language: str = ""
+    passages: tuple[Passage, ...] = ()
     skipped: int = 0
 
     def within(self, window: int) -> Context:
-        """This without what no prompt of a window of so many tokens can reach: any such prompt is the same."""
+        """This without what no prompt of a window of so many tokens can show: any such prompt is the same."""
         reach = window * _CHARACTERS_PER_TOKEN + _SLACK
-        skipped = self.skipped + self.prefix[:-reach].count("\n")
-        return Context(self.prefix[-reach:], self.suffix[:reach], self.name, skipped)
+        head, tail = 2 * IMPORT_REACH, reach + 2 * SCOPE_REACH  # twice: they are counted with one character a line end
+        prefix, skipped = self.prefix, self.skipped
+        if len(prefix) > head + tail:
+            prefix, skipped = prefix[:head] + prefix[-tail:], skipped + prefix[head:-tail].count("\n")
+        return replace(self, prefix=prefix, suffix=self.suffix[:reach], skipped=skipped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +153,8 @@ def completion_prompt(view: View, context: Context, window: int, reserve: int, w
     budget = window - reserve - sum(isinstance(part, Control) for part in template)
     if budget < 16:
         raise ValueError(f"a window of {window} tokens leaves no room for a prompt")
+    front, beside = _beside(family, tokenizer, context, int(budget * _BESIDE_SHARE))
+    budget -= len(front) + len(beside)
     prefix, suffix = context.prefix, context.suffix if family.infill else ""
     # Models that fill holes have seen them begin anywhere, but seldom inside a word.
     heal = _begun_word(prefix) if family.infill else _healed(prefix)
@@ -149,9 +162,28 @@ def completion_prompt(view: View, context: Context, window: int, reserve: int, w
     if not prefix:
         prefix, heal = context.prefix, ""
     before, after = _shared(tokenizer, prefix, suffix, budget, context.skipped)
-    tokens = _fill(template, tokenizer, {Slot.PREFIX: before, Slot.SUFFIX: after})
+    tokens = [*front, *_fill(template, tokenizer, {Slot.PREFIX: [*beside, *before], Slot.SUFFIX: after})]
     tokens = tokens or _beginning(family, tokenizer)
     return Prompt(tuple(tokens), _ends(family, tokenizer), family, heal=to_lf(heal))
+
+
+def _beside(family: Family, tokenizer: Tokenizer, context: Context, most: int) -> tuple[list[int], list[int]]:
+    """Ids that go before everything, and ids that go before the prefix, at most so many together.
+
+    Families that were trained on several files at once have a token that begins one, with its path and a line end;
+    others get passages as comments.
+    """
+    begin = _lookup(tokenizer)(family.file) if family.file else None
+    front = [begin, *tokenizer.encode_continued(f"{context.name}\n")] if begin is not None and context.name else []
+    shown: list[int] = []
+    for passage in reversed(context.passages):  # the most relevant is the last, and the first to have room
+        if begin is None:
+            ids = tokenizer.encode_continued(as_comment(passage, context.language))
+        else:
+            ids = [begin, *tokenizer.encode_continued(f"{passage.path}\n{passage.text}\n")]
+        if len(front) + len(shown) + len(ids) <= most:
+            shown = [*ids, *shown]
+    return ([*shown, *front], []) if begin is not None else ([], shown)
 
 
 def edits(family: Family, chat: bool) -> bool:
@@ -250,12 +282,15 @@ def _shared(
     room = budget - max(floor, len(after)) if suffix else budget
     clipped = prefix[:-reach]
     if len(tokens) > room or clipped:
-        tokens = _tail(tokenizer, skipped + clipped.count("\n"), before, tokens, room)
+        most = int(room * _HEAD_SHARE)
+        tokens, shown = _tail(tokenizer, skipped + clipped.count("\n"), before, tokens, room - most)
+        head = head_of(to_lf(clipped) + before[: len(before) - len(shown)], shown, most * 3)
+        tokens = [*tokenizer.encode_continued(head)[:most], *tokens] if head else tokens
     return tokens, after
 
 
-def _tail(tokenizer: Tokenizer, skipped: int, before: str, tokens: Sequence[int], room: int) -> list[int]:
-    """Ids of the longest end of ``before`` that fits and begins at a line whose number is a multiple of a step.
+def _tail(tokenizer: Tokenizer, skipped: int, before: str, tokens: Sequence[int], room: int) -> tuple[list[int], str]:
+    """Ids and text of the longest end of ``before`` that fits, from a line whose number is a multiple of a step.
 
     ``before`` itself begins after ``skipped`` line ends.
     """
@@ -263,7 +298,7 @@ def _tail(tokenizer: Tokenizer, skipped: int, before: str, tokens: Sequence[int]
     cut = len(before) - len(kept)
     newline = before.find("\n", max(cut - 1, 0))
     if newline < 0:  # one long line
-        return list(tokens[-room:])
+        return list(tokens[-room:]), kept
     start = newline + 1
     coarse = start
     for _ in range(-(skipped + before.count("\n", 0, start)) % _PREFIX_STEP):
@@ -273,7 +308,7 @@ def _tail(tokenizer: Tokenizer, skipped: int, before: str, tokens: Sequence[int]
     # Long lines: a whole step would throw most of the window away, so the nearest line start has to do.
     if not coarse or len(before) - coarse < (len(before) - start) // 2:
         coarse = start
-    return tokenizer.encode_continued(before[coarse:])[-room:]
+    return tokenizer.encode_continued(before[coarse:])[-room:], before[coarse:]
 
 
 def _window(tokenizer: Tokenizer, edited: Edited, budget: int) -> tuple[int, int]:

@@ -55,6 +55,7 @@ class Family:
         infill: the template for a hole, if the family was trained for it.
         edit: the template for a diff, if the family was trained for it.
         start: control token in front of every continuation.
+        file: control token that begins a file, with its path and a line end, where it was trained on several at once.
         ends: control tokens that end an answer, beyond those of the checkpoint's configuration.
         ids: ids that markers must have; early uploads of some families had others, and no infill.
         licence: of the weights, as stated by the publisher.
@@ -69,6 +70,7 @@ class Family:
     infill: Template | None = None
     edit: Template | None = None
     start: tuple[Control, ...] = ()
+    file: str = ""
     ends: tuple[str, ...] = ()
     ids: tuple[tuple[str, int], ...] = ()
     window: int = 2048
@@ -158,8 +160,8 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "mellum", markers=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"), architectures=("llama",), hints=("mellum",),
-        infill=_spm("<fim_suffix>", "<fim_prefix>", "<fim_middle>"), ends=("<|endoftext|>",), window=8192,
-        licence="Apache-2.0", cautions=_FIM, examples=("JetBrains/Mellum-4b-base",),
+        infill=_spm("<fim_suffix>", "<fim_prefix>", "<fim_middle>"), file="<filename>", ends=("<|endoftext|>",),
+        window=8192, licence="Apache-2.0", cautions=_FIM, examples=("JetBrains/Mellum-4b-base",),
     ),
     Family(
         "starcoder", markers=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
@@ -177,7 +179,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "qwen-coder", markers=("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
-        infill=_psm("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+        infill=_psm("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), file="<|file_sep|>",
         ends=("<|endoftext|>", "<|fim_pad|>", "<|file_sep|>", "<|repo_name|>", "<|fim_prefix|>", "<|im_end|>",
               "<|end_of_text|>"),
         window=32768, licence="Apache-2.0 (most sizes)", cautions=_FIM,

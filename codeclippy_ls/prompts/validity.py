@@ -26,7 +26,11 @@ _HASH_COMMENTS = frozenset(
 _BRACKETED = frozenset({
     "javascript", "javascriptreact", "typescript", "typescriptreact", "java", "c", "cpp", "csharp", "go", "kotlin",
     "dart", "swift", "css", "scss", "less"})
-_LINES = ("pass", "if x:", "else:", "except x:", "x = (")  # a statement, heads of what is indented below, an opener
+# What may stand in place of a line: a statement, heads of what is indented below, openers; inside brackets, items.
+_LINES = ("pass", "if x:", "else:", "except x:", "x = (", "x = [", "x = {", "def x(")
+_ITEMS = ("", "x,", "x: x,", "x=x,", "x(", "x in x", "x: (")
+_MEMBER = re.compile(r"([ \t]*)(?:async[ \t]+def|def|class)\b")
+_NEAR_LINES = 16  # after the cursor, in which a bracket that nothing opens is the cursor's affair
 _DELIMITER = re.compile(r"""([\"'])(?:\1\||\|\1)\1""")
 _WORD_END, _WORD_START = re.compile(r"\w\Z"), re.compile(r"\w")
 
@@ -69,6 +73,12 @@ def spoilt(before: str, after: str, language: str) -> bool:
     return whole is not None and not whole(after) and whole(before)
 
 
+def open_at_end(prefix: str, language: str) -> bool:
+    """Whether a bracket or a string is open where a text ends."""
+    quote, left = _scan(_code(prefix), "", language)
+    return quote not in ("", "#") or any(bracket in _OPENING for bracket in left)
+
+
 class _Around:
     """The code around a cursor; what does not depend on a suggestion is found out once, and only where it is asked."""
 
@@ -76,6 +86,8 @@ class _Around:
         self.suffix, self.language = suffix, language
         self.quote, self.open_before = _scan(_code(prefix), "", language)
         self.before, self.after = _statement(prefix, suffix) if language == "python" else ("", "")
+        if len(self.before) + len(self.after) > _MOST_PARSED:
+            self.before, self.after = _member(self.before, self.after)
 
     def broken_by(self, text: str) -> bool:
         """Whether a suggestion breaks it."""
@@ -101,7 +113,9 @@ class _Around:
         """Whether it parses as it is, or with some other line in place of the cursor's: then that line is to blame."""
         above, _, line = self.before.rpartition("\n")
         blanks, following = line[: len(line) - len(line.lstrip())], self.after.partition("\n")[2]
-        others = (f"{above}\n{blanks}{other}\n{following}" for other in _LINES)
+        opened_here = _scan(line, "", self.language)[1]
+        inside = sum(bracket in _OPENING for bracket in self.open_before) > sum(b in _OPENING for b in opened_here)
+        others = (f"{above}\n{blanks}{other}\n{following}" for other in (_ITEMS if inside else _LINES))
         return any(map(_parses, (self.before + self.after, *others)))
 
 
@@ -129,6 +143,31 @@ def _statement(prefix: str, suffix: str) -> tuple[str, str]:
         if begun == 2:  # one statement more than the cursor's: it may stand in a decorator of that
             break
     return prefix[start:], suffix[: end or len(suffix)]
+
+
+def _member(before: str, after: str) -> tuple[str, str]:
+    """Of a long class, the method that the cursor stands in, at the left margin; all of it where that is not found."""
+    lines = before.split("\n")
+    depth = indentation(lines[-1]) if lines[-1].strip() else 1 << 20
+    for start in range(len(lines) - 1, -1, -1):
+        if not lines[start].strip():
+            continue
+        head = _MEMBER.match(lines[start])
+        if head is not None and head[1] and (indentation(head[1]) < depth or start == len(lines) - 1):
+            break
+        depth = min(depth, indentation(lines[start]) + 1)
+    else:
+        return before, after
+    margin = head[1]
+    rest = after.split("\n")
+    end = next((index for index, line in enumerate(rest) if index and line.strip() and line.strip()[0] not in ")]}"
+                and indentation(line) <= indentation(margin)), len(rest))
+    mine = lines[start:]
+    if any(line.strip() and not line.startswith(margin) for line in (*mine, *rest[1:end])):
+        return before, after
+    cut = len(margin)
+    return ("\n".join(line[cut:] for line in mine),
+            "\n".join([rest[0], *(line[cut:] for line in rest[1:end])]) + "\n")
 
 
 def _parses(code: str) -> bool:
@@ -160,7 +199,14 @@ def _balanced(text: str, quote: str, outer: list[str], suffix: str, language: st
     still, inner = _scan(text, quote, language)
     if quote and quote != "#":  # inside a string: more of it, or its end where that is missing
         closed_below = (suffix if len(quote) > 1 else suffix.partition("\n")[0]).count(quote) % 2  # the others pair up
-        return quote not in text or (not still and not closed_below)
+        if language == "python" and text.count("{") != text.count("}"):
+            return False  # half of what a formatted string has between braces
+        if quote in text:
+            return not still and not closed_below
+        strict = language == "python" or language in _BRACKETED  # elsewhere it may be an apostrophe
+        return bool(closed_below) or quote not in ("'", '"') or not strict
+    if len(still) == 3:
+        return suffix.count(still) % 2 == 1  # the start of a long string that ends below
     if still and not still.startswith("#"):
         return False  # an unclosed string
     _, following = _scan(suffix[:_REACH], "", language)
@@ -174,7 +220,8 @@ def _balanced(text: str, quote: str, outer: list[str], suffix: str, language: st
         return not opened and len(closed) <= len(spare) and [_OPENING[b] for b in reversed(inside)] == closed
     if opened:
         return len(needed) - len(waiting) >= len(opened)
-    return True
+    _, near = _scan("\n".join(suffix.split("\n", _NEAR_LINES)[:_NEAR_LINES]), "", language)
+    return sum(bracket in _CLOSING for bracket in near) <= len(waiting)  # what closes there is opened nowhere
 
 
 def _scan(text: str, quote: str, language: str) -> tuple[str, list[str]]:

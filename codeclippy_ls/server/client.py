@@ -22,6 +22,7 @@ STATUS = "codeclippy/status"
 EDIT_COMMAND = "codeclippy.edit"
 NEXT_COMMAND = "codeclippy.nextEdit"
 RELOAD_COMMAND = "codeclippy.reload"
+FIGURES_COMMAND = "codeclippy.figures"
 _PATIENCE_SECONDS = 2.0  # for a client to say that it will show progress; work does not wait for longer
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from lsprotocol import types
 
 from codeclippy_ls.assist import Proposal, Suggestion
 from codeclippy_ls.text import Document, Edit, Encoding, Position, offset_at, position_at
 
+ACCEPTED_COMMAND = "codeclippy.accepted"
 # Long or multi-line labels broke clients (Helix), and nobody reads them.
 _LABEL = 60
 
@@ -41,7 +44,8 @@ def completion_item(document: Document, suggestion: Suggestion, encoding: Encodi
     """A suggestion as an item of the completion list.
 
     The item replaces the word before the cursor by that word and the suggestion, and filters by it, because clients
-    filter items by the symbol at point and drop those that do not begin with it.
+    filter items by the symbol at point and drop those that do not begin with it. Closing signs after the cursor that
+    the suggestion brings along are replaced, too.
     """
     start = word_start(document, suggestion.offset)
     text = document.text[start : suggestion.offset] + suggestion.text
@@ -59,8 +63,14 @@ def completion_item(document: Document, suggestion: Suggestion, encoding: Encodi
         insert_text_format=types.InsertTextFormat.PlainText,
         # The lines have their indentation already; some clients would add the cursor's to it.
         insert_text_mode=types.InsertTextMode.AsIs,
-        text_edit=types.TextEdit(to_range(document, start, suggestion.offset, encoding), text),
+        text_edit=types.TextEdit(to_range(document, start, suggestion.offset + suggestion.replaces, encoding), text),
+        command=accepted(document),
     )
+
+
+def accepted(document: Document) -> types.Command:
+    """What a client runs when an item is accepted: it is counted."""
+    return types.Command(title=title("accepted"), command=ACCEPTED_COMMAND, arguments=[{"uri": document.uri}])
 
 
 def word_start(document: Document, offset: int) -> int:
@@ -74,10 +84,11 @@ def inline_item(
 ) -> types.InlineCompletionItem:
     """A suggestion as ghost text; over a selected list item it repeats that item's text, or it would not be drawn."""
     if selected is None:
-        range = to_range(document, suggestion.offset, suggestion.offset, encoding)
-        return types.InlineCompletionItem(insert_text=suggestion.text, range=range)
-    range = to_range(document, selected.start, selected.end, encoding)
-    return types.InlineCompletionItem(insert_text=selected.text + suggestion.text, range=range)
+        range = to_range(document, suggestion.offset, suggestion.offset + suggestion.replaces, encoding)
+        return types.InlineCompletionItem(insert_text=suggestion.text, range=range, command=accepted(document))
+    range = to_range(document, selected.start, selected.end + suggestion.replaces, encoding)
+    return types.InlineCompletionItem(
+        insert_text=selected.text + suggestion.text, range=range, command=accepted(document))
 
 
 def workspace_edit(proposal: Proposal, label: str, encoding: Encoding, annotate: bool, confirm: bool) -> Any:
@@ -98,6 +109,17 @@ def workspace_edit(proposal: Proposal, label: str, encoding: Encoding, annotate:
         types.OptionalVersionedTextDocumentIdentifier(uri=document.uri, version=document.version), edits
     )
     return types.WorkspaceEdit(document_changes=[change], change_annotations=annotations or None)
+
+
+def path_from(uri: str, other: str) -> str:
+    """Another file's path as it is written from a file's folder; its name alone where that is far away."""
+    (scheme, _, path, *_), (other_scheme, _, other_path, *_) = urlsplit(uri), urlsplit(other)
+    path, other_path = unquote(path), unquote(other_path)
+    if scheme == other_scheme and path.startswith("/") and other_path.startswith("/"):
+        found = posixpath.relpath(other_path, posixpath.dirname(path))
+        if not found.startswith("../../../"):
+            return found
+    return other_path.rpartition("/")[2]
 
 
 def selected_lines(document: Document, range: types.Range, encoding: Encoding) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcInvalidParams
 
 from codeclippy_ls.server import convert
-from codeclippy_ls.server.client import EDIT_COMMAND, NEXT_COMMAND, RELOAD_COMMAND
+from codeclippy_ls.server.client import EDIT_COMMAND, FIGURES_COMMAND, NEXT_COMMAND, RELOAD_COMMAND
 from codeclippy_ls.server.edits import SCHEME
 from codeclippy_ls.server.protocol import survives_exit
 from codeclippy_ls.text import Document, Edit
@@ -46,9 +46,11 @@ async def completion(server: Server, params: types.CompletionParams) -> types.Co
     encoding = server.documents.encoding
     offset = convert.from_position(document, params.position, encoding)
     typed = params.context is not None and params.context.trigger_kind != types.CompletionTriggerKind.Invoked
-    suggestions = await server.suggest(document, offset, automatic=typed)
+    candidates = 1 if typed else server.settings.completion.candidates
+    suggestions = await server.suggest(document, offset, automatic=typed, candidates=candidates)
     if server.documents.get(document.uri) is not document:
         return types.CompletionList(is_incomplete=True, items=[])
+    server.shows(document, suggestions)
     items = [
         convert.completion_item(document, suggestion, encoding, order)
         for order, suggestion in enumerate(suggestions.items)
@@ -74,6 +76,7 @@ async def inline_completion(
     )
     if server.documents.get(document.uri) is not document:
         return None
+    server.shows(document, suggestions)
     items = [convert.inline_item(document, suggestion, selected, encoding) for suggestion in suggestions.items]
     return types.InlineCompletionList(items=items)
 
@@ -189,6 +192,28 @@ async def reload(server: Server, arguments: list[Any]) -> None:
         server.background(server.load())
 
 
+async def accepted(server: Server, arguments: list[Any]) -> None:
+    """The command of every item: one object with ``uri``, whose suggestion was accepted."""
+    given = arguments[0] if len(arguments) == 1 else None
+    uri = given.get("uri") if isinstance(given, dict) else None
+    if not isinstance(uri, str):
+        raise JsonRpcInvalidParams('codeclippy.accepted takes one object {"uri": ...}')
+    if server.assistant is not None:
+        server.assistant.suggester.figures.accept(uri)
+
+
+async def figures(server: Server, arguments: list[Any]) -> dict[str, Any]:
+    """The command that says what became of suggestions: a message, unless its one argument has ``quiet``, and the
+    figures themselves as its result."""
+    assert server.client is not None
+    if server.assistant is None:
+        return {}
+    found = server.assistant.suggester.figures
+    if not (arguments and isinstance(arguments[0], dict) and arguments[0].get("quiet") is True):
+        server.client.say(found.sentence(), types.MessageType.Info)
+    return found.exported()
+
+
 async def work_done_progress_cancel(server: Server, params: types.WorkDoneProgressCancelParams) -> None:
     """The user cancelled what a progress bar shows."""
     if server.client is not None and (cancel := server.client.cancels.get(str(params.token))) is not None:
@@ -218,7 +243,10 @@ FEATURES: dict[str, tuple[Callable[..., Any], Any]] = {
 }
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {EDIT_COMMAND: edit, NEXT_COMMAND: next_edit, RELOAD_COMMAND: reload}
+COMMANDS: dict[str, Callable[..., Any]] = {
+    EDIT_COMMAND: edit, NEXT_COMMAND: next_edit, RELOAD_COMMAND: reload, FIGURES_COMMAND: figures,
+    convert.ACCEPTED_COMMAND: accepted,
+}
 
 
 def bound(handler: Callable[..., Any], server: Server) -> Callable[..., Any]:

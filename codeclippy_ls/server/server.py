@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import fields
 from typing import Any
@@ -19,10 +20,11 @@ from pygls.lsp.server import LanguageServer
 from pygls.protocol import default_converter
 
 from codeclippy_ls import __version__
-from codeclippy_ls.assist import COMPLETE, EDIT, Assistant, Suggestions, is_new, marker_at
+from codeclippy_ls.assist import COMPLETE, EDIT, Assistant, Suggestions, is_new, marker_at, secret
 from codeclippy_ls.engine.engine import EngineFace, State, Status
 from codeclippy_ls.engine.errors import EngineError
 from codeclippy_ls.host import open_engine
+from codeclippy_ls.prompts import Other
 from codeclippy_ls.server import convert
 from codeclippy_ls.server.client import RELOAD_COMMAND, Client
 from codeclippy_ls.server.edits import Edits
@@ -32,6 +34,8 @@ from codeclippy_ls.settings import Settings, parse
 from codeclippy_ls.text import Change, Document, Documents, Edit
 
 log = logging.getLogger(__name__)
+
+_MOST_OTHERS = 12  # files that a prompt may show passages of
 
 OpenEngine = Callable[[Settings, Callable[[str, Status], None]], EngineFace]
 
@@ -115,7 +119,7 @@ class Server(LanguageServer):
             log.warning("a change cannot be applied: %s", error)
             self._lose(uri)
         if self.assistant is not None:
-            self.assistant.changed(uri)
+            self.assistant.changed(uri, self.documents.get(uri))
 
     def closed(self, uri: str) -> None:
         """A document was closed."""
@@ -167,6 +171,7 @@ class Server(LanguageServer):
                 pass
 
         self.assistant = Assistant(self._open_engine(self.settings, watch), self.settings)
+        self.assistant.suggester.others = self._other_files
         assert self.client is not None
         if self._problems:
             self.client.say("; ".join(self._problems), types.MessageType.Warning)
@@ -241,6 +246,7 @@ class Server(LanguageServer):
         assert self.client is not None
         if self.assistant is None:
             return Suggestions(complete=False)
+        started = time.monotonic()
         try:
             found = await self.assistant.complete(
                 document, offset, automatic=automatic, selected=selected, candidates=candidates
@@ -251,7 +257,20 @@ class Server(LanguageServer):
             return Suggestions()
         if found.notice:
             self.client.say_once(found.notice)
+        if found.items:
+            self.assistant.suggester.figures.answers.append(time.monotonic() - started)
         return found
+
+    def shows(self, document: Document, found: Suggestions) -> None:
+        """Suggestions go out to be shown: the first of them is what the user sees."""
+        if self.assistant is not None and found.items:
+            first = found.items[0]
+            self.assistant.suggester.figures.offer(document, first.offset, first.text, first.replaces)
+
+    def _other_files(self, uri: str) -> list[Other]:
+        """The other files that are open, the one opened or changed last first; none that holds secrets."""
+        return [Other(convert.path_from(uri, other.uri), other.text) for other in self.documents.latest(_MOST_OTHERS)
+                if other.uri != uri and not secret(other.uri)]
 
     def actions(self, document: Document, lines: tuple[int, int]) -> list[tuple[str, str]]:
         """Title and message of each edit that is offered for these lines; an empty message is read from a comment."""

@@ -553,7 +553,8 @@ A range of whole lines needs no columns, and so no old text to count them in."
   "Whether a suggestion is shown; its keys are bound only then.")
 
 (defvar-local codeclippy--items nil
-  "The suggestions that are known: a list of (TEXT . COMMAND).")
+  "The suggestions that are known: a list of (TEXT COMMAND TAKEN).
+TAKEN characters after point are replaced.")
 
 (defvar-local codeclippy--index 0
   "Which of them is shown.")
@@ -626,16 +627,18 @@ It is nil where point or the text have left it."
   (if (string-prefix-p "\n" text) (concat " " text) text))
 
 (defun codeclippy--item (connection item)
-  "The text and command of the server's ITEM from CONNECTION.
-It is nil where the item is not for point."
+  "The text and command of the server's ITEM from CONNECTION, and what it takes.
+That is how many characters after point: closing brackets that it brings
+along.  It is nil where the item is not for point."
   (let* ((text (plist-get item :insertText))
          (text (if (stringp text) text (plist-get text :value)))
          (range (plist-get item :range))
          (start (if range (codeclippy--place connection (plist-get range :start)) (point)))
          (end (if range (codeclippy--place connection (plist-get range :end)) (point)))
          (typed (and (<= start (point)) (buffer-substring-no-properties start (point)))))
-    (when (and typed (stringp text) (= end (point)) (string-prefix-p typed text) (< (length typed) (length text)))
-      (cons (substring text (length typed)) (plist-get item :command)))))
+    (when (and typed (stringp text) (<= (point) end (line-end-position))
+               (string-prefix-p typed text) (< (length typed) (length text)))
+      (list (substring text (length typed)) (plist-get item :command) (- end (point))))))
 
 (defun codeclippy--take (connection result)
   "Show the RESULT of a request to CONNECTION for this text and point."
@@ -713,12 +716,15 @@ Another list is open, or this is no place to type."
   "Insert what PATTERN matches of the suggestion, all of it where that is nil.
 This is one step of undo."
   (let ((left (codeclippy--left))
-        (command (cdr (nth codeclippy--index codeclippy--items))))
+        (command (nth 1 (nth codeclippy--index codeclippy--items)))
+        (taken (nth 2 (nth codeclippy--index codeclippy--items))))
     (unless left
       (user-error "There is no suggestion"))
     (let ((piece (if (and pattern (string-match pattern left)) (match-string 0 left) left))
           (rest codeclippy--rest))
       (undo-boundary)
+      (when (equal piece left)
+        (delete-region (point) (+ (point) taken)))
       (insert piece)
       (undo-boundary)
       (if (equal piece left)
@@ -1087,6 +1093,14 @@ while it is being written."
   (interactive)
   (dolist (peer (or (codeclippy--peers) (user-error "Code Clippy: no server runs; see `codeclippy-restart'")))
     (jsonrpc-async-request peer :workspace/executeCommand (list :command "codeclippy.reload" :arguments [])
+                           :success-fn #'ignore :error-fn #'ignore)))
+
+;;;###autoload
+(defun codeclippy-figures ()
+  "Say what became of suggestions: how many were shown, accepted and dismissed."
+  (interactive)
+  (dolist (peer (or (codeclippy--peers) (user-error "Code Clippy: no server runs; see `codeclippy-restart'")))
+    (jsonrpc-async-request peer :workspace/executeCommand (list :command "codeclippy.figures" :arguments [])
                            :success-fn #'ignore :error-fn #'ignore)))
 
 (defun codeclippy-restart ()

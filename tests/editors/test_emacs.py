@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import tempfile
 import time
@@ -101,6 +102,18 @@ def test_ghost_text_is_accepted_whole_and_undone_in_one_step(emacs: Emacs, file:
     until_body(emacs, "def add(a, b):\n    total = a + b\n    return total", "the suggestion to be text")
     emacs.keys("C-_")
     until_body(emacs, "def add(a, b):\n    ", "one undo to take it back")
+
+
+def test_brackets_that_were_closed_already_are_replaced(emacs: Emacs, script: Script) -> None:
+    script.says(complete="path):")
+    emacs.open(Path(emacs.folder) / "brackets.py", "if exists()")
+    emacs.ready()
+    emacs.lisp("(progn (goto-char 11) nil)")
+    emacs.type(" ")
+    emacs.until_drawn("path):")
+    script.says()
+    emacs.keys("Tab")
+    emacs.until(lambda: emacs.lisp("(buffer-string)") == "if exists( path):", "the brackets not to be doubled")
 
 
 def test_ghost_text_is_accepted_by_word(emacs: Emacs, file: File, script: Script) -> None:
@@ -465,6 +478,11 @@ def test_a_model_that_cannot_be_loaded_is_told_and_loads_later(emacs: Emacs, fil
     emacs.ready()
     emacs.type(" ")
     emacs.until_drawn("    return a + b")
+
+
+def test_what_became_of_suggestions_is_told(emacs: Emacs, file: File, script: Script) -> None:
+    emacs.command("codeclippy-figures")
+    emacs.until(lambda: re.search(r"nothing was suggested|\d+ shown, \d+ accepted", emacs.notes()), "the figures")
 
 
 def test_without_a_server_the_cure_is_told(emacs: Emacs, file: File, script: Script) -> None:

@@ -255,6 +255,24 @@ def test_crlf_and_astral_characters_survive_an_edit(nvim: Nvim, script: Script, 
     assert (tmp_path / "astral.py").read_bytes() == expected
 
 
+def test_brackets_that_were_closed_already_are_replaced(nvim: Nvim, script: Script, tmp_path: Path) -> None:
+    script.says(complete="path):")
+    nvim.open(tmp_path / "brackets.py", "if exists()\n")
+    nvim.at(1, 10)
+    nvim.keys("i")
+    nvim.until_drawn("if exists(path):")
+    nvim.keys("<Tab>")
+    nvim.until(lambda: nvim.text() == "if exists(path):", "the brackets not to be doubled")
+
+
+def test_what_became_of_suggestions_is_told(nvim: Nvim) -> None:
+    ghost(nvim)
+    nvim.keys("<Tab>")
+    nvim.until(lambda: nvim.text() == "def add(a, b):\n    return a + b", "the suggestion to be text")
+    nvim.keys("<Esc>:CodeClippy figures<CR>")
+    nvim.until(lambda: any("1 shown, 1 accepted" in note for note in nvim.notes()), "the figures")
+
+
 def test_settings_change_while_it_runs(nvim: Nvim) -> None:
     ghost(nvim)
     nvim.keys("<Esc>")

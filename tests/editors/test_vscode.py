@@ -280,8 +280,10 @@ def test_the_completion_menu_has_the_suggestion(real: Window) -> None:
 
 
 def test_figures_are_shown(real: Window) -> None:
-    """What the server's doctor prints, in a document."""
+    """What became of suggestions and what the server's doctor prints, in a document."""
     real.open(BASKET)
+    real.run("command", title="Code Clippy: Show Figures")
+    real.run("seen", text="charactersSaved")
     real.run("command", title="Code Clippy: Show Figures")
     real.run("seen", text="everything works")
 

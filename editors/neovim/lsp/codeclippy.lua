@@ -20,6 +20,10 @@ return {
       vim.notify(params.message, level)
       return vim.NIL
     end,
+    ['window/showMessageRequest'] = function(...)
+      vim.cmd.redraw() -- the question may be about a diff that was opened just now, and it blocks
+      return vim.lsp.handlers['window/showMessageRequest'](...)
+    end,
     ['workspace/applyEdit'] = function(_, params, context)
       return require('codeclippy.preview').apply(params, context)
     end,

@@ -13,7 +13,7 @@ vim.api.nvim_create_user_command('CodeClippy', function(given)
   require('codeclippy').command(given.args)
 end, {
   nargs = 1,
-  desc = 'Code Clippy: pause, resume, cancel, reload, status',
+  desc = 'Code Clippy: pause, resume, cancel, figures, reload, status',
   complete = function(beginning)
     return vim.tbl_filter(function(name)
       return vim.startswith(name, beginning)

@@ -16,8 +16,8 @@ export function activate(context: vscode.ExtensionContext): void {
   const settings = new Settings(context.extension.packageJSON);
   const pause = new Pause(context.globalState);
   const status = new Status(pause.has);
-  const figures = new Figures();
   const running = (server = new Server(settings, status, log, pause.has));
+  const figures = new Figures(running);
 
   const commands: { [name: string]: () => unknown } = {
     editWithMessage: () => editWithMessage(running, context.globalState),

@@ -1,9 +1,10 @@
-// Show figures: what the server's own doctor prints, in a document that is read only.
+// Show figures: what became of suggestions, and what the server's own doctor prints, in a document that is read only.
 
 import { execFile } from 'node:child_process';
 import * as os from 'node:os';
 import * as vscode from 'vscode';
 import { findServer } from './find';
+import { type Server } from './server';
 import { SECTION } from './settings';
 
 const SCHEME = 'codeclippy-figures';
@@ -23,10 +24,14 @@ export class Figures implements vscode.TextDocumentContentProvider {
   readonly onDidChange = this.changed.event;
   private text = '';
 
-  /** Ask the doctor, and show what it says. */
+  constructor(private readonly server: Server) {}
+
+  /** Ask the server and the doctor, and show what they say. */
   async show(): Promise<void> {
     const place = { location: vscode.ProgressLocation.Window, title: 'Code Clippy: examining' };
-    this.text = await vscode.window.withProgress(place, examine);
+    const suggestions = await this.server.ask('codeclippy.figures', { quiet: true });
+    const counted = suggestions ? `Suggestions since the start: ${JSON.stringify(suggestions, null, 2)}\n\n` : '';
+    this.text = counted + (await vscode.window.withProgress(place, examine));
     this.changed.fire(PLACE);
     await vscode.window.showTextDocument(await vscode.workspace.openTextDocument(PLACE), { preview: true });
   }

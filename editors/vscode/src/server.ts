@@ -75,12 +75,16 @@ export class Server implements vscode.Disposable {
 
   /** Run one of the server's commands; false where there is no server to run it. */
   async run(command: string, ...given: unknown[]): Promise<boolean> {
+    return (await this.ask(command, ...given)) !== undefined;
+  }
+
+  /** What one of the server's commands answers; undefined where there is no server to run it. */
+  async ask(command: string, ...given: unknown[]): Promise<unknown> {
     const client = this.session?.client;
     if (client === undefined || !client.isRunning()) {
-      return false;
+      return undefined;
     }
-    await client.sendRequest(ExecuteCommandRequest.type, { command, arguments: given });
-    return true;
+    return (await client.sendRequest(ExecuteCommandRequest.type, { command, arguments: given })) ?? null;
   }
 
   /** A document's address as the server knows it. */

@@ -34,11 +34,12 @@ end
 
 --- Put text at the cursor as one step of undo, and the cursor behind it.
 ---@param text string
-local function insert(text)
+---@param taken? integer bytes after the cursor that it takes the place of
+local function insert(text, taken)
   vim.o.undolevels = vim.o.undolevels -- begins a new undo step
   local row, col = unpack(vim.api.nvim_win_get_cursor(0))
   local lines = vim.split(text, '\n', { plain = true })
-  vim.api.nvim_buf_set_text(0, row - 1, col, row - 1, col, lines)
+  vim.api.nvim_buf_set_text(0, row - 1, col, row - 1, col + (taken or 0), lines)
   local last = #lines[#lines]
   vim.api.nvim_win_set_cursor(0, { row + #lines - 1, #lines == 1 and col + last or last })
 end
@@ -55,6 +56,22 @@ local function rest(text, row, col)
   end
   local typed = vim.api.nvim_get_current_line():sub(col + 1, at[2])
   return vim.startswith(text, typed) and #typed < #text and text:sub(#typed + 1) or nil
+end
+
+--- How many bytes after the cursor a suggestion takes the place of: closing signs that it brings along, and nothing else.
+---@param bytes integer as the server counted them
+---@return integer? nil where something else stands there now
+local function taken(bytes)
+  local col = vim.api.nvim_win_get_cursor(0)[2]
+  local after = vim.api.nvim_get_current_line():sub(col + 1, col + bytes)
+  return #after == bytes and not after:find('[^%s%)%]}"\'`:;,{]') and bytes or nil
+end
+
+--- How many an item says; they are ASCII, so that columns of any encoding are bytes.
+---@param item lsp.InlineCompletionItem
+---@return integer
+local function width(item)
+  return item.range and item.range['end'].character - item.range.start.character or 0
 end
 
 ---@param item lsp.InlineCompletionItem
@@ -79,8 +96,9 @@ local function draw(buffer)
   if not shown then
     return
   end
-  local left = rest(text_of(shown.items[shown.index]), shown.row, shown.col)
-  if not left then
+  local item = shown.items[shown.index]
+  local left, over = rest(text_of(item), shown.row, shown.col), taken(width(item))
+  if not left or not over then
     buffers[buffer].shown = nil
     return
   end
@@ -91,7 +109,7 @@ local function draw(buffer)
   local row, col = unpack(vim.api.nvim_win_get_cursor(0))
   vim.api.nvim_buf_set_extmark(buffer, namespace, row - 1, col, {
     virt_text = { { lines[1], 'Comment' } },
-    virt_text_pos = 'inline',
+    virt_text_pos = over > 0 and 'overlay' or 'inline', -- over the brackets that it replaces
     virt_lines = #below > 0 and below or nil,
     hl_mode = 'combine',
   })
@@ -207,15 +225,13 @@ local function accept_native(part, stale)
       end
       -- 0.12 would insert it again before what has been typed of it since.
       local row, col, end_row, end_col = item.range:to_extmark()
-      local left = (row == end_row and col == end_col) and rest(text, row, col) or nil
+      local over = row == end_row and taken(end_col - col) or nil
+      local left = over and rest(text, row, col)
       if not left then
-        -- The text has left it, and 0.12 only has not noticed yet.
-        if row == end_row and col == end_col then
-          return stale and stale()
-        end
-        return part == 'all' and item or nil
+        return stale and stale() -- the text has left it, and 0.12 only has not noticed yet
       end
-      insert(M.part(left, part))
+      local piece = M.part(left, part)
+      insert(piece, piece == left and over or 0)
       if part == 'all' and item.command then
         vim.lsp.get_client_by_id(item.client_id):exec_cmd(item.command)
       end
@@ -236,12 +252,13 @@ function M.accept(part, stale)
   local shown = buffers[buffer] and buffers[buffer].shown
   local item = shown and shown.items[shown.index]
   local left = shown and item and rest(text_of(item), shown.row, shown.col)
-  if not shown or not item or not left then
+  local over = item and taken(width(item))
+  if not shown or not item or not left or not over then
     return false
   end
   local piece = M.part(left, part)
   hide(buffer)
-  insert(piece)
+  insert(piece, piece == left and over or 0)
   if piece == left then
     buffers[buffer].shown = nil
     if item.command then

@@ -172,6 +172,9 @@ local verbs = {
   reload = function(client)
     client:exec_cmd({ title = 'reload', command = 'codeclippy.reload', arguments = {} })
   end,
+  figures = function(client)
+    client:exec_cmd({ title = 'figures', command = 'codeclippy.figures', arguments = {} })
+  end,
   status = function()
     say(require('codeclippy.status').sentence())
   end,

@@ -1,0 +1,179 @@
+"""Suggestions through a fake editor: what is asked, what is remembered, what comes ahead of time, what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from codeclippy_ls.assist.gates import secret
+from codeclippy_ls.server.convert import path_from
+from codeclippy_ls.server.server import Server
+from tests.editor import Editor, ServerError
+from tests.scripted import ScriptedHost
+
+QUIET = {"completion": {"ahead": False, "debounce": False}}
+BY_TYPING, BY_KEY = 2, 1
+
+
+async def until_asked(host: ScriptedHost, count: int) -> None:
+    """Wait for the engine to have had so many requests."""
+    for _ in range(500):
+        if len(host.prompts) >= count:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"{len(host.prompts)} requests, not {count}")
+
+
+async def test_a_suggestion_takes_the_place_of_brackets_it_brings_along(editor: Editor, host: ScriptedHost) -> None:
+    """Those that the editor closed by itself are not doubled, in ghost text and in the list."""
+    await editor.start(options=QUIET)
+    host.says = "path):\n"
+    for ask in ("ghost", "list"):
+        buffer = editor.open("if exists()\n", f"file:///work/{ask}.py")
+        if ask == "ghost":
+            (item,) = await editor.ghost(buffer, 10)
+            edit = {"range": item["range"], "newText": item["insertText"]}
+        else:
+            (item,) = await editor.complete(buffer, 10)
+            edit = item["textEdit"]
+        assert edit["range"]["end"] == buffer.position(11)
+        buffer.apply([edit])
+        assert buffer.text == "if exists(path):\n"
+
+
+async def test_nothing_by_itself_behind_a_finished_statement(editor: Editor, host: ScriptedHost) -> None:
+    """But by key."""
+    await editor.start(options=QUIET)
+    buffer = editor.open("x = f(1)\n")
+    host.says = " + 1"
+    assert await editor.ghost(buffer, 8, BY_TYPING) == [] and not host.prompts
+    assert len(await editor.ghost(buffer, 8, BY_KEY)) == 1
+
+
+async def test_several_candidates_by_key_the_likeliest_first_each_once(editor: Editor, host: ScriptedHost) -> None:
+    """What is equal after the clean-up is one; what is empty after it is none."""
+    await editor.start(options=QUIET)
+    buffer = editor.open("x = \n")
+    host.says = ["a + b", "c", "a + b  ", ""]
+    for items in (await editor.ghost(buffer, 4, BY_KEY), await editor.complete(buffer, 4)):
+        assert [item.get("insertText", item.get("filterText")) for item in items] == ["c", "a + b"]
+
+
+async def test_a_suggestion_is_there_when_the_cursor_comes_back(editor: Editor, host: ScriptedHost) -> None:
+    """And when what was typed meanwhile is deleted again."""
+    await editor.start(options=QUIET)
+    buffer = editor.open("x = \ny = \n")
+    host.says = "one"
+    await editor.ghost(buffer, 4, BY_TYPING)
+    host.says = "two"
+    await editor.ghost(buffer, 9, BY_TYPING)
+    assert (await editor.ghost(buffer, 4, BY_TYPING))[0]["insertText"] == "one"
+    editor.type(buffer, 4, "z")
+    editor.type(buffer, 4, "", end=5)
+    assert (await editor.ghost(buffer, 4, BY_TYPING))[0]["insertText"] == "one"
+    assert len(host.prompts) == 2
+
+
+async def test_what_follows_is_made_ahead(editor: Editor, host: ScriptedHost) -> None:
+    """Once a suggestion is accepted and Enter is pressed, the next one is there without another request."""
+    await editor.start(options={"completion": {"debounce": False}})
+    buffer = editor.open("def f():\n    x = \n")
+    host.says = lambda prompt: "g(1)" if prompt.endswith("x = ") else "return x"
+    (item,) = await editor.ghost(buffer, 17, BY_TYPING)
+    await until_asked(host, 2)
+    await asyncio.sleep(0.05)
+    cursor = editor.type(buffer, 17, item["insertText"])
+    cursor = editor.type(buffer, cursor, "\n    ")
+    asked = len(host.prompts)
+    assert (await editor.ghost(buffer, cursor, BY_TYPING))[0]["insertText"] == "return x"
+    assert host.prompts[1].endswith("    x = g(1)\n    ") and len(host.prompts) <= asked + 1
+
+
+async def test_a_key_overtakes_what_waits_for_a_pause(server: Server, editor: Editor, host: ScriptedHost) -> None:
+    """Where answers come later than keys, a request that is overtaken costs the engine nothing."""
+    await editor.start(options={"completion": {"ahead": False}})
+    buffer = editor.open("x = \n")
+    assert server.assistant is not None
+    pace = server.assistant.suggester._pace
+    cursor = 4
+    for _ in range(6):
+        cursor = editor.type(buffer, cursor, "a")
+        await asyncio.sleep(0.03)
+    for _ in range(20):
+        pace.answered(2.0)
+    cursor = editor.type(buffer, cursor, "b")
+    waiting = editor.request("textDocument/inlineCompletion",
+                             {**editor.at(buffer, cursor), "context": {"triggerKind": BY_TYPING}})
+    await asyncio.sleep(0.005)
+    cursor = editor.type(buffer, cursor, "c")
+    answer = await asyncio.wait_for(waiting, 5)
+    assert not (answer and answer["items"]) and not host.prompts
+    assert await editor.ghost(buffer, cursor, BY_TYPING) and len(host.prompts) == 1
+
+
+@pytest.mark.parametrize(("options", "uri"), [
+    ({"disabledLanguages": ["python"]}, "file:///work/a.py"), ({"disabledPaths": ["*/vendor/*"]}, "file:///vendor/a.py"),
+    ({"leastConfidence": 0.99}, "file:///work/a.py")])
+async def test_switches(editor: Editor, host: ScriptedHost, options: dict[str, Any], uri: str) -> None:
+    """For a language, for a path, for what the model is not sure of."""
+    await editor.start(options={"completion": {"ahead": False, **options}})
+    buffer = editor.open("x = \n", uri)
+    assert await editor.ghost(buffer, 4, BY_TYPING) == []
+
+
+HELPERS = "def area_of_circle(radius):\n    return 3 * radius ** 2\n"
+
+
+async def test_passages_of_other_files_that_are_open(editor: Editor, host: ScriptedHost) -> None:
+    """As comments with their path; nothing of files that hold secrets, nothing once they are closed or it is off."""
+    await editor.start(options=QUIET)
+    other = editor.open(HELPERS, "file:///work/lib/shapes.py")
+    editor.open("area_of_circle = 'hunter2'\ndef area_of_circle(): pass\n", "file:///work/.env")
+    buffer = editor.open("from lib.shapes import area_of_circle\n\ntotal = \n", "file:///work/main.py")
+    await editor.ghost(buffer, 47)
+    assert "# Path: lib/shapes.py\n# def area_of_circle(radius):\n" in host.prompts[-1]
+    assert "hunter2" not in host.prompts[-1]
+    editor.notify("textDocument/didClose", {"textDocument": {"uri": other.uri}})
+    await editor.ghost(buffer, 47)
+    assert "Path:" not in host.prompts[-1]
+    editor.notify("workspace/didChangeConfiguration",
+                  {"settings": {"codeclippy": {"completion": {**QUIET["completion"], "context": "off"}}}})
+    editor.open(HELPERS, "file:///work/lib/shapes.py")
+    await editor.ghost(buffer, 47)
+    assert "Path:" not in host.prompts[-1]
+
+
+async def test_what_became_of_suggestions_is_counted(editor: Editor, host: ScriptedHost) -> None:
+    """Told by a command, as a message and as figures."""
+    await editor.start(options=QUIET)
+    buffer = editor.open("x = \n")
+    host.says = "value"
+    (item,) = await editor.ghost(buffer, 4)
+    command = item["command"]
+    editor.type(buffer, 4, "value")
+    await editor.call("workspace/executeCommand", {"command": command["command"], "arguments": command["arguments"]})
+    found = await editor.call("workspace/executeCommand", {"command": "codeclippy.figures", "arguments": []})
+    said = await editor.until("window/showMessage")
+    assert (found["shown"], found["accepted"], found["charactersSaved"]) == (1, 1, 5)
+    assert "1 accepted" in said["message"] and found["answerMilliseconds"]["p50"] >= 0
+    with pytest.raises(ServerError):
+        await editor.call("workspace/executeCommand", {"command": "codeclippy.accepted", "arguments": [1]})
+
+
+@pytest.mark.parametrize(("uri", "other", "path"), [
+    ("file:///a/b.py", "file:///a/c.py", "c.py"), ("file:///a/b.py", "file:///a/d/c%20e.py", "d/c e.py"),
+    ("file:///a/x/b.py", "file:///a/c.py", "../c.py"), ("file:///a/b/c/d/e.py", "file:///z/y.py", "y.py"),
+    ("untitled:Untitled-1", "file:///a/c.py", "c.py"), ("file:///a/b.py", "untitled:Untitled-2", "Untitled-2")])
+def test_the_path_that_a_model_is_told(uri: str, other: str, path: str) -> None:
+    """From the file's own folder; the name alone where that is far away."""
+    assert path_from(uri, other) == path
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    (".env", True), (".env.local", True), ("prod.env", True), ("key.pem", True), ("ID_RSA", True), ("id_rsa.pub", True),
+    ("terraform.tfvars", True), (".npmrc", True), ("environment.py", False), ("keys.py", False), ("a.py", False)])
+def test_files_that_hold_secrets(name: str, expected: bool) -> None:
+    """By their names."""
+    assert secret(f"file:///home/a%20b/{name}") is expected
