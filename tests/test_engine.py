@@ -449,6 +449,26 @@ async def test_a_step_that_does_not_end_fails_the_engine() -> None:
     assert "never0" not in script.log
 
 
+async def test_a_lost_device_fails_the_engine_and_not_the_request_alone() -> None:
+    """After a device-side assert no later request could succeed in this process."""
+    subject = model("gpt_neox")
+
+    def lost(feeds: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered\nmore")
+
+    subject.forward = lost
+    engine = Engine(lambda: Loaded(subject), {"default": None})
+    try:
+        tickets = [engine.submit(prompt(list(range(20, 60)))) for _ in range(2)]
+        for ticket in tickets:
+            with pytest.raises(EngineError, match=r"device failed \(CUDA error: device-side assert triggered\)"):
+                await ticket.result()
+        assert engine.failure is not None
+    finally:
+        engine.close()
+        assert engine.join(10)
+
+
 async def test_clients_take_turns_below_keystrokes(
     scripted: tuple[Engine, Script], monkeypatch: pytest.MonkeyPatch
 ) -> None:
