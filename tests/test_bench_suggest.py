@@ -21,8 +21,9 @@ def mean(values, weights=None):
 
 
 @pytest.mark.parametrize(("prefix", "text", "suffix", "expected"), [
-    ("x = ", "1", "\n", False), ("x = ", "(1", "\n", True), ("x = f(", "1", ")\n", False), ("x = f(", "1)", ")\n", True),
-    ("if x", " > 1:", "\n", False), ("", "if x:", "\n    y = 1\n", False), ("x = 1", " y", "\n", True),
+    ("x = ", "1", "\n", False), ("x = ", "(1", "\n", True), ("x = f(", "1", ")\n", False),
+    ("x = f(", "1)", ")\n", True), ("if x", " > 1:", "\n", False), ("", "if x:", "\n    y = 1\n", False),
+    ("x = 1", " y", "\n", True),
     ("def f():\n    ", "return 1", "\n    return 1\n", True)])
 def test_what_is_harm(prefix: str, text: str, suffix: str, expected: bool) -> None:
     """A file that does not parse any more, or a line said twice; a head that waits for its body is none."""
