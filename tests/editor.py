@@ -276,7 +276,7 @@ class Editor:
         self.check()
 
     async def ended(self) -> None:
-        """The session is over by the server's will: what it said is in, and the laws hold but for what is unanswered."""
+        """The session is over by the server's will: the laws hold but for what is unanswered."""
         await asyncio.wait_for(self._task, TIMEOUT)
         self.open_requests.clear()
         self.check()
