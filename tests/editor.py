@@ -83,7 +83,7 @@ class Editor:
         self._reader, self._write = reader, write
         self._id = 0
         self.open_requests: dict[Any, asyncio.Future[Any]] = {}
-        self.answered: list[Any] = []
+        self.surplus: list[dict[str, Any]] = []
         self.unread: list[dict[str, Any]] = []
         self.seen: list[dict[str, Any]] = []
         self.strays: list[str] = []
@@ -150,10 +150,10 @@ class Editor:
         elif message["id"] is None:
             self.unread.append(message)
         else:
-            assert message["id"] in self.open_requests, f"an answer to no request, or a second one: {message}"
-            self.answered.append(message["id"])
-            future = self.open_requests.pop(message["id"])
-            if not future.done():
+            future = self.open_requests.pop(message["id"], None)
+            if future is None:
+                self.surplus.append(message)
+            elif not future.done():
                 if "error" in message:
                     future.set_exception(ServerError(message["error"]))
                 else:
@@ -275,10 +275,16 @@ class Editor:
         await asyncio.wait_for(self._task, TIMEOUT)
         self.check()
 
+    async def ended(self) -> None:
+        """The session is over by the server's will: the laws hold but for what is unanswered."""
+        await asyncio.wait_for(self._task, TIMEOUT)
+        self.open_requests.clear()
+        self.check()
+
     def check(self) -> None:
         """The laws of every session."""
         assert not self.open_requests, f"never answered: {list(self.open_requests)}"
-        assert len(self.answered) == len(set(self.answered)), "answered twice"
+        assert not self.surplus, f"answers to no request, or second ones: {self.surplus}"
         assert not self.strays, f"bytes that are no frames: {self.strays}"
         assert not self.unread, f"the server said, and nobody read: {self.unread}"
 
@@ -315,6 +321,8 @@ async def in_process(server: Any) -> AsyncIterator[Editor]:
         yield editor
         if not task.done():
             await editor.stop()
+        else:
+            await editor.ended()
     finally:
         to_server.feed_eof()
         await asyncio.wait_for(task, TIMEOUT)

@@ -45,10 +45,20 @@ INFILL = {
     "deepseek-coder": ("llama", "", ["<｜begin▁of▁sentence｜>", "<｜fim▁begin｜>", "P", "<｜fim▁hole｜>", "S",
                                      "<｜fim▁end｜>"]),
     "code-llama": ("llama", "", ["<s>", "▁<PRE>", "P", "▁<SUF>", "S", "▁<MID>"]),
-    "codestral": ("mistral", "", ["<s>", "[SUFFIX]", "S", "[PREFIX]", "P"]),
+    "codestral": ("mistral", "mistralai/Codestral-22B-v0.1", ["<s>", "[SUFFIX]", "S", "[PREFIX]", "P"]),
     "seed-coder": ("llama", "", ["<[begin▁of▁sentence]>", "<[fim-suffix]>", "S", "<[fim-prefix]>", "P",
                                  "<[fim-middle]>"]),
 }
+
+
+@pytest.mark.parametrize(("architecture", "hub", "of", "name"), [
+    ("phi3", "microsoft/phi-4", "qwen-coder", "phi"), ("llama", "infly/OpenCoder-1.5B-Base", "starcoder", "opencoder"),
+    ("mistral", "mistralai/Mistral-Nemo-Base-2407", "codestral", "causal")])
+def test_control_tokens_that_a_model_was_not_trained_with(architecture: str, hub: str, of: str, name: str) -> None:
+    """Its vocabulary was taken over from another family: it continues, and is not asked to infill."""
+    tokenizer = family_tokenizer(next(row for row in FAMILIES if row.name == of))
+    found = family_of(view(tokenizer, architecture, hub))
+    assert found.name == name and found.infill is None
 
 
 @pytest.mark.parametrize("name", INFILL)

@@ -16,6 +16,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
+from torch.nn import functional
 
 import codeclippy_ls.text
 from codeclippy_ls.engine.cache import Feed
@@ -249,6 +250,32 @@ def test_memory_grows_in_steps_and_is_told() -> None:
     assert (cache.length, cache.nbytes) == (10, 2 * GROWTH * row) and cache.copy(10).nbytes == GROWTH * row
     cache.crop(50)
     assert cache.length == 10 and cache.copy(50).length == 10
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neo"])
+def test_kernels_are_made_for_few_shapes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of any length: torch keeps a kernel for each shape of many tokens for ever."""
+    _, subject = pair(name)
+    asked, plain = set(), functional.scaled_dot_product_attention
+
+    def told(query: Any, key: Any, *others: Any, **options: Any) -> Any:
+        asked.add(key.shape[2])
+        return plain(query, key, *others, **options)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", told)
+    for length in range(16, 96, 3):
+        subject.forward([Feed(ids(length), subject.new_cache())])
+    assert asked <= {64, 128}
+
+
+def test_rows_of_packed_weights_are_multiplied_by_sixteens() -> None:
+    """And come out as they went in: as many, each as if it were alone."""
+    weight = torch.randn(24, 32)
+    subject, rows = linear(weight, None, Choice("bfloat16", "bfloat16")), torch.randn(50, 32)
+    for count in (1, 2, 15, 16, 17, 31, 33, 50):
+        found = subject(rows[:count])
+        assert found.shape == (count, 24)
+        torch.testing.assert_close(found.float(), rows[:count] @ weight.T, rtol=0.05, atol=0.3)
 
 
 def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+_STEP = 16  # tokens: oneDNN makes a kernel for every number of rows and keeps it, 0.6 MB each
 MANY = 64  # tokens at a time that are many; a chunk of a prompt has more
 PLAIN = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -74,9 +75,12 @@ class _Packed:
         self.nbytes = half.nbytes
 
     def __call__(self, x: Tensor) -> Tensor:
-        multiply = torch.ops.mkldnn._linear_pointwise
-        out: Tensor = multiply(x.to(torch.bfloat16), self._weight, self._bias, "none", [], "")
-        return out
+        multiply, rows = torch.ops.mkldnn._linear_pointwise, x.shape[0]
+        x = x.to(torch.bfloat16)
+        if rows > _STEP and rows % _STEP:
+            x = functional.pad(x, (0, 0, 0, -rows % _STEP))
+        out: Tensor = multiply(x, self._weight, self._bias, "none", [], "")
+        return out[:rows]
 
 
 class _Int8:

@@ -21,6 +21,7 @@ from codeclippy_ls.engine.formats import Choice, Linear, Rows, linear, multiplie
 from codeclippy_ls.engine.layouts import HEADS, Matrix, Shape, Weights, read, shape_of
 
 GROWTH = 256  # tokens by which the memory of keys and values grows
+_MANY, _STEP = 16, 64  # tokens from which attention is given keys by steps, and the step
 
 
 class KeyValues:
@@ -51,6 +52,11 @@ class KeyValues:
         """Memory, that for tokens to come included."""
         return self._store.nbytes
 
+    @property
+    def capacity(self) -> int:
+        """How many tokens it has memory for."""
+        return self._store.shape[3]
+
     def crop(self, length: int) -> None:
         """Forget all but the first ``length`` tokens."""
         self.length = min(self.length, length)
@@ -74,7 +80,7 @@ class KeyValues:
     def _sized(self, length: int) -> Tensor:
         layers, two, groups, _, size = self._store.shape
         capacity = min(-(-length // GROWTH) * GROWTH, max(length, self._window))
-        return self._store.new_empty(layers, two, groups, capacity, size)
+        return self._store.new_zeros(layers, two, groups, capacity, size)  # attention may be given more, masked
 
 
 class _Seat:
@@ -90,16 +96,24 @@ class _Seat:
         self.total = self.past + len(feed.tokens)
         self._masks: dict[int, Tensor] = {}
 
-    def first(self, span: int) -> int:
-        """The first token that any of the feed's tokens sees."""
-        return max(0, self.past + 1 - span) if span else 0
+    def seen(self, span: int) -> tuple[int, int]:
+        """The first token that attention is given, and how many from there; the mask hides those that no token sees.
+
+        Many tokens are given whole steps: torch makes a kernel for every length of bfloat16 on CPUs with matrix tiles
+        and keeps it, 0.1 MB each.
+        """
+        first = max(0, self.past + 1 - span) if span else 0
+        if self.end - self.start < _MANY:
+            return first, self.total - first
+        first -= first % _STEP
+        return first, min(-(-self.total // _STEP) * _STEP, self.cache.capacity) - first
 
     def mask(self, span: int, like: Tensor, repeats: int) -> Tensor:
-        """What is added to the scores, (repeats * tokens, tokens seen); the same for all layers of a span."""
+        """What is added to the scores, (repeats * tokens, tokens given); the same for all layers of a span."""
         found = self._masks.get(span)
         if found is None:
-            first, device = self.first(span), like.device
-            ahead = (torch.arange(first, self.total, device=device)
+            (first, count), device = self.seen(span), like.device
+            ahead = (torch.arange(first, first + count, device=device)
                      - torch.arange(self.past, self.total, device=device)[:, None])
             hidden = ahead > 0
             if span:
@@ -324,8 +338,7 @@ class Transformer:
         shape = self._shape
         _, keys, values = seat.cache.layers[layer.index]
         tokens, repeats = seat.total - seat.past, shape.heads // shape.groups
-        first = seat.first(layer.span)
-        seen = seat.total - first
+        first, seen = seat.seen(layer.span)
         if tokens == 1:
             out = functional.scaled_dot_product_attention(
                 q.view(1, shape.groups, repeats, shape.size), keys.narrow(2, first, seen),

@@ -163,6 +163,10 @@ FAMILIES: tuple[Family, ...] = (
         infill=_spm("<fim_suffix>", "<fim_prefix>", "<fim_middle>"), file="<filename>", ends=("<|endoftext|>",),
         window=8192, licence="Apache-2.0", cautions=_FIM, examples=("JetBrains/Mellum-4b-base",),
     ),
+    Family(  # its vocabulary has StarCoder's tokens, which it was not trained with
+        "opencoder", architectures=("llama",), hints=("opencoder",), ends=("<|endoftext|>", "<|im_end|>"), window=8192,
+        licence="OpenCoder licence (MIT-like; see its card)", cautions=_FIM, examples=("infly/OpenCoder-1.5B-Base",),
+    ),
     Family(
         "starcoder", markers=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
         infill=_psm("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
@@ -176,6 +180,10 @@ FAMILIES: tuple[Family, ...] = (
         infill=_psm("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", start="<bos>"),
         start=(Control("<bos>", optional=True),), ends=("<|file_separator|>", "<eos>", "<|fim_prefix|>"), window=8192,
         licence="Gemma terms of use", cautions=_FIM, examples=("google/codegemma-2b",),
+    ),
+    Family(  # its vocabulary is GPT-4's, tokens for infilling with it, which it was not trained with
+        "phi", architectures=("phi3", "phi3small", "phimoe"), ends=("<|endoftext|>", "<|im_end|>", "<|end|>"),
+        window=16384, licence="MIT", cautions=_FIM, examples=("microsoft/phi-4", "microsoft/Phi-4-mini-instruct"),
     ),
     Family(
         "qwen-coder", markers=("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
@@ -198,8 +206,8 @@ FAMILIES: tuple[Family, ...] = (
         ends=("▁<EOT>", "</s>"), window=16384, licence="Llama 2 community licence", cautions=_FIM,
         examples=("codellama/CodeLlama-7b-hf",),
     ),
-    Family(
-        "codestral", markers=("[SUFFIX]", "[PREFIX]"),
+    Family(  # other Mistral vocabularies have these tokens, too
+        "codestral", markers=("[SUFFIX]", "[PREFIX]"), hints=("codestral",),
         infill=_spm("[SUFFIX]", "[PREFIX]", None, start="<s>"), start=(Control("<s>", optional=True),),
         ends=("</s>",), window=32768, licence="Mistral non-production licence", cautions=_FIM,
         examples=("mistralai/Codestral-22B-v0.1",),

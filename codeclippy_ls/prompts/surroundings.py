@@ -132,12 +132,12 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(_WORD.findall(text))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=24)
 def _lines(text: str) -> tuple[str, ...]:
     return tuple(to_lf(text[:_MOST_OTHER]).split("\n"))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=24)
 def _windows(text: str) -> tuple[tuple[int, frozenset[str]], ...]:
     """The first line and the words of every window of a text."""
     lines = _lines(text)
@@ -154,7 +154,7 @@ def _most_alike(other: Other, near: frozenset[str]) -> tuple[float, Passage] | N
     return score, Passage(other.path, "\n".join(lines).strip("\n"))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=24)
 def _defined(text: str) -> dict[str, int]:
     """Names that are defined at the left margin, with the number of the line where that is done first."""
     found: dict[str, int] = {}
