@@ -394,11 +394,11 @@ class Raw(Editor):
 
 
 @asynccontextmanager
-async def service(where: Place) -> AsyncIterator[Service]:
+async def service(where: Place, script: ScriptedHost | None = None) -> AsyncIterator[Service]:
     """A host on this loop, over a script."""
 
     def open_scripted(watch: Callable[[str, Status], None]) -> Engine:
-        return Engine(ScriptedHost, {}, watch)
+        return Engine(lambda: script or ScriptedHost(), {}, watch)
 
     made = Service(where, open_scripted)
     task = asyncio.ensure_future(made.run())
@@ -470,6 +470,36 @@ async def test_a_model_that_failed_is_tried_again_when_it_is_wanted_again(script
         engine.use(EDIT, other)
         await until(lambda: engine.status(EDIT).state is State.READY)
         assert (await subject.complete(document(), len(CODE))).items[0].text == "total"
+
+
+async def test_models_that_nobody_uses_any_more_make_room_for_another() -> None:
+    """When one is to be loaded, and not before: who comes back finds the model warm."""
+    where, script = Place(own_folder(), "room"), ScriptedHost()
+
+    @asynccontextmanager
+    async def greeted(made: Service) -> AsyncIterator[Raw]:
+        reader, writer, token = await place.connect(where)
+        raw = Raw(reader, writer.write)
+        await raw.call("hello", {"version": made.version, "token": token, "idle": 5.0})
+        yield raw
+        writer.close()
+        await asyncio.wait_for(raw._task, 10)
+
+    one, two = ({"spec": wire.spec_to(ModelSpec(name))} for name in ("one", "two"))
+    async with service(where, script) as made:
+        async with greeted(made) as first:
+            await first.call("prepare", one)
+            async with greeted(made) as second:
+                await second.call("prepare", two)
+                assert not script.unloaded
+            await until(lambda: len(made.sessions) == 1)
+        await until(lambda: not made.sessions)
+        async with greeted(made) as third:
+            await third.call("prepare", two)
+            assert not script.unloaded
+            await third.call("prepare", {"spec": wire.spec_to(ModelSpec("three"))})
+            assert script.unloaded == [repr(ModelSpec("one"))]
+            await third.call("prepare", one)
 
 
 async def test_another_version_is_one_message_and_no_restart(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
