@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 BACK_OFF = (0.2, 1.0, 5.0, 5.0)  # seconds before each new try; after the last it is given up
 _FORGIVEN = 60.0  # seconds after which a loss does not count any longer
+_BEAT_SECONDS = 30.0  # between signs of life that are asked for
+_SILENCE_SECONDS = 120.0  # that a host may take for one: importing and loading can hold its loop up
 _LOST = "the engine ended unexpectedly and is started again"
 
 
@@ -235,7 +237,7 @@ class HostEngine:
                     return
             else:
                 self._begin(connection)
-                await connection.ended()
+                await self._until_lost(connection)
                 self._lose()
             self._losses = [when for when in self._losses if loop.time() - when < _FORGIVEN] + [loop.time()]
             if len(self._losses) > len(BACK_OFF):
@@ -243,6 +245,15 @@ class HostEngine:
                 self._give_up(f"{reason}; {len(self._losses)} times within a minute, so it is not started again")
                 return
             await asyncio.sleep(BACK_OFF[len(self._losses) - 1])
+
+    async def _until_lost(self, connection: Connection) -> None:
+        """Wait until a connection ends; where the host is stopped or stuck, it is ended from here."""
+        while not await connection.ended(_BEAT_SECONDS):
+            answer = connection.peer.send_request_async("ping")
+            if not await connection.ended(_SILENCE_SECONDS, answer) and not answer.done():
+                self._reason = "the engine host does not answer"
+                connection.close()
+                return
 
     def _begin(self, connection: Connection) -> None:
         self._connection = connection

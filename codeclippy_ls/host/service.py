@@ -140,7 +140,7 @@ class Session:
         self._tickets: dict[int, Ticket] = {}
         self._known = False
         self.models: set[str] = set()
-        requests = {"hello": self.hello, "prepare": self.prepare, "submit": self.submit}
+        requests = {"hello": self.hello, "prepare": self.prepare, "submit": self.submit, "ping": self.ping}
         self.peer = wire.Peer(writer, requests, {"cancel": self.cancel})
 
     async def run(self, reader: asyncio.StreamReader) -> None:
@@ -172,6 +172,9 @@ class Session:
         self._known = True
         self._service.idle = float(params.get("idle", self._service.idle))
         return {"process": os.getpid(), "statuses": self._service.statuses()}
+
+    async def ping(self, params: Any) -> None:
+        """Show that this loop runs."""
 
     async def prepare(self, params: dict[str, Any]) -> None:
         """Load a model."""
