@@ -31,7 +31,7 @@ from codeclippy_ls.assist import (
     open_engine,
     shown_part,
 )
-from codeclippy_ls.engine.engine import Candidate, Engine, Generation, Reason, State, Status
+from codeclippy_ls.engine.engine import Candidate, Engine, Generation, Reason, Request, State, Status
 from codeclippy_ls.engine.errors import EngineError
 from codeclippy_ls.engine.spec import ModelSpec
 from codeclippy_ls.host import client, place, wire
@@ -404,6 +404,22 @@ async def test_a_host_that_cannot_be_started_is_given_up_with_one_message(monkey
         await editor.call("workspace/executeCommand", {"command": "codeclippy.reload"})
         again = await editor.until("window/showMessage")
         assert again["message"] == told["message"] and tries == 6
+
+
+async def test_whatever_goes_wrong_in_finding_a_host_everybody_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what nobody thought of."""
+    monkeypatch.setattr(client, "BACK_OFF", (0.01,))
+
+    async def find(notifications: Notifications) -> Connection:
+        raise ZeroDivisionError
+
+    engine = HostEngine(find, model_specs(settings()))
+    ask = CompletionAsk(Context("a", ""), 4)
+    tickets = [engine.prepare(COMPLETE), engine.submit(Request(ask, {}, COMPLETE))]
+    for ticket in tickets:
+        with pytest.raises(EngineError, match="cannot be reached"):
+            await asyncio.wait_for(ticket.result(), 10)
+    engine.close()
 
 
 # Who may come in.
