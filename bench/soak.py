@@ -3,7 +3,7 @@
     python -m bench.soak [--keys 24000] [--pace 0.02] [--quick]
 
 24,000 keys are an hour at 150 ms. Memory (PSS), threads and file descriptors of the server, which runs its models
-itself here, are read as it goes; the first fifth is warming up. Ends with one JSON object. Linux only: it reads ``/proc``.
+itself here, are read as it goes; the first fifth is warming up. Ends with one JSON object. Linux only (``/proc``).
 """
 
 from __future__ import annotations
