@@ -11,35 +11,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+Apply = Callable[[Tensor], Tensor]
+
 
 class Activation:
     """An activation by its name in `layouts.Shape`; ``gated`` where its input is the gate and what it lets through.
 
     Attributes:
+        exactly: (tokens, wide) to the same, or to half as many where gated.
+        roughly: for what is rounded to 8 bits next: off by a part of such a step, where that is faster.
         fused: oneDNN's name and algorithm for it; ``None`` where it needs more than what one product makes.
     """
 
-    __slots__ = ("_apply", "_gated", "_rough", "fused")
+    __slots__ = ("exactly", "fused", "roughly")
 
     def __init__(self, name: str, gated: bool = False) -> None:
-        self._apply, fused = _KINDS[name]
-        self._rough = _rough_gelu if name == "gelu" else self._apply
-        self._gated = gated
+        exact, rough, fused = _KINDS[name]
+        self.exactly, self.roughly = (_gated(exact), _gated(rough)) if gated else (exact, rough)
         self.fused = None if gated else fused
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(tokens, wide) to the same, or to half as many where gated."""
-        return self._applied(self._apply, x)
 
-    def roughly(self, x: Tensor) -> Tensor:
-        """The same for what is rounded to 8 bits next: off by a part of such a step, where that is faster."""
-        return self._applied(self._rough, x)
-
-    def _applied(self, apply: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        if not self._gated:
-            return apply(x)
+def _gated(apply: Apply) -> Apply:
+    def applied(x: Tensor) -> Tensor:
         gate, up = x.chunk(2, -1)
         return apply(gate) * up
+
+    return applied
 
 
 def _gelu(x: Tensor) -> Tensor:
@@ -64,6 +61,6 @@ def _tanh_gelu(x: Tensor) -> Tensor:
     return inner.sigmoid_().mul_(x)
 
 
-_KINDS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[str, str]]] = {
-    "gelu": (_gelu, ("gelu", "none")), "tanh": (_tanh_gelu, ("gelu", "tanh")), "silu": (functional.silu, ("swish", "")),
-    "relu": (functional.relu, ("relu", ""))}
+_KINDS: dict[str, tuple[Apply, Apply, tuple[str, str]]] = {
+    "gelu": (_gelu, _rough_gelu, ("gelu", "none")), "tanh": (_tanh_gelu, _tanh_gelu, ("gelu", "tanh")),
+    "silu": (functional.silu, functional.silu, ("swish", "")), "relu": (functional.relu, functional.relu, ("relu", ""))}

@@ -91,7 +91,7 @@ class _Plain:
 
     def __call__(self, x: Tensor) -> Tensor:
         out = functional.linear(x.to(self._weight.dtype), self._weight, self._bias)
-        return out if self._activation is None else self._activation(out)
+        return out if self._activation is None else self._activation.exactly(out)
 
 
 class _Packed:
@@ -118,7 +118,7 @@ class _Packed:
             x = functional.pad(x, (0, 0, 0, -rows % _STEP))
         name, algorithm = self._fused
         out: Tensor = multiply(x, self._weight, self._bias, name, [], algorithm)
-        return out[:rows] if self._activation is None else self._activation(out[:rows])
+        return out[:rows] if self._activation is None else self._activation.exactly(out[:rows])
 
 
 class _Int8:
@@ -166,6 +166,18 @@ def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
 def _seven_bits() -> bool:
     """Whether activations may have seven bits only: the kernels for CPUs without VNNI add pairs in 16 bits."""
     return bool(torch.backends.quantized.engine in ("x86", "fbgemm") and not torch.cpu._is_vnni_supported())
+
+
+class _Alone:
+    """A single layer as a `Fan`."""
+
+    __slots__ = ("_layer", "nbytes")
+
+    def __init__(self, layer: Linear) -> None:
+        self._layer, self.nbytes = layer, layer.nbytes
+
+    def __call__(self, x: Tensor) -> Sequence[Tensor]:
+        return (self._layer(x),)
 
 
 class _Each:
@@ -251,8 +263,9 @@ def linear(weight: Tensor, bias: Tensor | None, choice: Choice) -> Linear:
 
 def fan(parts: Sequence[Part], choice: Choice) -> Fan:
     """Layers of one input in a chosen format."""
-    return _chosen(lambda name: _Joined(parts) if name == "int8" and len(parts) > 1
-                   else _Each(name, parts), choice)
+    if len(parts) == 1:
+        return _Alone(_chosen(lambda name: _one(name, parts[0]), choice))
+    return _chosen(lambda name: _Joined(parts) if name == "int8" else _Each(name, parts), choice)
 
 
 def summed(parts: Sequence[Part], choice: Choice) -> Sum:
