@@ -19,10 +19,11 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 import codeclippy_ls.text
+from codeclippy_ls.engine.activations import Activation
 from codeclippy_ls.engine.cache import Feed
 from codeclippy_ls.engine.checkpoint import int8_weights
 from codeclippy_ls.engine.configuration import read_config
-from codeclippy_ls.engine.formats import Choice, available, linear, measured
+from codeclippy_ls.engine.formats import Choice, Part, available, fan, linear, measured, summed
 from codeclippy_ls.engine.layouts import LAYOUTS, forms, shape_of, supported
 from codeclippy_ls.engine.spec import SHIPPED
 from codeclippy_ls.engine.stored import whole
@@ -390,6 +391,30 @@ def test_what_neighbours_hold_costs_a_token_nothing() -> None:
     beside = layer(torch.cat([quiet, 1000 * torch.randn(3, 96), torch.zeros(1, 96)]))
     near(beside[:1], layer(quiet), 0.05)
     assert bool(beside.isfinite().all())
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("rows", [1, 3, 33])
+@pytest.mark.parametrize("kind", ["gelu", "tanh", "silu", "relu"])
+def test_layers_together_are_the_layers_alone(name: str, rows: int, kind: str) -> None:
+    """Of one input, with activations or gates, and added up: whether in one product or in several."""
+    if name not in available("cpu"):
+        pytest.skip(f"no {name} on this machine")
+    torch.manual_seed(2)
+    choice, bound = Choice(name, name), {"float32": 1e-4, "bfloat16": 0.1, "int8": 0.15}[name]
+    plain = {"gelu": functional.gelu, "tanh": lambda x: functional.gelu(x, approximate="tanh"),
+             "silu": functional.silu, "relu": functional.relu}[kind]
+    weights = [torch.randn(size, 32) / 32**0.5 for size in (24, 64, 64)]
+    bias, x = torch.randn(64), torch.randn(rows, 32)
+    alone, risen, gated = (functional.linear(x, weight, bias[: len(weight)]) for weight in weights)
+    found = fan([Part(weights[0], bias[:24]), Part(weights[1], bias, Activation(kind)),
+                 Part(weights[2], bias, Activation(kind, gated=True))], choice)(x)
+    for given, wanted in zip(found, (alone, plain(risen), plain(gated[:, :32]) * gated[:, 32:]), strict=True):
+        near(given.float(), wanted, bound)
+    parts = [Part(torch.randn(32, 24) / 24**0.5), Part(torch.randn(32, 64) / 8, torch.randn(32))]
+    to, inputs = torch.randn(rows, 32), (torch.randn(rows, 24), torch.randn(rows, 64))
+    wanted = to + sum(functional.linear(x, part.weight, part.bias) for x, part in zip(inputs, parts, strict=True))
+    near(summed(parts, choice)(to, *inputs), wanted, bound)
 
 
 def test_a_choice_switches_by_the_number_of_tokens() -> None:

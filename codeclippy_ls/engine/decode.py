@@ -9,6 +9,7 @@ text, documents or where prompts come from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -119,7 +120,10 @@ class Chooser:
         return group[within], logprob + more
 
     def _pick(self, logits: torch.Tensor) -> tuple[int, float]:
-        index = int(logits.argmax()) if self._temperature <= 0 else self._sample(logits / self._temperature)
+        if self._temperature <= 0:
+            peak, place = logits.max(0)  # argmax takes twice as long on a CPU, logsumexp as well
+            return int(place), -math.log(float((logits - peak).exp_().sum()))
+        index = self._sample(logits / self._temperature)
         return index, float(logits[index] - torch.logsumexp(logits, 0))
 
     def _sample(self, logits: torch.Tensor) -> int:

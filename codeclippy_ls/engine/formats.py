@@ -1,22 +1,26 @@
-"""Number formats of a linear layer, each behind a `Linear`: what it keeps, and how it multiplies.
+"""Number formats of linear layers, each behind a `Linear`: what it keeps, and how it multiplies.
 
-``float32``, ``bfloat16`` and ``float16`` multiply in that format; on a CPU with oneDNN the weights of the first two are
+``float32``, ``bfloat16`` and ``float16`` multiply in that format; on a CPU with oneDNN the weights of bfloat16 are
 packed once. ``int8`` keeps a factor per output channel and quantizes each token's activations as it comes. A `Choice`
 names one format for few tokens at a time and one for many, since what reads the fewest bytes is not what multiplies
-fastest; `measured` finds it out on this machine. Knows nothing of models.
+fastest; `measured` finds it out on this machine. Layers of one input are a `Fan`, those that are added up a `Sum`: a
+format multiplies them at once or one by one, whichever is cheaper. Knows nothing of models.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from codeclippy_ls.engine.activations import Activation
 
 _STEP = 16  # tokens: oneDNN makes a kernel for every number of rows and keeps it, 0.6 MB each
 MANY = 64  # tokens at a time that are many; a chunk of a prompt has more
@@ -29,6 +33,31 @@ class Linear(Protocol):
     nbytes: int
 
     def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class Fan(Protocol):
+    """Linear layers of one input, each with its activation: (tokens, in) to (tokens, out) of each."""
+
+    nbytes: int
+
+    def __call__(self, x: Tensor) -> Sequence[Tensor]: ...
+
+
+class Sum(Protocol):
+    """Linear layers that are added up: to (tokens, out), in place, what each makes of its own (tokens, in)."""
+
+    nbytes: int
+
+    def __call__(self, to: Tensor, *inputs: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One linear layer: (out, in), its bias, and what comes behind it."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    activation: Activation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +81,34 @@ class Choice:
 class _Plain:
     """Any device, any floating type."""
 
-    __slots__ = ("_bias", "_weight", "nbytes")
+    __slots__ = ("_activation", "_bias", "_weight", "nbytes")
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
-        self._weight = weight.to(dtype).contiguous()
-        self._bias = None if bias is None else bias.to(dtype)
+    def __init__(self, part: Part, dtype: torch.dtype) -> None:
+        self._weight = part.weight.to(dtype).contiguous()
+        self._bias = None if part.bias is None else part.bias.to(dtype)
+        self._activation = part.activation
         self.nbytes = self._weight.nbytes
 
     def __call__(self, x: Tensor) -> Tensor:
-        return functional.linear(x.to(self._weight.dtype), self._weight, self._bias)
+        out = functional.linear(x.to(self._weight.dtype), self._weight, self._bias)
+        return out if self._activation is None else self._activation.exactly(out)
 
 
 class _Packed:
-    """bfloat16 in the order in which oneDNN's kernels read it: 1.3 to 2 times as fast as plain."""
+    """bfloat16 in the order in which oneDNN's kernels read it: 1.3 to 2 times as fast as plain.
 
-    __slots__ = ("_bias", "_weight", "nbytes")
+    Activations are applied to what the product still has at hand: `gelu` for a fourth of what it takes by itself.
+    """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        half = weight.to(torch.bfloat16).contiguous()
+    __slots__ = ("_activation", "_bias", "_fused", "_weight", "nbytes")
+
+    def __init__(self, part: Part) -> None:
+        half = part.weight.to(torch.bfloat16).contiguous()
         self._weight = torch.ops.mkldnn._reorder_linear_weight(half, 1)
-        self._bias = None if bias is None else bias.to(torch.bfloat16)
+        self._bias = None if part.bias is None else part.bias.to(torch.bfloat16)
+        fused = None if part.activation is None else part.activation.fused
+        self._fused = fused or ("none", "")
+        self._activation = None if fused else part.activation
         self.nbytes = half.nbytes
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -79,8 +116,9 @@ class _Packed:
         x = x.to(torch.bfloat16)
         if rows > _STEP and rows % _STEP:
             x = functional.pad(x, (0, 0, 0, -rows % _STEP))
-        out: Tensor = multiply(x, self._weight, self._bias, "none", [], "")
-        return out[:rows]
+        name, algorithm = self._fused
+        out: Tensor = multiply(x, self._weight, self._bias, name, [], algorithm)
+        return out[:rows] if self._activation is None else self._activation.exactly(out[:rows])
 
 
 class _Int8:
@@ -90,10 +128,12 @@ class _Int8:
     after it: else a token with large values would cost its neighbours their digits.
     """
 
-    __slots__ = ("_bias", "_even", "_multiply", "_packed", "nbytes")
+    __slots__ = ("_activation", "_bias", "_even", "_multiply", "_packed", "nbytes")
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, part: Part) -> None:
+        weight, bias = part.weight, part.bias
         self._bias = None if bias is None else bias.float()
+        self._activation = part.activation
         self._multiply = torch.ops.quantized.linear_dynamic.default.op  # by its name a call takes a tenth longer
         rows, factors = _rounded(weight.float())
         zeros = torch.zeros(len(rows), dtype=torch.long)
@@ -107,11 +147,12 @@ class _Int8:
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.float()
-        if x.shape[0] == 1:
-            out: Tensor = self._multiply(x, self._packed, _seven_bits())
-            return out
+        out: Tensor = self._multiply(x, self._packed, _seven_bits()) if x.shape[0] == 1 else self._several(x)
+        return out if self._activation is None else self._activation.roughly(out)
+
+    def _several(self, x: Tensor) -> Tensor:
         size = x.abs().amax(1, keepdim=True).clamp_min_(1e-12)  # half the time of a norm
-        out = self._multiply(x / size, self._even, _seven_bits())
+        out: Tensor = self._multiply(x / size, self._even, _seven_bits())
         return out.mul_(size) if self._bias is None else torch.addcmul(self._bias, out, size)
 
 
@@ -127,32 +168,123 @@ def _seven_bits() -> bool:
     return bool(torch.backends.quantized.engine in ("x86", "fbgemm") and not torch.cpu._is_vnni_supported())
 
 
+class _Alone:
+    """A single layer as a `Fan`."""
+
+    __slots__ = ("_layer", "nbytes")
+
+    def __init__(self, layer: Linear) -> None:
+        self._layer, self.nbytes = layer, layer.nbytes
+
+    def __call__(self, x: Tensor) -> Sequence[Tensor]:
+        return (self._layer(x),)
+
+
+class _Each:
+    """Layers of one input, one by one; it is converted once."""
+
+    __slots__ = ("_dtype", "_layers", "nbytes")
+
+    def __init__(self, name: str, parts: Sequence[Part]) -> None:
+        self._layers = [_one(name, part) for part in parts]
+        self._dtype = PLAIN.get(name, torch.float32)
+        self.nbytes = sum(layer.nbytes for layer in self._layers)
+
+    def __call__(self, x: Tensor) -> Sequence[Tensor]:
+        x = x.to(self._dtype)
+        return [layer(x) for layer in self._layers]
+
+
+class _Joined:
+    """Layers of one input in one product, in int8: a call takes longer to begin than it multiplies in small models."""
+
+    __slots__ = ("_activations", "_layer", "_sizes", "nbytes")
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        biases = [part.weight.new_zeros(len(part.weight)) if part.bias is None else part.bias for part in parts]
+        self._layer = _Int8(Part(torch.cat([part.weight for part in parts]), torch.cat(biases)))
+        self._activations = [part.activation for part in parts]
+        self._sizes = [len(part.weight) for part in parts]
+        self.nbytes = self._layer.nbytes
+
+    def __call__(self, x: Tensor) -> Sequence[Tensor]:
+        outs = torch.split_with_sizes(self._layer(x), self._sizes, 1)
+        return [out if activation is None else activation.roughly(out)
+                for out, activation in zip(outs, self._activations, strict=True)]
+
+
+class _Added:
+    """Layers that are added up, one by one."""
+
+    __slots__ = ("_layers", "nbytes")
+
+    def __init__(self, name: str, parts: Sequence[Part]) -> None:
+        self._layers = [_one(name, part) for part in parts]
+        self.nbytes = sum(layer.nbytes for layer in self._layers)
+
+    def __call__(self, to: Tensor, *inputs: Tensor) -> Tensor:
+        for layer, x in zip(self._layers, inputs, strict=True):
+            to.add_(layer(x))
+        return to
+
+
+class _AddedAtOnce:
+    """Layers that are added up in one product, in int8."""
+
+    __slots__ = ("_layer", "nbytes")
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        biases = [part.bias for part in parts if part.bias is not None]
+        bias = torch.stack(biases).sum(0) if biases else None
+        self._layer = _Int8(Part(torch.cat([part.weight for part in parts], 1), bias))
+        self.nbytes = self._layer.nbytes
+
+    def __call__(self, to: Tensor, *inputs: Tensor) -> Tensor:
+        return to.add_(self._layer(torch.cat(inputs, 1)))
+
+
 class _Switched:
-    """One format for few tokens, another for many."""
+    """One format for few tokens, another for many, of a `Linear`, a `Fan` or a `Sum`."""
 
     __slots__ = ("_few", "_many", "_rows", "nbytes")
 
-    def __init__(self, few: Linear, many: Linear, rows: int) -> None:
+    def __init__(self, few: Any, many: Any, rows: int) -> None:
         self._few, self._many, self._rows = few, many, rows
         self.nbytes = few.nbytes + many.nbytes
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._few(x) if x.shape[0] < self._rows else self._many(x)
+    def __call__(self, x: Tensor, *inputs: Tensor) -> Any:
+        return (self._few if x.shape[0] < self._rows else self._many)(x, *inputs)
 
 
 def linear(weight: Tensor, bias: Tensor | None, choice: Choice) -> Linear:
     """The layer in a chosen format, on the weight's device."""
-    if choice.few == choice.many:
-        return _one(choice.few, weight, bias)
-    return _Switched(_one(choice.few, weight, bias), _one(choice.many, weight, bias), choice.rows)
+    return _chosen(lambda name: _one(name, Part(weight, bias)), choice)
 
 
-def _one(name: str, weight: Tensor, bias: Tensor | None) -> Linear:
+def fan(parts: Sequence[Part], choice: Choice) -> Fan:
+    """Layers of one input in a chosen format."""
+    if len(parts) == 1:
+        return _Alone(_chosen(lambda name: _one(name, parts[0]), choice))
+    return _chosen(lambda name: _Joined(parts) if name == "int8" else _Each(name, parts), choice)
+
+
+def summed(parts: Sequence[Part], choice: Choice) -> Sum:
+    """Layers that are added up, none with an activation, in a chosen format."""
+    return _chosen(lambda name: _AddedAtOnce(parts) if name == "int8" and len(parts) > 1
+                   else _Added(name, parts), choice)
+
+
+def _chosen(made: Callable[[str], Any], choice: Choice) -> Any:
+    few = made(choice.few)
+    return few if choice.few == choice.many else _Switched(few, made(choice.many), choice.rows)
+
+
+def _one(name: str, part: Part) -> Linear:
     if name == "int8":
-        return _Int8(weight, bias)
-    if name == "bfloat16" and _packs_on(weight.device):
-        return _Packed(weight, bias)
-    return _Plain(weight, bias, PLAIN[name])
+        return _Int8(part)
+    if name == "bfloat16" and _packs_on(part.weight.device):
+        return _Packed(part)
+    return _Plain(part, PLAIN[name])
 
 
 class Rows:
@@ -168,9 +300,13 @@ class Rows:
             self.table = weight.to(PLAIN[choice.few]).contiguous()
         self.nbytes = self.table.nbytes + (0 if self._factors is None else self._factors.nbytes)
 
-    def __call__(self, ids: Tensor) -> Tensor:
-        rows = self.table.index_select(0, ids)
-        return rows if self._factors is None else rows * self._factors.index_select(0, ids)
+    def __call__(self, ids: Sequence[int]) -> Tensor:
+        if len(ids) == 1:  # the same in a third of the time
+            row = self.table.narrow(0, ids[0], 1)
+            return row.clone() if self._factors is None else row * self._factors.narrow(0, ids[0], 1)
+        places = torch.tensor(ids, device=self.table.device)
+        rows = self.table.index_select(0, places)
+        return rows if self._factors is None else rows * self._factors.index_select(0, places)
 
 
 def multiplies_rows(choice: Choice, device: torch.device) -> bool:
@@ -191,7 +327,7 @@ def _works(name: str, device: torch.device) -> bool:
         return False  # emulated on most
     weight, x = torch.eye(64, device=device), torch.ones(3, 64, device=device)
     try:
-        return bool((_one(name, weight, None)(x).float() - x).abs().max() < 0.02)
+        return bool((_one(name, Part(weight))(x).float() - x).abs().max() < 0.02)
     except Exception:  # what a build lacks shows in many kinds of errors
         return False
 
@@ -207,7 +343,7 @@ def _packs() -> bool:
         if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return False
         x = torch.ones(2, 64)
-        return bool((_Packed(torch.eye(64), None)(x).float() - x).abs().max() < 0.02)
+        return bool((_Packed(Part(torch.eye(64)))(x).float() - x).abs().max() < 0.02)
     except Exception:  # builds without oneDNN, and other kinds of CPUs
         return False
 
@@ -229,7 +365,7 @@ def measured(device: str, width: int = 768) -> Choice:
     # Together larger than a core's own cache, as a model's weights are between two tokens.
     width = min(width, 768)
     weights = [torch.ones(4 * width, width) for _ in range(max(1, min(16, (1 << 19) // width**2)))]
-    layers = {name: [_one(name, weight, None) for weight in weights] for name in names}
+    layers = {name: [_one(name, Part(weight)) for weight in weights] for name in names}
     few, many = (min(names, key=lambda name: _seconds(layers[name], rows, width)) for rows in (1, MANY))
     switch = next((rows for rows in (4, 8, 16, 24, 32, 48)
                    if _seconds(layers[many], rows, width) < _seconds(layers[few], rows, width)), MANY)

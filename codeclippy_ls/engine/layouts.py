@@ -170,7 +170,10 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One layer in the common form; ``second_norm`` is None where the MLP reads what the attention reads."""
+    """One layer in the common form; ``second_norm`` is None where the MLP reads what the attention reads.
+
+    Where both read the same hidden states by norms of their own, these are in the layers' weights: then there is one.
+    """
 
     norm: Matrix
     qkv: Matrix
@@ -305,10 +308,25 @@ def read(shape: Shape, weights: Weights, layer: int) -> LayerWeights:
     first, second = layout.norms
     qkv = stacked([one(name) for name in layout.qkv])
     order = _order(shape, qkv.weight.device)
-    return LayerWeights(
-        norm=one(first), second_norm=one(second) if second != first else None,
-        qkv=Matrix(qkv.weight[order], None if qkv.bias is None else qkv.bias[order]), out=one(layout.out),
-        rise=stacked([one(name) for name in layout.rises]), down=one(layout.down))
+    qkv = Matrix(qkv.weight[order], None if qkv.bias is None else qkv.bias[order])
+    rise, norm, other = stacked([one(name) for name in layout.rises]), one(first), one(second)
+    if shape.parallel and second != first:
+        qkv, rise, norm = _after(norm, qkv), _after(other, rise), _plain(norm)
+    return LayerWeights(norm=norm, second_norm=None if shape.parallel else other, qkv=qkv, out=one(layout.out),
+                        rise=rise, down=one(layout.down))
+
+
+def _after(norm: Matrix, layer: Matrix) -> Matrix:
+    """A layer that reads a norm without factors as it was meant to read this one."""
+    weight, factors = layer.weight.float(), norm.weight.float()
+    bias = None if layer.bias is None else layer.bias.float()
+    if norm.bias is not None:
+        bias = weight @ norm.bias.float() + (0.0 if bias is None else bias)
+    return Matrix(weight * factors, bias)
+
+
+def _plain(norm: Matrix) -> Matrix:
+    return Matrix(torch.ones_like(norm.weight), None if norm.bias is None else torch.zeros_like(norm.bias))
 
 
 def stacked(parts: list[Matrix]) -> Matrix:

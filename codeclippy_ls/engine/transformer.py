@@ -8,7 +8,7 @@ only, and nothing of where weights come from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from codeclippy_ls.engine.activations import Activation
 from codeclippy_ls.engine.cache import Feed
-from codeclippy_ls.engine.formats import Choice, Linear, Rows, linear, multiplies_rows
+from codeclippy_ls.engine.formats import Choice, Fan, Part, Rows, Sum, fan, linear, multiplies_rows, summed
 from codeclippy_ls.engine.layouts import HEADS, Matrix, Shape, Weights, read, shape_of
 
 GROWTH = 256  # tokens by which the memory of keys and values grows
@@ -113,35 +114,14 @@ class _Seat:
         found = self._masks.get(span)
         if found is None:
             (first, count), device = self.seen(span), like.device
-            ahead = (torch.arange(first, first + count, device=device)
-                     - torch.arange(self.past, self.total, device=device)[:, None])
-            hidden = ahead > 0
+            given = torch.arange(first, first + count, device=device)
+            place = torch.arange(self.past, self.total, device=device)[:, None]
+            hidden = given > place
             if span:
-                hidden |= ahead <= -span
+                hidden |= given <= place - span
             found = torch.zeros(hidden.shape, dtype=like.dtype, device=device).masked_fill_(hidden, -torch.inf)
             self._masks[span] = found = found.repeat(repeats, 1)
         return found
-
-
-def _gelu(x: Tensor) -> Tensor:
-    """``gelu`` by erf. Torch's own call goes through oneDNN on a CPU, which takes 20 microseconds to begin."""
-    if x.device.type != "cpu" or x.shape[0] > 4:
-        return functional.gelu(x)
-    scaled = x * 0.5**0.5
-    return torch.addcmul(scaled, scaled, scaled.erf()).mul_(0.5**0.5)
-
-
-def _tanh_gelu(x: Tensor) -> Tensor:
-    """``gelu`` by tanh. For few tokens torch's own call; for many this form, which takes half its time on a CPU."""
-    if x.device.type != "cpu" or x.shape[0] < 16:
-        return functional.gelu(x, approximate="tanh")
-    x = x.float()  # bfloat16 would round the cube
-    inner = torch.addcmul(x, x * x, x, value=0.044715).mul_(2 * 0.7978845608028654)
-    return inner.sigmoid_().mul_(x)
-
-
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": _gelu, "tanh": _tanh_gelu, "silu": functional.silu, "relu": functional.relu}
 
 
 class _Norm:
@@ -164,13 +144,19 @@ class _Norm:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
+    """``enter`` makes q, k and v, ``leave`` adds what attention found to the hidden states.
+
+    Where attention and MLP read the same, ``enter`` makes what rises in the MLP as well, and ``leave`` adds both: in
+    all layers but the last, where not everybody's is wanted.
+    """
+
     index: int
     norm: _Norm
-    qkv: Linear
-    out: Linear
+    enter: Fan
+    leave: Sum
     second_norm: _Norm | None
-    rise: Linear
-    down: Linear
+    rise: Fan | None
+    down: Sum | None
     scale: float
     span: int
 
@@ -209,22 +195,26 @@ class Transformer:
         head = next((weights[f"{name}.weight"] for name in HEADS if f"{name}.weight" in weights), table)
         once = head.data_ptr() == table.data_ptr() and multiplies_rows(choice, table.device)
         self._head = linear(self._embedding.table if once else head, weights.get(f"{HEADS[0]}.bias"), choice)
-        self._activation = _ACTIVATIONS[shape.activation]
         self._turns = torch.empty(0)
         self.nbytes = self._head.nbytes + (0 if once else self._embedding.nbytes) + sum(
-            part.nbytes for layer in self._layers for part in (layer.qkv, layer.out, layer.rise, layer.down))
+            part.nbytes for layer in self._layers
+            for part in (layer.enter, layer.leave, layer.rise, layer.down) if part is not None)
 
     def _layer(self, weights: Any, index: int, choice: Choice) -> _Layer:
-        def made(matrix: Matrix) -> Linear:
-            return linear(matrix.weight, matrix.bias, choice)
+        shape = self._shape
 
         def norm(matrix: Matrix) -> _Norm:
-            return _Norm(matrix, self._shape, self._dtype)
+            return _Norm(matrix, shape, self._dtype)
 
+        qkv, out, down = (Part(part.weight, part.bias) for part in (weights.qkv, weights.out, weights.down))
+        rise = Part(weights.rise.weight, weights.rise.bias, Activation(shape.activation, len(shape.layout.rises) > 1))
+        parallel, last = weights.second_norm is None, index == shape.layers - 1
+        together = parallel and not last
         return _Layer(
-            index, norm(weights.norm), made(weights.qkv), made(weights.out),
-            None if weights.second_norm is None else norm(weights.second_norm), made(weights.rise),
-            made(weights.down), self._shape.scales[index], self._shape.spans[index])
+            index, norm(weights.norm), fan([qkv, rise] if together else [qkv], choice),
+            summed([out, down] if parallel else [out], choice),
+            None if parallel else norm(weights.second_norm), None if together else fan([rise], choice),
+            None if parallel else summed([down], choice), shape.scales[index], shape.spans[index])
 
     def new_cache(self) -> KeyValues:
         """An empty cache of this model's."""
@@ -272,7 +262,7 @@ class Transformer:
         return seats
 
     def _embedded(self, tokens: list[int], seats: list[_Seat]) -> Tensor:
-        x = self._embedding(torch.tensor(tokens, device=self.device)).to(self._dtype)
+        x = self._embedding(tokens).to(self._dtype)
         return x if self._positions is None else x + _taken(self._positions, seats)
 
     def _turning(self, seats: list[_Seat]) -> Tensor:
@@ -289,26 +279,20 @@ class Transformer:
     ) -> Tensor:
         """One layer over all tokens, or what it makes of those wanted; ``x`` is changed."""
         read = layer.norm(x)
-        attended = self._attended(layer, layer.qkv(read), seats, turns)
+        qkv, *wide = layer.enter(read)
+        attended = self._attended(layer, qkv, seats, turns)
         if wanted is not None:
             read, attended, x = (_joined([whole[part] for part in wanted]) for whole in (read, attended, x))
-        attended = layer.out(attended)
-        if not self._shape.parallel:
-            x.add_(attended)
-        if layer.second_norm is not None:
-            read = layer.second_norm(x)
-        wide = layer.rise(read)
-        if self._shape.layout.rises[1:]:
-            gate, up = wide.chunk(2, -1)
-            wide = self._activation(gate) * up
-        else:
-            wide = self._activation(wide)
-        x.add_(layer.down(wide))
-        return x.add_(attended) if self._shape.parallel else x
+        if layer.rise is None:
+            return layer.leave(x, attended, *wide)
+        if layer.second_norm is None or layer.down is None:
+            return layer.leave(x, attended, *layer.rise(read))
+        layer.leave(x, attended)
+        return layer.down(x, *layer.rise(layer.second_norm(x)))
 
     def _remember(self, layer: _Layer, x: Tensor, seats: list[_Seat], turns: Tensor | None) -> None:
         """All that the last layer has to do where no logits are wanted: its keys and values."""
-        self._written(layer, layer.qkv(layer.norm(x)), seats, turns)
+        self._written(layer, layer.enter(layer.norm(x))[0], seats, turns)
 
     def _attended(self, layer: _Layer, qkv: Tensor, seats: list[_Seat], turns: Tensor | None) -> Tensor:
         """Attention of (tokens, q, k and v) to (tokens, heads * size); keys and values go to the caches."""
@@ -322,7 +306,7 @@ class Transformer:
         shape = self._shape
         width = shape.heads * shape.size
         if turns is not None:
-            qkv = self._turned(qkv.float(), turns)
+            self._turn(qkv, turns)
         if len(qkv) == 1:  # the same with fewer calls
             new = qkv[:, width:].view(2, shape.groups, 1, shape.size)
         else:
@@ -353,13 +337,16 @@ class Transformer:
         out = out.view(shape.groups, repeats, tokens, shape.size).permute(2, 0, 1, 3)
         return out.reshape(tokens, shape.heads * shape.size)
 
-    def _turned(self, qkv: Tensor, turns: Tensor) -> Tensor:
-        """q and k turned by their positions, in place: neighbours are one complex number."""
+    def _turn(self, qkv: Tensor, turns: Tensor) -> None:
+        """Turn q and k by their positions, in place, in float32: neighbours are one complex number."""
         shape = self._shape
-        tokens, width = qkv.shape
-        pairs = (tokens, shape.heads + shape.groups, shape.turned // 2)
-        qkv.view(torch.complex64).as_strided(pairs, (width // 2, shape.size // 2, 1)).mul_(turns)
-        return qkv
+        pairs, row = (qkv.shape[0], shape.heads + shape.groups, shape.turned // 2), qkv.stride(0)
+        if qkv.dtype is torch.float32:
+            qkv.view(torch.complex64).as_strided(pairs, (row // 2, shape.size // 2, 1)).mul_(turns)
+        else:
+            part = qkv.as_strided((*pairs[:2], shape.turned), (row, shape.size, 1))
+            turned = torch.view_as_complex(part.float().view(*pairs, 2)).mul_(turns)
+            part.copy_(torch.view_as_real(turned).view(part.shape))
 
 
 def _taken(table: Tensor, seats: list[_Seat]) -> Tensor:
