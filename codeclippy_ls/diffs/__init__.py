@@ -72,8 +72,7 @@ def read(text: str, document: Document, near: int | None = None, *, whole: bool 
     places.sort(key=lambda place: (place.start, place.end))
     if overlap := overlapping(places):
         return _refused(overlap)
-    edits = edits_of(places, ground)
-    return Reading(edits, problems) if edits else _refused(*problems, Problem("The diff changes nothing."))
+    return _whole(edits_of(places, ground), ground, problems)
 
 
 def read_at(text: str, document: Document, numbers: Sequence[int], dropped: Sequence[int] = ()) -> Reading:
@@ -100,10 +99,16 @@ def read_at(text: str, document: Document, numbers: Sequence[int], dropped: Sequ
     if overlap := overlapping(places):
         return _refused(overlap)
     ground = Ground(document)
-    edits = edits_at(places, ground, numbers, dropped)
-    if not ground.numbered and edits and not _keeps_lines(document, edits):
+    return _whole(edits_at(places, ground, numbers, dropped), ground, problems)
+
+
+def _whole(edits: list[Edit], ground: Ground, problems: list[Problem]) -> Reading:
+    """The edits, unless there are none or line ends would melt into each other."""
+    if not edits:
+        return _refused(*problems, Problem("The diff changes nothing."))
+    if not ground.numbered and not _keeps_lines(ground.document, edits):
         return _refused(Problem("The document mixes kinds of line ends here in a way that an edit would break."))
-    return Reading(edits, problems) if edits else _refused(*problems, Problem("The diff changes nothing."))
+    return Reading(edits, problems)
 
 
 def _keeps_lines(document: Document, edits: Sequence[Edit]) -> bool:
