@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
+import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,6 +141,36 @@ def llama_server(scratch: Path) -> Iterator[str]:
     finally:
         process.stdin.close()
         process.wait(20)
+
+
+@contextlib.contextmanager
+def transformers_server(folder: Path, scratch: Path) -> Iterator[str]:
+    """`transformers serve` over a folder, in float32; its endpoint."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", str(folder),
+               "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    process = subprocess.Popen(command, cwd=scratch, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        assert _answers(port, process), "transformers serve did not start"
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _answers(port: int, process: subprocess.Popen[bytes]) -> bool:
+    for _ in range(240):
+        with contextlib.suppress(OSError):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        if process.poll() is not None:
+            return False
+        time.sleep(0.25)
+    return False
 
 
 def write_gguf(folder: Path, path: Path) -> None:

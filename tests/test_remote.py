@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -23,7 +24,7 @@ from codeclippy_ls.remote.address import endpoint, key_from
 from codeclippy_ls.remote.served import facts_from
 from codeclippy_ls.settings import Settings, parse
 from codeclippy_ls.text import Document
-from tests.services import DONE, Asked, event, head, stub, whole
+from tests.services import DONE, MODELS, Asked, event, head, stub, whole
 
 pytest.importorskip("httpx2", reason="needs Python 3.11 or newer")
 
@@ -453,6 +454,49 @@ async def test_a_service_without_models_is_failed_with_the_reason() -> None:
             with pytest.raises(EngineError, match=said):
                 await subject.prepare()
             assert said in subject.engine.status(EDIT).reason
+
+
+async def test_a_connection_that_was_kept_too_long_costs_nothing() -> None:
+    """A service may close it just when the next request is sent: that goes out again."""
+    answered: list[bool] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first = True
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while line := await reader.readline():
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                await reader.readexactly(int(head.partition(b"content-length: ")[2].split(b"\r")[0] or 0))
+                if not first:
+                    answered.append(False)
+                    break
+                first = False
+                found = MODELS if line.startswith(b"GET") else {"choices": [{"text": "width", "finish_reason": "stop"}]}
+                body = json.dumps(found).encode()
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                             b"Content-Length: %d\r\n\r\n" % len(body) + body)
+                answered.append(True)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with assistant(settings_for(f"http://127.0.0.1:{port}/v1")) as subject:
+        await subject.prepare()
+        assert await suggested(subject) == ["width"]
+    assert answered == [True, False, True]
+    server.close()
+
+
+async def test_a_service_that_lists_nothing_is_asked_by_name() -> None:
+    """Where the settings have one; else there is nothing to ask for."""
+    async with stub(saying("width")) as service:
+        service.models = whole({"detail": "no list"}, "500 Internal")
+        async with assistant(settings_for(service.url, complete="org/starcoder2-3b")) as subject:
+            await subject.prepare()
+            assert await suggested(subject) == ["width"]
+            assert service.posts[0].body["model"] == "org/starcoder2-3b"
+        async with assistant(settings_for(service.url)) as subject:
+            with pytest.raises(EngineError, match="no list"):
+                await subject.prepare()
 
 
 async def test_the_newest_of_a_key_wins_and_closing_answers_everybody() -> None:

@@ -90,7 +90,8 @@ class Connection:
 
         url = self.endpoint.url
         try:
-            async with client.stream(method, url + path, json=body) as response:
+            response = await _sent(client, method, url + path, body)
+            try:
                 if response.status_code != 200:
                     said = await self._whole(response, _MOST_REFUSAL, cut=True)
                     raise refusal(url, response.status_code, said, response.headers.get("retry-after", ""), sent,
@@ -98,6 +99,8 @@ class Connection:
                 if response.headers.get("content-encoding", "identity").lower() != "identity":
                     raise RemoteError(f"{url} sends compressed what was asked for plain", Fault.GARBLED)
                 yield response
+            finally:
+                await response.aclose()
         except httpx2.ConnectTimeout:
             raise RemoteError(f"{url} cannot be reached within {CONNECT_SECONDS:.0f} seconds",
                               Fault.UNREACHABLE) from None
@@ -157,6 +160,27 @@ class Connection:
         return httpx2.AsyncClient(
             headers=headers, timeout=timeout, follow_redirects=False, trust_env=not self.endpoint.loopback,
             limits=httpx2.Limits(max_connections=32, max_keepalive_connections=8, keepalive_expiry=4.0))
+
+
+async def _sent(client: httpx2.AsyncClient, method: str, url: str, body: dict[str, Any] | None) -> httpx2.Response:
+    """The beginning of an answer. A connection that was kept open may have been closed at its other end meanwhile:
+    what fails on such a one is sent again on another, once."""
+    import httpx2
+
+    for last in (False, True):
+        fresh = False
+
+        async def trace(name: str, details: Any) -> None:
+            nonlocal fresh
+            fresh = fresh or name.startswith("connection.connect")
+
+        request = client.build_request(method, url, json=body, extensions={"trace": trace})
+        try:
+            return await client.send(request, stream=True)
+        except (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError):
+            if fresh or last:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _cause(error: Exception) -> str:

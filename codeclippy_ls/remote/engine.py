@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 PATIENCE = 30.0  # seconds without a byte
 PAUSES = (1.0, 2.0, 5.0, 15.0, 30.0)  # seconds after each failure in a row
 _LONGEST_RETRY = 10.0  # seconds that an edit waits for its second try
+# Of services that have no list of models, or have lost it.
+_NO_LIST = frozenset({404, 405, 500, 501})
 # At a time; more wait, those of one lane for each other only.
 _AT_ONCE = {Lane.KEYSTROKE: 4, Lane.EDIT: 2, Lane.BACKGROUND: 1}
 
@@ -208,7 +210,7 @@ class RemoteEngine:
                 self._set_status(model, Status(State.LOADING))
         try:
             connection = self._connected()
-            listed = await connection.get("/models")
+            listed = await self._listed(connection)
             for model, spec in self._specs.items():
                 own = model == EDIT and bool(self._settings.edit)
                 facts = facts_from(listed, spec.name, self._settings.endpoint_window, own, connection.endpoint.url)
@@ -217,6 +219,15 @@ class RemoteEngine:
             failed = Status(State.FAILED, str(error))
             for model in self._status:
                 self._set_status(model, failed)
+            raise
+
+    async def _listed(self, connection: Connection) -> Any:
+        """What the service lists; nothing where it lists nothing, but all models have names in the settings."""
+        try:
+            return await connection.get("/models")
+        except RemoteError as error:
+            if error.status in _NO_LIST and all(spec.name for spec in self._specs.values()):
+                return {}
             raise
 
     def _connected(self) -> Connection:

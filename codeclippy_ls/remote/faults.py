@@ -33,12 +33,18 @@ _LASTING = frozenset({Fault.UNREACHABLE, Fault.DENIED, Fault.MISSING})
 
 
 class RemoteError(EngineError):
-    """A service did not answer as it should; ``after`` is how many seconds it wants to be left alone."""
+    """A service did not answer as it should.
 
-    def __init__(self, message: str, fault: Fault, after: float | None = None) -> None:
+    Attributes:
+        after: seconds that it wants to be left alone.
+        status: of HTTP, where it answered at all.
+    """
+
+    def __init__(self, message: str, fault: Fault, after: float | None = None, status: int = 0) -> None:
         super().__init__(message)
         self.fault = fault
         self.after = after
+        self.status = status
 
     @property
     def passing(self) -> bool:
@@ -59,21 +65,27 @@ def refusal(url: str, status: int, body: bytes, after: str, sent: str, key: str)
         after: its header ``Retry-After``.
         sent: what the request said, of which the message repeats nothing.
     """
-    said = quoted(body, sent, key)
+    error = _refusal(url, status, quoted(body, sent, key), bool(key))
+    error.status = status
+    error.after = seconds_of(after) if error.passing else None
+    return error
+
+
+def _refusal(url: str, status: int, said: str, keyed: bool) -> RemoteError:
     because = f": {said}" if said else ""
     if status in (401, 403):
-        hint = "the key was not accepted" if key else 'it wants a key: set "model.endpointKeyVariable"'
+        hint = "the key was not accepted" if keyed else 'it wants a key: set "model.endpointKeyVariable"'
         return RemoteError(f"{url} refuses the request ({status}); {hint}{because}", Fault.DENIED)
     if status == 404:
         return RemoteError(f"{url} knows no such model or path (404); see the settings \"model.endpoint\" and "
                            f"\"model.complete\"{because}", Fault.MISSING)
     if status in (429, 503):
-        return RemoteError(f"{url} is busy ({status}){because}", Fault.BUSY, seconds_of(after))
+        return RemoteError(f"{url} is busy ({status}){because}", Fault.BUSY)
     if 300 <= status < 400:
         return RemoteError(f"{url} redirects ({status}), which is not followed; set \"model.endpoint\" to where it is",
                            Fault.MISSING)
     if status >= 500:
-        return RemoteError(f"{url} failed ({status}){because}", Fault.BROKEN, seconds_of(after))
+        return RemoteError(f"{url} failed ({status}){because}", Fault.BROKEN)
     return RemoteError(f"{url} refuses the request ({status}){because}", Fault.REFUSED)
 
 
