@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from codeclippy_ls.assist import COMPLETE, Assistant, CompletionAsk, Proposal, Refusal, model_specs, open_engine
+from codeclippy_ls.assist import COMPLETE, Assistant, CompletionAsk, Proposal, model_specs, open_engine
 from codeclippy_ls.engine.engine import EngineFace, Generation, Lane, Reason, Request
 from codeclippy_ls.engine.errors import EngineError
 from codeclippy_ls.engine.spec import SHIPPED
@@ -121,11 +121,11 @@ async def test_greedy_text_is_the_in_process_engines(service: Service) -> None:
 async def test_suggestions_with_candidates(service: Service) -> None:
     """The whole way: template, stream, our end, clean-up."""
     async with remote(service) as subject:
-        code = "import os\nimport sys\n\n\ndef main():\n    print("
+        code = "for key, value in values."
         found = await subject.complete(Document("file:///a.py", code, language="python"), len(code), candidates=3)
         assert found.items and found.generation is not None
         many = 3 if service.kind == "llama.cpp" else 2  # transformers' serve knows no `n`
-        assert 1 <= len(found.generation.candidates) <= many
+        assert len(found.generation.candidates) == many
         if service.kind == "llama.cpp":
             assert all(0 < item.confidence < 1 for item in found.items)
 
@@ -167,18 +167,16 @@ def slots(service: Service) -> Any:
 
 async def test_an_edit_is_made_or_refused_with_the_reason(service: Service) -> None:
     """Nothing holds the shipped model to the grammar there: what it writes is placed by its text, or refused."""
-    text = "def add(a, b):\n    return a + b\n"
-    outcomes = []
+    text = "import os\nimport sys\n\nprint(sys.argv)\n"
     async with remote(service) as subject:
         assert subject.edits_possible()
-        for message in ("Add a docstring", "Add type hints", "Rename add to plus"):
+        made = await subject.edit(Document("file:///a.py", text, language="python"), "Remove the unused import os")
+        if service.kind == "transformers":  # with our own tokenizer the model gets this right
+            assert isinstance(made, Proposal) and made.after == text.removeprefix("import os\n"), made
+        for message in ("Add a docstring", "Rename argv to arguments"):
             made = await subject.edit(Document("file:///a.py", text, language="python"), message)
-            outcomes.append(made)
-            if isinstance(made, Proposal):
-                assert made.after != text
-            else:
-                assert isinstance(made, Refusal) and "the model" in made.reason, made
-    assert len(outcomes) == 3
+            good = made.after != text if isinstance(made, Proposal) else "the model" in made.reason
+            assert good, made
 
 
 async def test_a_model_that_is_not_there_is_named(service: Service) -> None:
