@@ -120,6 +120,17 @@ async def test_a_hole_may_be_the_services_to_fill() -> None:
             assert (body["prompt"], body.get("suffix")) == (CODE, suffix)
 
 
+async def test_vllm_is_asked_to_spell_what_ends_an_answer() -> None:
+    """It leaves control tokens out of the text otherwise, and our stops are such; no other service knows the field."""
+    for owner, spelled in (("vllm", False), ("llamacpp", None)):
+        async with stub(saying("width<|file_sep|>b.py")) as service, assistant(settings_for(service.url)) as subject:
+            service.models = whole({"data": [{"id": "qwen2.5-coder-7b", "owned_by": owner}]})
+            await subject.prepare()
+            assert await suggested(subject) == ["width"]
+            body = service.posts[0].body
+            assert body.get("skip_special_tokens") == spelled and "<|file_sep|>" in body["stop"]
+
+
 async def test_the_key_goes_in_the_header_and_nowhere_else(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,7 +22,7 @@ class ModelFacts:
         device, dtype, threads: where and how it runs.
         own: whether our own decoder runs it.
         cost: of a pass over eight tokens, in passes over one.
-        served: whether another program serves it, so that its vocabulary is not known.
+        served: by whom, where another program serves it, so that its vocabulary is not known.
     """
 
     name: str
@@ -37,7 +37,7 @@ class ModelFacts:
     threads: int = 0
     own: bool = False
     cost: float = 1.0
-    served: bool = False
+    served: str = ""
 
     def family(self, wanted: str = "") -> Family:
         """Its row in the table of families.

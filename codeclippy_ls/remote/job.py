@@ -22,8 +22,6 @@ from codeclippy_ls.remote.faults import Fault, RemoteError
 
 _COMPLETIONS, _CHAT = "/completions", "/chat/completions"
 _LONGEST = 600.0  # seconds, where a request names no time
-# What not every service takes: one that refuses them is asked without from then on.
-EXTRAS = ("n", "logprobs", "stop")
 # Events a token has at most, until a stream counts as endless.
 _EVENTS_PER_TOKEN, _EVENTS_BESIDE = 4, 64
 
@@ -49,12 +47,12 @@ class Job:
 
     Args:
         infill: how holes are asked for, as in the settings.
-        bare: whether the service takes nothing but the common fields.
+        bare: whether the service takes nothing but the common fields: no `n`, `logprobs`, `stop`.
     """
 
     def __init__(self, connection: Connection, facts: ModelFacts, ticket: Ticket, infill: str, bare: bool) -> None:
         self._connection = connection
-        self._model = facts.name
+        self._model, self._served = facts.name, facts.served
         self._ticket = ticket
         self._ask, self._sampling = ticket.request.ask, ticket.request.sampling
         self._bare = bare
@@ -147,6 +145,8 @@ class Job:
         extras: dict[str, Any] = {"n": stream.count, "logprobs": True if prompt.chat else 1}
         if prompt.stop:
             extras["stop"] = list(prompt.stop)
+            if self._served == "vllm":  # it would leave out the tokens that end an answer, and write on
+                extras["skip_special_tokens"] = False
         if stream.count == 1:
             del extras["n"]
         return _CHAT if prompt.chat else _COMPLETIONS, body if self._bare else {**body, **extras}

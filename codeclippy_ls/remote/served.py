@@ -38,7 +38,9 @@ def facts_from(found: Any, wanted: str, window: int, job_of_its_own: bool, url: 
         raise RemoteError(f'{url} lists no model; name it in "model.complete"', Fault.MISSING)
     chat = job_of_its_own or any(part in name.lower() for part in _INSTRUCTED)
     width = window or min(_window(entry or {}) or _UNKNOWN_WINDOW, _WIDEST_UNASKED)
-    return ModelFacts(name, chat=chat, window=width, device=url, served=True)
+    owner = (entry or {}).get("owned_by")
+    served = owner if isinstance(owner, str) and owner else "a service"
+    return ModelFacts(name, chat=chat, window=width, device=url, served=served)
 
 
 def _entries(found: Any) -> list[Mapping[str, Any]]:
