@@ -133,7 +133,11 @@ class Connection:
             if self._client is None:
                 if sys.version_info < (3, 11):
                     raise RemoteError('"model.endpoint" needs Python 3.11 or newer', Fault.MISSING)
-                self._client = await asyncio.to_thread(self._made)
+                try:
+                    self._client = await asyncio.to_thread(self._made)
+                except (OSError, ValueError) as error:  # certificates or proxies of the environment
+                    raise RemoteError(f"{self.endpoint.url} cannot be asked: the certificates or proxies of the "
+                                      f"environment are wrong ({type(error).__name__})", Fault.UNREACHABLE) from None
             return self._client
 
     async def _check_loopback(self) -> None:

@@ -202,6 +202,8 @@ class RemoteEngine:
         """Ask the service for its models, once for all that wait for it."""
         if self._finding is None or self._finding.done():
             self._finding = asyncio.get_running_loop().create_task(self._find())
+            # Read even where all who waited for it are gone.
+            self._finding.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(self._finding)
 
     async def _find(self) -> None:
@@ -215,10 +217,10 @@ class RemoteEngine:
                 own = model == EDIT and bool(self._settings.edit)
                 facts = facts_from(listed, spec.name, self._settings.endpoint_window, own, connection.endpoint.url)
                 self._set_status(model, Status(State.READY, model=facts))
-        except RemoteError as error:
-            failed = Status(State.FAILED, str(error))
+        except Exception as error:
+            said = str(error) if isinstance(error, EngineError) else f"the endpoint failed ({type(error).__name__})"
             for model in self._status:
-                self._set_status(model, failed)
+                self._set_status(model, Status(State.FAILED, said))
             raise
 
     async def _listed(self, connection: Connection) -> Any:
