@@ -22,8 +22,10 @@ from codeclippy_ls.prompts import Other
 from codeclippy_ls.remote import RemoteEngine
 from codeclippy_ls.remote.address import endpoint, key_from
 from codeclippy_ls.remote.served import facts_from
+from codeclippy_ls.server.server import Server
 from codeclippy_ls.settings import Settings, parse
 from codeclippy_ls.text import Document
+from tests.editor import in_process
 from tests.services import DONE, MODELS, Asked, event, head, stub, whole
 
 pytest.importorskip("httpx2", reason="needs Python 3.11 or newer")
@@ -532,6 +534,44 @@ async def until(condition: Any) -> None:
             return
         await asyncio.sleep(0.01)
     raise AssertionError("it did not come to be")
+
+
+# The whole server.
+
+
+async def test_an_editors_session_over_a_service() -> None:
+    """Suggestions, an edit, a file that stays here, and a service that goes and comes back: each is said once."""
+    async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        await (chatting(DIFF) if "messages" in asked.body else saying("width * height"))(asked, writer)
+
+    async with in_process(Server()) as editor:
+        async with stub(answer) as service:
+            options = {"model": {"endpoint": service.url, "edit": "helper-instruct"},
+                       "completion": {"timeBudgetMs": 20000, "ahead": False}, "edit": {"candidates": 1}}
+            await editor.start(options=options)
+            code = editor.open(CODE)
+            assert [item["insertText"] for item in await editor.ghost(code, len(CODE))] == ["width * height"]
+            whole_file = editor.open(BEFORE, "file:///work/b.py")
+            await editor.edit(whole_file, "document")
+            assert "edit" in await editor.outcome()
+            assert whole_file.text == BEFORE.replace("h):\n", 'h):\n    """The area."""\n')
+            secret = editor.open("TOKEN=\n", "file:///work/.env")
+            for _ in range(2):
+                assert await editor.ghost(secret, 6) == []
+            assert "never leave this machine" in (await editor.outcome())["message"]
+            port = service.port
+        end = editor.type(code, len(CODE), "1 + ")
+        for _ in range(2):
+            assert await editor.ghost(code, end) == []
+        assert "cannot be reached" in (await editor.outcome())["message"]
+        await editor.until("codeclippy/status", lambda m: m["params"]["state"] == "failed")
+        async with stub(answer, port):
+            for _ in range(100):
+                if items := await editor.ghost(code, end):
+                    break
+                await asyncio.sleep(0.1)
+            assert [item["insertText"] for item in items] == ["width * height"]
+            await editor.stop()
 
 
 # Addresses and keys.

@@ -1,6 +1,6 @@
 """The remote engine against two real services: llama.cpp's server and transformers' own `serve`.
 
-They run where their packages are: `pip install xllamacpp gguf "transformers[serving]"`.
+They run where their packages are, in the environment that `make test-services` makes.
 """
 
 from __future__ import annotations
