@@ -323,6 +323,28 @@ async def test_what_is_no_diff_of_the_text_is_refused(written: str, reason: str)
         assert isinstance(made, Refusal) and reason in made.reason, made
 
 
+@pytest.mark.parametrize("end", [b"", b'data: {"choices":[{"index":1,"delta":{},"finish_reason":"abort"}]}\n\n'])
+async def test_a_candidate_that_was_cut_off_is_no_diff(end: bytes) -> None:
+    """Where another one came to its end: half a hunk is never proposed."""
+    half = "```diff\n@@ -1,2 +1,3 @@\n def area(w, h):\n+    # half\n"
+
+    async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        if "n" in asked.body:
+            chunk = {"choices": [{"index": 1, "delta": {"content": half}}]}
+            writer.write(head() + f"data: {json.dumps(chunk)}\n\n".encode() + end
+                         + b'data: {"choices":[{"index":0,"delta":{"content":"no"},"finish_reason":"stop"}]}\n\n')
+            await writer.drain()
+        else:
+            await chatting(DIFF)(asked, writer)
+
+    async with stub(answer) as service:
+        settings = settings_for(service.url, edit="helper-instruct")
+        settings = replace(settings, edit=replace(settings.edit, candidates=3))
+        async with assistant(settings) as subject:
+            made = await subject.edit(Document("file:///a.py", BEFORE), "document")
+            assert isinstance(made, Proposal) and made.others == () and "half" not in made.after
+
+
 async def test_a_model_for_completion_alone_offers_no_edits() -> None:
     """And the shipped model is not looked for at the endpoint."""
     async with stub(saying("x")) as service, assistant(settings_for(service.url)) as subject:

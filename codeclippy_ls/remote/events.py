@@ -13,6 +13,8 @@ from codeclippy_ls.remote.faults import Fault, RemoteError
 _MOST_LINE = 1 << 20  # bytes; an event with log-probabilities has some hundred
 _MOST_BYTES = 32 << 20
 _DONE = "[DONE]"
+# Why a model ended by itself, in OpenAI's words and TGI's; anything else (`length`, `abort`) may end anywhere.
+_FINISHED = frozenset({"stop", "eos_token", "stop_sequence"})
 
 
 class Events:
@@ -120,7 +122,7 @@ class Writing:
         except (TypeError, ValueError, KeyError, IndexError, AttributeError):
             raise RemoteError(f"{self._url} sends JSON that is no answer", Fault.GARBLED) from None
         if finish is not None:
-            written.reason = Reason.LENGTH if finish == "length" else Reason.END
+            written.reason = Reason.END if finish in _FINISHED else Reason.LENGTH
         return index
 
 

@@ -83,15 +83,15 @@ class Job:
         first, *others = (candidate for writing in writings for candidate in writing.candidates)
         # One that does not know how to write several leaves the others empty.
         written = [first, *(one for one in others if one.text)]
-        made = await asyncio.to_thread(self._candidates, written, late)
+        made = await asyncio.to_thread(self._candidates, written)
         waited = (self._first or self._started) - self._started
         return Generation(made[0].reason, made, first_token=waited, seconds=time.monotonic() - self._started)
 
-    def _candidates(self, written: Sequence[Written], late: bool) -> tuple[Candidate, ...]:
+    def _candidates(self, written: Sequence[Written]) -> tuple[Candidate, ...]:
         """Finished candidates with their answers; made beside the loop, as reading a diff takes time."""
         made = []
         for one in written:
-            reason = one.reason or (Reason.TIME if late else Reason.STOP)
+            reason = one.reason or Reason.TIME
             candidate = Candidate(one.text, (), one.logprob, reason)
             made.append(Candidate(one.text, (), one.logprob, reason, self._ask.answer(candidate, self.prompt)))
         return tuple(made)
@@ -122,6 +122,8 @@ class Job:
             await events.aclose()
         if not any(one.reason is not None for one in writing.candidates):
             raise RemoteError(f"{self._connection.endpoint.url} broke off in the middle of its answer", Fault.BROKEN)
+        for one in writing.candidates:  # what was not finished may end anywhere
+            one.reason = one.reason or Reason.LENGTH
 
     def _ended(self, text: str) -> bool:
         """Whether a text is all that is wanted of a candidate: by the ask, or because it spells a control token."""
