@@ -44,6 +44,7 @@ class ScriptedHost:
         self.fail_load = ""
         self.prompts: list[str] = []
         self.stopped: list[Reason] = []
+        self.unloaded: list[str] = []
 
     def open(self, settings: Settings, watch: Callable[[str, Status], None]) -> Engine:
         """An engine over this host."""
@@ -56,6 +57,10 @@ class ScriptedHost:
             raise ModelError(self.fail_load)
         tokenizer = Tokenizer(checkpoints.definition())
         return ModelFacts("", "gpt_neox", prompts.markers(tokenizer), window=2048)
+
+    def unload(self, name: str) -> None:
+        """Remember who was let go."""
+        self.unloaded.append(name)
 
     def start(self, ticket: Ticket) -> Iterator[Generation | None]:
         """One step, then the answer."""

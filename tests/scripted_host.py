@@ -16,7 +16,7 @@ from codeclippy_ls.host.place import Place
 from codeclippy_ls.host.service import run
 from tests.scripted_server import FileHost
 
-PATIENCE = 0.5
+PATIENCE = 1.5
 
 
 class HangingHost(FileHost):

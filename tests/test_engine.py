@@ -319,6 +319,10 @@ class Script:
             raise ModelError(self.fail_load)
         return SimpleNamespace(name=name)
 
+    def unload(self, name: str) -> None:
+        """Say so."""
+        self.say(f"unload {name}")
+
     def start(self, ticket: Ticket) -> Iterator[Generation | None]:
         """Steps named by the request's ask."""
         name, steps = ticket.request.ask.prompt(None, 0)

@@ -31,7 +31,7 @@ from codeclippy_ls.assist import (
     open_engine,
     shown_part,
 )
-from codeclippy_ls.engine.engine import Candidate, Engine, Generation, Reason, State, Status
+from codeclippy_ls.engine.engine import Candidate, Engine, Generation, Reason, Request, State, Status
 from codeclippy_ls.engine.errors import EngineError
 from codeclippy_ls.engine.spec import ModelSpec
 from codeclippy_ls.host import client, place, wire
@@ -160,12 +160,10 @@ def test_hosts_that_differ_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @linux
 async def test_two_servers_share_one_host_and_load_no_model(folder: Path) -> None:
-    """Real processes; the second finds the model warm; nobody but the user reaches the socket."""
+    """Real processes that show the same; nobody but the user reaches the socket."""
     async with process() as (first, one), process() as (second, two):
         await first.start({}, OPTIONS)
-        began = time.monotonic()
         await second.start({}, OPTIONS)
-        warm = time.monotonic() - began
         texts = [(await editor.ghost(buffer, len(CODE)))[0]["insertText"]
                  for editor in (first, second) for buffer in [editor.open(CODE)]]
         assert texts[0] == texts[1] and texts[0].strip()
@@ -178,7 +176,6 @@ async def test_two_servers_share_one_host_and_load_no_model(folder: Path) -> Non
     assert modes == {where.folder: 0o700, where.socket: 0o600, where.lock: 0o600, where.log: 0o600}
     async with assistant() as third:
         assert "libtorch" in Path(f"/proc/{third.engine.process}/maps").read_text()  # type: ignore[attr-defined]
-    assert warm < 5.0
 
 
 async def test_greedy_output_is_the_in_process_engine_s() -> None:
@@ -312,6 +309,29 @@ async def test_a_hung_host_ends_itself_and_everybody_is_answered(script: Path, f
     assert engine.process is None
 
 
+@posix
+async def test_a_stopped_host_is_left_and_everybody_is_answered(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives no sign of life, so its clients end the connection themselves, and give up at last."""
+    for name, seconds in (("_BEAT_SECONDS", 0.1), ("_SILENCE_SECONDS", 0.3), ("BACK_OFF", (0.01,))):
+        monkeypatch.setattr(client, name, seconds)
+    monkeypatch.setattr("codeclippy_ls.host.start._HELLO_SECONDS", 0.3)
+    made = settings()
+    engine = HostEngine(scripted(own_folder(), script), model_specs(made))
+    async with assistant(made, engine) as subject:
+        stopped = process_of(engine)
+        try:
+            os.kill(stopped, signal.SIGSTOP)
+            outcome = await asyncio.wait_for(subject.edit(document(), "Do it"), 20)
+            assert isinstance(outcome, Refusal) and "does not answer" in outcome.reason
+            await until(lambda: engine.status(COMPLETE).state is State.FAILED)
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        monkeypatch.setattr("codeclippy_ls.host.start._HELLO_SECONDS", 10.0)
+        monkeypatch.setattr(client, "_SILENCE_SECONDS", 60.0)
+        await engine.prepare(COMPLETE).result()
+        assert (await subject.complete(document(), len(CODE))).items
+
+
 async def test_cancelling_frees_the_host_within_a_step(script: Path) -> None:
     """An edit that would take a minute, cancelled by its client; then by a client that leaves."""
     made = settings()
@@ -386,6 +406,22 @@ async def test_a_host_that_cannot_be_started_is_given_up_with_one_message(monkey
         assert again["message"] == told["message"] and tries == 6
 
 
+async def test_whatever_goes_wrong_in_finding_a_host_everybody_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what nobody thought of."""
+    monkeypatch.setattr(client, "BACK_OFF", (0.01,))
+
+    async def find(notifications: Notifications) -> Connection:
+        raise ZeroDivisionError
+
+    engine = HostEngine(find, model_specs(settings()))
+    ask = CompletionAsk(Context("a", ""), 4)
+    tickets = [engine.prepare(COMPLETE), engine.submit(Request(ask, {}, COMPLETE))]
+    for ticket in tickets:
+        with pytest.raises(EngineError, match="cannot be reached"):
+            await asyncio.wait_for(ticket.result(), 10)
+    engine.close()
+
+
 # Who may come in.
 
 
@@ -394,11 +430,11 @@ class Raw(Editor):
 
 
 @asynccontextmanager
-async def service(where: Place) -> AsyncIterator[Service]:
+async def service(where: Place, script: ScriptedHost | None = None) -> AsyncIterator[Service]:
     """A host on this loop, over a script."""
 
     def open_scripted(watch: Callable[[str, Status], None]) -> Engine:
-        return Engine(ScriptedHost, {}, watch)
+        return Engine(lambda: script or ScriptedHost(), {}, watch)
 
     made = Service(where, open_scripted)
     task = asyncio.ensure_future(made.run())
@@ -470,6 +506,36 @@ async def test_a_model_that_failed_is_tried_again_when_it_is_wanted_again(script
         engine.use(EDIT, other)
         await until(lambda: engine.status(EDIT).state is State.READY)
         assert (await subject.complete(document(), len(CODE))).items[0].text == "total"
+
+
+async def test_models_that_nobody_uses_any_more_make_room_for_another() -> None:
+    """When one is to be loaded, and not before: who comes back finds the model warm."""
+    where, script = Place(own_folder(), "room"), ScriptedHost()
+
+    @asynccontextmanager
+    async def greeted(made: Service) -> AsyncIterator[Raw]:
+        reader, writer, token = await place.connect(where)
+        raw = Raw(reader, writer.write)
+        await raw.call("hello", {"version": made.version, "token": token, "idle": 5.0})
+        yield raw
+        writer.close()
+        await asyncio.wait_for(raw._task, 10)
+
+    one, two = ({"spec": wire.spec_to(ModelSpec(name))} for name in ("one", "two"))
+    async with service(where, script) as made:
+        async with greeted(made) as first:
+            await first.call("prepare", one)
+            async with greeted(made) as second:
+                await second.call("prepare", two)
+                assert not script.unloaded
+            await until(lambda: len(made.sessions) == 1)
+        await until(lambda: not made.sessions)
+        async with greeted(made) as third:
+            await third.call("prepare", two)
+            assert not script.unloaded
+            await third.call("prepare", {"spec": wire.spec_to(ModelSpec("three"))})
+            assert script.unloaded == [repr(ModelSpec("one"))]
+            await third.call("prepare", one)
 
 
 async def test_another_version_is_one_message_and_no_restart(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -796,6 +797,19 @@ def answer() -> Request:
     """A request of four tokens."""
     built = SimpleNamespace(tokens=tuple(TOKENS), ends=frozenset(), stop=(), constraint=None)
     return Request(Built(built), sampling={"max_tokens": 4})
+
+
+def test_a_model_is_let_go_with_its_last_name(toy: Path) -> None:
+    """Its memory is free then, and it can be loaded again."""
+    host, wanted = LocalHost(), spec(toy, threads=1)
+    for name in ("complete", "edit"):
+        host.load(name, wanted)
+    subject = weakref.ref(host._models["edit"][0])
+    host.unload("complete")
+    assert subject() is not None
+    host.unload("edit")
+    assert subject() is None
+    host.load("complete", wanted)
 
 
 async def test_a_repaired_checkpoint_loads_in_the_same_engine(engine: Engine, toy: Path) -> None:

@@ -123,6 +123,19 @@ async def test_switches(editor: Editor, host: ScriptedHost, options: dict[str, A
     assert await editor.ghost(buffer, 4, BY_TYPING) == []
 
 
+async def test_what_the_model_is_not_sure_of_stays_hidden_until_it_is_asked_for(
+    editor: Editor, host: ScriptedHost
+) -> None:
+    """It does not come by itself the second time either; by key it does, and then it stays while it is typed."""
+    await editor.start(options={"completion": {"ahead": False, "debounce": False, "leastConfidence": 0.99}})
+    buffer = editor.open("x = \n")
+    for _ in range(2):
+        assert await editor.ghost(buffer, 4, BY_TYPING) == []
+    assert len(await editor.ghost(buffer, 4, BY_KEY)) == 1
+    cursor = editor.type(buffer, 4, "va")
+    assert (await editor.ghost(buffer, cursor, BY_TYPING))[0]["insertText"] == "lue"
+
+
 HELPERS = "def area_of_circle(radius):\n    return 3 * radius ** 2\n"
 
 

@@ -110,11 +110,11 @@ class Suggester:
         self._pace.answered(time.monotonic() - started)
         items = await self._items(settings, cursor, generation.candidates)
         whole = generation.reason is not Reason.TIME  # one that was cut off is not the last word
+        if automatic:
+            items = tuple(item for item in items if item.confidence >= settings.completion.least_confidence)
         if items and whole:
             self._memory.keep(uri, cursor.prefix, cursor.suffix, items[0])
             self._look_ahead(settings, cursor, items[0])
-        if automatic:
-            items = tuple(item for item in items if item.confidence >= settings.completion.least_confidence)
         return Suggestions(tuple(replace(item, offset=offset) for item in items), whole, generation=generation)
 
     async def _generation(

@@ -67,6 +67,7 @@ class Engine:
         self._status = {name: Status(State.ABSENT) for name in self._specs}
         self._lanes: dict[Lane, deque[Any]] = {lane: deque() for lane in Lane}
         self._loads: deque[tuple[str, Ticket]] = deque()
+        self._unloads: deque[str] = deque()
         self._current: Ticket | None = None
         self._condition = threading.Condition()
         self._closed = False
@@ -120,6 +121,13 @@ class Engine:
         with self._condition:
             self._specs[model] = spec
             self._set_status(model, Status(State.ABSENT))
+
+    def unload(self, model: str) -> None:
+        """Give a model's memory back; it is loaded again when a request wants it."""
+        with self._condition:
+            self._unloads.append(model)
+            self._set_status(model, Status(State.ABSENT))
+            self._wake()
 
     def close(self) -> None:
         """Stop taking jobs, answer the waiting ones and end the thread at its next step."""
@@ -191,6 +199,8 @@ class Engine:
             while (work := self._next()) is not None:
                 if isinstance(work, Job):
                     self._advance(host, work)
+                elif isinstance(work, str):
+                    host.unload(work)
                 else:
                     self._load(host, *work)
         except BaseException as error:
@@ -209,10 +219,12 @@ class Engine:
             for name in self._specs:
                 self._set_status(name, Status(State.FAILED, reason))
 
-    def _next(self) -> Job | tuple[str, Ticket] | None:
+    def _next(self) -> Job | tuple[str, Ticket] | str | None:
         with self._condition:
             self._current = None
             while not self._closed and self._failure is None:
+                if self._unloads:
+                    return self._unloads.popleft()
                 if self._loads:
                     return self._loads.popleft()
                 for lane in Lane:

@@ -6,6 +6,7 @@ documents.
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
 import time
@@ -35,6 +36,9 @@ class Host(Protocol):
         Raises:
             EngineError: it cannot be loaded; the message says why.
         """
+
+    def unload(self, name: str) -> None:
+        """Let a model go that was loaded."""
 
     def start(self, ticket: Ticket) -> Iterator[Generation | None]:
         """The ticket's steps: ``None`` after each, the generation at last."""
@@ -94,6 +98,15 @@ class LocalHost:
         self._models[name] = self._loaded[spec]
         return self._describe(self._loaded[spec][0])
 
+    def unload(self, name: str) -> None:
+        """Let a model go, with its prefix cache, unless another name has it too."""
+        gone = self._models.pop(name, None)
+        if gone is not None and not any(kept is gone for kept in self._models.values()):
+            self._loaded = {spec: kept for spec, kept in self._loaded.items() if kept is not gone}
+            del gone
+            gc.collect()
+            _give_back()
+
     def start(self, ticket: Ticket) -> Iterator[Generation | None]:
         """The steps of a ticket; out of memory, the caches go and it is tried once more at half the window."""
         model, cache = self._models[ticket.request.model]
@@ -114,12 +127,9 @@ class LocalHost:
                 raise EngineError("out of memory; choose a smaller model or another device") from again
 
     def _free(self) -> None:
-        import torch
-
         for _, cache in self._models.values():
             cache.clear()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _give_back()
 
     def _generate(self, ticket: Ticket, model: Any, cache: Any, window: int) -> Iterator[Generation | None]:
         from codeclippy_ls.engine.decode import Sampling
@@ -159,6 +169,14 @@ class LocalHost:
                 cache.put(prefix)
         candidates = tuple(output.candidate(ticket.request.ask, prompt) for output in outputs)
         yield Generation(candidates[0].reason, candidates, len(tokens), reused, first, time.monotonic() - started)
+
+
+def _give_back() -> None:
+    """Let other processes have the device's memory that is free."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _raise_lost(error: BaseException) -> None:

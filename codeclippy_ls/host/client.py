@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 
 BACK_OFF = (0.2, 1.0, 5.0, 5.0)  # seconds before each new try; after the last it is given up
 _FORGIVEN = 60.0  # seconds after which a loss does not count any longer
-_LOST = "the engine ended unexpectedly and is started again"
+_BEAT_SECONDS = 30.0  # between signs of life that are asked for
+_SILENCE_SECONDS = 120.0  # that a host may take for one: importing and loading can hold its loop up
+_LOST = "the engine ended unexpectedly"
 
 
 class HostEngine:
@@ -175,10 +177,11 @@ class HostEngine:
         ticket = self._drop(number)
         if ticket is None:
             return
-        if (error := answer.exception()) is not None:
+        try:
+            generation = wire.generation_from(answer.result(), ticket.request.ask)
+        except Exception as error:  # the host's, or an answer that makes no sense
             ticket.settle(EngineError(_said(error)))
             return
-        generation = wire.generation_from(answer.result(), ticket.request.ask)
         if not streamed and generation.text:
             ticket.emit(generation.text)
         ticket.settle(generation)
@@ -205,7 +208,7 @@ class HostEngine:
             self._set_status(spec, status)
 
     def _failed(self, params: Any) -> None:
-        self._reason = str(params["reason"]).replace("restart the server", "it is started again")
+        self._reason = str(params["reason"]).removesuffix("; restart the server")
 
     def _set_status(self, spec: ModelSpec, status: Status) -> None:
         changed = self.status_of(spec) != status
@@ -228,21 +231,32 @@ class HostEngine:
             try:
                 connection = await self._find(
                     {"piece": self._piece, "status": self._status_said, "failed": self._failed})
+                self._begin(connection)
+                await self._until_lost(connection)
+                self._lose()
             except HostError as error:
                 self._reason = str(error)
                 if error.lasting:
                     self._give_up(self._reason)
                     return
-            else:
-                self._begin(connection)
-                await connection.ended()
+            except Exception as error:  # whatever it is, somebody waits for an answer
+                log.exception("the engine host cannot be reached")
+                self._reason = f"the engine host cannot be reached ({type(error).__name__})"
                 self._lose()
             self._losses = [when for when in self._losses if loop.time() - when < _FORGIVEN] + [loop.time()]
             if len(self._losses) > len(BACK_OFF):
-                reason = self._reason.removesuffix(" and is started again")
-                self._give_up(f"{reason}; {len(self._losses)} times within a minute, so it is not started again")
+                self._give_up(f"{self._reason}; {len(self._losses)} times within a minute, so it is not started again")
                 return
             await asyncio.sleep(BACK_OFF[len(self._losses) - 1])
+
+    async def _until_lost(self, connection: Connection) -> None:
+        """Wait until a connection ends; where the host is stopped or stuck, it is ended from here."""
+        while not await connection.ended(_BEAT_SECONDS):
+            answer = connection.peer.send_request_async("ping")
+            if not await connection.ended(_SILENCE_SECONDS, answer) and not answer.done():
+                self._reason = "the engine host does not answer"
+                connection.close()
+                return
 
     def _begin(self, connection: Connection) -> None:
         self._connection = connection
@@ -259,14 +273,17 @@ class HostEngine:
     def _lose(self) -> None:
         """Answer what was under way; the user is told once: by an edit's answer, or else by the models' status."""
         log.warning("the engine host is gone: %s", self._reason)
-        self._connection = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        said = f"{self._reason}; it is started again"
         lost = [ticket for number in list(self._sent) if (ticket := self._drop(number)) is not None]
         for ticket in lost:
-            ticket.settle(EngineError(self._reason))
+            ticket.settle(EngineError(said))
         told = any(ticket.lane is Lane.EDIT for ticket in lost)
         for spec, status in list(self._status.items()):
             if status.state is State.READY:
-                self._set_status(spec, Status(State.LOADING, "" if told else self._reason))
+                self._set_status(spec, Status(State.LOADING, "" if told else said))
 
     def _give_up(self, reason: str) -> None:
         self._failure = reason

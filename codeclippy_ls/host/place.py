@@ -8,6 +8,7 @@ lock says which, with a token that callers must show.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -83,7 +84,10 @@ def place_for(settings: Settings) -> Place:
 
 def version() -> str:
     """The package's version and the newest of its files: code that was changed in place is another version."""
-    stamps = [path.stat().st_mtime_ns for path in PACKAGE.rglob("*.py")]
+    stamps = [0]
+    for path in PACKAGE.rglob("*.py"):
+        with contextlib.suppress(OSError):  # it is being replaced at this moment
+            stamps.append(path.stat().st_mtime_ns)
     return f"{__version__} {max(stamps)} {len(stamps)}"
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from codeclippy_ls.assist import facts_of
-from codeclippy_ls.engine.engine import PATIENCE, Engine, Lane, Request, Status, Ticket
+from codeclippy_ls.engine.engine import PATIENCE, Engine, Lane, Request, State, Status, Ticket
 from codeclippy_ls.engine.errors import EngineError
 from codeclippy_ls.engine.spec import ModelSpec
 from codeclippy_ls.engine.worker import LocalHost
@@ -98,12 +98,21 @@ class Service:
             session.close()
             self._news.set()
 
-    def model(self, spec: ModelSpec) -> str:
-        """The engine's name for a spec."""
+    def model(self, spec: ModelSpec, session: Session) -> str:
+        """The engine's name for a spec, which a session uses from now on.
+
+        Where it is to be loaded, those that no session uses make room: somebody chose another model.
+        """
         key = repr(spec)
+        session.models.add(key)
         if key not in self.specs:
             self.specs[key] = spec
             self.engine.use(key, spec)
+        if self.engine.status(key).state is not State.READY:
+            used = set[str]().union(*(one.models for one in self.sessions))
+            for other in self.specs.keys() - used:
+                if self.engine.status(other).state is State.READY:
+                    self.engine.unload(other)
         return key
 
     def statuses(self) -> list[Any]:
@@ -130,8 +139,8 @@ class Session:
         self._service = service
         self._tickets: dict[int, Ticket] = {}
         self._known = False
-        self._task: asyncio.Task[Any] | None = None
-        requests = {"hello": self.hello, "prepare": self.prepare, "submit": self.submit}
+        self.models: set[str] = set()
+        requests = {"hello": self.hello, "prepare": self.prepare, "submit": self.submit, "ping": self.ping}
         self.peer = wire.Peer(writer, requests, {"cancel": self.cancel})
 
     async def run(self, reader: asyncio.StreamReader) -> None:
@@ -164,16 +173,19 @@ class Session:
         self._service.idle = float(params.get("idle", self._service.idle))
         return {"process": os.getpid(), "statuses": self._service.statuses()}
 
+    async def ping(self, params: Any) -> None:
+        """Show that this loop runs."""
+
     async def prepare(self, params: dict[str, Any]) -> None:
         """Load a model."""
-        await self._answered(self._engine().prepare(self._service.model(wire.spec_from(params["spec"]))))
+        await self._answered(self._engine().prepare(self._service.model(wire.spec_from(params["spec"]), self)))
 
     async def submit(self, params: dict[str, Any]) -> Any:
         """Run a request; pieces of its text go out as they come where the client wants that."""
         engine, id = self._engine(), params["ticket"]
         if len(self._tickets) >= _MOST_WAITING:
             raise EngineError("too many requests wait")
-        model = self._service.model(wire.spec_from(params["spec"]))
+        model = self._service.model(wire.spec_from(params["spec"]), self)
         request = Request(wire.ask_from(params["ask"]), params["sampling"], model, client=self)
         ticket = self._tickets[id] = engine.submit(request, Lane(params["lane"]))
         try:

@@ -40,9 +40,11 @@ class Connection:
         self.statuses: list[Any] = hello["statuses"]
         self._reading = reading
 
-    async def ended(self) -> None:
-        """Wait until it is lost."""
-        await asyncio.wait({self._reading})
+    async def ended(self, seconds: float, answer: asyncio.Future[Any] | None = None) -> bool:
+        """Wait so long, or until an answer comes, for its end; whether it ended."""
+        awaited = {self._reading} if answer is None else {self._reading, answer}
+        await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return self._reading.done()
 
     def close(self) -> None:
         """Leave the host."""

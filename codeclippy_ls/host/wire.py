@@ -1,6 +1,6 @@
 """How a host and its clients speak: pygls' JSON-RPC over our frames, and plain data to and from JSON.
 
-Requests: ``hello``, ``prepare``, ``submit``; notifications: ``cancel`` to the host, ``piece``, ``status`` and
+Requests: ``hello``, ``prepare``, ``submit``, ``ping``; notifications: ``cancel`` to the host, ``piece``, ``status`` and
 ``failed`` from it. No text is ever logged.
 """
 

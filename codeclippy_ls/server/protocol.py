@@ -231,6 +231,16 @@ class GuardedProtocol(LanguageServerProtocol):
             capabilities.workspace.text_document_content = types.TextDocumentContentOptions(schemes=[SCHEME])
         return result
 
+    @lsp_method(types.SHUTDOWN)
+    def lsp_shutdown(self, *arguments: Any) -> Generator[Any, Any, None]:
+        """Cancel what is under way, over a copy of the table: pygls fails where an answer leaves it meanwhile."""
+        if (handler := self.fm.features.get(types.SHUTDOWN)) is not None:
+            yield handler, arguments, None
+        for id, future in list(self._request_futures.items()):
+            if id != self.msg_id and not future.done():
+                future.cancel()
+        self._shutdown = True
+
     @lsp_method(types.TEXT_DOCUMENT_DID_OPEN)
     def lsp_text_document__did_open(self, params: types.DidOpenTextDocumentParams) -> None:
         """Take a document in."""

@@ -316,6 +316,15 @@ def test_the_palette_accepts_the_next_line(shared: Window, script: Script) -> No
     shared.run("becomes", text="def mean(values):\n    if not values:\n")
 
 
+def test_brackets_that_were_closed_already_are_replaced(shared: Window, script: Script) -> None:
+    """VS Code closes a bracket as it is typed; a suggestion that brings it along does not double it."""
+    script.says(complete="path):")
+    shared.open("if exists")
+    shared.run("ghost", line=1, type="(", says="path")
+    shared.run("press", keys=["Tab"])
+    shared.run("becomes", text="if exists(path):")
+
+
 def test_typing_through_a_suggestion_keeps_it(shared: Window, script: Script) -> None:
     """What is typed shortens the ghost text; the model is not asked again, which would say something else now."""
     script.says(complete="total / len(values)")

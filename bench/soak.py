@@ -1,0 +1,96 @@
+"""An hour's typing in minutes: many documents, keys, cancels, edits, closes; what grows, and what is left unanswered.
+
+    python -m bench.soak [--keys 24000] [--pace 0.02] [--quick]
+
+24,000 keys are an hour at 150 ms. Memory (PSS), threads and file descriptors of the server, which runs its models
+itself here, are read as it goes; the first fifth is warming up. Ends with one JSON object. Linux only (``/proc``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.typist import Outcome, Typist, Variant, serving
+from bench.workload import Typing, typings
+
+_URI = "file:///soak/{}.py"
+_SAMPLES = 20
+_OPTIONS = {"edit": {"timeBudgetMs": 3000, "maxTokens": 64}}
+
+
+def typed(keys: int) -> Iterator[Typing]:
+    """As many functions as have so many keys together, the same ones with other slips where they run out."""
+    for seed in itertools.count(3):
+        for typing in typings(keys, seed, each=40):
+            yield typing
+            if (keys := keys - len(typing.keys)) <= 0:
+                return
+
+
+def taken(process: int) -> dict[str, float]:
+    """MiB, threads and file descriptors of a process."""
+    folder = Path(f"/proc/{process}")
+    pss = next(int(line.split()[1]) for line in (folder / "smaps_rollup").read_text().splitlines()
+               if line.startswith("Pss:"))
+    return {"mib": pss / 1024, "threads": len(list((folder / "task").iterdir())),
+            "descriptors": len(list((folder / "fd").iterdir()))}
+
+
+async def soaked(keys: int, pace: float) -> dict[str, Any]:
+    """Type so many keys into one server, at so many seconds each, and look at it meanwhile."""
+    source, rows, sent = random.Random(1), list[dict[str, float]](), 0
+    started = time.perf_counter()
+    async with serving(Variant(_OPTIONS), 16) as (editor, process):
+        typist = Typist(editor)
+        editor.accept_edits = False
+        step = max(1, keys // _SAMPLES)
+        for number, typing in enumerate(typed(keys)):
+            await typist.type(typing, pace * source.uniform(0.2, 2.0), _URI.format(number))
+            if number % 25 == 24:
+                await _edit(editor, source, number)
+            if typist.sent // step > sent // step:
+                rows.append({"keys": typist.sent, **taken(process)})
+                print(f"{typist.sent:7} keys{rows[-1]['mib']:9.0f} MiB{rows[-1]['threads']:5.0f} threads"
+                      f"{rows[-1]['descriptors']:5.0f} descriptors", flush=True)
+            sent = typist.sent
+        counts = {one.name.lower(): sum(answer.outcome is one for answer in typist.answers) for one in Outcome}
+    warm = rows[len(rows) // 5 :]
+    grown = {name: warm[-1][name] - warm[0][name] for name in ("mib", "threads", "descriptors")} if warm else {}
+    return {"keys": sent, "seconds": time.perf_counter() - started, "answered": len(typist.answers), **counts,
+            "rows": rows, "grown": grown}
+
+
+async def _edit(editor: Any, source: random.Random, number: int) -> None:
+    """An edit that is superseded or refused in the end, as the user's no is."""
+    typing = typings(4000, seed=5, each=1)[number % 20]
+    buffer = editor.open(typing.before + typing.after, _URI.format(f"edit-{number}"))
+    await editor.edit(buffer, source.choice(("Add a docstring", "Fix the bug")), 0, min(200, len(buffer.text)))
+    if "edit" in await editor.outcome():
+        await editor.outcome()
+    editor.notify("textDocument/didClose", {"textDocument": {"uri": buffer.uri}})
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keys", type=int, default=24_000)
+    parser.add_argument("--pace", type=float, default=0.02, help="seconds a key, on average")
+    parser.add_argument("--quick", action="store_true", help="2,000 keys")
+    parsed = parser.parse_args()
+    found = asyncio.run(soaked(2000 if parsed.quick else parsed.keys, parsed.pace))
+    print(f"{found['answered']} of {found['keys']} requests answered in {found['seconds']:.0f} s; grown after warming "
+          "up: " + ", ".join(f"{value:.0f} {name}" for name, value in found["grown"].items()))
+    print(json.dumps({"cores": os.cpu_count(), **found}))
+
+
+if __name__ == "__main__":
+    main()
