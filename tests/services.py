@@ -12,6 +12,7 @@ import http.client
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -97,10 +98,10 @@ async def _read(reader: asyncio.StreamReader) -> Asked:
 
 
 @contextlib.asynccontextmanager
-async def stub(answer: Answer, port: int = 0) -> AsyncIterator[Stub]:
+async def stub(answer: Answer, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[Stub]:
     """A service on a free port, or on one that was free before."""
     made = Stub(answer)
-    server = await asyncio.start_server(made.serve, "127.0.0.1", port)
+    server = await asyncio.start_server(made.serve, "127.0.0.1", port, ssl=tls)
     made.port = server.sockets[0].getsockname()[1]
     try:
         yield made

@@ -7,9 +7,12 @@ import contextlib
 import json
 import logging
 import re
+import shutil
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -653,6 +656,29 @@ async def test_proxies_of_the_environment_are_not_for_this_machine(monkeypatch: 
     async with stub(saying("width")) as service, assistant(settings_for(service.url)) as subject:
         await subject.prepare()
         assert await suggested(subject) == ["width"]
+
+
+async def test_https_is_for_certificates_that_are_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that nobody vouches for is refused with the reason; of one that the environment trusts, answers are read."""
+    if (openssl := shutil.which("openssl")) is None:
+        pytest.skip("openssl makes the certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    making = await asyncio.create_subprocess_exec(
+        openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate),
+        "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
+        stderr=asyncio.subprocess.DEVNULL)
+    assert await making.wait() == 0
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    async with stub(saying("width"), tls=tls) as service:
+        settings = settings_for(service.url.replace("http://", "https://"))
+        async with assistant(settings) as subject:
+            with pytest.raises(EngineError, match="certificate"):
+                await subject.prepare()
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        async with assistant(settings) as subject:
+            await subject.prepare()
+            assert await suggested(subject) == ["width"]
 
 
 def test_what_is_listed_says_how_much_fits() -> None:

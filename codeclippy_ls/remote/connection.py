@@ -163,6 +163,7 @@ class Connection:
         timeout = httpx2.Timeout(self._patience, connect=CONNECT_SECONDS, write=_WRITE_SECONDS)
         return httpx2.AsyncClient(
             headers=headers, timeout=timeout, follow_redirects=False, trust_env=not self.endpoint.loopback,
+            verify=httpx2.create_ssl_context(),  # also on loopback with the authorities that the environment names
             limits=httpx2.Limits(max_connections=32, max_keepalive_connections=8, keepalive_expiry=4.0))
 
 
