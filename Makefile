@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEERS := .venv-peers
+SERVICES := .venv-services
 TORCH ?= torch==2.13.0
 LLAMA ?= @node-llama-cpp/linux-x64@3.22.1
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
@@ -10,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 EDITORS_ROOT ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/codeclippy-editors
 export EDITORS_ROOT
 
-.PHONY: demo test editors test-editors fix lint types bench bench-peers train-rehearsal clean
+.PHONY: demo test editors test-editors test-services fix lint types bench bench-peers train-rehearsal clean
 
 demo: $(VENV)/installed ## install and show the three jobs
 	$(BIN)/codeclippy-ls demo
@@ -24,6 +25,9 @@ editors: $(VENV)/bin/python ## install the real editors beside the system's, whe
 
 test-editors: editors $(VENV)/installed-test $(VENV)/installed-editors ## the clients in VS Code, Neovim and Emacs
 	$(BIN)/python -m pytest tests/editors -m editors -rsR --reruns 2
+
+test-services: $(SERVICES)/installed ## the remote engine against llama.cpp's server and transformers' serve
+	$(SERVICES)/bin/python -m pytest tests/test_remote_services.py -rs
 
 fix: $(VENV)/installed-lint ## format what can be fixed by itself
 	$(BIN)/ruff check --fix .
@@ -64,9 +68,16 @@ $(PEERS)/installed: constraints.txt
 		--strip-components=3 'package/bins/*/*.so'
 	touch $@
 
+$(SERVICES)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(SERVICES)
+	$(SERVICES)/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt "$(TORCH)"
+	$(SERVICES)/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt \
+		-e ".[test]" "transformers[serving]" gguf xllamacpp
+	touch $@
+
 $(VENV)/installed-%: $(VENV)/installed
 	$(PIP) install -c constraints.txt -e ".[$*]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) build dist *.egg-info
+	rm -rf $(VENV) $(PEERS) $(SERVICES) build dist *.egg-info

@@ -45,6 +45,17 @@ class ModelSettings:
     idle_minutes: int = _field(10, "Minutes that the host stays, with its models, when no editor is connected.",
                                0, 10080, restricted=True)
     cache_megabytes: int = _field(512, "Memory for the KV caches of earlier prompts, per model.", 0, 65536)
+    endpoint: str = _field("", "A service that runs the models instead, by OpenAI's completions interface, such as "
+                               "`http://127.0.0.1:8080/v1`: https, or this machine itself. The names of models are "
+                               "its own; empty is the first that it lists.", restricted=True)
+    endpoint_key_variable: str = _field("", "Environment variable that holds the service's key; never the key itself.",
+                                        restricted=True)
+    endpoint_infill: str = _field("auto", "How the service is asked to fill a hole: by our `template` of the model's "
+                                          "family, by the interface's `suffix`, or not (`none`); `auto` is the "
+                                          "template where the family has one.",
+                                  choices=("auto", "template", "suffix", "none"), restricted=True)
+    endpoint_window: int = _field(0, "Tokens that prompt and answer have together at the service; 0 is what it says, "
+                                     "and 8192 at most.", 0, 1 << 20, restricted=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ MAY_IMPORT = {
     "text": set(), "settings": set(), "frames": set(), "engine": set(),
     "prompts": {"text"}, "diffs": {"text"}, "constrain": {"text"},
     "assist": {"prompts", "diffs", "constrain", "text", "engine", "settings"},
-    "host": {"assist", "engine", "frames", "settings", ""},
+    "remote": {"assist", "engine", "prompts", "settings"},
+    "host": {"assist", "remote", "engine", "frames", "settings", ""},
     "server": {"host", "assist", "engine", "prompts", "settings", "frames", "text", ""},
     "cli": ROOMS | {""}, "oneshot": ROOMS | {""}, "doctor": ROOMS | {""}, "demo": {"diffs", "text", ""},
     "__init__": set(), "__main__": {"cli"},
@@ -24,7 +25,7 @@ MAY_IMPORT = {
 KNOWN_BY = {
     "torch": {"engine", "doctor"}, "transformers": {"engine"}, "safetensors": {"engine"}, "tokenizers": {"engine"},
     "huggingface_hub": {"engine"}, "pygls": {"server", "host", "demo"}, "lsprotocol": {"server", "demo"},
-    "cattrs": {"server", "host"}, "filelock": {"host"}, "unidiff": {"diffs"},
+    "cattrs": {"server", "host"}, "filelock": {"host"}, "unidiff": {"diffs"}, "httpx2": {"remote"},
 }
 
 
@@ -67,7 +68,7 @@ def test_only_their_rooms_know_the_libraries() -> None:
 def test_the_server_starts_without_torch() -> None:
     """The editor has its ``initialize`` answer before anything heavy is imported."""
     code = ("import codeclippy_ls.server.server, sys\n"
-            "print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])")
+            "print([m for m in ('torch', 'transformers', 'numpy', 'httpx2') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -2,7 +2,7 @@
 
 An ask makes its own prompt once it meets a model, on the engine's thread, and turns each candidate into the asker's
 own terms. So it may be answered on a thread of this process, in another process, or by a service that makes its prompt
-in its own way: nothing here but the two methods knows a tokenizer, and nobody above sees one. Pure.
+in its own way: nothing here but `prompt` and `answer` knows a tokenizer, and nobody above sees one. Pure.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from codeclippy_ls import constrain, prompts
+from codeclippy_ls import constrain, diffs, prompts
+from codeclippy_ls.assist.gates import secret_name
 from codeclippy_ls.assist.regions import Shown
 from codeclippy_ls.engine.engine import Ask, Candidate, Reason
-from codeclippy_ls.prompts import Context, Edited, Prompt
-from codeclippy_ls.text import to_lf
+from codeclippy_ls.prompts import Context, Edited, PlainPrompt, Prompt, Served
+from codeclippy_ls.text import Document, apply, to_lf
 
 _TAIL = 4000  # characters before the cursor that decide where a suggestion ends
 
@@ -43,23 +44,32 @@ class CompletionAsk(Ask):
         prompt = prompts.completion_prompt(model, self.context, window, reserve, self.family)
         return replace(prompt, constraint=constrain.heal(model.tokenizer, prompt.heal))
 
-    def done(self, text: str, prompt: Prompt) -> bool:
+    def text_prompt(self, served: Served) -> PlainPrompt:
+        """The prompt as text, without anything of a file that holds secrets."""
+        _keep_secret(self.context.name)
+        shown = tuple(passage for passage in self.context.passages if not secret_name(_base(passage.path)))
+        return prompts.plain_completion(served, replace(self.context, passages=shown), self.tokens + 8, self.family)
+
+    def done(self, text: str, prompt: Prompt | PlainPrompt) -> bool:
         """Whether the suggestion is at its end."""
         return prompts.ended(text[len(prompt.heal) :], to_lf(self.context.prefix[-_TAIL:]), self.multiline,
                              self.off)
 
-    def answer(self, candidate: Candidate, prompt: Prompt) -> str:
+    def answer(self, candidate: Candidate, prompt: Prompt | PlainPrompt) -> str:
         """The text without the word that was begun; nothing where it goes on otherwise."""
+        if isinstance(prompt, PlainPrompt):
+            return prompts.continued(candidate.text, prompt)
         return candidate.text[len(prompt.heal) :] if candidate.text.startswith(prompt.heal) else ""
 
 
 @dataclass(frozen=True, slots=True)
 class ShownDiff:
-    """A diff of the lines ``[start, end)`` of those that were shown."""
+    """A diff of the lines ``[start, end)`` of those that were shown, or why what was written is none."""
 
     text: str
     start: int
     end: int
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +95,29 @@ class EditAsk(Ask):
             ValueError: the model writes no diffs, or the shown lines do not fit; the message is for the user.
         """
         shown = self.shown
-        edited = Edited(shown.lines, shown.first, shown.last, self.name, self.message, shown.new)
-        prompt = prompts.edit_prompt(model, edited, window, min(self.tokens, window // 2), self.family)
+        prompt = prompts.edit_prompt(model, self._edited(), window, min(self.tokens, window // 2), self.family)
         start, end = prompt.lines
         state = constrain.diff(
             model.tokenizer, shown.lines[start:end], model.ends | prompt.ends, opening=prompt.opening)
         return replace(prompt, constraint=state)
 
-    def answer(self, candidate: Candidate, prompt: Prompt) -> ShownDiff:
+    def text_prompt(self, served: Served) -> PlainPrompt:
+        """The prompt as text; nothing of a file that holds secrets."""
+        _keep_secret(self.name)
+        return prompts.plain_edit(served, self._edited(), self.tokens, self.family)
+
+    def _edited(self) -> Edited:
+        shown = self.shown
+        return Edited(shown.lines, shown.first, shown.last, self.name, self.message, shown.new)
+
+    def done(self, text: str, prompt: Prompt | PlainPrompt) -> bool:
+        """Whether the diff is at its end, where it stands in a fence."""
+        return isinstance(prompt, PlainPrompt) and prompts.closed(text, prompt)
+
+    def answer(self, candidate: Candidate, prompt: Prompt | PlainPrompt) -> ShownDiff:
         """The diff rewritten from what was done; of one that was cut off, the finished hunks."""
+        if isinstance(prompt, PlainPrompt):
+            return self._placed(candidate, prompt)
         state = prompt.constraint
         if state is None:
             return ShownDiff(candidate.text, *prompt.lines)
@@ -102,3 +126,26 @@ class EditAsk(Ask):
         if candidate.reason is not Reason.END:
             state = state.finished_hunks()
         return ShownDiff(state.diff(), *prompt.lines)
+
+    def _placed(self, candidate: Candidate, prompt: PlainPrompt) -> ShownDiff:
+        """A diff that nothing held to the grammar: its hunks are looked for by their text, and it is written anew."""
+        start, end = prompt.lines
+        written = prompts.without_control(candidate.text, prompt)
+        lines = [line + "\n" for line in self.shown.lines[start:end]]
+        document = Document("", "".join(lines))
+        near = sum(map(len, lines[: max(0, self.shown.first - start)]))
+        whole = candidate.reason in (Reason.END, Reason.STOP)
+        edits, problems = diffs.read(written, document, near, whole=whole) if written.strip() else ([], [])
+        if not edits:
+            return ShownDiff("", start, end, problems[-1].reason if problems else "")
+        return ShownDiff(diffs.write(document.text, apply(document.text, edits), self.name or "file"), start, end)
+
+
+def _keep_secret(name: str) -> None:
+    if secret_name(name):
+        raise ValueError(f"{name} may hold keys or passwords, which never leave this machine; the model that is asked "
+                         "runs elsewhere")
+
+
+def _base(path: str) -> str:
+    return path.replace("\\", "/").rpartition("/")[2]

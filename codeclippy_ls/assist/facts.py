@@ -22,6 +22,7 @@ class ModelFacts:
         device, dtype, threads: where and how it runs.
         own: whether our own decoder runs it.
         cost: of a pass over eight tokens, in passes over one.
+        served: by whom, where another program serves it, so that its vocabulary is not known.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ModelFacts:
     threads: int = 0
     own: bool = False
     cost: float = 1.0
+    served: str = ""
 
     def family(self, wanted: str = "") -> Family:
         """Its row in the table of families.
@@ -43,6 +45,8 @@ class ModelFacts:
         Raises:
             ValueError: the family named in the settings does not fit.
         """
+        if self.served:
+            return prompts.served_family(self.name, wanted)
         return prompts.recognise(self.architecture, self.name, dict(self.markers).get, wanted)
 
     def writes_diffs(self, wanted: str = "") -> bool:

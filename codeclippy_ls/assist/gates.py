@@ -46,8 +46,12 @@ def switched_off(uri: str, language: str, settings: CompletionSettings) -> str:
 
 def secret(uri: str) -> bool:
     """Whether a file holds keys or passwords, by its name: no other file's prompt shows any of it."""
-    name = unquote(urlsplit(uri).path).rpartition("/")[2].lower()
-    return any(fnmatch(name, pattern) for pattern in _SECRETS)
+    return secret_name(unquote(urlsplit(uri).path).rpartition("/")[2])
+
+
+def secret_name(name: str) -> bool:
+    """Whether a file of that name holds keys or passwords."""
+    return any(fnmatch(name.lower(), pattern) for pattern in _SECRETS)
 
 
 def inside_word(prefix: str, suffix: str) -> bool:

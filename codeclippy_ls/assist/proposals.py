@@ -68,6 +68,8 @@ def _made(document: Document, shown: Shown, marker: Marker | None, candidate: Ca
     """A candidate's diff, read again like any other diff."""
     answer: ShownDiff = candidate.answer
     diff, start, end = answer.text, answer.start, answer.end
+    if answer.problem:
+        return Refusal(f"the model's diff was refused: {answer.problem}")
     if not diff:
         unfinished = "" if candidate.reason is Reason.END else f" within the {candidate.reason.value} budget"
         return Refusal(f"the model proposed no change{unfinished}")

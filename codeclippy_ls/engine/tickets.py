@@ -48,6 +48,14 @@ class Ask:
         """
         raise NotImplementedError
 
+    def text_prompt(self, served: Any) -> Any:
+        """The prompt for a model that another program serves, as text; `done` and `answer` take it as they take others.
+
+        Raises:
+            ValueError: it cannot be asked, or not outside of this machine; the message is for the user.
+        """
+        raise NotImplementedError
+
     def done(self, text: str, prompt: Any) -> bool:
         """Whether the text so far is all that is wanted."""
         return False

@@ -1,4 +1,4 @@
-"""Which engine the settings mean: a thread of this process, or the user's host.
+"""Which engine the settings mean: a thread of this process, the user's host, or a service elsewhere.
 
 `auto` is the host: less memory from the second editor on, a warm model when an editor opens again, and a loop that no
 decoding holds up (bench/LOG.md). It is a thread where the host has no safe place, and on Windows, where hosts were
@@ -17,13 +17,16 @@ from codeclippy_ls.engine.engine import EngineFace, Status
 from codeclippy_ls.host.client import HostEngine
 from codeclippy_ls.host.place import HostError, Place, place_for
 from codeclippy_ls.host.start import Connection, Notifications, found
+from codeclippy_ls.remote import open_remote
 from codeclippy_ls.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
 def open_engine(settings: Settings, watch: Callable[[str, Status], None] | None = None) -> EngineFace:
-    """An engine for the models the settings name; nothing is loaded or started yet."""
+    """An engine for the models the settings name; nothing is loaded, started or sent yet."""
+    if settings.model.endpoint:
+        return open_remote(settings, watch)
     if not _hosted(settings):
         return open_thread(settings, watch)
 

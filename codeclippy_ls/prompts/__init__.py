@@ -14,14 +14,24 @@ from codeclippy_ls.prompts.build import (
     edits,
     markers,
 )
-from codeclippy_ls.prompts.families import FAMILIES, Family, Job, recognise
+from codeclippy_ls.prompts.families import FAMILIES, Family, Job, recognise, served_family
+from codeclippy_ls.prompts.plain import (
+    PlainPrompt,
+    Served,
+    closed,
+    continued,
+    plain_completion,
+    plain_edit,
+    without_control,
+)
 from codeclippy_ls.prompts.surroundings import Other, Passage, passages
 from codeclippy_ls.prompts.trim import FILTERS, ended, indentation, replaced, trim
 from codeclippy_ls.prompts.validity import fitting, open_at_end, spoilt
 
 __all__ = [
     "FAMILIES", "FILTERS", "Context", "Edited", "Family", "Job", "Other", "Passage",
-    "Prompt", "Tokenizer", "View",
-    "completion_prompt", "edit_prompt", "edits", "ended", "fitting", "indentation", "markers", "open_at_end",
-    "passages", "recognise", "replaced", "spoilt", "trim",
+    "PlainPrompt", "Prompt", "Served", "Tokenizer", "View",
+    "closed", "completion_prompt", "continued", "edit_prompt", "edits", "ended", "fitting", "indentation", "markers",
+    "open_at_end", "passages", "plain_completion", "plain_edit", "recognise", "replaced", "served_family", "spoilt",
+    "trim", "without_control",
 ]

@@ -14,21 +14,17 @@ from typing import Any, Protocol
 
 from codeclippy_ls.prompts.families import FAMILIES, Control, Family, Part, Slot, Template, recognise
 from codeclippy_ls.prompts.surroundings import IMPORT_REACH, SCOPE_REACH, Passage, as_comment, head_of
+from codeclippy_ls.prompts.window import CHARACTERS_PER_TOKEN, coarse_start, window_for
 from codeclippy_ls.text import to_lf
 
-# No tokenizer here packs more than this many characters into a token on average over code, so that more text than
-# `budget` times this never fits and need not be encoded: one line can have megabytes.
-_CHARACTERS_PER_TOKEN = 8
 _SLACK = 4096  # characters kept beyond that: a word that is cut off, and what suggestions are trimmed by
 _SUFFIX_SHARE = 0.25
 _HEAD_SHARE = 0.125  # of a long file's prefix, for its imports and the scopes around the window
 _BESIDE_SHARE = 0.25  # of the window, for passages of other files
 _SUFFIX_STEP = 64  # tokens
-_PREFIX_STEP = 16  # lines
 _WORD = re.compile(r"(?:(?<=\S) )?\w{1,64}\Z")
 _HEAL = re.compile(r"\s{1,64}\Z| ?\w{1,40}\Z")
 _PLAIN_TAGS = ("<NME>", "<BEF>", "<MSG>", "<DFF>")
-_LEAST_ANSWER = 160  # tokens kept for a diff: a small change with its context
 NEW_FILE = "ADDFILE"
 # What a model that follows instructions is asked; it answers in a fence, of which the first line is given.
 _INSTRUCTION: Template = (
@@ -86,7 +82,7 @@ class Context:
 
     def within(self, window: int) -> Context:
         """This without what no prompt of a window of so many tokens can show: any such prompt is the same."""
-        reach = window * _CHARACTERS_PER_TOKEN + _SLACK
+        reach = window * CHARACTERS_PER_TOKEN + _SLACK
         head, tail = 2 * IMPORT_REACH, reach + 2 * SCOPE_REACH  # twice: they are counted with one character a line end
         prefix, skipped = self.prefix, self.skipped
         if len(prefix) > head + tail:
@@ -157,7 +153,7 @@ def completion_prompt(view: View, context: Context, window: int, reserve: int, w
     budget -= len(front) + len(beside)
     prefix, suffix = context.prefix, context.suffix if family.infill else ""
     # Models that fill holes have seen them begin anywhere, but seldom inside a word.
-    heal = _begun_word(prefix) if family.infill else _healed(prefix)
+    heal = begun_word(prefix) if family.infill else _healed(prefix)
     prefix = prefix[: len(prefix) - len(heal)]
     if not prefix:
         prefix, heal = context.prefix, ""
@@ -212,7 +208,7 @@ def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: s
         raise ValueError(f"{family.name} models write no diffs; set a diff model or one that follows instructions for "
                          "edits")
     if family.edit is not None:
-        _refuse_tags(family, edited)
+        refuse_tags(family, edited)
     message = " ".join(edited.message.split())
     fixed = {Slot.NAME: edited.name or "file", Slot.MESSAGE: message}
     tokenizer: Tokenizer = view.tokenizer
@@ -223,18 +219,13 @@ def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: s
             return _fill_text(family.edit, tokenizer, slots)
         assert view.chat is not None
         before, after = view.chat
-        asked = "".join(slots[part] if isinstance(part, Slot) else str(part) for part in _INSTRUCTION)
+        asked = instruction(slots)
         return [*tokenizer.encode_template(before), *tokenizer.encode_continued(asked),
                 *tokenizer.encode_template(after), *tokenizer.encode_continued(_FENCE)]
 
     frame = len(filled("")) + 4
-    try:
-        start, end = _window(tokenizer, edited, window - reserve - frame)
-    except ValueError:
-        if reserve <= _LEAST_ANSWER:
-            raise
-        # What was selected is shown whole, and the answer gets what is left.
-        start, end = _window(tokenizer, edited, window - _LEAST_ANSWER - frame)
+    start, end = window_for(lambda text: len(tokenizer.encode_continued(text)), edited.lines, edited.first, edited.last,
+                            window - frame, reserve)
     new = NEW_FILE if family.edit is not None else ""
     tokens = filled(f"{new}\n" if edited.new else "\n".join(edited.lines[start:end]) + "\n")
     ends = _ends(family, tokenizer)
@@ -244,7 +235,7 @@ def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: s
     return Prompt(tuple(tokens), ends, family, lines=(start, end), opening=opening)
 
 
-def _refuse_tags(family: Family, edited: Edited) -> None:
+def refuse_tags(family: Family, edited: Edited) -> None:
     """Refuse text that holds what the family takes for its own markers, where these are plain text."""
     assert family.edit is not None
     texts = "\n".join(edited.lines), edited.message, edited.name
@@ -253,7 +244,12 @@ def _refuse_tags(family: Family, edited: Edited) -> None:
             raise ValueError(f"the text holds {tag}, which {family.name} models would take for their own marker")
 
 
-def _begun_word(prefix: str) -> str:
+def instruction(slots: dict[Slot, str]) -> str:
+    """What a model that follows instructions is asked for an edit."""
+    return "".join(slots[part] if isinstance(part, Slot) else str(part) for part in _INSTRUCTION)
+
+
+def begun_word(prefix: str) -> str:
     """The word that the prefix ends in, with the blank that most tokenizers join to it."""
     match = _WORD.search(prefix[-80:])
     return match.group() if match else ""
@@ -271,7 +267,7 @@ def _shared(
     tokenizer: Tokenizer, prefix: str, suffix: str, budget: int, skipped: int
 ) -> tuple[list[int], list[int]]:
     """Ids of prefix and suffix that fit ``budget`` together; ``skipped`` lines stand before the prefix."""
-    reach = budget * _CHARACTERS_PER_TOKEN
+    reach = budget * CHARACTERS_PER_TOKEN
     before = to_lf(prefix[-reach:])
     after = tokenizer.encode_continued(to_lf(suffix[:reach])) if suffix else []
     tokens = tokenizer.encode_continued(before)
@@ -296,44 +292,10 @@ def _tail(tokenizer: Tokenizer, skipped: int, before: str, tokens: Sequence[int]
     """
     kept = tokenizer.decode(tokens[-room:]) if len(tokens) > room else before
     cut = len(before) - len(kept)
-    newline = before.find("\n", max(cut - 1, 0))
-    if newline < 0:  # one long line
+    coarse = coarse_start(before, cut, skipped)
+    if coarse is None:
         return list(tokens[-room:]), kept
-    start = newline + 1
-    coarse = start
-    for _ in range(-(skipped + before.count("\n", 0, start)) % _PREFIX_STEP):
-        coarse = before.find("\n", coarse) + 1
-        if not coarse:
-            break
-    # Long lines: a whole step would throw most of the window away, so the nearest line start has to do.
-    if not coarse or len(before) - coarse < (len(before) - start) // 2:
-        coarse = start
     return tokenizer.encode_continued(before[coarse:])[-room:], before[coarse:]
-
-
-def _window(tokenizer: Tokenizer, edited: Edited, budget: int) -> tuple[int, int]:
-    """The lines to show: grown from the selection, a line below and a line above in turn, while they fit."""
-    if budget <= 0:
-        raise ValueError("the message is too long for the model's window; say it in fewer words")
-    costs = [len(line) for line in edited.lines]
-    if sum(costs) <= budget * _CHARACTERS_PER_TOKEN:
-        if len(tokenizer.encode_continued("\n".join(edited.lines))) <= budget:
-            return 0, len(edited.lines)
-
-    def cost(line: int) -> int:
-        return len(tokenizer.encode_continued(edited.lines[line][: budget * _CHARACTERS_PER_TOKEN])) + 2
-
-    start, end = edited.first, min(edited.last + 1, len(edited.lines))
-    used = sum(cost(line) for line in range(start, end))
-    if used > budget:
-        raise ValueError(f"the selection is too long for the model ({used} tokens, {budget} fit); select fewer lines")
-    above = below = True
-    while above or below:
-        if below := below and end < len(edited.lines) and used + cost(end) <= budget:
-            used, end = used + cost(end), end + 1
-        if above := above and start > 0 and used + cost(start - 1) <= budget:
-            used, start = used + cost(start - 1), start - 1
-    return start, end
 
 
 def _fill(template: Template, tokenizer: Tokenizer, slots: dict[Slot, list[int]]) -> list[int]:

@@ -52,6 +52,7 @@ class Family:
         markers: control tokens that must all be in the vocabulary.
         architectures: transformers' ``model_type``; empty is any.
         hints: parts of a hub name or folder name, lower case, one of which must occur; empty is any.
+        names: parts of the name under which another program serves it, where no vocabulary is at hand.
         infill: the template for a hole, if the family was trained for it.
         edit: the template for a diff, if the family was trained for it.
         start: control token in front of every continuation.
@@ -67,6 +68,7 @@ class Family:
     markers: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     infill: Template | None = None
     edit: Template | None = None
     start: tuple[Control, ...] = ()
@@ -127,48 +129,65 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "fim-neox",
+        names=("fim-neox",),
         markers=("<|SUF|>", "<|PRE|>", "<|MID|>"), architectures=("gpt_neox",),
         ids=(("<|SUF|>", 50277), ("<|PRE|>", 50278), ("<|MID|>", 50279)),
         infill=_spm("<|SUF|>", "<|PRE|>", "<|MID|>"), ends=("<|endoftext|>",), licence="Apache-2.0",
         cautions=_RESEARCH, examples=("CarperAI/FIM-NeoX-1.3B",),
     ),
     Family(
-        "diff-codegen-v1", architectures=("codegen", "phi"), hints=("diff-codegen-350m-v1", "diff-codegen-2b-v1",
+        "diff-codegen-v1",
+        names=("diff-codegen-350m-v1", "diff-codegen-2b-v1", "diff-codegen-6b-v1"),
+        architectures=("codegen", "phi"), hints=("diff-codegen-350m-v1", "diff-codegen-2b-v1",
                                                                   "diff-codegen-6b-v1"),
         edit=_SEED_EDIT, ends=("<|endoftext|>",), licence="MIT", cautions=_RESEARCH, continues=False,
         examples=("CarperAI/diff-codegen-350m-v1",),
     ),
     Family(
-        "diff-codegen", architectures=("codegen", "phi"), hints=("diff-codegen",), edit=_SEED_EDIT,
+        "diff-codegen",
+        names=("diff-codegen",),
+        architectures=("codegen", "phi"), hints=("diff-codegen",), edit=_SEED_EDIT,
         ends=("<|endoftext|>",), licence="MIT", cautions=_RESEARCH, continues=False,
         examples=("CarperAI/diff-codegen-350m-v2", "CarperAI/diff-codegen-2b-v2", "CarperAI/diff-codegen-6b-v2"),
     ),
     Family(
-        "codegen", architectures=("codegen",), ends=("<|endoftext|>",), licence="BSD-3-Clause", cautions=_UNFILTERED,
+        "codegen",
+        names=("codegen-350m", "codegen-2b", "codegen-6b", "codegen-16b"),
+        architectures=("codegen",), ends=("<|endoftext|>",), licence="BSD-3-Clause", cautions=_UNFILTERED,
         examples=tuple(f"Salesforce/codegen-{size}-{data}" for size in ("350M", "2B", "6B", "16B")
                        for data in ("nl", "multi", "mono")),
     ),
     Family(
-        "code-clippy", architectures=("gpt_neo",), ends=("<|endoftext|>",),
+        "code-clippy",
+        names=("code-clippy",),
+        architectures=("gpt_neo",), ends=("<|endoftext|>",),
         licence="not stated", cautions=_UNFILTERED,
         examples=("flax-community/gpt-neo-125M-code-clippy", "flax-community/gpt-neo-125M-code-clippy-dedup-2048"),
     ),
     Family(
-        "santacoder", markers=("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
+        "santacoder",
+        names=("santacoder",),
+        markers=("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
         infill=_psm("<fim-prefix>", "<fim-suffix>", "<fim-middle>"), ends=("<|endoftext|>",),
         licence="CodeML Open RAIL-M", cautions=_FIM, examples=("bigcode/santacoder",),
     ),
     Family(
-        "mellum", markers=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"), architectures=("llama",), hints=("mellum",),
+        "mellum",
+        names=("mellum",),
+        markers=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"), architectures=("llama",), hints=("mellum",),
         infill=_spm("<fim_suffix>", "<fim_prefix>", "<fim_middle>"), file="<filename>", ends=("<|endoftext|>",),
         window=8192, licence="Apache-2.0", cautions=_FIM, examples=("JetBrains/Mellum-4b-base",),
     ),
     Family(  # its vocabulary has StarCoder's tokens, which it was not trained with
-        "opencoder", architectures=("llama",), hints=("opencoder",), ends=("<|endoftext|>", "<|im_end|>"), window=8192,
+        "opencoder",
+        names=("opencoder",),
+        architectures=("llama",), hints=("opencoder",), ends=("<|endoftext|>", "<|im_end|>"), window=8192,
         licence="OpenCoder licence (MIT-like; see its card)", cautions=_FIM, examples=("infly/OpenCoder-1.5B-Base",),
     ),
     Family(
-        "starcoder", markers=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+        "starcoder",
+        names=("starcoder", "granite-3b-code", "granite-8b-code", "stable-code", "refact-1"),
+        markers=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
         infill=_psm("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
         ends=("<|endoftext|>", "<file_sep>", "<repo_name>", "<fim_prefix>"), window=8192,
         licence="BigCode Open RAIL-M (StarCoder), Apache-2.0 (Granite), see each card", cautions=_FIM,
@@ -176,17 +195,23 @@ FAMILIES: tuple[Family, ...] = (
                   "stabilityai/stable-code-3b", "smallcloudai/Refact-1_6B-fim"),
     ),
     Family(
-        "codegemma", markers=("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_separator|>"),
+        "codegemma",
+        names=("codegemma",),
+        markers=("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|file_separator|>"),
         infill=_psm("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", start="<bos>"),
         start=(Control("<bos>", optional=True),), ends=("<|file_separator|>", "<eos>", "<|fim_prefix|>"), window=8192,
         licence="Gemma terms of use", cautions=_FIM, examples=("google/codegemma-2b",),
     ),
     Family(  # its vocabulary is GPT-4's, tokens for infilling with it, which it was not trained with
-        "phi", architectures=("phi3", "phi3small", "phimoe"), ends=("<|endoftext|>", "<|im_end|>", "<|end|>"),
+        "phi",
+        names=("phi-3", "phi-4"),
+        architectures=("phi3", "phi3small", "phimoe"), ends=("<|endoftext|>", "<|im_end|>", "<|end|>"),
         window=16384, licence="MIT", cautions=_FIM, examples=("microsoft/phi-4", "microsoft/Phi-4-mini-instruct"),
     ),
     Family(
-        "qwen-coder", markers=("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+        "qwen-coder",
+        names=("qwen2.5-coder", "qwen3-coder"),
+        markers=("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
         infill=_psm("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), file="<|file_sep|>",
         ends=("<|endoftext|>", "<|fim_pad|>", "<|file_sep|>", "<|repo_name|>", "<|fim_prefix|>", "<|im_end|>",
               "<|end_of_text|>"),
@@ -194,26 +219,34 @@ FAMILIES: tuple[Family, ...] = (
         examples=("Qwen/Qwen2.5-Coder-0.5B", "Qwen/Qwen2.5-Coder-1.5B", "ibm-granite/granite-4.0-micro-base"),
     ),
     Family(
-        "deepseek-coder", markers=("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+        "deepseek-coder",
+        names=("deepseek-coder",),
+        markers=("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
         infill=_psm("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", start="<｜begin▁of▁sentence｜>"),
         start=(Control("<｜begin▁of▁sentence｜>", optional=True),), ends=("<｜end▁of▁sentence｜>", "<|EOT|>"),
         window=16384, licence="DeepSeek model licence", cautions=_FIM,
         examples=("deepseek-ai/deepseek-coder-1.3b-base", "deepseek-ai/DeepSeek-Coder-V2-Lite-Base"),
     ),
     Family(
-        "code-llama", markers=("▁<PRE>", "▁<SUF>", "▁<MID>"),
+        "code-llama",
+        names=("codellama", "code-llama"),
+        markers=("▁<PRE>", "▁<SUF>", "▁<MID>"),
         infill=_psm("▁<PRE>", "▁<SUF>", "▁<MID>", start="<s>"), start=(Control("<s>", optional=True),),
         ends=("▁<EOT>", "</s>"), window=16384, licence="Llama 2 community licence", cautions=_FIM,
         examples=("codellama/CodeLlama-7b-hf",),
     ),
     Family(  # other Mistral vocabularies have these tokens, too
-        "codestral", markers=("[SUFFIX]", "[PREFIX]"), hints=("codestral",),
+        "codestral",
+        names=("codestral",),
+        markers=("[SUFFIX]", "[PREFIX]"), hints=("codestral",),
         infill=_spm("[SUFFIX]", "[PREFIX]", None, start="<s>"), start=(Control("<s>", optional=True),),
         ends=("</s>",), window=32768, licence="Mistral non-production licence", cautions=_FIM,
         examples=("mistralai/Codestral-22B-v0.1",),
     ),
     Family(
-        "seed-coder", markers=("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>"),
+        "seed-coder",
+        names=("seed-coder",),
+        markers=("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>"),
         infill=_spm("<[fim-suffix]>", "<[fim-prefix]>", "<[fim-middle]>", start="<[begin▁of▁sentence]>"),
         start=(Control("<[begin▁of▁sentence]>", optional=True),), ends=("<[end▁of▁sentence]>",), window=32768,
         licence="MIT", cautions=_FIM, examples=("ByteDance-Seed/Seed-Coder-8B-Base",),
@@ -255,6 +288,18 @@ def recognise(architecture: str, name: str, id_of: Callable[[str], int | None], 
     return FAMILIES[-1]
 
 
+def served_family(name: str, wanted: str = "") -> Family:
+    """The family of a model that another program serves under a name; a family named in the settings is believed.
+
+    Raises:
+        ValueError: the family named in the settings does not exist.
+    """
+    if wanted:
+        return _known(wanted)
+    lowered = name.lower()
+    return next((family for family in FAMILIES if any(part in lowered for part in family.names)), FAMILIES[-1])
+
+
 def _fits(family: Family, id_of: Callable[[str], int | None]) -> bool:
     return all(id_of(marker) is not None for marker in family.markers) and all(
         id_of(token) == id for token, id in family.ids
@@ -262,10 +307,14 @@ def _fits(family: Family, id_of: Callable[[str], int | None]) -> bool:
 
 
 def _named(wanted: str, id_of: Callable[[str], int | None]) -> Family:
-    family = _BY_NAME.get(wanted)
-    if family is None:
-        raise ValueError(f'setting "family": {wanted!r} is none of {", ".join(_BY_NAME)}')
+    family = _known(wanted)
     if not _fits(family, id_of):
         missing = [marker for marker in family.markers if id_of(marker) is None] or [token for token, _ in family.ids]
         raise ValueError(f'setting "family": the model\'s vocabulary does not have the {wanted} token {missing[0]!r}')
+    return family
+
+
+def _known(wanted: str) -> Family:
+    if (family := _BY_NAME.get(wanted)) is None:
+        raise ValueError(f'setting "family": {wanted!r} is none of {", ".join(_BY_NAME)}')
     return family

@@ -1,0 +1,239 @@
+"""Services for the tests of the remote engine: one made of raw bytes, which fails as told, and two real ones.
+
+The real ones are llama.cpp's server, from the package `xllamacpp`, over the shipped model in float32, and transformers'
+own `serve`. Run as a program this is the first of them: it prints its address and stays until its input ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+MODELS = {"object": "list", "data": [{"id": "qwen2.5-coder-7b", "object": "model", "max_model_len": 4096}]}
+
+
+@dataclass
+class Asked:
+    """A request as it came: its first line, its headers in lower case, its body."""
+
+    line: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+
+
+Answer = Callable[[Asked, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass
+class Stub:
+    """A service whose answers are bytes; `answer` writes those to POSTs, `models` is what it lists."""
+
+    answer: Answer
+    models: bytes = b""
+    asked: list[Asked] = field(default_factory=list)
+    left: int = 0  # connections that were closed before their answer was whole
+    port: int = 0
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        """The endpoint."""
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, for one request."""
+        self._writers.add(writer)
+        try:
+            asked = await _read(reader)
+            self.asked.append(asked)
+            if asked.line.startswith("GET"):
+                writer.write(self.models or whole(MODELS))
+            else:
+                watched = asyncio.create_task(reader.read(1))
+                answered = asyncio.ensure_future(self.answer(asked, writer))
+                await asyncio.wait((watched, answered), return_when=asyncio.FIRST_COMPLETED)
+                self.left += not answered.done()
+                for task in (watched, answered):
+                    task.cancel()
+                await asyncio.gather(watched, answered, return_exceptions=True)
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
+    def drop(self) -> None:
+        """Cut all connections, as a process that dies does."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    @property
+    def posts(self) -> list[Asked]:
+        """The requests for text."""
+        return [one for one in self.asked if one.line.startswith("POST")]
+
+
+async def _read(reader: asyncio.StreamReader) -> Asked:
+    line = (await reader.readline()).decode()
+    headers: dict[str, str] = {}
+    while (found := (await reader.readline()).decode().strip()):
+        name, _, value = found.partition(":")
+        headers[name.lower()] = value.strip()
+    body = await reader.readexactly(int(headers.get("content-length", 0)))
+    return Asked(line.strip(), headers, json.loads(body) if body else {})
+
+
+@contextlib.asynccontextmanager
+async def stub(answer: Answer, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[Stub]:
+    """A service on a free port, or on one that was free before."""
+    made = Stub(answer)
+    server = await asyncio.start_server(made.serve, "127.0.0.1", port, ssl=tls)
+    made.port = server.sockets[0].getsockname()[1]
+    try:
+        yield made
+    finally:
+        server.close()
+        made.drop()
+
+
+def head(status: str = "200 OK", kind: str = "text/event-stream", more: str = "") -> bytes:
+    """The head of an answer that ends with its connection."""
+    return f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{more}Connection: close\r\n\r\n".encode()
+
+
+def whole(found: Any, status: str = "200 OK", more: str = "") -> bytes:
+    """An answer in JSON."""
+    return head(status, "application/json", more) + json.dumps(found).encode()
+
+
+def event(text: str, index: int = 0, finish: str | None = None, logprobs: Any = None) -> bytes:
+    """A piece of text of the completions interface."""
+    choice = {"index": index, "text": text, "finish_reason": finish, "logprobs": logprobs}
+    return f"data: {json.dumps({'choices': [choice]})}\n\n".encode()
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+@contextlib.contextmanager
+def llama_server(scratch: Path) -> Iterator[str]:
+    """llama.cpp's server over the shipped model; its endpoint."""
+    process = subprocess.Popen([sys.executable, "-m", "tests.services", str(scratch)], cwd=ROOT, text=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        address = next((line for line in process.stdout if line.startswith("http")), "")
+        assert address, "llama.cpp's server did not start"
+        yield address.strip() + "/v1"
+    finally:
+        process.stdin.close()
+        process.wait(20)
+
+
+@contextlib.contextmanager
+def transformers_server(folder: Path, scratch: Path) -> Iterator[str]:
+    """`transformers serve` over a folder, in float32; its endpoint."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", str(folder),
+               "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    process = subprocess.Popen(command, cwd=scratch, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        assert _answers(port, process), "transformers serve did not start"
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _answers(port: int, process: subprocess.Popen[bytes]) -> bool:
+    for _ in range(240):
+        with contextlib.suppress(OSError):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        if process.poll() is not None:
+            return False
+        time.sleep(0.25)
+    return False
+
+
+def write_gguf(folder: Path, path: Path) -> None:
+    """The shipped model with its tokenizer, as far as llama.cpp has it: the regular expression is GPT-2's, which cuts
+    digits, underscores and indentation in another way."""
+    import gguf
+
+    from bench import peer_formats
+
+    made = peer_formats.laid(folder)
+    definition = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    ids = dict(definition["model"]["vocab"])
+    control = {token["content"]: token["id"] for token in definition["added_tokens"]}
+    names = {id: token for token, id in {**ids, **control}.items()}
+    words = made.weights["token_embd.weight"].shape[0]
+    writer = gguf.GGUFWriter(path, made.architecture)
+    writer.add_name("shipped")
+    writer.add_context_length(made.window)
+    writer.add_embedding_length(made.width)
+    writer.add_block_count(made.layers)
+    writer.add_feed_forward_length(made.inner)
+    writer.add_head_count(made.heads)
+    writer.add_layer_norm_eps(made.epsilon)
+    writer.add_rope_dimension_count(made.rotary)
+    writer.add_rope_freq_base(made.base)
+    writer.add_parallel_residual(bool(made.parallel))
+    writer.add_vocab_size(words)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([names.get(id, f"<|unused{id}|>") for id in range(words)])
+    kinds = [gguf.TokenType.CONTROL if id in control.values() else gguf.TokenType.NORMAL if id in names
+             else gguf.TokenType.UNUSED for id in range(words)]
+    writer.add_token_types(kinds)
+    writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in definition["model"]["merges"]])
+    writer.add_bos_token_id(control["<|endoftext|>"])
+    writer.add_eos_token_id(control["<|endoftext|>"])
+    writer.add_add_bos_token(False)
+    for name, weight in made.weights.items():
+        writer.add_tensor(name, weight.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _serve(scratch: Path) -> None:
+    import xllamacpp
+
+    from codeclippy_ls.engine.spec import SHIPPED
+
+    path = scratch / "shipped.gguf"
+    if not path.exists():
+        write_gguf(SHIPPED, path)
+    options = xllamacpp.CommonParams()
+    options.model.path = str(path)
+    options.n_ctx, options.n_parallel, options.n_gpu_layers = 4096, 4, 0
+    options.cpuparams.n_threads = options.cpuparams_batch.n_threads = 1
+    options.fit_params = options.ui = False
+    server = xllamacpp.Server(options)
+    print(server.listening_address, flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]))
