@@ -58,7 +58,7 @@ def diffs(data: bytes) -> None:
     if edits and any(problem.fatal for problem in problems):
         raise Broken("edits and a fatal problem")
     after = apply(document.text, edits)
-    gone = sum(line.startswith("-") for line in lines(diff))
+    gone = sum(line.startswith("-") or not line.strip() for line in lines(diff))  # blank lines forget their signs
     if document.line_count - Document("", after).line_count > gone:
         raise Broken("more lines are gone than the diff removes")
 
