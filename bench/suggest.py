@@ -230,7 +230,7 @@ WITHOUT = {
     "validity": Way({"filtersOff": ["validity"]}),
     "clean-up": Way({"filtersOff": _CLEAN_UP}),
     "both": Way({"filtersOff": [*_CLEAN_UP, "validity"]}),
-    "healing": Way(patch=(building, "_begun_word", lambda prefix: "")),
+    "healing": Way(patch=(building, "begun_word", lambda prefix: "")),
     "suffix": Way(patch=(
         building, "_shared",
         lambda tokenizer, prefix, suffix, budget, skipped: _SHARED(tokenizer, prefix, "", budget, skipped))),

@@ -32,6 +32,8 @@ _ITEMS = ("", "x,", "x: x,", "x=x,", "x(", "x in x", "x: (")
 _MEMBER = re.compile(r"([ \t]*)(?:async[ \t]+def|def|class)\b")
 _NEAR_LINES = 16  # after the cursor, in which a bracket that nothing opens is the cursor's affair
 _DELIMITER = re.compile(r"""([\"'])(?:\1\||\|\1)\1""")
+_LAST_WORD = re.compile(r"\w+\Z")
+_STRING_PREFIXES = frozenset({"r", "f", "b", "u", "rb", "br", "fr", "rf", "t", "tr", "rt", "return", "in", "and", "or"})
 _WORD_END, _WORD_START = re.compile(r"\w\Z"), re.compile(r"\w")
 
 
@@ -91,8 +93,18 @@ class _Around:
 
     def broken_by(self, text: str) -> bool:
         """Whether a suggestion breaks it."""
+        if self._meets_string(text):
+            return True
         told = self._told_by_parser(text)
         return not _balanced(text, self.quote, self.open_before, self.suffix, self.language) if told is None else told
+
+    def _meets_string(self, text: str) -> bool:
+        """Whether a word of the suggestion would stand right before a string of the suffix, which none but its prefix
+        may."""
+        if self.language != "python" or self.quote or self.suffix[:1] not in ("'", '"'):
+            return False
+        word = _LAST_WORD.search(text)
+        return word is not None and word.group().lower() not in _STRING_PREFIXES and not _scan(text, "", "python")[0]
 
     def _told_by_parser(self, text: str) -> bool | None:
         """What Python's parser says; ``None`` where it cannot say: the code does not parse for other reasons, is too

@@ -234,12 +234,13 @@ class GuardedProtocol(LanguageServerProtocol):
     @lsp_method(types.SHUTDOWN)
     def lsp_shutdown(self, *arguments: Any) -> Generator[Any, Any, None]:
         """Cancel what is under way, over a copy of the table: pygls fails where an answer leaves it meanwhile."""
+        self._shutdown = True  # for what is read while the handler runs
+        current = self.msg_id
         if (handler := self.fm.features.get(types.SHUTDOWN)) is not None:
             yield handler, arguments, None
         for id, future in list(self._request_futures.items()):
-            if id != self.msg_id and not future.done():
+            if id != current and not future.done():
                 future.cancel()
-        self._shutdown = True
 
     @lsp_method(types.TEXT_DOCUMENT_DID_OPEN)
     def lsp_text_document__did_open(self, params: types.DidOpenTextDocumentParams) -> None:
