@@ -157,16 +157,9 @@ _LAYOUTS: dict[str, Callable[[dict[str, Any], Weights], Laid]] = {
     "gpt_neox": _neox, "gpt2": _gpt2, "gpt_neo": _neo, "codegen": _codegen}
 
 
-def write_gguf(folder: Path, path: Path, form: str) -> None:
-    """A GGUF file. Matrices in ``form``, all else in float32.
-
-    It is asked by token ids, but llama.cpp's server also says what it wrote as text and does not start without a
-    tokenizer. So there is one of the right size that can spell each byte; its end is the last token.
-    """
-    import gguf
-
-    made = laid(folder)
-    writer = gguf.GGUFWriter(path, made.architecture)
+def described(writer: Any, made: Laid) -> int:
+    """Say the model's sizes in a GGUF file; how many words it has."""
+    words = made.weights["token_embd.weight"].shape[0]
     writer.add_context_length(made.window)
     writer.add_embedding_length(made.width)
     writer.add_block_count(made.layers)
@@ -178,8 +171,21 @@ def write_gguf(folder: Path, path: Path, form: str) -> None:
         writer.add_rope_freq_base(made.base)
     if made.parallel is not None:
         writer.add_parallel_residual(made.parallel)
-    words = made.weights["token_embd.weight"].shape[0]
     writer.add_vocab_size(words)
+    return words
+
+
+def write_gguf(folder: Path, path: Path, form: str) -> None:
+    """A GGUF file. Matrices in ``form``, all else in float32.
+
+    It is asked by token ids, but llama.cpp's server also says what it wrote as text and does not start without a
+    tokenizer. So there is one of the right size that can spell each byte; its end is the last token.
+    """
+    import gguf
+
+    made = laid(folder)
+    writer = gguf.GGUFWriter(path, made.architecture)
+    words = described(writer, made)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(spelled(words))

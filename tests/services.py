@@ -186,19 +186,9 @@ def write_gguf(folder: Path, path: Path) -> None:
     ids = dict(definition["model"]["vocab"])
     control = {token["content"]: token["id"] for token in definition["added_tokens"]}
     names = {id: token for token, id in {**ids, **control}.items()}
-    words = made.weights["token_embd.weight"].shape[0]
     writer = gguf.GGUFWriter(path, made.architecture)
     writer.add_name("shipped")
-    writer.add_context_length(made.window)
-    writer.add_embedding_length(made.width)
-    writer.add_block_count(made.layers)
-    writer.add_feed_forward_length(made.inner)
-    writer.add_head_count(made.heads)
-    writer.add_layer_norm_eps(made.epsilon)
-    writer.add_rope_dimension_count(made.rotary)
-    writer.add_rope_freq_base(made.base)
-    writer.add_parallel_residual(bool(made.parallel))
-    writer.add_vocab_size(words)
+    words = peer_formats.described(writer, made)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([names.get(id, f"<|unused{id}|>") for id in range(words)])

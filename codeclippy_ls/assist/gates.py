@@ -6,14 +6,12 @@ switches.
 
 from __future__ import annotations
 
-import ast
 import re
-import warnings
 from fnmatch import fnmatch
 from textwrap import dedent
 from urllib.parse import unquote, urlsplit
 
-from codeclippy_ls.prompts import indentation, open_at_end
+from codeclippy_ls.prompts import indentation, open_at_end, parses
 from codeclippy_ls.settings import CompletionSettings
 
 _OPENERS = (":", "{", "(", "[", "=>", "->", " do", " then", "\\")
@@ -74,7 +72,7 @@ def finished(prefix: str, suffix: str, language: str) -> bool:
     if language != "python" or not _STATEMENT_ENDS.search(line) or line.lstrip().startswith("#"):
         return False
     starts = range(len(lines) - 1, max(len(lines) - 1 - _MOST_LINES, -1), -1)
-    whole = any(_is_python(dedent("\n".join(lines[start:]))) for start in starts if lines[start].strip())
+    whole = any(parses(dedent("\n".join(lines[start:]))) for start in starts if lines[start].strip())
     return whole and not open_at_end(prefix, language)
 
 
@@ -105,13 +103,3 @@ def after_enter(prefix: str, eol: str) -> str:
 
 def _ends_in_comment(head: str) -> bool:
     return head.rpartition("\n")[2].lstrip().startswith(("#", "//", "--"))
-
-
-def _is_python(code: str) -> bool:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd escapes in the user's strings
-            ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True

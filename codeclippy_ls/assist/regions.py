@@ -5,13 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from codeclippy_ls.prompts import indentation
+from codeclippy_ls.prompts import SCOPE, indentation
 from codeclippy_ls.text import Document
 
-_SCOPE = re.compile(
-    r"\s*(?:(?:export|default|public|private|protected|static|async|pub|abstract|final|inline)\s+)*"
-    r"(?:def|class|function|fn|func|fun|interface|struct|enum|impl|trait|module|namespace|sub)\b"
-)
 _MOST_SHOWN = 60
 
 
@@ -94,7 +90,7 @@ def scope(document: Document, line: int) -> tuple[int, int]:
     while start >= 0:
         text = document.line(start)
         if text.strip() and indentation(text) < depth:
-            if _SCOPE.match(text):
+            if SCOPE.match(text):
                 break
             depth = indentation(text)
         start -= 1

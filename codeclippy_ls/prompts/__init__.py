@@ -24,14 +24,14 @@ from codeclippy_ls.prompts.plain import (
     plain_edit,
     without_control,
 )
-from codeclippy_ls.prompts.surroundings import Other, Passage, passages
+from codeclippy_ls.prompts.surroundings import SCOPE, Other, Passage, passages
 from codeclippy_ls.prompts.trim import FILTERS, ended, indentation, replaced, trim
-from codeclippy_ls.prompts.validity import fitting, open_at_end, spoilt
+from codeclippy_ls.prompts.validity import fitting, open_at_end, parses, spoilt
 
 __all__ = [
-    "FAMILIES", "FILTERS", "Context", "Edited", "Family", "Job", "Other", "Passage",
+    "FAMILIES", "FILTERS", "SCOPE", "Context", "Edited", "Family", "Job", "Other", "Passage",
     "PlainPrompt", "Prompt", "Served", "Tokenizer", "View",
     "closed", "completion_prompt", "continued", "edit_prompt", "edits", "ended", "fitting", "indentation", "markers",
-    "open_at_end", "passages", "plain_completion", "plain_edit", "recognise", "replaced", "served_family", "spoilt",
-    "trim", "without_control",
+    "open_at_end", "parses", "passages", "plain_completion", "plain_edit", "recognise", "replaced", "served_family",
+    "spoilt", "trim", "without_control",
 ]

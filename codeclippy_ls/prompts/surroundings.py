@@ -16,7 +16,7 @@ from codeclippy_ls.text import to_lf
 
 _IMPORT = re.compile(
     r"(?:import|from|use|using|package|require|#include|#import|namespace|open|library)\b|(?:const|let|var)\b.*\brequire\(")
-_HEAD = re.compile(
+SCOPE = re.compile(
     r"\s*(?:(?:export|default|public|private|protected|static|async|pub|abstract|final|inline)\s+)*"
     r"(?:def|class|function|fn|func|fun|interface|struct|enum|impl|trait|module|namespace|sub)\b")
 _DEFINITION = re.compile(
@@ -71,7 +71,7 @@ def head_of(skipped: str, shown: str, most: int) -> str:
             break
         if line.strip() and (columns := indentation(line)) < depth and line.strip()[0] not in ")]}#":
             depth = columns
-            heads += [line] if _HEAD.match(line) else []
+            heads += [line] if SCOPE.match(line) else []
     scopes = "\n".join(reversed(heads))[-most:]
     kept: list[str] = []
     room = most - len(scopes)

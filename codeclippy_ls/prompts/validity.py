@@ -111,12 +111,12 @@ class _Around:
         long to be parsed between two keystrokes, or the cursor is in a long string, where statements are not found."""
         if self.language != "python" or len(self.quote) == 3 or len(self.before) + len(self.after) > _MOST_PARSED:
             return None
-        if _parses(self.before + text + self.after):
+        if parses(self.before + text + self.after):
             return False
         rest, _, following = self.after.partition("\n")
         if not rest.strip() and text.rstrip().endswith(":"):  # a head whose body is still to be written
             depth = indentation((self.before + text).rpartition("\n")[2])
-            if _parses(f"{self.before}{text}\n{' ' * (depth + 1)}pass\n{following}"):
+            if parses(f"{self.before}{text}\n{' ' * (depth + 1)}pass\n{following}"):
                 return False
         return True if self._could_be_whole else None
 
@@ -128,7 +128,7 @@ class _Around:
         opened_here = _scan(line, "", self.language)[1]
         inside = sum(bracket in _OPENING for bracket in self.open_before) > sum(b in _OPENING for b in opened_here)
         others = (f"{above}\n{blanks}{other}\n{following}" for other in (_ITEMS if inside else _LINES))
-        return any(map(_parses, (self.before + self.after, *others)))
+        return any(map(parses, (self.before + self.after, *others)))
 
 
 def _code(prefix: str) -> str:
@@ -182,7 +182,8 @@ def _member(before: str, after: str) -> tuple[str, str]:
             "\n".join([rest[0], *(line[cut:] for line in rest[1:end])]) + "\n")
 
 
-def _parses(code: str) -> bool:
+def parses(code: str) -> bool:
+    """Whether it is Python."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd escapes in the user's strings
@@ -200,7 +201,7 @@ def _json(text: str) -> bool:
     return True
 
 
-_WHOLE = {"python": _parses, "json": _json}
+_WHOLE = {"python": parses, "json": _json}
 
 
 def _balanced(text: str, quote: str, outer: list[str], suffix: str, language: str) -> bool:
