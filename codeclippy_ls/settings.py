@@ -73,7 +73,7 @@ class CompletionSettings:
     least_confidence: float = _field(0.4, "Suggestions of which the model is less sure (mean probability per token) "
                                           "do not come by themselves, only by key.", 0.0, 1.0)
     ahead: bool = _field(True, "While a suggestion is shown and nothing else is to do, make the one that would follow "
-                               "it.")
+                               "it; never by a service.")
     debounce: bool = _field(True, "Let requests wait for a pause where keys come faster than answers.")
     context: str = _field("open", "Show the model passages of other files: of those that are `open` in the editor, or "
                                   "`off`.", choices=("open", "off"))

@@ -91,6 +91,15 @@ async def test_what_follows_is_made_ahead(editor: Editor, host: ScriptedHost) ->
     assert host.prompts[1].endswith("    x = g(1)\n    ") and len(host.prompts) <= asked + 1
 
 
+async def test_nothing_is_asked_of_a_service_ahead(editor: Editor, host: ScriptedHost) -> None:
+    """Its time is somebody else's."""
+    await editor.start(options={"model": {"endpoint": "http://127.0.0.1:9/v1"}, "completion": {"debounce": False}})
+    buffer = editor.open("x = \n")
+    assert await editor.ghost(buffer, 4, BY_TYPING)
+    await asyncio.sleep(0.1)
+    assert len(host.prompts) == 1
+
+
 async def test_a_key_overtakes_what_waits_for_a_pause(server: Server, editor: Editor, host: ScriptedHost) -> None:
     """Where answers come later than keys, a request that is overtaken costs the engine nothing."""
     await editor.start(options={"completion": {"ahead": False}})

@@ -193,7 +193,8 @@ class Suggester:
 
     def _look_ahead(self, settings: Settings, cursor: _Cursor, shown: Suggestion) -> None:
         """Make what would follow a suggestion once it is accepted, where nothing else is to do."""
-        if not settings.completion.ahead or self.engine.status(COMPLETE).state is not State.READY:
+        wanted = settings.completion.ahead and not settings.model.endpoint  # a service's time is not ours to spend
+        if not wanted or self.engine.status(COMPLETE).state is not State.READY:
             return
         prefix, suffix = cursor.prefix + shown.text, cursor.suffix[shown.replaces :]
         if gates.finished(prefix, suffix, cursor.document.language):
