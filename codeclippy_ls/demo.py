@@ -127,7 +127,7 @@ async def _scene(player: Player, scene: Scene, text: str, version: int, paint: P
         return await _edit(player, scene, document, place, started, paint)
     line, character = position_at(document, place, "utf-16")
     answer = await player.text_document_inline_completion_async(types.InlineCompletionParams(
-        context=types.InlineCompletionContext(types.InlineCompletionTriggerKind.Invoked),
+        context=types.InlineCompletionContext(types.InlineCompletionTriggerKind.Automatic),
         text_document=types.TextDocumentIdentifier(_URI), position=types.Position(line, character),
     ))
     items = answer.items if isinstance(answer, types.InlineCompletionList) else []
