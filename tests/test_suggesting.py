@@ -91,6 +91,20 @@ async def test_what_follows_is_made_ahead(editor: Editor, host: ScriptedHost) ->
     assert host.prompts[1].endswith("    x = g(1)\n    ") and len(host.prompts) <= asked + 1
 
 
+async def test_what_follows_is_made_once_however_much_is_typed_through(editor: Editor, host: ScriptedHost) -> None:
+    """Also where nothing comes of it: a key costs the engine nothing."""
+    await editor.start(options={"completion": {"debounce": False}})
+    buffer = editor.open("x = \n")
+    host.says = lambda prompt: "value" if prompt.endswith("x = ") else ""
+    assert await editor.ghost(buffer, 4, BY_TYPING)
+    cursor = 4
+    for key in "val":
+        cursor = editor.type(buffer, cursor, key)
+        assert await editor.ghost(buffer, cursor, BY_TYPING)
+        await asyncio.sleep(0.03)
+    assert len(host.prompts) == 2
+
+
 async def test_nothing_is_asked_of_a_service_ahead(editor: Editor, host: ScriptedHost) -> None:
     """Its time is somebody else's."""
     await editor.start(options={"model": {"endpoint": "http://127.0.0.1:9/v1"}, "completion": {"debounce": False}})

@@ -70,6 +70,7 @@ class Suggester:
     _changes: dict[str, int] = field(default_factory=dict, repr=False)
     _passages: dict[str, tuple[object, tuple[Passage, ...]]] = field(default_factory=dict, repr=False)
     _ahead: set[asyncio.Task[None]] = field(default_factory=set, repr=False)
+    _target: dict[str, tuple[str, str]] = field(default_factory=dict, repr=False)  # what was last made ahead
 
     async def complete(
         self, settings: Settings, document: Document, offset: int, *, automatic: bool, selected: Edit | None,
@@ -106,6 +107,7 @@ class Suggester:
         """From the engine."""
         uri, started = cursor.document.uri, time.monotonic()
         self.engine.cancel(uri, Lane.BACKGROUND)  # what would have followed another suggestion
+        self._target.pop(uri, None)
         generation = await self._generation(settings, cursor, Lane.KEYSTROKE, candidates)
         self._pace.answered(time.monotonic() - started)
         items = await self._items(settings, cursor, generation.candidates)
@@ -199,7 +201,9 @@ class Suggester:
         prefix, suffix = cursor.prefix + shown.text, cursor.suffix[shown.replaces :]
         if gates.finished(prefix, suffix, cursor.document.language):
             prefix = gates.after_enter(prefix, cursor.document.eol)
-        if self._memory.find(cursor.document.uri, prefix, suffix) is None:
+        uri = cursor.document.uri
+        if self._target.get(uri) != (prefix, suffix) and self._memory.find(uri, prefix, suffix) is None:
+            self._target[uri] = (prefix, suffix)  # the same for every key that is typed through what is shown
             multiline = settings.completion.multiline and gates.wants_block(prefix, suffix)
             task = asyncio.get_running_loop().create_task(
                 self._make_ahead(settings, _Cursor(cursor.document, prefix, suffix, multiline)))
@@ -230,6 +234,7 @@ class Suggester:
         self._memory.forget(uri)
         self._changes.pop(uri, None)
         self._passages.pop(uri, None)
+        self._target.pop(uri, None)
         self.figures.closed(uri)
 
     def close(self) -> None:
