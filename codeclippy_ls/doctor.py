@@ -117,7 +117,8 @@ async def _try(report: Report, settings: Any) -> None:
                              f"{model.parameters / 1e6:.0f} million parameters) on {model.device}, "
                              f"loaded in {time.monotonic() - started:.1f} s")
         report.good("runs by", f"{_runner(model)}; weights: {model.dtype}, {model.nbytes / 2**20:.0f} MiB; "
-                               f"threads: {model.threads}; a pass over 8 tokens costs {model.cost:.1f} of one")
+                               f"threads: {model.threads}; a pass over 8 tokens costs {model.cost:.1f} of one"
+                               + (f"; passes: {model.passes}" if model.passes else ""))
         report.good("family", f"{family.name}: {', '.join(job.value for job in family.jobs)}; window {model.window}")
         result = await assistant.complete(Document("file:///sample.py", _SAMPLE), len(_SAMPLE))
         generation = result.generation

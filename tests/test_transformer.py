@@ -19,15 +19,17 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 import codeclippy_ls.text
+from codeclippy_ls.engine import formats
 from codeclippy_ls.engine.activations import Activation
+from codeclippy_ls.engine.attention import GROWTH, KeyValues
 from codeclippy_ls.engine.cache import Feed
 from codeclippy_ls.engine.checkpoint import int8_weights
 from codeclippy_ls.engine.configuration import read_config
-from codeclippy_ls.engine.formats import Choice, Part, available, fan, linear, measured, summed
+from codeclippy_ls.engine.formats import PLAIN, Choice, Part, available, fan, linear, measured, summed
 from codeclippy_ls.engine.layouts import LAYOUTS, forms, shape_of, supported
 from codeclippy_ls.engine.spec import SHIPPED
 from codeclippy_ls.engine.stored import whole
-from codeclippy_ls.engine.transformer import GROWTH, KeyValues, Transformer
+from codeclippy_ls.engine.transformer import Transformer
 
 VOCABULARY = 200
 EXACT = Choice("float32", "float32")
@@ -396,10 +398,14 @@ def test_what_neighbours_hold_costs_a_token_nothing() -> None:
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("rows", [1, 3, 33])
 @pytest.mark.parametrize("kind", ["gelu", "tanh", "silu", "relu"])
-def test_layers_together_are_the_layers_alone(name: str, rows: int, kind: str) -> None:
-    """Of one input, with activations or gates, and added up: whether in one product or in several."""
+@pytest.mark.parametrize("at_once", [False, True])
+def test_layers_together_are_the_layers_alone(
+    name: str, rows: int, kind: str, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one input, with activations or gates, and added up: whether in one product, as on GPUs, or in several."""
     if name not in available("cpu"):
         pytest.skip(f"no {name} on this machine")
+    monkeypatch.setattr(formats, "_calls_cost", lambda device: at_once)
     torch.manual_seed(2)
     choice, bound = Choice(name, name), {"float32": 1e-4, "bfloat16": 0.1, "int8": 0.15}[name]
     plain = {"gelu": functional.gelu, "tanh": lambda x: functional.gelu(x, approximate="tanh"),
@@ -414,7 +420,9 @@ def test_layers_together_are_the_layers_alone(name: str, rows: int, kind: str) -
     parts = [Part(torch.randn(32, 24) / 24**0.5), Part(torch.randn(32, 64) / 8, torch.randn(32))]
     to, inputs = torch.randn(rows, 32), (torch.randn(rows, 24), torch.randn(rows, 64))
     wanted = to + sum(functional.linear(x, part.weight, part.bias) for x, part in zip(inputs, parts, strict=True))
-    near(summed(parts, choice)(to, *inputs), wanted, bound)
+    dtype = PLAIN[name] if at_once and name in PLAIN else torch.float32  # all of one type on a GPU
+    found = summed(parts, choice)(to.to(dtype), *(x.to(dtype) for x in inputs))
+    near(found.float(), wanted, bound)
 
 
 def test_a_choice_switches_by_the_number_of_tokens() -> None:

@@ -21,6 +21,7 @@ class ModelFacts:
         parameters: numbers in the weights; ``nbytes`` is the memory that they take.
         device, dtype, threads: where and how it runs.
         own: whether our own decoder runs it.
+        passes: whether it runs recorded passes on a GPU, in words; empty elsewhere.
         cost: of a pass over eight tokens, in passes over one.
         served: by whom, where another program serves it, so that its vocabulary is not known.
     """
@@ -36,6 +37,7 @@ class ModelFacts:
     dtype: str = ""
     threads: int = 0
     own: bool = False
+    passes: str = ""
     cost: float = 1.0
     served: str = ""
 
@@ -63,4 +65,4 @@ def facts_of(model: Any) -> ModelFacts:
     return ModelFacts(
         model.name, model.architecture, prompts.markers(model.tokenizer), model.chat is not None, model.window,
         model.parameters, model.nbytes, str(model.device), model.dtype, model.threads, model.module is None,
-        round(model.cost(8), 2))
+        str(getattr(model.runner, "graphs", None) or ""), round(model.cost(8), 2))

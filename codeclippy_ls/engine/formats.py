@@ -196,20 +196,25 @@ class _Each:
 
 
 class _Joined:
-    """Layers of one input in one product, in int8: a call takes longer to begin than it multiplies in small models."""
+    """Layers of one input in one product: where a call takes longer to begin than small models take to multiply."""
 
     __slots__ = ("_activations", "_layer", "_sizes", "nbytes")
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        biases = [part.weight.new_zeros(len(part.weight)) if part.bias is None else part.bias for part in parts]
-        self._layer = _Int8(Part(torch.cat([part.weight for part in parts]), torch.cat(biases)))
-        self._activations = [part.activation for part in parts]
+    def __init__(self, name: str, parts: Sequence[Part]) -> None:
+        weight, bias = torch.cat([part.weight for part in parts]), None
+        if any(part.bias is not None for part in parts):
+            bias = torch.cat([weight.new_zeros(len(part.weight)) if part.bias is None else part.bias
+                              for part in parts])
+        self._layer = _one(name, Part(weight, bias))
+        kinds = [part.activation for part in parts]
+        self._activations = [None if kind is None else kind.roughly if name == "int8" else kind.exactly
+                             for kind in kinds]
         self._sizes = [len(part.weight) for part in parts]
         self.nbytes = self._layer.nbytes
 
     def __call__(self, x: Tensor) -> Sequence[Tensor]:
         outs = torch.split_with_sizes(self._layer(x), self._sizes, 1)
-        return [out if activation is None else activation.roughly(out)
+        return [out if activation is None else activation(out)
                 for out, activation in zip(outs, self._activations, strict=True)]
 
 
@@ -243,6 +248,29 @@ class _AddedAtOnce:
         return to.add_(self._layer(torch.cat(inputs, 1)))
 
 
+class _Accumulated:
+    """Layers that are added up in one product that begins from what is there, their biases as one more input of it."""
+
+    __slots__ = ("_one", "_weight", "nbytes")
+
+    _WIDE = 8  # inputs that the bias takes, so that the rows stay aligned for tensor cores
+
+    def __init__(self, parts: Sequence[Part], dtype: torch.dtype) -> None:
+        weights = [part.weight.to(dtype) for part in parts]
+        biases = [part.bias.float() for part in parts if part.bias is not None]
+        self._one: Tensor | None = None
+        if biases:
+            weights.append(functional.pad(torch.stack(biases).sum(0).to(dtype)[:, None], (0, self._WIDE - 1)))
+            self._one = functional.pad(weights[0].new_ones(1, 1), (0, self._WIDE - 1))
+        self._weight = torch.cat(weights, 1).t()
+        self.nbytes = self._weight.nbytes
+
+    def __call__(self, to: Tensor, *inputs: Tensor) -> Tensor:
+        if self._one is not None:
+            inputs = (*inputs, self._one.expand(to.shape[0], -1))
+        return to.addmm_(inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1), self._weight)
+
+
 class _Switched:
     """One format for few tokens, another for many, of a `Linear`, a `Fan` or a `Sum`."""
 
@@ -265,13 +293,24 @@ def fan(parts: Sequence[Part], choice: Choice) -> Fan:
     """Layers of one input in a chosen format."""
     if len(parts) == 1:
         return _Alone(_chosen(lambda name: _one(name, parts[0]), choice))
-    return _chosen(lambda name: _Joined(parts) if name == "int8" else _Each(name, parts), choice)
+    at_once = _calls_cost(parts[0].weight.device)
+    return _chosen(lambda name: _Joined(name, parts) if name == "int8" or at_once else _Each(name, parts), choice)
 
 
 def summed(parts: Sequence[Part], choice: Choice) -> Sum:
     """Layers that are added up, none with an activation, in a chosen format."""
-    return _chosen(lambda name: _AddedAtOnce(parts) if name == "int8" and len(parts) > 1
-                   else _Added(name, parts), choice)
+    return _chosen(lambda name: _added(name, parts), choice)
+
+
+def _added(name: str, parts: Sequence[Part]) -> Sum:
+    if name == "int8":
+        return _AddedAtOnce(parts) if len(parts) > 1 else _Added(name, parts)
+    return _Accumulated(parts, PLAIN[name]) if _calls_cost(parts[0].weight.device) else _Added(name, parts)
+
+
+def _calls_cost(device: torch.device) -> bool:
+    """Whether one product of two layers is cheaper than two: a GPU is idle between them."""
+    return device.type == "cuda"
 
 
 def _chosen(made: Callable[[str], Any], choice: Choice) -> Any:
@@ -300,11 +339,14 @@ class Rows:
             self.table = weight.to(PLAIN[choice.few]).contiguous()
         self.nbytes = self.table.nbytes + (0 if self._factors is None else self._factors.nbytes)
 
-    def __call__(self, ids: Sequence[int]) -> Tensor:
-        if len(ids) == 1:  # the same in a third of the time
+    def __call__(self, ids: Sequence[int] | Tensor) -> Tensor:
+        if isinstance(ids, Tensor):
+            places = ids
+        elif len(ids) == 1:  # the same in a third of the time
             row = self.table.narrow(0, ids[0], 1)
             return row.clone() if self._factors is None else row * self._factors.narrow(0, ids[0], 1)
-        places = torch.tensor(ids, device=self.table.device)
+        else:
+            places = torch.tensor(ids, device=self.table.device)
         rows = self.table.index_select(0, places)
         return rows if self._factors is None else rows * self._factors.index_select(0, places)
 

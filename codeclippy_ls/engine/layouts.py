@@ -155,6 +155,11 @@ class Shape:
         return LAYOUTS[self.kind]
 
     @property
+    def repeats(self) -> int:
+        """Heads that share keys and values."""
+        return self.heads // self.groups
+
+    @property
     def parameters(self) -> int:
         """Numbers in the weights."""
         return sum(math.prod(form) for form in forms(self).values())
@@ -308,7 +313,7 @@ def read(shape: Shape, weights: Weights, layer: int) -> LayerWeights:
     first, second = layout.norms
     qkv = stacked([one(name) for name in layout.qkv])
     order = _order(shape, qkv.weight.device)
-    qkv = Matrix(qkv.weight[order], None if qkv.bias is None else qkv.bias[order])
+    qkv = Matrix(qkv.weight.index_select(0, order), None if qkv.bias is None else qkv.bias.index_select(0, order))
     rise, norm, other = stacked([one(name) for name in layout.rises]), one(first), one(second)
     if shape.parallel and second != first:
         qkv, rise, norm = _after(norm, qkv), _after(other, rise), _plain(norm)
@@ -345,7 +350,8 @@ def _order(shape: Shape, device: torch.device) -> Tensor:
     if layout.packed == "heads" and groups == heads:
         stored = stored.view(heads, 3, size).transpose(0, 1).reshape(-1)
     elif layout.packed == "quarters":  # q, v, k in each of them
-        stored = stored.view(4, 3, heads // 4 * size)[:, [0, 2, 1]].transpose(0, 1).reshape(-1)
+        q, v, k = stored.view(4, 3, heads // 4 * size).unbind(1)
+        stored = torch.cat([q, k, v]).reshape(-1)
     if layout.turned == "halves":
         both = stored[: (heads + groups) * size].view(-1, size)
         both[:, : shape.turned] = both[:, : shape.turned].view(-1, 2, shape.turned // 2).mT.reshape(-1, shape.turned)

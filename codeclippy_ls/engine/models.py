@@ -61,7 +61,7 @@ class Runner(Protocol):
         """An empty KV cache."""
 
     def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
-        """For each feed the logits of its last ``rows`` tokens, (rows, vocabulary), float32, on the device."""
+        """For each feed the logits of its last ``rows`` tokens, (rows, vocabulary), float32, in the CPU's memory."""
 
 
 class Model:
@@ -109,14 +109,14 @@ class Model:
             feeds: of different caches; each has a token at least, and with its cache not more than the window.
 
         Returns:
-            For each feed logits of its last ``rows`` tokens, shape (rows, vocabulary), float32, on the model's device.
+            For each feed logits of its last ``rows`` tokens, shape (rows, vocabulary), float32, in the CPU's memory.
 
         Raises:
             NonFiniteError: the logits hold NaN or infinity.
         """
         started = time.perf_counter()
         found = self.runner.forward(feeds)
-        # A sum is finite only if every term is: one pass, one synchronisation.
+        # A sum is finite only if every term is.
         sums = [logits.sum() for logits in found if len(logits)]
         if sums and not math.isfinite(float(sums[0] if len(sums) == 1 else torch.stack(sums).sum())):
             raise NonFiniteError(f"{self.name or 'the shipped model'} produced NaN scores; its weights are damaged")
@@ -138,6 +138,8 @@ def load(spec: ModelSpec, lean: bool = True) -> Model:
     folder = find_folder(spec.name)
     config = read_config(folder)
     device = pick_device(spec.device)
+    if device.type == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # of the engine's thread
     dtype = pick_dtype(spec.dtype, device)
     window_of(config, spec.name)  # refused before the weights are read
     ends = ends_of(config, read_generation(folder).get("eos_token_id"))

@@ -18,6 +18,7 @@ from codeclippy_ls.engine.cache import Feed
 from codeclippy_ls.engine.checkpoint import int8_weights, with_safetensors
 from codeclippy_ls.engine.configuration import ends_of, read_generation, window_of
 from codeclippy_ls.engine.errors import ModelError
+from codeclippy_ls.engine.graphs import fetched
 from codeclippy_ls.engine.tokenizer import brief
 
 
@@ -57,8 +58,7 @@ class ModuleRunner:
         kept = max(feed.rows, 1)  # 0 means all to transformers
         logits = self.module(
             input_ids=ids, past_key_values=feed.cache.layers, use_cache=True, logits_to_keep=kept).logits
-        found: Tensor = logits[0, logits.shape[1] - feed.rows :].float()
-        return found
+        return fetched(logits[0, logits.shape[1] - feed.rows :].float())
 
 
 class ModuleKeyValues:

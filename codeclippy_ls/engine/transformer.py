@@ -17,111 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from codeclippy_ls.engine.activations import Activation
+from codeclippy_ls.engine.attention import Batch, KeyValues, Seats, joined
 from codeclippy_ls.engine.cache import Feed
 from codeclippy_ls.engine.formats import Choice, Fan, Part, Rows, Sum, fan, linear, multiplies_rows, summed
+from codeclippy_ls.engine.graphs import CudaGraphs, Graphs, Record, fetched
 from codeclippy_ls.engine.layouts import HEADS, Matrix, Shape, Weights, read, shape_of
-
-GROWTH = 256  # tokens by which the memory of keys and values grows
-_MANY, _STEP = 16, 64  # tokens from which attention is given keys by steps, and the step
-
-
-class KeyValues:
-    """Keys and values of the tokens read so far, in memory of its own that grows in steps.
-
-    (layers, 2, groups, capacity, size): a head's tokens lie side by side, since reading them is most of what attention
-    costs; a third less than with tokens outermost. A step writes once per layer, and cropping is a number.
-
-    Attributes:
-        length: how many tokens it holds.
-        layers: of each layer all of its memory, and keys and values as attention takes them, (1, groups, capacity,
-            size).
-    """
-
-    __slots__ = ("_store", "_window", "layers", "length")
-
-    def __init__(self, store: Tensor, window: int) -> None:
-        self._window = window
-        self.length = 0
-        self._place(store)
-
-    def _place(self, store: Tensor) -> None:
-        self._store = store
-        self.layers = [(both, both[:1], both[1:]) for both in store.unbind(0)]
-
-    @property
-    def nbytes(self) -> int:
-        """Memory, that for tokens to come included."""
-        return self._store.nbytes
-
-    @property
-    def capacity(self) -> int:
-        """How many tokens it has memory for."""
-        return self._store.shape[3]
-
-    def crop(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens."""
-        self.length = min(self.length, length)
-
-    @torch.inference_mode()
-    def copy(self, length: int) -> KeyValues:
-        """The first ``length`` tokens in memory of their own."""
-        made = KeyValues(self._sized(min(length, self.length)), self._window)
-        made.length = min(length, self.length)
-        made._store[..., : made.length, :] = self._store[..., : made.length, :]
-        return made
-
-    def reserve(self, length: int) -> None:
-        """Make room for ``length`` tokens."""
-        if length <= self._store.shape[3]:
-            return
-        larger = self._sized(max(length, self.length * 5 // 4))
-        larger[..., : self.length, :] = self._store[..., : self.length, :]
-        self._place(larger)
-
-    def _sized(self, length: int) -> Tensor:
-        layers, two, groups, _, size = self._store.shape
-        capacity = min(-(-length // GROWTH) * GROWTH, max(length, self._window))
-        return self._store.new_zeros(layers, two, groups, capacity, size)  # attention may be given more, masked
-
-
-class _Seat:
-    """One feed's place in a packed pass: its tokens, its cache, and the masks of its attention."""
-
-    __slots__ = ("_masks", "cache", "end", "past", "start", "total")
-
-    def __init__(self, feed: Feed, start: int) -> None:
-        assert isinstance(feed.cache, KeyValues), "a cache of this decoder's"
-        self.cache = feed.cache
-        self.start, self.end = start, start + len(feed.tokens)
-        self.past = feed.cache.length
-        self.total = self.past + len(feed.tokens)
-        self._masks: dict[int, Tensor] = {}
-
-    def seen(self, span: int) -> tuple[int, int]:
-        """The first token that attention is given, and how many from there; the mask hides those that no token sees.
-
-        Many tokens are given whole steps: torch makes a kernel for every length of bfloat16 on CPUs with matrix tiles
-        and keeps it, 0.1 MB each.
-        """
-        first = max(0, self.past + 1 - span) if span else 0
-        if self.end - self.start < _MANY:
-            return first, self.total - first
-        first -= first % _STEP
-        return first, min(-(-self.total // _STEP) * _STEP, self.cache.capacity) - first
-
-    def mask(self, span: int, like: Tensor, repeats: int) -> Tensor:
-        """What is added to the scores, (repeats * tokens, tokens given); the same for all layers of a span."""
-        found = self._masks.get(span)
-        if found is None:
-            (first, count), device = self.seen(span), like.device
-            given = torch.arange(first, first + count, device=device)
-            place = torch.arange(self.past, self.total, device=device)[:, None]
-            hidden = given > place
-            if span:
-                hidden |= given <= place - span
-            found = torch.zeros(hidden.shape, dtype=like.dtype, device=device).masked_fill_(hidden, -torch.inf)
-            self._masks[span] = found = found.repeat(repeats, 1)
-        return found
 
 
 class _Norm:
@@ -157,8 +57,6 @@ class _Layer:
     second_norm: _Norm | None
     rise: Fan | None
     down: Sum | None
-    scale: float
-    span: int
 
 
 class Transformer:
@@ -168,13 +66,15 @@ class Transformer:
         config: transformers' configuration, of which `layouts.supported` is True.
         weights: a loaded module's ``state_dict()``, or the tensors of such by name, on the device to run on.
         choice: number formats of the linear layers.
+        record: how passes of a fixed form are recorded; as CUDA graphs where that is the device.
 
     Attributes:
         nbytes: memory of the weights.
         dtype: the number format, in words.
+        graphs: the recorded passes, where there are such.
     """
 
-    def __init__(self, config: Any, weights: Weights, choice: Choice) -> None:
+    def __init__(self, config: Any, weights: Weights, choice: Choice, record: Record | None = None) -> None:
         shape = shape_of(config)
         if shape is None:
             raise ValueError(f"no layout for this {config.model_type!r} configuration")
@@ -199,6 +99,9 @@ class Transformer:
         self.nbytes = self._head.nbytes + (0 if once else self._embedding.nbytes) + sum(
             part.nbytes for layer in self._layers
             for part in (layer.enter, layer.leave, layer.rise, layer.down) if part is not None)
+        if record is None and self.device.type == "cuda":
+            record = CudaGraphs()
+        self.graphs = None if record is None else Graphs(self, shape, self._memory, record)
 
     def _layer(self, weights: Any, index: int, choice: Choice) -> _Layer:
         shape = self._shape
@@ -214,7 +117,7 @@ class Transformer:
             index, norm(weights.norm), fan([qkv, rise] if together else [qkv], choice),
             summed([out, down] if parallel else [out], choice),
             None if parallel else norm(weights.second_norm), None if together else fan([rise], choice),
-            None if parallel else summed([down], choice), shape.scales[index], shape.spans[index])
+            None if parallel else summed([down], choice))
 
     def new_cache(self) -> KeyValues:
         """An empty cache of this model's."""
@@ -227,132 +130,68 @@ class Transformer:
         """Run each feed's tokens after what its cache holds, and extend the caches.
 
         Returns:
-            Per feed: logits of its last ``rows`` tokens, shape (rows, vocabulary), float32.
+            Per feed: logits of its last ``rows`` tokens, shape (rows, vocabulary), float32, in the CPU's memory.
 
         Raises:
             ValueError: a feed has no tokens, or fewer than rows, or learned positions end before its last.
         """
-        seats = self._seats(feeds)
-        x = self._embedded([token for feed in feeds for token in feed.tokens], seats)
-        turns = self._turning(seats) if self._shape.turned else None
-        for layer in self._layers[:-1]:
-            x = self._run(layer, x, seats, turns, None)
-        # Behind the last attention nobody reads the tokens whose logits are not wanted.
-        wanted = [slice(seat.end - feed.rows, seat.end) for feed, seat in zip(feeds, seats, strict=True)]
-        rows = sum(feed.rows for feed in feeds)
-        if rows:
-            x = self._run(self._layers[-1], x, seats, turns, None if rows == len(x) else wanted)
-            logits = self._head(self._last_norm(x)).float()
+        if self.graphs is not None and self.graphs.takes(feeds):
+            return self.graphs.forward(feeds)
+        seats = Seats(self._shape, feeds, self._memory, None if self._positions is None else len(self._positions))
+        seats.turns = None if (turns := self.turns(seats.end)) is None else seats.taken(turns)
+        rows = [feed.rows for feed in feeds]
+        if sum(rows):
+            wanted = None if sum(rows) == len(seats.tokens) else seats.wanted
+            logits = fetched(self.logits(seats.tokens, seats, wanted))
         else:
-            self._remember(self._layers[-1], x, seats, turns)
-            logits = torch.empty(0, self.vocabulary, device=self.device)
-        for seat in seats:
-            seat.cache.length = seat.total
-        return [logits] if len(feeds) == 1 else list(logits.split([feed.rows for feed in feeds]))
+            self._remembered(seats)
+            logits = torch.empty(0, self.vocabulary)
+        seats.close()
+        return [logits] if len(feeds) == 1 else list(logits.split(rows))
 
-    def _seats(self, feeds: Sequence[Feed]) -> list[_Seat]:
-        seats: list[_Seat] = []
-        most = None if self._positions is None else len(self._positions)
-        for feed in feeds:
-            seat = _Seat(feed, seats[-1].end if seats else 0)
-            if not (feed.tokens and 0 <= feed.rows <= len(feed.tokens)) or (most is not None and seat.total > most):
-                raise ValueError(f"{feed.rows} of {len(feed.tokens)} tokens after {seat.past} do not fit")
-            seat.cache.reserve(seat.total)
-            seats.append(seat)
-        return seats
+    def logits(self, tokens: Sequence[int] | Tensor, batch: Batch, wanted: list[slice] | None) -> Tensor:
+        """What follows the tokens wanted, or all: (tokens, vocabulary), float32, on the device; the caches grow."""
+        x = self._read(tokens, batch)
+        return self._head(self._last_norm(self._run(self._layers[-1], x, batch, wanted))).float()
 
-    def _embedded(self, tokens: list[int], seats: list[_Seat]) -> Tensor:
-        x = self._embedding(tokens).to(self._dtype)
-        return x if self._positions is None else x + _taken(self._positions, seats)
-
-    def _turning(self, seats: list[_Seat]) -> Tensor:
-        """Cosine and sine of each token's position as complex numbers, (tokens, 1, half of the turned dimensions)."""
-        most = max(seat.total for seat in seats)
-        if most > self._turns.shape[0]:
+    def turns(self, length: int) -> Tensor | None:
+        """Cosine and sine of each position as complex numbers, (length at least, 1, half of the turned dimensions)."""
+        if not self._shape.turned:
+            return None
+        if length > self._turns.shape[0]:
             half = torch.arange(0, self._shape.turned, 2, dtype=torch.float32) / self._shape.turned
-            angles = torch.arange(-(-most // 2048) * 2048)[:, None] * (1.0 / self._shape.theta**half)
+            angles = torch.arange(-(-length // 2048) * 2048)[:, None] * (1.0 / self._shape.theta**half)
             self._turns = torch.polar(torch.ones_like(angles), angles)[:, None].to(self.device)
-        return _taken(self._turns, seats)
+        return self._turns
 
-    def _run(
-        self, layer: _Layer, x: Tensor, seats: list[_Seat], turns: Tensor | None, wanted: list[slice] | None
-    ) -> Tensor:
-        """One layer over all tokens, or what it makes of those wanted; ``x`` is changed."""
+    def _read(self, tokens: Sequence[int] | Tensor, batch: Batch) -> Tensor:
+        """The tokens as the last layer is given them."""
+        x = self._embedding(tokens).to(self._dtype)
+        if self._positions is not None:
+            x = x + batch.taken(self._positions)
+        for layer in self._layers[:-1]:
+            x = self._run(layer, x, batch, None)
+        return x
+
+    def _remembered(self, seats: Seats) -> None:
+        """All that there is to do where no logits are wanted: of the last layer, its keys and values."""
+        layer = self._layers[-1]
+        x = self._read(seats.tokens, seats)
+        seats.written(layer.index, layer.enter(layer.norm(x))[0])
+
+    def _run(self, layer: _Layer, x: Tensor, batch: Batch, wanted: list[slice] | None) -> Tensor:
+        """One layer over all tokens, or what it makes of those wanted; ``x`` is changed.
+
+        Behind the last layer's attention nobody reads the tokens whose logits are not wanted.
+        """
         read = layer.norm(x)
         qkv, *wide = layer.enter(read)
-        attended = self._attended(layer, qkv, seats, turns)
+        attended = batch.attended(layer.index, qkv)
         if wanted is not None:
-            read, attended, x = (_joined([whole[part] for part in wanted]) for whole in (read, attended, x))
+            read, attended, x = (joined([whole[part] for part in wanted]) for whole in (read, attended, x))
         if layer.rise is None:
             return layer.leave(x, attended, *wide)
         if layer.second_norm is None or layer.down is None:
             return layer.leave(x, attended, *layer.rise(read))
         layer.leave(x, attended)
         return layer.down(x, *layer.rise(layer.second_norm(x)))
-
-    def _remember(self, layer: _Layer, x: Tensor, seats: list[_Seat], turns: Tensor | None) -> None:
-        """All that the last layer has to do where no logits are wanted: its keys and values."""
-        self._written(layer, layer.enter(layer.norm(x))[0], seats, turns)
-
-    def _attended(self, layer: _Layer, qkv: Tensor, seats: list[_Seat], turns: Tensor | None) -> Tensor:
-        """Attention of (tokens, q, k and v) to (tokens, heads * size); keys and values go to the caches."""
-        q = self._written(layer, qkv, seats, turns).to(self._memory)
-        if len(seats) == 1:
-            return self._attend(layer, q, seats[0])
-        return _joined([self._attend(layer, q[seat.start : seat.end], seat) for seat in seats])
-
-    def _written(self, layer: _Layer, qkv: Tensor, seats: list[_Seat], turns: Tensor | None) -> Tensor:
-        """q; keys and values go to the caches."""
-        shape = self._shape
-        width = shape.heads * shape.size
-        if turns is not None:
-            self._turn(qkv, turns)
-        if len(qkv) == 1:  # the same with fewer calls
-            new = qkv[:, width:].view(2, shape.groups, 1, shape.size)
-        else:
-            new = qkv[:, width:].view(-1, 2, shape.groups, shape.size).permute(1, 2, 0, 3)
-        for seat in seats:
-            both = seat.cache.layers[layer.index][0]
-            both.narrow(2, seat.past, seat.end - seat.start).copy_(
-                new if len(seats) == 1 else new[:, :, seat.start : seat.end])
-        return qkv[:, :width]
-
-    def _attend(self, layer: _Layer, q: Tensor, seat: _Seat) -> Tensor:
-        """One feed's attention."""
-        shape = self._shape
-        _, keys, values = seat.cache.layers[layer.index]
-        tokens, repeats = seat.total - seat.past, shape.heads // shape.groups
-        first, seen = seat.seen(layer.span)
-        if tokens == 1:
-            out = functional.scaled_dot_product_attention(
-                q.view(1, shape.groups, repeats, shape.size), keys.narrow(2, first, seen),
-                values.narrow(2, first, seen), scale=layer.scale)
-            return out.reshape(1, shape.heads * shape.size)
-        # Heads that share keys stand below each other, as if they were more tokens: nothing is copied for them.
-        q = q.view(tokens, shape.groups, repeats, shape.size).permute(1, 2, 0, 3)
-        out = functional.scaled_dot_product_attention(
-            q.reshape(1, shape.groups, repeats * tokens, shape.size),
-            keys.narrow(2, first, seen), values.narrow(2, first, seen),
-            attn_mask=seat.mask(layer.span, q, repeats), scale=layer.scale)
-        out = out.view(shape.groups, repeats, tokens, shape.size).permute(2, 0, 1, 3)
-        return out.reshape(tokens, shape.heads * shape.size)
-
-    def _turn(self, qkv: Tensor, turns: Tensor) -> None:
-        """Turn q and k by their positions, in place, in float32: neighbours are one complex number."""
-        shape = self._shape
-        pairs, row = (qkv.shape[0], shape.heads + shape.groups, shape.turned // 2), qkv.stride(0)
-        if qkv.dtype is torch.float32:
-            qkv.view(torch.complex64).as_strided(pairs, (row // 2, shape.size // 2, 1)).mul_(turns)
-        else:
-            part = qkv.as_strided((*pairs[:2], shape.turned), (row, shape.size, 1))
-            turned = torch.view_as_complex(part.float().view(*pairs, 2)).mul_(turns)
-            part.copy_(torch.view_as_real(turned).view(part.shape))
-
-
-def _taken(table: Tensor, seats: list[_Seat]) -> Tensor:
-    """The rows of a table by position that the seats' tokens have."""
-    return _joined([table[seat.past : seat.total] for seat in seats])
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
