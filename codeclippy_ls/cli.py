@@ -101,6 +101,11 @@ def _add_shared(parser: argparse.ArgumentParser, default: Any = None) -> None:
     group.add_argument("--model", default=default, help="a folder or hub name; the shipped model if not given")
     group.add_argument("--edit-model", default=default, help="another model for edits")
     group.add_argument("--family", default=default, help="the model's family, where it is not recognised")
+    group.add_argument("--endpoint", metavar="URL", default=default,
+                       help="where another program serves the models, by OpenAI's interface, as in "
+                            "http://127.0.0.1:8080/v1; --model is the name there")
+    group.add_argument("--endpoint-key-variable", metavar="NAME", default=default,
+                       help="the environment variable that holds its key")
     group.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:1, mps")
     group.add_argument("--dtype", default=default, help="auto, float32, bfloat16, float16, int8")
     group.add_argument("--threads", default=default, type=int, help="CPU threads of the engine")
@@ -112,6 +117,7 @@ def _options(parsed: argparse.Namespace) -> dict[str, Any]:
     """The command line's part of the settings, in the form of a client's options."""
     given = {
         "complete": parsed.model, "edit": parsed.edit_model, "family": parsed.family,
+        "endpoint": parsed.endpoint, "endpointKeyVariable": parsed.endpoint_key_variable,
         "device": parsed.device, "dtype": parsed.dtype, "threads": parsed.threads,
     }
     model = {key: value for key, value in given.items() if value is not None}

@@ -39,7 +39,7 @@ def examine(options: dict[str, Any]) -> int:
     print(f"codeclippy-ls {__version__} on Python {platform.python_version()}, {platform.platform()}")
     _packages(report)
     _device(report)
-    if not options.get("model", {}).get("complete"):
+    if not {"complete", "endpoint"} & set(options.get("model", {})):
         _shipped(report)
     _model(report, options)
     print("everything works" if not report.problems else f"{report.problems} problem(s), see above")
@@ -94,7 +94,8 @@ def _model(report: Report, options: dict[str, Any]) -> None:
     from codeclippy_ls.engine.errors import EngineError
     from codeclippy_ls.settings import parse
 
-    settings, problems = parse({**options, "completion": {"timeBudgetMs": 60000}})
+    model = {"engine": "process", **options.get("model", {})}
+    settings, problems = parse({**options, "model": model, "completion": {"timeBudgetMs": 60000}})
     for problem in problems:
         report.bad("settings", problem, "correct the option")
     try:
@@ -104,7 +105,8 @@ def _model(report: Report, options: dict[str, Any]) -> None:
 
 
 async def _try(report: Report, settings: Any) -> None:
-    from codeclippy_ls.assist import COMPLETE, Assistant, open_engine
+    from codeclippy_ls.assist import COMPLETE, Assistant
+    from codeclippy_ls.host import open_engine
     from codeclippy_ls.text import Document
 
     assistant = Assistant(open_engine(settings), settings)
@@ -113,23 +115,32 @@ async def _try(report: Report, settings: Any) -> None:
         await assistant.prepare()
         model = assistant.engine.status(COMPLETE).model
         family = model.family(settings.model.family)
-        report.good("model", f"{Path(model.name).name if model.name else 'shipped'} ({model.architecture}, "
-                             f"{model.parameters / 1e6:.0f} million parameters) on {model.device}, "
-                             f"loaded in {time.monotonic() - started:.1f} s")
-        report.good("runs by", f"{_runner(model)}; weights: {model.dtype}, {model.nbytes / 2**20:.0f} MiB; "
-                               f"threads: {model.threads}; a pass over 8 tokens costs {model.cost:.1f} of one"
-                               + (f"; passes: {model.passes}" if model.passes else ""))
+        if model.served:
+            report.good("model", f"{model.name} at {model.device}, served by {model.served}, found in "
+                                 f"{time.monotonic() - started:.1f} s")
+        else:
+            _here(report, model, time.monotonic() - started)
         report.good("family", f"{family.name}: {', '.join(job.value for job in family.jobs)}; window {model.window}")
-        result = await assistant.complete(Document("file:///sample.py", _SAMPLE), len(_SAMPLE))
+        result = await assistant.complete(Document("file:///sample.py", _SAMPLE, language="python"), len(_SAMPLE))
         generation = result.generation
-        if generation is None or not generation.candidates[0].tokens:
+        if generation is None or not generation.candidates[0].text:
             report.bad("completion", "the model wrote nothing", "try another model")
             return
         tokens = len(generation.candidates[0].tokens)
-        report.good("completion", f"{tokens} tokens in {generation.seconds * 1000:.0f} ms, the first after "
-                                  f"{generation.first_token * 1000:.0f} ms")
+        report.good("completion", (f"{tokens} tokens in " if tokens else "made in ")
+                    + f"{generation.seconds * 1000:.0f} ms, the first after {generation.first_token * 1000:.0f} ms")
     finally:
         await assistant.close()
+
+
+def _here(report: Report, model: Any, seconds: float) -> None:
+    """A model of this process."""
+    report.good("model", f"{Path(model.name).name if model.name else 'shipped'} ({model.architecture}, "
+                         f"{model.parameters / 1e6:.0f} million parameters) on {model.device}, "
+                         f"loaded in {seconds:.1f} s")
+    report.good("runs by", f"{_runner(model)}; weights: {model.dtype}, {model.nbytes / 2**20:.0f} MiB; "
+                           f"threads: {model.threads}; a pass over 8 tokens costs {model.cost:.1f} of one"
+                           + (f"; passes: {model.passes}" if model.passes else ""))
 
 
 def _runner(model: Any) -> str:

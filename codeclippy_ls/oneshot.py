@@ -16,8 +16,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from codeclippy_ls.assist import Assistant, Proposal, Refusal, Suggestions, open_engine
+from codeclippy_ls.assist import Assistant, Proposal, Refusal, Suggestions
 from codeclippy_ls.engine.errors import EngineError
+from codeclippy_ls.host import open_engine
 from codeclippy_ls.settings import Settings, parse
 from codeclippy_ls.text import Document
 
@@ -124,14 +125,14 @@ def demo(parsed: argparse.Namespace, options: dict[str, Any]) -> int:
 
 
 def _settings(options: dict[str, Any]) -> Settings:
-    settings, problems = parse(options)
+    settings, problems = parse({**options, "model": {"engine": "process", **options.get("model", {})}})
     if problems:
         raise _Usage("; ".join(problems))
     return settings
 
 
 def _run(settings: Settings, job: Callable[[Assistant], Awaitable[_Result]]) -> _Result:
-    """Run a job on an engine of its own, with the model loaded."""
+    """Run a job on an engine of its own, or the endpoint, with the model there."""
 
     async def run() -> _Result:
         assistant = Assistant(open_engine(settings), settings)

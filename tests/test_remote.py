@@ -9,6 +9,7 @@ import logging
 import re
 import shutil
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -309,6 +310,44 @@ async def test_an_edit_by_chat_is_placed_by_its_text() -> None:
         assert "".join(shown).startswith("```diff")
         message = service.posts[0].body["messages"][0]["content"]
         assert "document" in message and "def area" in message and "clippy" not in message
+
+
+@pytest.mark.parametrize(("owner", "held"), [("llamacpp", True), ("vllm", True), ("somebody", False)])
+async def test_an_edit_is_held_to_the_grammar_where_the_service_can(owner: str, held: bool) -> None:
+    """In the service's own field; a suggestion never is."""
+    diff = "@@ -1 +1 @@\n def area(w, h):\n+    assert w\n"
+    async with stub(chatting(diff)) as service, assistant(settings_for(service.url, edit="helper")) as subject:
+        service.models = whole({"data": [{"id": "helper", "owned_by": owner}]})
+        await subject.prepare()
+        made = await subject.edit(Document("file:///a.py", BEFORE), "check w")
+        assert isinstance(made, Proposal) and made.after == BEFORE.replace("h):\n", "h):\n    assert w\n"), made
+        (body,) = (post.body for post in service.posts)
+        found = body.get("grammar") if owner == "llamacpp" else body.get("structured_outputs", {}).get("grammar")
+        assert bool(found) is held and ("def area" in str(found)) is held
+        assert ("grammar" in body) is (owner == "llamacpp")
+
+
+async def test_a_service_that_refuses_the_grammar_is_asked_without_it() -> None:
+    """For edits; what suggestions are asked with stays."""
+    said = chatting("@@ -1 +1 @@\n def area(w, h):\n+    assert w\n")
+
+    async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        if "grammar" in asked.body:
+            writer.write(whole({"error": {"message": "Failed to parse grammar"}}, "400 Bad Request"))
+            await writer.drain()
+        elif "messages" in asked.body:
+            await said(asked, writer)
+        else:
+            await saying("width")(asked, writer)
+
+    async with stub(answer) as service, assistant(settings_for(service.url, edit="helper")) as subject:
+        service.models = whole({"data": [{"id": "helper", "owned_by": "llamacpp"}]})
+        await subject.prepare()
+        for _ in range(2):
+            assert isinstance(await subject.edit(Document("file:///a.py", BEFORE), "check w"), Proposal)
+        assert await suggested(subject) == ["width"]
+        held = ["grammar" in post.body for post in service.posts]
+        assert held == [True, False, False, False] and "logprobs" in service.posts[-1].body
 
 
 @pytest.mark.parametrize(("written", "reason"), [
@@ -688,3 +727,25 @@ def test_what_is_listed_says_how_much_fits() -> None:
         listed = {"data": [{"id": "m", **entry}]}
         assert facts_from(listed, "", 0, False, "u").window == window
         assert facts_from(listed, "", 300, False, "u").window == 300
+
+
+async def test_the_verbs_ask_an_endpoint_too(tmp_path: Path) -> None:
+    """``doctor`` tries it and says why where it fails; ``complete`` prints what it wrote."""
+    file = tmp_path / "a.py"
+    file.write_text(CODE)
+    line, column = CODE.count("\n") + 1, len(CODE.rpartition("\n")[2]) + 1
+
+    async def run(url: str, *verb: str) -> tuple[int | None, str]:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "codeclippy_ls", *verb, "--endpoint", url, "--model", "qwen2.5-coder-7b",
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
+        said, _ = await child.communicate()
+        return child.returncode, said.decode()
+
+    async with stub(saying("width")) as service:
+        code, said = await run(service.url, "doctor")
+        assert code == 0 and f"qwen2.5-coder-7b at {service.url}" in said and "shipped" not in said, said
+        assert await run(service.url, "complete", f"{file}:{line}:{column}") == (0, "width\n")
+        gone = service.url
+    code, said = await run(gone, "doctor")
+    assert code == 1 and "FAIL  model" in said and "is the service running there" in said, said

@@ -102,9 +102,11 @@ class EditAsk(Ask):
         return replace(prompt, constraint=state)
 
     def text_prompt(self, served: Served) -> PlainPrompt:
-        """The prompt as text; nothing of a file that holds secrets."""
+        """The prompt as text, with the grammar written down; nothing of a file that holds secrets."""
         _keep_secret(self.name)
-        return prompts.plain_edit(served, self._edited(), self.tokens, self.family)
+        prompt = prompts.plain_edit(served, self._edited(), self.tokens, self.family)
+        start, end = prompt.lines
+        return replace(prompt, grammar=constrain.gbnf(self.shown.lines[start:end]))
 
     def _edited(self) -> Edited:
         shown = self.shown
@@ -128,13 +130,18 @@ class EditAsk(Ask):
         return ShownDiff(state.diff(), *prompt.lines)
 
     def _placed(self, candidate: Candidate, prompt: PlainPrompt) -> ShownDiff:
-        """A diff that nothing held to the grammar: its hunks are looked for by their text, and it is written anew."""
+        """A diff of a service, written anew: one that followed the grammar does what it says; of another the hunks are
+        looked for by their text."""
         start, end = prompt.lines
         written = prompts.without_control(candidate.text, prompt)
         lines = [line + "\n" for line in self.shown.lines[start:end]]
         document = Document("", "".join(lines))
         near = sum(map(len, lines[: max(0, self.shown.first - start)]))
         whole = candidate.reason in (Reason.END, Reason.STOP)
+        done = constrain.done(written, self.shown.lines[start:end], whole)
+        if done is not None:
+            after = "".join(line + "\n" for line in done)
+            return ShownDiff(diffs.write(document.text, after, self.name or "file"), start, end)
         edits, problems = diffs.read(written, document, near, whole=whole) if written.strip() else ([], [])
         if not edits:
             return ShownDiff("", start, end, problems[-1].reason if problems else "")

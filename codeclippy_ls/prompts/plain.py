@@ -63,6 +63,7 @@ class PlainPrompt:
         begun: the word that the prompt ends in.
         heal: nothing: no text is cut from the prompt.
         lines: of an edit, the document's lines ``[start, end)`` that the prompt shows.
+        grammar: of an edit's answer, for services that hold a model to one.
     """
 
     text: str
@@ -74,6 +75,7 @@ class PlainPrompt:
     begun: str = ""
     heal: str = ""
     lines: tuple[int, int] = (0, 0)
+    grammar: str = ""
 
 
 def tokens_of(text: str) -> int:

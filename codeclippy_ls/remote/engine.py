@@ -71,7 +71,7 @@ class RemoteEngine:
         self._failures = 0
         self._quiet_until = 0.0
         self._quiet: EngineError | None = None
-        self._bare = False
+        self._bare: set[Lane] = set()
         self._closed = False
 
     def status(self, model: str = "default") -> Status:
@@ -163,7 +163,8 @@ class RemoteEngine:
                 try:
                     facts = await self._facts(ticket.request.model)
                     assert self._connection is not None
-                    job = Job(self._connection, facts, ticket, self._settings.endpoint_infill, self._bare)
+                    bare = ticket.lane in self._bare
+                    job = Job(self._connection, facts, ticket, self._settings.endpoint_infill, bare)
                     generation = await self._with_fewer_fields(job, facts, ticket)
                     self._succeeded()
                     return generation
@@ -177,16 +178,17 @@ class RemoteEngine:
         raise AssertionError("unreachable")
 
     async def _with_fewer_fields(self, job: Job, facts: ModelFacts, ticket: Ticket) -> Generation:
-        """The generation; a service that refuses the fields that not all have is asked without them from then on."""
+        """The generation; a service that refuses the fields that not all have is asked without them from then on: in
+        this lane, since edits have one more, the grammar."""
         try:
             return await job.generation()
         except RemoteError as error:
-            if error.fault is not Fault.REFUSED or self._bare:
+            if error.fault is not Fault.REFUSED or ticket.lane in self._bare:
                 raise
         assert self._connection is not None
         again = Job(self._connection, facts, ticket, self._settings.endpoint_infill, bare=True)
         generation = await again.generation()
-        self._bare = True
+        self._bare.add(ticket.lane)
         return generation
 
     # The service.

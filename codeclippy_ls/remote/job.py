@@ -149,6 +149,10 @@ class Job:
             extras["stop"] = list(prompt.stop)
             if self._served == "vllm":  # it would leave out the tokens that end an answer, and write on
                 extras["skip_special_tokens"] = False
+        if prompt.grammar and self._served == "llamacpp":
+            extras["grammar"] = prompt.grammar
+        elif prompt.grammar and self._served == "vllm":
+            extras["structured_outputs"] = {"grammar": prompt.grammar}
         if stream.count == 1:
             del extras["n"]
         return _CHAT if prompt.chat else _COMPLETIONS, body if self._bare else {**body, **extras}

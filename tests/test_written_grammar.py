@@ -1,0 +1,161 @@
+"""The grammar of diffs as it is written down for services: whatever follows it applies, and does what `done` says."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from codeclippy_ls import diffs
+from codeclippy_ls.assist import EditAsk, ShownDiff
+from codeclippy_ls.assist.regions import Shown
+from codeclippy_ls.constrain import done, gbnf
+from codeclippy_ls.constrain.written import MOST_LINES
+from codeclippy_ls.engine.tickets import Candidate, Reason
+from codeclippy_ls.prompts import Served
+from codeclippy_ls.text import Document, apply
+
+DOCUMENTS = [
+    ["import os", "", "def f(a):", "    return a", ""],
+    ["x"] * 6,
+    ['print("\\d\\t", \'\\\\\')  # "ü" ☃ \t', "\ttab", "a\rb", "++ b", "-- a", "@@ -1 +1 @@", " ", "]"],
+    ["only"],
+    [],
+]
+
+
+class Grammar:
+    """A reader of as much of GBNF as is written here, which walks it at random."""
+
+    def __init__(self, text: str) -> None:
+        self.rules = {name: _alternatives(body) for name, body in re.findall(r"^([a-z]\w*) ::= (.*)$", text, re.M)}
+
+    def walk(self, chance: random.Random, rule: str = "root", steps: int = 40) -> str:
+        """A text of the grammar; after so many rules it takes the way out where there is one."""
+        made = ""
+        while rule:
+            ways = self.rules[rule]
+            steps -= 1
+            way = next((way for way in ways if steps < 0 and way == ['""']), None) or chance.choice(ways)
+            *parts, last = way
+            for part in parts:
+                made += self._written(part, chance)
+            # The last of a sequence is the rule to go on with, as all rules here are linear.
+            rule, tail = (last, "") if last in self.rules and last not in ("n", "add") else ("", last)
+            made += self._written(tail, chance) if tail else ""
+        return made
+
+    def _written(self, part: str, chance: random.Random) -> str:
+        if (part.endswith(("+", "?")) and part[:-1] in self.rules) or part in self.rules:
+            name = part.rstrip("+?")
+            times = chance.randint(1, 3) if part.endswith("+") else 1
+            return "".join(self.walk(chance, name) for _ in range(times))
+        if part.endswith("?"):
+            return self._written(part[:-1], chance) if chance.random() < 0.5 else ""
+        if part.startswith("("):
+            return "".join(self._written(one, chance) for one in _parts(part[1:-1]))
+        if part.startswith("["):
+            if "^" in part:
+                return "".join(chance.choice('abc +-@ "\\ü\t') for _ in range(chance.randint(0, 9)))
+            return "".join(chance.choice("0123456789") for _ in range(chance.randint(1, 4)))
+        assert part[0] == part[-1] == '"', part
+        return re.sub(r'\\([\\"ntr])', lambda m: {"n": "\n", "t": "\t", "r": "\r"}.get(m[1], m[1]), part[1:-1])
+
+
+_PART = re.compile(r'"(?:[^"\\]|\\.)*"\??|\[[^\]]*\](?:\{\d+,\d+\})?|\((?:[^()"]|"(?:[^"\\]|\\.)*")*\)\??'
+                   r"|[a-z]\w*[+?]?|\|")
+
+
+def _parts(body: str) -> list[str]:
+    found = _PART.findall(body)
+    assert "".join(found).replace(" ", "") == body.replace(" ", ""), body
+    return found
+
+
+def _alternatives(body: str) -> list[list[str]]:
+    ways: list[list[str]] = [[]]
+    for part in _parts(body):
+        if part == "|":
+            ways.append([])
+        else:
+            ways[-1].append(part)
+    return ways
+
+
+def patched(folder: Path, before: str, diff: str) -> str:
+    """What GNU patch makes of a text."""
+    file = folder / "file"
+    file.write_bytes(before.encode())
+    made = subprocess.run(["patch", "--binary", "-s", "-F0", str(file)], input=diff.encode(), capture_output=True)
+    assert made.returncode == 0, (before, diff, made.stdout)
+    return file.read_bytes().decode() if file.exists() else ""
+
+
+@pytest.mark.parametrize("lines", DOCUMENTS)
+def test_whatever_follows_the_grammar_applies(lines: list[str], tmp_path: Path) -> None:
+    """Random walks: each is a diff of the document's lines, and what it makes is what GNU patch makes of the diff that
+    is written from it."""
+    grammar = Grammar(gbnf(lines))
+    before = "".join(line + "\n" for line in lines)
+    hunks = 0
+    for seed in range(60):
+        text = grammar.walk(random.Random(seed))
+        hunks += text.count("@@ -")
+        made = done(text, lines, whole=True)
+        assert made is not None, text
+        after = "".join(line + "\n" for line in made)
+        assert after != before or "+" in text or "\n-" in text
+        if after != before and "\r" not in after:  # patch takes a CR before an LF for a line end of another kind
+            assert patched(tmp_path, before, diffs.write(before, after, "file")) == after
+    assert hunks > 60 or len(lines) < 2
+
+
+def test_each_line_does_what_its_sign_says() -> None:
+    """By hand."""
+    lines = ["a", "b", "c", "d", "b"]
+    assert done(" @@ -2,1 +2,1 @@\n b\n+B\n-c\n@@ -5 +5 @@\n+x\n b\n", lines, True) == ["a", "b", "B", "d", "x", "b"]
+    assert done("@@ -0,0 +1,2 @@\n+one\n+two\n", [], True) == ["one", "two"]
+
+
+def test_what_did_not_follow_it_is_known() -> None:
+    """Other lines, out of order, prose, hunks that go back: another reader's."""
+    lines = ["a", "b", "c"]
+    for text in (
+        "Sure!\n@@ -1 +1 @@\n-a\n", "@@ -1 +1 @@\n-b\n", "@@ -2 +2 @@\n-b\n@@ -1 +1 @@\n-a\n",
+        "@@ -9 +9 @@\n+x\n", "@@ -3 +3 @@\n-c\n-d\n", "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n", "@@ -1 +1 @@\n-a",
+        "@@ nonsense\n-a\n",
+    ):
+        assert done(text, lines, True) is None, text
+
+
+def test_of_one_that_was_cut_the_hunk_under_way_is_left_out() -> None:
+    """At every character: never half a hunk."""
+    lines = ["a", "b", "c", "d"]
+    text = "@@ -1 +1 @@\n-a\n+A\n@@ -3 +3 @@\n-c\n+C\n"
+    first, both = ["A", "b", "c", "d"], ["A", "b", "C", "d"]
+    for end in range(1, len(text)):
+        made = done(text[:end], lines, whole=False)
+        assert made is None or made in (lines, first), text[:end]
+        if end > text.index("@@ -3") + 3:
+            assert made is None or made == first
+    assert done(text, lines, whole=True) == both
+
+
+def test_a_long_document_has_none() -> None:
+    """Services read the grammar anew for each request."""
+    assert gbnf(["x"] * MOST_LINES) and not gbnf(["x"] * (MOST_LINES + 1))
+
+
+@pytest.mark.parametrize("answer", ["@@ -2 +2 @@\n-b\n+B\n", "Here it is:\n```diff\n@@ -2 +2 @@\n a\n-b\n+B\n```\n"])
+def test_an_edit_takes_what_followed_it_and_what_did_not(answer: str) -> None:
+    """A service that has no grammars answers as it did."""
+    document = Document("file:///a.py", "a\nb\nc\n")
+    ask = EditAsk("a.py", Shown(("a", "b", "c"), (0, 1, 2), 0, 3), "Make b large", 200)
+    prompt = ask.text_prompt(Served("qwen2.5-coder-7b-instruct", 4096, chat=True))
+    assert 't1 ::= "2"' in prompt.grammar
+    made = ask.answer(Candidate(answer, (), 0.0, Reason.END), prompt)
+    assert isinstance(made, ShownDiff)
+    assert apply(document.text, diffs.read(made.text, document).edits) == "a\nB\nc\n"
