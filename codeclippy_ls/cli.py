@@ -106,7 +106,7 @@ def _add_shared(parser: argparse.ArgumentParser, default: Any = None) -> None:
                             "http://127.0.0.1:8080/v1; --model is the name there")
     group.add_argument("--endpoint-key-variable", metavar="NAME", default=default,
                        help="the environment variable that holds its key")
-    group.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:1, mps")
+    group.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:1, mps, balanced")
     group.add_argument("--dtype", default=default, help="auto, float32, bfloat16, float16, int8")
     group.add_argument("--threads", default=default, type=int, help="CPU threads of the engine")
     parser.add_argument("--log-file", default=default, metavar="PATH", help="log there instead of stderr")

@@ -34,7 +34,8 @@ class ModelSettings:
                            "writes no diffs.", restricted=True)
     family: str = _field("", "Family of the model, where it is not recognised by itself (see `codeclippy-ls models`).",
                          restricted=True)
-    device: str = _field("auto", "Where it runs: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.", restricted=True)
+    device: str = _field("auto", "Where it runs: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or `balanced`: all GPUs "
+                                "together, by transformers and accelerate.", restricted=True)
     dtype: str = _field("auto", "Number format of the weights: `auto` (the fastest here), `float32`, `bfloat16`, "
                                 "`float16`, `int8`.", choices=("auto", "float32", "bfloat16", "float16", "int8"),
                         restricted=True)

@@ -28,10 +28,12 @@ from safetensors.torch import load_file, save_file
 
 from codeclippy_ls.engine import models
 from codeclippy_ls.engine.cache import Feed
+from codeclippy_ls.engine.configuration import transformers_config
 from codeclippy_ls.engine.engine import Engine, Request, State
 from codeclippy_ls.engine.errors import EngineError, ModelError, NonFiniteError
 from codeclippy_ls.engine.formats import available
 from codeclippy_ls.engine.models import Model, load
+from codeclippy_ls.engine.module import ModuleRunner, load_module
 from codeclippy_ls.engine.spec import SHIPPED, ModelSpec, on_disk, shipped_card
 from codeclippy_ls.engine.tokenizer import Tokenizer, read_tokenizer
 from codeclippy_ls.engine.worker import LocalHost
@@ -860,3 +862,31 @@ for name in sys.argv[1:]:
     done = subprocess.run([sys.executable, "-W", "default", "-c", code, str(toy), str(old), str(lacking), str(encoder)],
                           capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+# Over several devices.
+
+
+def test_a_module_over_several_devices_says_the_same(master: Path) -> None:
+    """By accelerate, which brings what is elsewhere when it is wanted; here a layer stays in the file."""
+    config = transformers_config(master)
+    parts = ("gpt_neox.embed_in", "gpt_neox.rotary_emb", "gpt_neox.final_layer_norm", "gpt_neox.layers.0", "lm_head")
+    away = {f"gpt_neox.layers.{layer}": "disk" for layer in range(1, config.num_hidden_layers)}
+    runner = ModuleRunner(load_module(master, config, torch.float32, {**dict.fromkeys(parts, "cpu"), **away}))
+    assert {one.device.type for one in runner.module.parameters()} == {"cpu", "meta"} and runner.device.type == "cpu"
+    plain = load(spec(master))
+    found = runner.forward([Feed(TOKENS, runner.new_cache())])[0]
+    assert torch.allclose(found, plain.forward([Feed(TOKENS, plain.new_cache())])[0], atol=1e-4)
+
+
+def test_all_devices_together_are_the_one_there_is(master: Path) -> None:
+    """Where there is no GPU ``balanced`` is the CPU, and transformers runs the model, also one of our own layouts."""
+    model = load(spec(master, device=models.SPREAD))
+    assert model.module is not None and model.device.type == "cpu"
+    assert torch.allclose(logits(model), logits(load(spec(master))), atol=1e-4)
+
+
+def test_without_accelerate_the_cure_is_named(master: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an extra of the package."""
+    monkeypatch.setattr(models, "find_spec", lambda name: None)
+    assert "codeclippy-ls[split]" in refusal(master, device=models.SPREAD)

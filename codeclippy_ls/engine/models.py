@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -34,6 +35,7 @@ from codeclippy_ls.engine.stored import whole
 from codeclippy_ls.engine.tokenizer import Tokenizer, brief, read_tokenizer
 from codeclippy_ls.engine.transformer import Transformer
 
+SPREAD = "balanced"  # the device that is all GPUs together, in accelerate's word
 _MEASURING = 0.08  # seconds at most for the cost of longer passes; what is left open is learned while working
 _TWICE = 1_500_000_000  # parameters up to which a second form of the weights, for many tokens, is worth its memory
 
@@ -137,13 +139,13 @@ def load(spec: ModelSpec, lean: bool = True) -> Model:
     torch.set_num_threads(min(spec.threads, os.cpu_count() or 1) if spec.threads > 0 else default_threads())
     folder = find_folder(spec.name)
     config = read_config(folder)
-    device = pick_device(spec.device)
+    device = pick_device("auto" if spec.device == SPREAD else spec.device)
     if device.type == "cuda":
         torch.cuda.set_stream(torch.cuda.Stream(device))  # of the engine's thread
     dtype = pick_dtype(spec.dtype, device)
     window_of(config, spec.name)  # refused before the weights are read
     ends = ends_of(config, read_generation(folder).get("eos_token_id"))
-    shape = shape_of(config) if lean and device.type != "mps" else None
+    shape = shape_of(config) if lean and device.type != "mps" and spec.device != SPREAD else None
     try:
         runner: Runner = (_own(folder, config, shape, device, pick_choice(spec.dtype, device, shape)) if shape
                           else _theirs(folder, config, device, dtype, spec))
@@ -171,6 +173,11 @@ def _theirs(folder: Path, config: Any, device: torch.device, dtype: torch.dtype,
         raise ModelError(f'setting "dtype": {spec.dtype!r} cannot be used for the model in {folder}; try "auto"')
     if isinstance(config, SimpleNamespace):
         config = transformers_config(folder)
+    if spec.device == SPREAD:
+        if find_spec("accelerate") is None:
+            raise ModelError(f'setting "device": {SPREAD!r} needs the package accelerate; '
+                             'install "codeclippy-ls[split]"')
+        return ModuleRunner(load_module(folder, config, dtype, SPREAD), spec.name)
     return ModuleRunner(load_module(folder, config, dtype).to(device), spec.name)
 
 

@@ -38,7 +38,9 @@ class ModuleRunner:
         parameters = list(module.parameters())
         self.parameters = sum(parameter.numel() for parameter in parameters)
         self.nbytes = sum(parameter.nbytes for parameter in parameters)
-        self.device: torch.device = parameters[0].device
+        # Of a module over several devices, where its ids go; what is kept elsewhere comes when it is wanted.
+        self.device: torch.device = next((one.device for one in parameters if one.device.type != "meta"),
+                                         torch.device("cpu"))
         self.dtype = str(parameters[0].dtype).removeprefix("torch.")
         heads = (module.get_input_embeddings(), module.get_output_embeddings())
         self.vocabulary = min(int(head.weight.shape[0]) for head in heads if head is not None)
@@ -94,8 +96,11 @@ class ModuleKeyValues:
         return other
 
 
-def load_module(folder: Path, config: Any, dtype: torch.dtype) -> Any:
+def load_module(folder: Path, config: Any, dtype: torch.dtype, spread: Any = None) -> Any:
     """The module that a configuration is of, with a folder's weights, on the CPU.
+
+    Args:
+        spread: instead, over several devices, as accelerate's ``device_map``.
 
     Raises:
         ModelError: it is no causal language model, or the weights cannot be read or do not fill it.
@@ -110,7 +115,7 @@ def load_module(folder: Path, config: Any, dtype: torch.dtype) -> Any:
         module, report = architecture.from_pretrained(
             weights if packed is None else None, state_dict=packed, config=config, generation_config=generation,
             dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True,
-            output_loading_info=True, ignore_mismatched_sizes=True,
+            output_loading_info=True, ignore_mismatched_sizes=True, **({"device_map": spread} if spread else {}),
         )
     except Exception as error:  # damaged files raise a dozen kinds
         raise ModelError(f"the weights in {folder} cannot be read: {brief(error)}") from error
