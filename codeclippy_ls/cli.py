@@ -11,6 +11,7 @@ import asyncio
 import io
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,18 +32,20 @@ def main(arguments: list[str] | None = None) -> int:
         return _serve(parsed)
     if parsed.verb == "host":
         return _host(parsed)
-    from codeclippy_ls import oneshot
-
-    verb = getattr(oneshot, parsed.verb)
+    # An interrupt ends a verb at once, as it does other programs: neither a library that is being imported nor a model
+    # that is being loaded is worth waiting for.
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        code: int = verb(parsed, _options(parsed))
+        from codeclippy_ls import oneshot
+
+        code: int = getattr(oneshot, parsed.verb)(parsed, _options(parsed))
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:  # `| head` has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _open_streams() -> None:

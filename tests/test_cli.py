@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -163,3 +164,15 @@ def test_closed_streams_and_marks_and_read_only_files(source: Path) -> None:
                            executable="/bin/bash", capture_output=True, text=True, check=False)
     assert "Exception" not in piped.stderr
     assert run("--socket", "0").returncode == 2 == run("--socket", "99999999").returncode
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0])
+def test_an_interrupt_ends_a_verb_at_once(source: Path, seconds: float) -> None:
+    """While it imports or loads: by the signal, as shells expect it, and without a traceback."""
+    child = subprocess.Popen([sys.executable, "-m", "codeclippy_ls", "edit", source, "-m", "Rename mean", "--apply"],
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=3)
+    assert child.returncode == -signal.SIGINT and "Traceback" not in said
+    assert source.read_text() == SOURCE
