@@ -272,6 +272,21 @@ async def test_a_host_killed_during_an_edit_leaves_the_text_alone() -> None:
         assert buffer.text == before
 
 
+@posix
+async def test_a_host_killed_while_nothing_was_asked_of_it_is_no_message() -> None:
+    """The next suggestion comes as if nothing had been."""
+    server = Server(OPTIONS)
+    async with in_process(server) as editor:
+        await editor.start({})
+        buffer = editor.open(CODE)
+        engine = host_of(server)
+        killed = process_of(engine)
+        os.kill(killed, signal.SIGKILL)
+        await until(lambda: engine.process not in (None, killed) and engine.status(COMPLETE).state is State.READY)
+        assert await editor.ghost(buffer, len(CODE))
+        await editor.stop()
+
+
 def scripted(folder: Path, script: Path) -> Callable[[Notifications], Any]:
     """Finds or starts a scripted host."""
     where = Place(folder, script.stem)

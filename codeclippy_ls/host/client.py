@@ -271,7 +271,10 @@ class HostEngine:
             self._send(number, ticket)
 
     def _lose(self) -> None:
-        """Answer what was under way; the user is told once: by an edit's answer, or else by the models' status."""
+        """Answer what was under way; the user is told once: by an edit's answer, or else by the models' status.
+
+        Where nobody waited for anything, there is nothing to tell: the host is back before it is missed.
+        """
         log.warning("the engine host is gone: %s", self._reason)
         if self._connection is not None:
             self._connection.close()
@@ -280,10 +283,11 @@ class HostEngine:
         lost = [ticket for number in list(self._sent) if (ticket := self._drop(number)) is not None]
         for ticket in lost:
             ticket.settle(EngineError(said))
-        told = any(ticket.lane is Lane.EDIT for ticket in lost)
+        lanes = {ticket.lane for ticket in lost}
+        reason = said if Lane.KEYSTROKE in lanes and Lane.EDIT not in lanes else ""
         for spec, status in list(self._status.items()):
             if status.state is State.READY:
-                self._set_status(spec, Status(State.LOADING, "" if told else said))
+                self._set_status(spec, Status(State.LOADING, reason))
 
     def _give_up(self, reason: str) -> None:
         self._failure = reason

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.editors.conftest import CLIENTS, REAL_SERVER, Script, installed
+from tests.editors.hosts import HOLE, LONG_EDITS, MANY, TOLD, Hosts
 from tests.editors.neovim import BINARIES, Nvim
 from tests.editors.terminal import Terminal
 
@@ -330,15 +331,11 @@ def test_health_and_help(nvim: Nvim) -> None:
 
 def test_the_real_server_suggests_and_edits(start: Start, tmp_path: Path) -> None:
     nvim = start(REAL_SERVER, {"completion": {"timeBudgetMs": 20000}})
-    two = "def add(first, second):\n    return first + second\n\n\ndef mul(first, second):\n    \n"
-    nvim.open(tmp_path / "add.py", two)
+    nvim.open(tmp_path / "add.py", f"{HOLE}\n")
     nvim.ready()
-    nvim.at(6, 4)
-    nvim.keys("A")
+    nvim.keys("GA")
     hole = nvim.text()
-    nvim.until(lambda: nvim.lua(
-        "return #vim.tbl_filter(function(mark) return mark[4].virt_text ~= nil end, "
-        "vim.api.nvim_buf_get_extmarks(0, -1, 0, -1, { details = true }))") > 0, "ghost text")
+    nvim.until(nvim.has_ghost, "ghost text")
     nvim.keys("<Tab>")
     nvim.until(lambda: nvim.text() != hole, "the suggestion to be text")
     assert nvim.text().startswith(hole)
@@ -349,6 +346,47 @@ def test_the_real_server_suggests_and_edits(start: Start, tmp_path: Path) -> Non
         nvim.keys("y")
         nvim.until(lambda: nvim.text() != before, "the edit")
         assert "".join(nvim.text().split("\n")[2:]) == "".join(before.split("\n")[2:]), "other lines are untouched"
+
+
+def test_a_host_killed_during_an_edit_is_one_message(
+    start: Start, hosts: Hosts, report: Callable[[str, float], None], tmp_path: Path
+) -> None:
+    """The real one, in the middle of the text; the buffer stays, and the next suggestion comes from another host."""
+    nvim = start(hosts.command, LONG_EDITS)
+    nvim.open(tmp_path / "many.py", f"{MANY}\n")
+    nvim.ready()
+    before = nvim.text()
+    nvim.keys(":%CodeClippyEdit Add a docstring to each function<CR>")
+    nvim.until(lambda: "hunk 1, line" in nvim.lua("return vim.lsp.status()"), "a part of the edit to be written")
+    killed, when = hosts.kill()
+    nvim.keys("GA")
+    nvim.until(nvim.has_ghost, "ghost text")
+    report("from the kill to the next suggestion", time.monotonic() - when)
+    assert hosts.only() != killed and nvim.text() == before
+    assert nvim.notes() == [f"Code Clippy: no edit: {TOLD}"]
+
+
+def test_a_killed_host_is_told_only_where_something_was_lost(
+    start: Start, hosts: Hosts, report: Callable[[str, float], None], tmp_path: Path
+) -> None:
+    """Nothing is said while nothing was asked for; one message where a suggestion was waited for."""
+    nvim = start(hosts.command, LONG_EDITS)
+    nvim.open(tmp_path / "add.py", f"{HOLE}\n")
+    nvim.ready()
+    first, when = hosts.kill()
+    nvim.keys("GA")
+    nvim.until(nvim.has_ghost, "ghost text")
+    report("idle, from the kill to the next suggestion", time.monotonic() - when)
+    assert hosts.only() != first and not nvim.notes()
+    time.sleep(1.0)  # for what is made ahead
+    hosts.stop()
+    nvim.keys("total = ")
+    time.sleep(1.5)  # for it to be asked for
+    assert "pending" in nvim.lua("return vim.inspect(require('codeclippy').client().requests)")
+    _, when = hosts.kill()
+    nvim.until(lambda: nvim.has_ghost() and len(hosts.running()) == 1, "ghost text")
+    report("during a suggestion, from the kill to the next one", time.monotonic() - when)
+    assert nvim.notes() == [f"Code Clippy: {TOLD}"] and nvim.text() == f"{HOLE}total = "
 
 
 def test_in_a_terminal_it_looks_like_this(
