@@ -140,7 +140,7 @@ def test_an_edit_without_confirmation_is_applied_at_once(start: Start, script: S
 
 
 def test_a_diff_is_shown_and_the_next_one_chosen(start: Start, script: Script, tmp_path: Path) -> None:
-    """With the setting for it; afterwards a code action puts the other one in its place."""
+    """With the setting for it, in one window that goes with the answer; a code action puts the other in its place."""
     script.says(edit=[HUNKS, HUNKS.replace("adds", "sums")])
     nvim = start(options={"edit": {"showDiff": True}})
     nvim.open(tmp_path / "plain.py", PLAIN)
@@ -150,13 +150,20 @@ def test_a_diff_is_shown_and_the_next_one_chosen(start: Start, script: Script, t
     nvim.until_drawn("2: Next")
     nvim.keys("2<CR>")
     nvim.until_drawn("(2 of 2)")
+    nvim.until_drawn("+    # sums")
+    assert "# adds" not in nvim.screen(), "one window serves both"
     nvim.keys("1<CR>")
-    body = "vim.api.nvim_buf_get_lines(vim.fn.bufnr('plain.py'), 0, -1, false)"
-    nvim.until(lambda: nvim.lua(f"return {body}")[1] == "    # sums", "the edit")
-    nvim.lua("vim.api.nvim_set_current_buf(vim.fn.bufnr('plain.py'))")
+    nvim.until(lambda: nvim.text().splitlines()[1] == "    # sums", "the edit")
+    assert nvim.lua("return { #vim.api.nvim_list_wins(), #vim.api.nvim_list_bufs() }") == [1, 1], "nothing is left"
     nvim.lua("vim.lsp.buf.code_action({ apply = true, filter = function(action) "
              "return action.title:find('another version') ~= nil end })")
-    nvim.until(lambda: nvim.lua(f"return {body}")[1] == "    # adds", "the other edit")
+    nvim.until(lambda: nvim.text().splitlines()[1] == "    # adds", "the other edit")
+    nvim.open(tmp_path / "other.py", PLAIN)
+    nvim.keys(":1,2CodeClippyEdit Add a comment<CR>")
+    nvim.until_drawn("3: Discard")
+    nvim.keys("<CR>")
+    nvim.until(lambda: nvim.lua("return #vim.api.nvim_list_wins()") == 1, "the diff to go")
+    assert nvim.text() == PLAIN.rstrip("\n") and not nvim.notes()
 
 
 def test_a_text_that_changed_under_the_preview_is_not_edited(nvim: Nvim, script: Script, tmp_path: Path) -> None:
