@@ -146,6 +146,9 @@ def test_hosts_that_differ_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     """By settings of the whole process, by environment, by version; not by model."""
     base = place_for(settings())
     assert place_for(settings(complete="/other", idleMinutes=3)) == base
+    for name in ("PYTHONSTARTUP", "PYTHON_BASIC_REPL", "TERM_PROGRAM"):  # of an editor's terminal
+        monkeypatch.setenv(name, "1")
+    assert place_for(settings()) == base
     others = [place_for(settings(threads=3)), place_for(settings(device="cuda")), place_for(settings(cacheMegabytes=1))]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     others.append(place_for(settings()))
