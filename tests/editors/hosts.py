@@ -1,9 +1,10 @@
-"""The engine hosts that the real servers of a test's editors start, in a folder of its own: seen, stopped and killed."""
+"""The engine hosts that real servers start in a folder of a test's own: seen, stopped and killed."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -14,7 +15,8 @@ from codeclippy_ls.host.start import found
 from tests.test_host import alive
 
 # An edit that takes long enough to be killed in the middle of it.
-LONG_EDITS = {"edit": {"maxTokens": 800, "temperature": 1.0, "candidates": 8}, "completion": {"timeBudgetMs": 20000}}
+LONG_EDITS: dict[str, dict[str, Any]] = {
+    "edit": {"maxTokens": 800, "temperature": 1.0, "candidates": 8}, "completion": {"timeBudgetMs": 20000}}
 HOLE = "def add(first, second):\n    return first + second\n\n\ndef mul(first, second):\n    "
 MANY = "".join(f"def f{number}(x):\n    return x + {number}\n\n\n" for number in range(12)) + HOLE
 TOLD = "the engine ended unexpectedly; it is started again"
@@ -30,8 +32,10 @@ class Hosts:
 
     def __init__(self, folder: Path, server: list[str]) -> None:
         self.folder = folder
-        # A test's editors have caches of their own, which the user's have not; a host's place depends on it.
-        self.command = ["env", "-u", "XDG_CACHE_HOME", f"XDG_RUNTIME_DIR={folder}", *server]
+        # The tests' editors have a cache of their own, or libraries beside the system's, which users' have not: a
+        # host's place depends on both.
+        own = ["-u", "XDG_CACHE_HOME", "-u", "LD_LIBRARY_PATH"]
+        self.command = [shutil.which("env") or "env", *own, f"XDG_RUNTIME_DIR={folder}", *server]
 
     def running(self) -> dict[int, Place]:
         """The hosts that live, by process."""

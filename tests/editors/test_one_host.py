@@ -1,4 +1,4 @@
-"""Real editors at the same time: their servers share one host and one model, which stay as long as anybody uses them."""
+"""Real editors at the same time: their servers share one host and one model, as long as anybody uses them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def until(holds: Callable[[], Any], what: str) -> None:
 def test_two_editors_have_one_host_and_one_model(
     hosts: Hosts, closing: ExitStack, report: Callable[[str, float], None], tmp_path: Path
 ) -> None:
-    """By default; either goes on when the other leaves, one that comes back finds the model warm, and all of it goes."""
+    """By default. Killed while idle it is not missed; one editor goes on when the other leaves, one that comes back
+    finds the model warm, and at last all of it goes."""
 
     def neovim(name: str, **model: Any) -> Nvim:
         folder = tmp_path / name
@@ -61,8 +62,20 @@ def test_two_editors_have_one_host_and_one_model(
     (model,) = hosts.models()
     assert model["state"] == "ready"
 
-    nvim.close()
+    notes = emacs.notes()
+    host, when = hosts.kill()  # while nobody asks it for anything
     emacs.type("total = ")
+    nvim.keys("total = ")
+    emacs.until(lambda: emacs.lisp("codeclippy--showing"), "ghost text")
+    nvim.until(nvim.has_ghost, "ghost text")
+    report("killed, to a suggestion in both", time.monotonic() - when)
+    killed, host = host, hosts.only()
+    assert host != killed and hosts.torches() == [host]
+    assert emacs.notes() == notes and not nvim.notes()
+
+    nvim.close()
+    emacs.keys("Tab")
+    emacs.type("\nother = ")
     emacs.until(lambda: emacs.lisp("codeclippy--showing"), "ghost text")
     assert hosts.only() == host
     emacs.close()
