@@ -27,7 +27,7 @@ BACK_OFF = (0.2, 1.0, 5.0, 5.0)  # seconds before each new try; after the last i
 _FORGIVEN = 60.0  # seconds after which a loss does not count any longer
 _BEAT_SECONDS = 30.0  # between signs of life that are asked for
 _SILENCE_SECONDS = 120.0  # that a host may take for one: importing and loading can hold its loop up
-_LOST = "the engine ended unexpectedly"
+_LOST = "the engine has ended"  # short: where a terminal has 80 columns, Neovim makes users confirm longer ones
 
 
 class HostEngine:

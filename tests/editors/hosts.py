@@ -19,7 +19,7 @@ LONG_EDITS: dict[str, dict[str, Any]] = {
     "edit": {"maxTokens": 800, "temperature": 1.0, "candidates": 8}, "completion": {"timeBudgetMs": 20000}}
 HOLE = "def add(first, second):\n    return first + second\n\n\ndef mul(first, second):\n    "
 MANY = "".join(f"def f{number}(x):\n    return x + {number}\n\n\n" for number in range(12)) + HOLE
-TOLD = "the engine ended unexpectedly; it is started again"
+TOLD = "the engine has ended; it is started again"
 
 
 class Hosts:

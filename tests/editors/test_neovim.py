@@ -379,6 +379,7 @@ def test_a_killed_host_costs_a_message_and_no_text(
     nvim.until(lambda: nvim.has_ghost() and second not in hosts.running(), "ghost text")
     report("killed during a suggestion, to the next one", time.monotonic() - when)
     assert nvim.notes()[1:] == [f"Code Clippy: {TOLD}"] and nvim.text() == f"{MANY}total = "
+    assert max(map(len, nvim.notes())) < 68, "in 80 columns a user would have to press Enter"
 
 
 def test_in_a_terminal_it_looks_like_this(
