@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -80,7 +81,10 @@ def shots() -> Path:
 def hosts() -> Iterator[Hosts]:
     """The engine hosts of this test alone; they end when their folder is gone and nobody is connected any more."""
     with tempfile.TemporaryDirectory(dir=os.environ["XDG_RUNTIME_DIR"], ignore_cleanup_errors=True) as folder:
-        yield Hosts(Path(folder), REAL_SERVER)
+        made = Hosts(Path(folder), REAL_SERVER)
+        yield made
+        for process in made.running():  # one that a test has stopped and not killed, because it failed
+            os.kill(process, signal.SIGCONT)
 
 
 @pytest.fixture
