@@ -146,6 +146,9 @@ def test_hosts_that_differ_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     """By settings of the whole process, by environment, by version; not by model."""
     base = place_for(settings())
     assert place_for(settings(complete="/other", idleMinutes=3)) == base
+    for name in ("PYTHONSTARTUP", "PYTHON_BASIC_REPL", "TERM_PROGRAM"):  # of an editor's terminal
+        monkeypatch.setenv(name, "1")
+    assert place_for(settings()) == base
     others = [place_for(settings(threads=3)), place_for(settings(device="cuda")), place_for(settings(cacheMegabytes=1))]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     others.append(place_for(settings()))
@@ -270,6 +273,21 @@ async def test_a_host_killed_during_an_edit_leaves_the_text_alone() -> None:
         assert "no edit" in outcome["message"] and "is started again" in outcome["message"]
         await until(lambda: engine.process not in (None, killed) and engine.status(COMPLETE).state is State.READY)
         assert buffer.text == before
+
+
+@posix
+async def test_a_host_killed_while_nothing_was_asked_of_it_is_no_message() -> None:
+    """The next suggestion comes as if nothing had been."""
+    server = Server(OPTIONS)
+    async with in_process(server) as editor:
+        await editor.start({})
+        buffer = editor.open(CODE)
+        engine = host_of(server)
+        killed = process_of(engine)
+        os.kill(killed, signal.SIGKILL)
+        await until(lambda: engine.process not in (None, killed) and engine.status(COMPLETE).state is State.READY)
+        assert await editor.ghost(buffer, len(CODE))
+        await editor.stop()
 
 
 def scripted(folder: Path, script: Path) -> Callable[[Notifications], Any]:

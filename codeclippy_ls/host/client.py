@@ -27,7 +27,7 @@ BACK_OFF = (0.2, 1.0, 5.0, 5.0)  # seconds before each new try; after the last i
 _FORGIVEN = 60.0  # seconds after which a loss does not count any longer
 _BEAT_SECONDS = 30.0  # between signs of life that are asked for
 _SILENCE_SECONDS = 120.0  # that a host may take for one: importing and loading can hold its loop up
-_LOST = "the engine ended unexpectedly"
+_LOST = "the engine has ended"  # short: where a terminal has 80 columns, Neovim makes users confirm longer ones
 
 
 class HostEngine:
@@ -271,7 +271,10 @@ class HostEngine:
             self._send(number, ticket)
 
     def _lose(self) -> None:
-        """Answer what was under way; the user is told once: by an edit's answer, or else by the models' status."""
+        """Answer what was under way; the user is told once: by an edit's answer, or else by the models' status.
+
+        Where nobody waited for anything, there is nothing to tell: the host is back before it is missed.
+        """
         log.warning("the engine host is gone: %s", self._reason)
         if self._connection is not None:
             self._connection.close()
@@ -280,10 +283,11 @@ class HostEngine:
         lost = [ticket for number in list(self._sent) if (ticket := self._drop(number)) is not None]
         for ticket in lost:
             ticket.settle(EngineError(said))
-        told = any(ticket.lane is Lane.EDIT for ticket in lost)
+        lanes = {ticket.lane for ticket in lost}
+        reason = said if Lane.KEYSTROKE in lanes and Lane.EDIT not in lanes else ""
         for spec, status in list(self._status.items()):
             if status.state is State.READY:
-                self._set_status(spec, Status(State.LOADING, "" if told else said))
+                self._set_status(spec, Status(State.LOADING, reason))
 
     def _give_up(self, reason: str) -> None:
         self._failure = reason

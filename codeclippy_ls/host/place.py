@@ -28,9 +28,11 @@ from codeclippy_ls.frames import MAX_HEADER
 from codeclippy_ls.settings import Settings
 
 PACKAGE = Path(__file__).parent.parent
-# What a host inherits and its work depends on.
-_ENVIRONMENT = ("CUDA_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TORCH", "PYTORCH_", "OMP_", "MKL_", "PYTHON",
-                "LD_", "DYLD_", "XDG_CACHE_HOME", "HTTP_PROXY", "HTTPS_PROXY")
+# What a host inherits and its work depends on. Of Python's, where modules are found: others (PYTHONSTARTUP,
+# PYTHON_BASIC_REPL) an editor sets in its terminal, and an editor started there would have a host of its own.
+_ENVIRONMENT = ("CUDA_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TORCH", "PYTORCH_", "OMP_", "MKL_", "PYTHONPATH",
+                "PYTHONHOME", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "LD_", "DYLD_", "XDG_CACHE_HOME", "HTTP_PROXY",
+                "HTTPS_PROXY")
 LOOPBACK = sys.platform == "win32"
 TAKEN = 75  # a host's exit code where another is there already
 

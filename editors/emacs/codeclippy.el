@@ -116,7 +116,9 @@ With nil the server's setting edit.confirm decides, which is on by default."
 
 (defclass codeclippy--peer ()
   ((tasks :initform nil :accessor codeclippy--tasks
-          :documentation "Progress that can be cancelled: an alist of tokens and titles."))
+          :documentation "Progress that can be cancelled: an alist of tokens and titles.")
+   (diff :initform "" :accessor codeclippy--diff-shown
+         :documentation "The diff that the server asks about next."))
   "A connection to codeclippy-ls, our own or eglot's.
 Its requests may be answered late.")
 
@@ -137,16 +139,16 @@ VALUE is the result."
 (cl-defmethod jsonrpc-connection-send :around ((peer codeclippy--peer) &rest args)
   "Send ARGS to PEER; an answer that is a promise is sent when it is settled.
 The dispatcher of jsonrpc must return a result at once, and a user who looks
-at a diff takes time."
+at a diff takes time.  An answer to a server that has ended is not sent."
   (let ((result (plist-get args :result)))
-    (if (not (codeclippy--promise-p result))
-        (cl-call-next-method)
-      (let ((send (lambda (value)
-                    (when (jsonrpc-running-p peer)
-                      (apply #'jsonrpc-connection-send peer (plist-put (copy-sequence args) :result value))))))
-        (if (codeclippy--promise-settled result)
-            (funcall send (codeclippy--promise-value result))
-          (setf (codeclippy--promise-then result) send))))))
+    (cond ((codeclippy--promise-p result)
+           (let ((send (lambda (value)
+                         (apply #'jsonrpc-connection-send peer (plist-put (copy-sequence args) :result value)))))
+             (if (codeclippy--promise-settled result)
+                 (funcall send (codeclippy--promise-value result))
+               (setf (codeclippy--promise-then result) send))))
+          ((or (jsonrpc-running-p peer) (not (or (plist-member args :result) (plist-member args :error))))
+           (cl-call-next-method)))))
 
 (cl-defgeneric codeclippy--encoding (peer)
   "What a column of a position counts for PEER: the string utf-16 or utf-32.")
@@ -288,7 +290,7 @@ the end of the line."
 (defun codeclippy--capabilities ()
   "What this client can do."
   (list :general (list :positionEncodings ["utf-32" "utf-16"])
-        :window (list :workDoneProgress t)
+        :window (list :workDoneProgress t :showDocument (list :support t))
         :workspace (list :applyEdit t
                          :configuration t
                          :workspaceEdit (list :documentChanges t
@@ -326,14 +328,22 @@ the end of the line."
                :rootUri nil
                :initializationOptions (codeclippy--options '(:statusNotification t))
                :capabilities (codeclippy--capabilities))
-         :success-fn (lambda (result) (codeclippy--connected connection result))
-         :error-fn (lambda (failure) (codeclippy--fail (plist-get failure :message)))
+         :success-fn (lambda (result)
+                       (when (and (codeclippy--current-p connection) (jsonrpc-running-p connection))
+                         (codeclippy--connected connection result)))
+         :error-fn (lambda (failure)
+                     (when (codeclippy--current-p connection)
+                       (codeclippy--fail (plist-get failure :message))))
          :timeout 120))
     (file-missing
      (codeclippy--fail (format "%s was not found; install it with pip install codeclippy-ls, or set codeclippy-command"
                                (car codeclippy-command))))
     (error (codeclippy--fail (error-message-string error))))
   (force-mode-line-update t))
+
+(defun codeclippy--current-p (connection)
+  "Whether CONNECTION is the one in use, and not one that was stopped."
+  (eq connection codeclippy--connection))
 
 (defun codeclippy--fail (reason)
   "Note that there is no server, and its REASON, which is told once."
@@ -372,7 +382,7 @@ It is nil where that fails or is being waited for."
 (defun codeclippy--died (connection)
   "Start the server again after the end of CONNECTION.
 Not where that was wanted, or happens too often."
-  (unless (or (codeclippy--stopping connection) (not (eq connection codeclippy--connection)))
+  (unless (or (codeclippy--stopping connection) (not (codeclippy--current-p connection)))
     (clrhash codeclippy--buffers)
     (setf (codeclippy--tasks connection) nil)
     (let ((now (float-time)))
@@ -404,15 +414,19 @@ Not where that was wanted, or happens too often."
     ('workspace/configuration
      (vconcat (mapcar (lambda (_item) (codeclippy--options)) (plist-get params :items))))
     ((or 'window/workDoneProgress/create 'client/registerCapability 'client/unregisterCapability) nil)
-    ('window/showMessageRequest nil)
+    ('window/showDocument (codeclippy--show connection params))
+    ('window/showMessageRequest (codeclippy--question connection params))
     (_ (jsonrpc-error :code -32601 :message (format "no method %s" method)))))
 
 (defun codeclippy--notice (connection method params)
   "Take in the notification METHOD with PARAMS that came from CONNECTION."
   (pcase method
     ('codeclippy/status
-     (setf (codeclippy--connection-state connection) (plist-get params :state)
-           (codeclippy--connection-reason connection) (or (plist-get params :message) "")))
+     (let ((before (codeclippy--connection-state connection)))
+       (setf (codeclippy--connection-state connection) (plist-get params :state)
+             (codeclippy--connection-reason connection) (or (plist-get params :message) ""))
+       (when (and (equal (plist-get params :state) "ready") (not (equal before "ready")))
+         (codeclippy--ask-again))))
     ('$/progress (codeclippy--progress connection (plist-get params :token) (plist-get params :value)))
     ('window/showMessage
      (codeclippy--say "%s" (string-remove-prefix "Code Clippy: " (plist-get params :message)))))
@@ -565,6 +579,9 @@ TAKEN characters after point are replaced.")
 (defvar-local codeclippy--rest nil
   "The text of the line behind the suggestion, which must stay as it is.")
 
+(defvar-local codeclippy--asked nil
+  "The text and the place that typing asked for last: tick and point.")
+
 (defvar-local codeclippy--seen nil
   "The `buffer-chars-modified-tick' after the last command.")
 
@@ -690,7 +707,14 @@ Another list is open, or this is no place to type."
   (when (and (buffer-live-p buffer) (eq buffer (window-buffer (selected-window))))
     (with-current-buffer buffer
       (when (and (bound-and-true-p codeclippy-mode) (not codeclippy--showing) (not (codeclippy--quiet-p)))
+        (setq codeclippy--asked (cons (buffer-chars-modified-tick) (point)))
         (codeclippy--request nil)))))
+
+(defun codeclippy--ask-again ()
+  "Ask for what there was no model for when the user asked, who still waits there."
+  (with-current-buffer (window-buffer (selected-window))
+    (when (equal codeclippy--asked (cons (buffer-chars-modified-tick) (point)))
+      (codeclippy--ask (current-buffer)))))
 
 (defun codeclippy--after-command ()
   "Keep, move or hide the suggestion; after a change of the text ask for one."
@@ -859,8 +883,8 @@ The value is the answer, or the promise of one."
            (codeclippy--apply-now peer (aref changes 0)))
           (t
            (let ((promise (codeclippy--promise)))
-             ;; Not in the process's filter, which must return.
-             (run-at-time 0 nil #'codeclippy--preview peer (aref changes 0) (plist-get params :label) promise)
+             (codeclippy--when-free
+              (lambda () (codeclippy--preview peer (aref changes 0) (plist-get params :label) promise)))
              promise)))))
 
 ;;;; The preview
@@ -938,13 +962,17 @@ Each is whole lines from LINE on that change from OLD to NEW."
     (mapconcat #'identity (nreverse hunks) "\n")))
 
 (defvar-local codeclippy--answer-function nil
-  "Called in the preview with t or nil when the user has answered.")
+  "Called in the preview with t, nil or `next' when the user has answered.")
+
+(defvar-local codeclippy--next-p nil
+  "Whether the preview is one of several.")
 
 (defvar codeclippy-preview-mode-map
   (let ((map (make-sparse-keymap)))
     (define-key map "y" #'codeclippy-preview-apply)
     (define-key map "n" #'codeclippy-preview-discard)
     (define-key map "q" #'codeclippy-preview-discard)
+    (define-key map (kbd "M-n") #'codeclippy-preview-next)
     (define-key map (kbd "C-c C-c") #'codeclippy-preview-apply)
     (define-key map (kbd "C-c C-k") #'codeclippy-preview-discard)
     map)
@@ -964,12 +992,12 @@ Each is whole lines from LINE on that change from OLD to NEW."
   (when codeclippy--answer-function
     (funcall (prog1 codeclippy--answer-function (setq codeclippy--answer-function nil)) nil)))
 
-(defun codeclippy--preview-answer (yes)
-  "Close the preview and answer YES, t or nil."
+(defun codeclippy--preview-answer (choice)
+  "Close the preview and answer CHOICE: t, nil or `next'."
   (let ((answer (prog1 codeclippy--answer-function (setq codeclippy--answer-function nil))))
     (quit-window t)
     (when answer
-      (funcall answer yes))))
+      (funcall answer choice))))
 
 (defun codeclippy-preview-apply ()
   "Apply the edit that is shown."
@@ -981,31 +1009,79 @@ Each is whole lines from LINE on that change from OLD to NEW."
   (interactive nil codeclippy-preview-mode)
   (codeclippy--preview-answer nil))
 
+(defun codeclippy-preview-next ()
+  "Show the next of the edits that were proposed."
+  (interactive nil codeclippy-preview-mode)
+  (unless codeclippy--next-p
+    (user-error "There is no other edit"))
+  (codeclippy--preview-answer 'next))
+
+(defun codeclippy--pop-up (text answer &optional next)
+  "Show the diff TEXT; ANSWER is called with the user's choice.
+That is t, nil, or `next' where there is a NEXT one."
+  (with-current-buffer (generate-new-buffer "*codeclippy edit*")
+    (insert text)
+    (goto-char (point-min))
+    (codeclippy-preview-mode)
+    (setq codeclippy--answer-function answer)
+    (when next
+      (setq codeclippy--next-p t
+            header-line-format " y apply   M-n next   n discard"))
+    (pop-to-buffer (current-buffer))))
+
+(defun codeclippy--when-free (function)
+  "Call FUNCTION soon, and not while the user types something else."
+  ;; Not in the process's filter, which must return.
+  (run-at-time (if (> (minibuffer-depth) 0) 0.3 0) nil
+               (lambda ()
+                 (if (> (minibuffer-depth) 0) (codeclippy--when-free function) (funcall function)))))
+
 (defun codeclippy--preview (peer change label promise)
   "Show CHANGE from PEER under LABEL; the user's answer settles PROMISE."
-  (if (> (minibuffer-depth) 0)
-      ;; The user is typing something else: nothing pops up in between.
-      (run-at-time 0.3 nil #'codeclippy--preview peer change label promise)
-    (let ((target (codeclippy--target peer change)))
-      (if (stringp target)
-          (codeclippy--settle promise (codeclippy--refused target))
-        (let ((text (with-current-buffer target
-                      (codeclippy--hide)
-                      (save-restriction
-                        (widen)
-                        (codeclippy--diff (codeclippy--regions peer (plist-get change :edits))))))
-              (name (buffer-name target))
-              (preview (generate-new-buffer "*codeclippy edit*")))
-          (with-current-buffer preview
-            (insert (format "--- %s\n+++ %s  (%s)\n" name name (or label "edit")) text "\n")
-            (goto-char (point-min))
-            (codeclippy-preview-mode)
-            (setq codeclippy--answer-function
-                  (lambda (yes)
-                    (codeclippy--settle promise (if yes
-                                                    (codeclippy--apply-now peer change)
-                                                  (codeclippy--refused "discarded"))))))
-          (pop-to-buffer preview))))))
+  (let ((target (codeclippy--target peer change)))
+    (if (stringp target)
+        (codeclippy--settle promise (codeclippy--refused target))
+      (let ((text (with-current-buffer target
+                    (codeclippy--hide)
+                    (save-restriction
+                      (widen)
+                      (codeclippy--diff (codeclippy--regions peer (plist-get change :edits))))))
+            (name (buffer-name target)))
+        (codeclippy--pop-up (format "--- %s\n+++ %s  (%s)\n%s\n" name name (or label "edit") text)
+                            (lambda (yes)
+                              (codeclippy--settle promise (if yes
+                                                              (codeclippy--apply-now peer change)
+                                                            (codeclippy--refused "discarded")))))))))
+
+;;;; The server's own question about an edit (its setting edit.showDiff)
+
+(defun codeclippy--show (peer params)
+  "Keep the diff in PARAMS from PEER for the question that follows."
+  (let ((file (decode-coding-string
+               (url-unhex-string (string-remove-prefix "file://" (plist-get params :uri))) 'utf-8)))
+    (setf (codeclippy--diff-shown peer)
+          (with-temp-buffer
+            (let ((coding-system-for-read 'utf-8))
+              (insert-file-contents (if (eq system-type 'windows-nt) (string-remove-prefix "/" file) file)))
+            (buffer-string)))
+    (list :success t)))
+
+(defun codeclippy--question (peer params)
+  "Ask what PARAMS from PEER ask, under the diff that was shown.
+The value is the promise of an answer.  The first of the actions is to apply
+the edit, the last to discard it; one between them is the next edit."
+  (let* ((promise (codeclippy--promise))
+         (actions (append (plist-get params :actions) nil))
+         (text (codeclippy--diff-shown peer)))
+    (codeclippy--when-free
+     (lambda ()
+       (codeclippy--pop-up
+        text
+        (lambda (choice)
+          (codeclippy--settle promise (pcase choice ('next (nth 1 actions)) ('nil nil) (_ (car actions)))))
+        (cddr actions))
+       (message "%s" (plist-get params :message))))
+    promise))
 
 ;;;; Edits by message
 
@@ -1217,13 +1293,21 @@ Its edits are shown first like those of `codeclippy-mode'.")
          (edit (plist-get (plist-get ours :workspace) :workspaceEdit)))
     (setq workspace (plist-put (copy-sequence workspace) :workspaceEdit edit)
           capabilities (plist-put (copy-sequence capabilities) :workspace workspace))
-    (plist-put capabilities :window
-               (plist-put (copy-sequence (plist-get capabilities :window)) :workDoneProgress t))))
+    (plist-put capabilities :window (append (plist-get ours :window) (plist-get capabilities :window)))))
 
 (cl-defmethod eglot-handle-request ((server codeclippy-eglot-server) (_method (eql 'workspace/applyEdit))
                                     &rest params)
   "Apply the edit in PARAMS from SERVER, or show it first."
   (codeclippy--apply server params))
+
+(cl-defmethod eglot-handle-request ((server codeclippy-eglot-server) (_method (eql 'window/showDocument)) &rest params)
+  "Keep the diff in PARAMS from SERVER for the question that follows."
+  (codeclippy--show server params))
+
+(cl-defmethod eglot-handle-request ((server codeclippy-eglot-server) (_method (eql 'window/showMessageRequest))
+                                    &rest params)
+  "Ask what PARAMS from SERVER ask, under the diff that was shown."
+  (codeclippy--question server params))
 
 (cl-defmethod eglot-handle-request ((_server codeclippy-eglot-server) (_method (eql 'window/workDoneProgress/create))
                                     &rest _params)

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.editors.hosts import Hosts
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 ROOT = Path(os.environ.get("EDITORS_ROOT") or CACHE / "codeclippy-editors")
@@ -70,3 +75,25 @@ def shots() -> Path:
     """The folder for screenshots."""
     SHOTS.mkdir(parents=True, exist_ok=True)
     return SHOTS
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    """The engine hosts of this test alone; they end when their folder is gone and nobody is connected any more."""
+    with tempfile.TemporaryDirectory(dir=os.environ["XDG_RUNTIME_DIR"], ignore_cleanup_errors=True) as folder:
+        made = Hosts(Path(folder), REAL_SERVER)
+        yield made
+        for process in made.running():  # one that a test has stopped and not killed, because it failed
+            os.kill(process, signal.SIGCONT)
+
+
+@pytest.fixture
+def report(
+    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
+) -> Callable[[str, float], None]:
+    """Prints how long something took: a figure to look at, not one that a test asserts."""
+    def say(what: str, seconds: float) -> None:
+        record_property(what, round(seconds, 2))
+        with capsys.disabled():
+            print(f"\n{request.node.name}: {what}: {seconds:.1f} s")
+    return say

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,9 +32,9 @@ class Nvim:
         binary = installed(BINARIES[version], f"Neovim {version}")
         init = folder / "init.lua"
         self.write_init(init, command, options or {})
-        environment = {f"XDG_{kind}_HOME": str(folder / kind.lower()) for kind in ("CONFIG", "DATA", "STATE", "CACHE")}
-        os.environ.update(environment, NVIM_LOG_FILE=str(folder / "nvim.log"))
-        arguments = [str(binary), "--embed", "--headless", "-u", str(init)]
+        own = [f"XDG_{kind}_HOME={folder / kind.lower()}" for kind in ("CONFIG", "DATA", "STATE", "CACHE")]
+        arguments = ["env", *own, f"NVIM_LOG_FILE={folder / 'nvim.log'}", str(binary), "--embed", "--headless",
+                     "-u", str(init)]
         self.rpc = pynvim.attach("child", argv=arguments)
         self.rpc.ui_attach(100, 24, rgb=True, ext_linegrid=True)
         self.lua("_G.notes = {} vim.notify = function(text) table.insert(_G.notes, text) end")
@@ -86,6 +85,13 @@ class Nvim:
             "s[#s + 1] = vim.fn.screenstring(r, c) end out[r] = (table.concat(s):gsub('%s+$', '')) end return out"
         )
         return "\n".join(rows)
+
+    def has_ghost(self) -> bool:
+        """Whether any suggestion is drawn."""
+        drawn: int = self.lua(
+            "return #vim.tbl_filter(function(mark) return mark[4].virt_text ~= nil end, "
+            "vim.api.nvim_buf_get_extmarks(0, -1, 0, -1, { details = true }))")
+        return drawn > 0
 
     def notes(self) -> list[str]:
         """Everything that was said to the user."""

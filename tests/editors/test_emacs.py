@@ -12,12 +12,14 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.editors.conftest import REAL_SERVER, Script
 from tests.editors.emacs import CLIENT, VERSIONS, Emacs, batch, quoted
+from tests.editors.hosts import HOLE, MANY, TOLD, Hosts
 
 SAYS = "return a + b"
 BODY = "    # adds\n"
@@ -44,7 +46,9 @@ def running(request: pytest.FixtureRequest, shared_script: Script) -> Iterator[E
         shared_script.says()
         made = Emacs(request.param, Path(folder), shared_script.command)
         yield made
+        notes = made.notes()
         made.close()
+        assert "Error running timer" not in notes and "error in process filter" not in notes, notes
 
 
 @pytest.fixture
@@ -320,6 +324,40 @@ def test_an_edit_without_confirmation_is_applied_at_once(emacs: Emacs, file: Fil
         emacs.lisp("(progn (customize-set-variable 'codeclippy-settings nil) nil)")
 
 
+@pytest.mark.parametrize("eglot", [False, True], ids=["mode", "eglot"])
+def test_a_diff_is_shown_and_the_next_one_chosen(emacs: Emacs, file: File, script: Script, eglot: bool) -> None:
+    """With the server's setting for it, by our own connection and by eglot's; q takes none of them."""
+    script.says(edit=[HUNKS, HUNKS.replace("adds", "sums")])
+    emacs.lisp("(progn (setq codeclippy-settings '(:edit (:showDiff t))) (codeclippy-restart)"
+               " (setf (alist-get 'python-mode eglot-server-programs) #'codeclippy-eglot-contact) nil)")
+    try:
+        path = file(PLAIN, mode=not eglot)
+        if eglot:
+            emacs.meta_x("eglot")
+            emacs.until(lambda: emacs.lisp("(and (eglot-current-server) t)"), "eglot to connect")
+
+        def ask() -> None:
+            emacs.lisp("(progn (goto-char (point-min)) (forward-line 2) (codeclippy-edit \"Add a comment\") nil)")
+            emacs.until_drawn("y apply", "M-n next", "+    # adds", "apply this edit to add.py? (1 of 2)")
+
+        ask()
+        emacs.keys("M-n")
+        emacs.until_drawn("+    # sums", "(2 of 2)")
+        assert "# adds" not in emacs.screen(), "one window serves both"
+        emacs.keys("y")
+        until_body(emacs, COMMENTED.replace("adds", "sums"), "the edit")
+        assert emacs.lisp("(length (window-list))") == 1 and emacs.lisp("(buffer-name)") == path.name
+        emacs.keys("C-_")
+        until_body(emacs, PLAIN, "one undo to take it back")
+        ask()
+        emacs.keys("q")
+        emacs.until(lambda: "y apply" not in emacs.screen(), "the diff to go")
+        time.sleep(0.3)
+        assert body(emacs) == PLAIN and emacs.lisp("(length (window-list))") == 1
+    finally:
+        emacs.lisp("(progn (setq codeclippy-settings nil) (codeclippy-restart) nil)")
+
+
 def test_every_edit_is_previewed_where_the_user_wants_it(emacs: Emacs, file: File, script: Script) -> None:
     emacs.lisp("(progn (customize-set-variable 'codeclippy-settings '((edit . ((confirm . nil)))))"
                " (setq codeclippy-confirm-edits t) nil)")
@@ -443,6 +481,16 @@ def test_a_killed_server_is_started_again(emacs: Emacs, file: File, script: Scri
     emacs.until_drawn("    return a + b")
 
 
+def test_restarting_while_it_starts_leaves_one_server(emacs: Emacs, file: File, script: Script) -> None:
+    """What a server that was stopped before it had answered still says, or that it ended, is nothing to the next."""
+    file("x = 1\n", "other.py")
+    for pause in (0.0, 0.2, 0.4, 0.6):
+        emacs.lisp("(progn (codeclippy-restart) nil)")
+        time.sleep(pause)
+    emacs.ready()
+    ghost(emacs, file, script)
+
+
 def test_a_server_that_keeps_dying_is_given_up(emacs: Emacs, file: File, script: Script) -> None:
     file("x = 1\n")
     emacs.lisp("(progn (setq codeclippy--deaths (make-list 3 (float-time))) nil)")
@@ -459,8 +507,6 @@ def test_a_model_that_still_loads_is_waited_for(emacs: Emacs, file: File, script
     emacs.open(Path(emacs.folder) / "loading.py", "def add(a, b):\n   ")
     emacs.until_drawn("Clippy:loading")
     before = emacs.lisp("(codeclippy-state)")
-    emacs.type("  ")
-    emacs.ready()
     emacs.type(" ")
     emacs.until_drawn("    return a + b")
     assert before[0] == "loading"
@@ -506,20 +552,31 @@ def test_leaving_closes_documents(emacs: Emacs, file: File, script: Script) -> N
     assert emacs.lisp("(hash-table-count codeclippy--buffers)") == 0
 
 
-def test_the_real_server_suggests_and_edits(emacs: Emacs, tmp_path: Path) -> None:
-    command = emacs.lisp("(vconcat codeclippy-command)")
-    quoted_command = " ".join(quoted(part) for part in REAL_SERVER)
-    emacs.lisp(f"(progn (setq codeclippy-command '({quoted_command})) (setq codeclippy-settings"
-               " '(:completion (:timeBudgetMs 20000))) (codeclippy-restart) nil)")
+@contextmanager
+def serving(emacs: Emacs, command: list[str], settings: str) -> Iterator[None]:
+    """With another server, and other settings."""
+    before = emacs.lisp("(vconcat codeclippy-command)")
+
+    def use(command: list[str], settings: str) -> None:
+        emacs.lisp(f"(progn (setq codeclippy-command '({' '.join(quoted(part) for part in command)})"
+                   f" codeclippy-settings '{settings} codeclippy-idle-delay 0.15) (codeclippy-restart) nil)")
+
+    use(command, settings)
     try:
-        text = "def add(first, second):\n    return first + second\n\n\ndef mul(first, second):\n   "
-        emacs.open(tmp_path / "real.py", text)
+        yield
+    finally:
+        use(before, "nil")
+
+
+def test_the_real_server_suggests_and_edits(emacs: Emacs, tmp_path: Path) -> None:
+    with serving(emacs, REAL_SERVER, "(:completion (:timeBudgetMs 20000))"):
+        emacs.open(tmp_path / "real.py", HOLE[:-1])
         emacs.ready()
         emacs.type(" ")
         emacs.until(lambda: emacs.lisp("codeclippy--showing"), "ghost text")
         emacs.keys("Tab")
-        emacs.until(lambda: emacs.text() != text + " ", "the suggestion to be text")
-        assert emacs.text().startswith(text + " ")
+        emacs.until(lambda: emacs.text() != HOLE, "the suggestion to be text")
+        assert emacs.text().startswith(HOLE)
         before = emacs.text()
         emacs.lisp("(progn (setq codeclippy-idle-delay nil) (goto-char (point-min))"
                    " (codeclippy-edit \"Rename first to left\") nil)")
@@ -529,9 +586,43 @@ def test_the_real_server_suggests_and_edits(emacs: Emacs, tmp_path: Path) -> Non
             emacs.keys("y")
             emacs.until(lambda: emacs.lisp("(buffer-name)") == "real.py" and emacs.text() != before, "the edit")
             assert emacs.text().split("\n\n\n")[1] == before.split("\n\n\n")[1], "the other function is untouched"
-    finally:
-        emacs.lisp(f"(progn (setq codeclippy-command '({' '.join(quoted(part) for part in command)}))"
-                   " (setq codeclippy-settings nil codeclippy-idle-delay 0.15) (codeclippy-restart) nil)")
+
+
+LONG = "(:completion (:timeBudgetMs 20000) :edit (:maxTokens 800 :temperature 1.0 :candidates 8))"
+
+
+def said(emacs: Emacs, before: str) -> list[str]:
+    """What our messages have been since the notes were as before."""
+    return [line for line in emacs.notes().removeprefix(before).splitlines() if line.startswith("Code Clippy")]
+
+
+def test_a_killed_host_costs_a_message_and_no_text(
+    emacs: Emacs, hosts: Hosts, report: Callable[[str, float], None], tmp_path: Path
+) -> None:
+    """The real one, in the middle of an edit, and while a suggestion is waited for: one message each."""
+    with serving(emacs, hosts.command, LONG):
+        emacs.open(tmp_path / "many.py", MANY[:-1])
+        emacs.ready()
+        emacs.lisp("(progn (setq test-written nil) (advice-add 'codeclippy--progress :before (lambda (_ _ value)"
+                   " (setq test-written (plist-get value :message))) '((name . test))) nil)")
+        notes = emacs.notes()
+        emacs.lisp("(progn (codeclippy-edit \"Add a docstring to each function\" (point-min) (point-max)) nil)")
+        emacs.until(lambda: "hunk 1, line" in (emacs.lisp("test-written") or ""), "a part of the edit to be written")
+        emacs.lisp("(progn (advice-remove 'codeclippy--progress 'test) nil)")
+        first, when = hosts.kill()
+        emacs.type(" ")
+        emacs.until(lambda: emacs.lisp("codeclippy--showing"), "ghost text")
+        report("killed during an edit, to the next suggestion", time.monotonic() - when)
+        assert hosts.only() != first and emacs.text() == MANY
+        assert said(emacs, notes) == [f"Code Clippy: no edit: {TOLD}"]
+        hosts.stop()
+        emacs.type("total = ")
+        time.sleep(1.0)  # for it to be asked for
+        assert not emacs.lisp("codeclippy--showing")
+        _, when = hosts.kill()
+        emacs.until(lambda: emacs.lisp("codeclippy--showing"), "ghost text")
+        report("killed during a suggestion, to the next one", time.monotonic() - when)
+        assert said(emacs, notes)[1:] == [f"Code Clippy: {TOLD}"] and emacs.text() == f"{MANY}total = "
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.editors.conftest import CLIENTS, REAL_SERVER, Script, installed
+from tests.editors.hosts import HOLE, LONG_EDITS, MANY, TOLD, Hosts
 from tests.editors.neovim import BINARIES, Nvim
 from tests.editors.terminal import Terminal
 
@@ -88,9 +89,9 @@ def test_typing_through_keeps_the_suggestion(nvim: Nvim, script: Script) -> None
 
 def test_typing_something_else_hides_the_suggestion(nvim: Nvim, script: Script) -> None:
     ghost(nvim)
-    script.says()
+    script.says(delay=60)
     nvim.keys("x = 1")
-    nvim.until(lambda: nvim.text().endswith("x = 1") and "return" not in nvim.screen(), "the suggestion to go")
+    nvim.until(lambda: nvim.text().endswith("x = 1") and not nvim.has_ghost(), "the suggestion to go, answer or not", 5)
     nvim.keys("<Tab>")
     nvim.until(lambda: nvim.text().endswith("x = 1\t") or nvim.text().endswith("x = 1   "), "an ordinary Tab")
 
@@ -139,7 +140,7 @@ def test_an_edit_without_confirmation_is_applied_at_once(start: Start, script: S
 
 
 def test_a_diff_is_shown_and_the_next_one_chosen(start: Start, script: Script, tmp_path: Path) -> None:
-    """With the setting for it; afterwards a code action puts the other one in its place."""
+    """With the setting for it, in one window that goes with the answer; a code action puts the other in its place."""
     script.says(edit=[HUNKS, HUNKS.replace("adds", "sums")])
     nvim = start(options={"edit": {"showDiff": True}})
     nvim.open(tmp_path / "plain.py", PLAIN)
@@ -149,13 +150,20 @@ def test_a_diff_is_shown_and_the_next_one_chosen(start: Start, script: Script, t
     nvim.until_drawn("2: Next")
     nvim.keys("2<CR>")
     nvim.until_drawn("(2 of 2)")
+    nvim.until_drawn("+    # sums")
+    assert "# adds" not in nvim.screen(), "one window serves both"
     nvim.keys("1<CR>")
-    body = "vim.api.nvim_buf_get_lines(vim.fn.bufnr('plain.py'), 0, -1, false)"
-    nvim.until(lambda: nvim.lua(f"return {body}")[1] == "    # sums", "the edit")
-    nvim.lua("vim.api.nvim_set_current_buf(vim.fn.bufnr('plain.py'))")
+    nvim.until(lambda: nvim.text().splitlines()[1] == "    # sums", "the edit")
+    assert nvim.lua("return { #vim.api.nvim_list_wins(), #vim.api.nvim_list_bufs() }") == [1, 1], "nothing is left"
     nvim.lua("vim.lsp.buf.code_action({ apply = true, filter = function(action) "
              "return action.title:find('another version') ~= nil end })")
-    nvim.until(lambda: nvim.lua(f"return {body}")[1] == "    # adds", "the other edit")
+    nvim.until(lambda: nvim.text().splitlines()[1] == "    # adds", "the other edit")
+    nvim.open(tmp_path / "other.py", PLAIN)
+    nvim.keys(":1,2CodeClippyEdit Add a comment<CR>")
+    nvim.until_drawn("3: Discard")
+    nvim.keys("<CR>")
+    nvim.until(lambda: nvim.lua("return #vim.api.nvim_list_wins()") == 1, "the diff to go")
+    assert nvim.text() == PLAIN.rstrip("\n") and not nvim.notes()
 
 
 def test_a_text_that_changed_under_the_preview_is_not_edited(nvim: Nvim, script: Script, tmp_path: Path) -> None:
@@ -330,15 +338,11 @@ def test_health_and_help(nvim: Nvim) -> None:
 
 def test_the_real_server_suggests_and_edits(start: Start, tmp_path: Path) -> None:
     nvim = start(REAL_SERVER, {"completion": {"timeBudgetMs": 20000}})
-    two = "def add(first, second):\n    return first + second\n\n\ndef mul(first, second):\n    \n"
-    nvim.open(tmp_path / "add.py", two)
+    nvim.open(tmp_path / "add.py", f"{HOLE}\n")
     nvim.ready()
-    nvim.at(6, 4)
-    nvim.keys("A")
+    nvim.keys("GA")
     hole = nvim.text()
-    nvim.until(lambda: nvim.lua(
-        "return #vim.tbl_filter(function(mark) return mark[4].virt_text ~= nil end, "
-        "vim.api.nvim_buf_get_extmarks(0, -1, 0, -1, { details = true }))") > 0, "ghost text")
+    nvim.until(nvim.has_ghost, "ghost text")
     nvim.keys("<Tab>")
     nvim.until(lambda: nvim.text() != hole, "the suggestion to be text")
     assert nvim.text().startswith(hole)
@@ -349,6 +353,33 @@ def test_the_real_server_suggests_and_edits(start: Start, tmp_path: Path) -> Non
         nvim.keys("y")
         nvim.until(lambda: nvim.text() != before, "the edit")
         assert "".join(nvim.text().split("\n")[2:]) == "".join(before.split("\n")[2:]), "other lines are untouched"
+
+
+def test_a_killed_host_costs_a_message_and_no_text(
+    start: Start, hosts: Hosts, report: Callable[[str, float], None], tmp_path: Path
+) -> None:
+    """The real one, in the middle of an edit, and while a suggestion is waited for: one message each."""
+    nvim = start(hosts.command, LONG_EDITS)
+    nvim.open(tmp_path / "many.py", f"{MANY}\n")
+    nvim.ready()
+    nvim.keys(":%CodeClippyEdit Add a docstring to each function<CR>")
+    nvim.until(lambda: "hunk 1, line" in nvim.lua("return vim.lsp.status()"), "a part of the edit to be written")
+    first, when = hosts.kill()
+    nvim.keys("GA")
+    nvim.until(nvim.has_ghost, "ghost text")
+    report("killed during an edit, to the next suggestion", time.monotonic() - when)
+    assert hosts.only() != first and nvim.text() == MANY
+    assert nvim.notes() == [f"Code Clippy: no edit: {TOLD}"]
+    hosts.stop()
+    nvim.keys("total = ")
+    time.sleep(1.0)  # for it to be asked for
+    assert not nvim.has_ghost(), nvim.screen()
+    assert "pending" in nvim.lua("return vim.inspect(require('codeclippy').client().requests)")
+    second, when = hosts.kill()
+    nvim.until(lambda: nvim.has_ghost() and second not in hosts.running(), "ghost text")
+    report("killed during a suggestion, to the next one", time.monotonic() - when)
+    assert nvim.notes()[1:] == [f"Code Clippy: {TOLD}"] and nvim.text() == f"{MANY}total = "
+    assert max(map(len, nvim.notes())) < 68, "in 80 columns a user would have to press Enter"
 
 
 def test_in_a_terminal_it_looks_like_this(

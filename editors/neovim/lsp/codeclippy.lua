@@ -20,9 +20,11 @@ return {
       vim.notify(params.message, level)
       return vim.NIL
     end,
+    ['window/showDocument'] = function(_, params)
+      return require('codeclippy.diff').show(params)
+    end,
     ['window/showMessageRequest'] = function(...)
-      vim.cmd.redraw() -- the question may be about a diff that was opened just now, and it blocks
-      return vim.lsp.handlers['window/showMessageRequest'](...)
+      return require('codeclippy.diff').ask(...)
     end,
     ['workspace/applyEdit'] = function(_, params, context)
       return require('codeclippy.preview').apply(params, context)

@@ -101,9 +101,12 @@ export async function command(vscode, { title }) {
   await vscode.command(title);
 }
 
-/** Edit with a message: around a line's cursor, by the key or through the palette. */
-export async function edit(vscode, { line, message, palette = false }) {
+/** Edit with a message: around a line's cursor, or all there is; by the key or through the palette. */
+export async function edit(vscode, { line, message, palette = false, all = false }) {
   await vscode.goto(line);
+  if (all) {
+    await vscode.keyboard.press('Control+A');
+  }
   if (palette) {
     await vscode.command('Code Clippy: Edit with Message');
   } else {
@@ -223,6 +226,16 @@ export async function split(vscode) {
 export async function unsplit(vscode) {
   await vscode.command('View: Join All Editor Groups');
   await vscode.until('one group', async () => (await vscode.page.locator('.editor-group-container').count()) === 1);
+}
+
+/** What was told in notifications, which are cleared. */
+export async function told(vscode) {
+  await vscode.toasts.first().waitFor();
+  await vscode.wait(1000); // for a second one
+  const texts = await vscode.toasts.allTextContents();
+  await vscode.command('Notifications: Clear All Notifications');
+  await vscode.until('no notification', async () => (await vscode.toasts.count()) === 0);
+  return texts;
 }
 
 export async function quiet(vscode) {

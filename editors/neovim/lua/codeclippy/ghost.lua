@@ -197,6 +197,21 @@ local function draw_here(client, buffer)
   })
 end
 
+--- Forget a suggestion that the text has left: 0.12 would draw its tail behind whatever is typed until an answer comes.
+---@param buffer integer
+local function drop_native(buffer)
+  local found, capability = pcall(require, 'vim.lsp._capability') -- what is shown cannot be asked for otherwise
+  local completor = found and vim.tbl_get(capability, 'all', 'inline_completion', 'active', buffer)
+  local item = completor and completor.current
+  if item and item.range and type(item.insert_text) == 'string' then
+    local row, col = item.range:to_extmark()
+    if not rest(item.insert_text, row, col) then
+      completor.current = nil
+      completor:hide()
+    end
+  end
+end
+
 --- Show suggestions in a buffer, or stop it.
 ---@param client vim.lsp.Client
 ---@param buffer integer
@@ -204,6 +219,16 @@ end
 function M.enable(client, buffer, on)
   if native then
     native.enable(on, { bufnr = buffer })
+    local group = vim.api.nvim_create_augroup('codeclippy.ghost.' .. buffer, { clear = true })
+    if on then
+      vim.api.nvim_create_autocmd({ 'CursorMovedI', 'TextChangedP' }, {
+        group = group,
+        buffer = buffer,
+        callback = function()
+          drop_native(buffer)
+        end,
+      })
+    end
   elseif on then
     draw_here(client, buffer)
   else
