@@ -35,6 +35,7 @@ from codeclippy_ls.engine.formats import available
 from codeclippy_ls.engine.models import Model, load
 from codeclippy_ls.engine.module import ModuleRunner, load_module
 from codeclippy_ls.engine.spec import SHIPPED, ModelSpec, on_disk, shipped_card
+from codeclippy_ls.engine.threads import cores, options
 from codeclippy_ls.engine.tokenizer import Tokenizer, read_tokenizer
 from codeclippy_ls.engine.worker import LocalHost
 from tests import checkpoints
@@ -245,14 +246,16 @@ def test_ends_are_all_that_a_checkpoint_names(
 
 
 def test_threads_are_those_asked_for(master: Path) -> None:
-    """One, and never more than there are cores or fewer than one."""
+    """As many as are asked for, and never more than there are cores; else one of the counts that were measured."""
     before = torch.get_num_threads()
     try:
-        for wanted, got in ((1, 1), (0, models.default_threads()), (-3, models.default_threads())):
-            load(spec(master, threads=wanted))
-            assert torch.get_num_threads() == got
-        load(spec(master, threads=10**6))
-        assert torch.get_num_threads() <= (os.cpu_count() or 1)
+        for wanted in (1, 2, 10**6):
+            model = load(spec(master, threads=wanted))
+            assert torch.get_num_threads() == model.threads.count == min(wanted, cores())
+        for wanted in (0, -3):
+            model = load(spec(master, threads=wanted))
+            logits(model)
+            assert torch.get_num_threads() == model.threads.count and model.threads.count in options()
     finally:
         torch.set_num_threads(before)
 

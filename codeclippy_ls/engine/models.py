@@ -10,7 +10,6 @@ here belongs to the engine thread.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -32,6 +31,7 @@ from codeclippy_ls.engine.layouts import Shape, shape_of
 from codeclippy_ls.engine.module import ModuleRunner, load_module
 from codeclippy_ls.engine.spec import ModelSpec
 from codeclippy_ls.engine.stored import whole
+from codeclippy_ls.engine.threads import Threads, cores, options
 from codeclippy_ls.engine.tokenizer import Tokenizer, brief, read_tokenizer
 from codeclippy_ls.engine.transformer import Transformer
 
@@ -79,7 +79,7 @@ class Model:
         chat: what its chat template puts before and after a user's message, where it has one.
         cost: what a pass over so many tokens takes, in passes over one.
         module: transformers' module, where that is what runs.
-        threads: of the CPU.
+        threads: how many of the CPU a pass takes.
         architecture, window, parameters, nbytes, device, dtype: the runner's.
     """
 
@@ -97,7 +97,7 @@ class Model:
         self.architecture, self.window = self.runner.architecture, self.runner.window
         self.parameters, self.nbytes = self.runner.parameters, self.runner.nbytes
         self.device, self.dtype = self.runner.device, self.runner.dtype
-        self.threads = torch.get_num_threads()  # of the engine's thread
+        self.threads = Threads(torch.get_num_threads())
 
     def new_cache(self) -> KeyValues:
         """An empty KV cache."""
@@ -116,6 +116,8 @@ class Model:
         Raises:
             NonFiniteError: the logits hold NaN or infinity.
         """
+        if torch.get_num_threads() != self.threads.count:
+            torch.set_num_threads(self.threads.count)
         started = time.perf_counter()
         found = self.runner.forward(feeds)
         # A sum is finite only if every term is.
@@ -123,7 +125,10 @@ class Model:
         if sums and not math.isfinite(float(sums[0] if len(sums) == 1 else torch.stack(sums).sum())):
             raise NonFiniteError(f"{self.name or 'the shipped model'} produced NaN scores; its weights are damaged")
         if len(feeds) == 1 and len(found[0]) == len(feeds[0].tokens):
-            self.cost.learn(len(feeds[0].tokens), time.perf_counter() - started)
+            taken = time.perf_counter() - started
+            self.cost.learn(len(feeds[0].tokens), taken)
+            if len(feeds[0].tokens) == 1:
+                self.threads.learn(taken)
         return found
 
 
@@ -136,7 +141,7 @@ def load(spec: ModelSpec, lean: bool = True) -> Model:
     Raises:
         ModelError: it cannot be had, read or trusted; the message says which and what to do.
     """
-    torch.set_num_threads(min(spec.threads, os.cpu_count() or 1) if spec.threads > 0 else default_threads())
+    torch.set_num_threads(min(spec.threads, cores()) if spec.threads > 0 else options()[0])
     folder = find_folder(spec.name)
     config = read_config(folder)
     device = pick_device("auto" if spec.device == SPREAD else spec.device)
@@ -151,6 +156,8 @@ def load(spec: ModelSpec, lean: bool = True) -> Model:
                           else _theirs(folder, config, device, dtype, spec))
         model = Model(runner, read_tokenizer(folder, runner.vocabulary), spec.name, read_chat(folder), ends)
         _try(model, folder)
+        if spec.threads <= 0 and device.type == "cpu":
+            _measure_threads(model)
         _measure(model)
     except EngineError:
         raise
@@ -200,6 +207,24 @@ def _try(model: Model, folder: Path) -> None:
                          "of it; choose a causal language model with attention")
 
 
+def _measure_threads(model: Model) -> None:
+    """Run a few passes over one token with each number of threads that is worth a try."""
+    deadline = time.perf_counter() + 3 * _MEASURING
+    found: dict[int, float] = {}
+    for count in options():
+        torch.set_num_threads(count)
+        cache, taken = model.new_cache(), []
+        for _ in range(4):  # the first wakes them up
+            started = time.perf_counter()
+            model.runner.forward([Feed((1,), cache)])
+            taken.append(time.perf_counter() - started)
+            if time.perf_counter() > deadline and len(taken) > 1:
+                break
+        found[count] = min(taken[1:])
+    model.threads.measured(found)
+    torch.set_num_threads(model.threads.count)
+
+
 def _measure(model: Model) -> None:
     """Run passes of a few lengths, so that the first keystroke finds everything warm and the cost of drafts known."""
     deadline = time.perf_counter() + _MEASURING
@@ -215,12 +240,6 @@ def _measure(model: Model) -> None:
                 cache.crop(0)
                 model.forward([feed])
             cache.crop(0)
-
-
-def default_threads() -> int:
-    """Half the cores, four at most: beside other busy processes OpenMP threads wait for each other, and on a machine
-    with two busy cores two of them were ten times slower than one."""
-    return max(1, min(4, (os.cpu_count() or 2) // 2))
 
 
 def pick_device(wanted: str) -> torch.device:
