@@ -298,7 +298,7 @@ async def test_a_hung_host_ends_itself_and_everybody_is_answered(script: Path, f
     engine = HostEngine(scripted(own_folder(), script), model_specs(made), lambda *status: watched.append(status))
     async with assistant(made, engine) as subject:
         hung = engine.process
-        script.write_text(json.dumps({"hang": True}))
+        script.write_text(json.dumps({"fault": "hang"}))
         for outcome in await asyncio.gather(
                 subject.complete(document(), len(CODE)), subject.edit(document(), "Do it"), return_exceptions=True):
             assert isinstance(outcome, (EngineError, Refusal)) and "hangs" in str(outcome)
