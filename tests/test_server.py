@@ -509,7 +509,7 @@ async def test_a_handler_that_fails_is_one_short_error(editor: Editor, server: S
         assert caught.value.code == -32603 and "/" not in caught.value.message and len(caught.value.message) < 100
 
     for error in (ValueError("/home/user/secret.py"), SystemExit(0), MemoryError()):
-        server.suggest = lambda *_, error=error, **__: fails(error)  # type: ignore[method-assign, misc]
+        server.suggest = lambda *_, error=error, **__: fails(error)  # type: ignore[method-assign]
         await refused("textDocument/completion", editor.at(buffer, 4))
     server.suggest = right  # type: ignore[method-assign]
     assert server.assistant is not None
