@@ -151,14 +151,12 @@ def _serve(parsed: argparse.Namespace) -> int:
     address = _tcp_address(parsed.tcp, parsed.allow_remote) if parsed.tcp else None
     if parsed.socket is not None and not 0 < parsed.socket < 65536:
         _die(f"--socket {parsed.socket}: a port is a number from 1 to 65535")
-    stdio = None
-    if address is None and parsed.pipe is None and parsed.socket is None:
-        if sys.stdin.isatty():
-            print("codeclippy-ls: a language server, waiting for an editor on stdin; "
-                  "see codeclippy-ls --help for what else it does", file=sys.stderr)
-        from codeclippy_ls.server.transport import guard_stdio
+    if address is None and parsed.pipe is None and parsed.socket is None and sys.stdin.isatty():
+        print("codeclippy-ls: a language server, waiting for an editor on stdin; "
+              "see codeclippy-ls --help for what else it does", file=sys.stderr)
+    from codeclippy_ls.server.transport import guard_stdio
 
-        stdio = guard_stdio()
+    stdio = guard_stdio()  # whatever it speaks through: no library may wait for somebody who answers its question
     try:
         code = asyncio.run(_session(parsed, overrides, address, stdio))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -183,16 +181,16 @@ async def _session(
     parsed: argparse.Namespace,
     overrides: dict[str, Any],
     address: tuple[str, int] | None,
-    stdio: tuple[int, int] | None,
+    stdio: tuple[int, int],
 ) -> int:
     from codeclippy_ls.server import transport
     from codeclippy_ls.server.server import Server
 
     if address is not None:
         return await transport.listen_tcp(lambda: Server(overrides).serve, *address)
-    if stdio is not None:
-        return await transport.serve_stdio(Server(overrides).serve, *stdio)
-    return await transport.serve_connected(Server(overrides).serve, port=parsed.socket, path=parsed.pipe)
+    if parsed.pipe is not None or parsed.socket is not None:
+        return await transport.serve_connected(Server(overrides).serve, port=parsed.socket, path=parsed.pipe)
+    return await transport.serve_stdio(Server(overrides).serve, *stdio)
 
 
 def _tcp_address(text: str, allow_remote: bool) -> tuple[str, int]:

@@ -39,7 +39,7 @@ class ModelSettings:
     dtype: str = _field("auto", "Number format of the weights: `auto` (the fastest here), `float32`, `bfloat16`, "
                                 "`float16`, `int8`.", choices=("auto", "float32", "bfloat16", "float16", "int8"),
                         restricted=True)
-    threads: int = _field(0, "CPU threads of the engine; 0 finds out how many are fastest, and goes on to.", 0, 256, restricted=True)
+    threads: int = _field(0, "CPU threads of the engine; 0 finds out how many are fastest.", 0, 256, restricted=True)
     engine: str = _field("auto", "Where the engine runs: `process`, a thread of the server's own process; `host`, one "
                                  "process for all your editors; `auto`, the host where it can be.",
                          choices=("auto", "process", "host"), restricted=True)

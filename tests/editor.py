@@ -124,7 +124,10 @@ class Editor:
 
     async def _read(self) -> None:
         while True:
-            header = await self._reader.readline()
+            try:
+                header = await self._reader.readline()
+            except ConnectionError:  # a server that was killed ends a socket like this
+                break
             if not header:
                 break
             if not header.lower().startswith(b"content-length:"):

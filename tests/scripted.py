@@ -15,7 +15,7 @@ from typing import Any
 from codeclippy_ls import prompts
 from codeclippy_ls.assist import ModelFacts
 from codeclippy_ls.constrain.grammar import Mode
-from codeclippy_ls.engine.engine import Ask, Candidate, Engine, Generation, Reason, Status, Ticket
+from codeclippy_ls.engine.engine import PATIENCE, Ask, Candidate, Engine, Generation, Reason, Status, Ticket
 from codeclippy_ls.engine.errors import EngineError, ModelError
 from codeclippy_ls.engine.tokenizer import Tokenizer
 from codeclippy_ls.settings import Settings
@@ -45,11 +45,12 @@ class ScriptedHost:
         self.prompts: list[str] = []
         self.stopped: list[Reason] = []
         self.unloaded: list[str] = []
+        self.patience = PATIENCE
 
     def open(self, settings: Settings, watch: Callable[[str, Status], None]) -> Engine:
         """An engine over this host."""
         specs: Mapping[str, Any] = {"complete": None, "edit": None}
-        return Engine(lambda: self, specs, watch)
+        return Engine(lambda: self, specs, watch, self.patience)
 
     def load(self, name: str, spec: Any) -> Any:
         """Say what there is to say of a model."""

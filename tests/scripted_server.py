@@ -1,26 +1,38 @@
-"""The real server on stdin and stdout over a scripted engine, for editors that must be shown a certain text.
+"""The real server over a scripted engine, for editors that must be shown a certain text, and for engines that fail.
 
-``python -m tests.scripted_server SCRIPT.json``: the file is read again for every job, so a test may change it while
-the editor runs. Its keys, all optional: ``complete`` (the text of a suggestion), ``edit`` (hunks, or a list of several
-ways to do it; the first blank is put before them), ``delay`` (seconds a job takes), ``load_delay`` (seconds that
-loading takes), ``fail_load`` (why it fails), ``crash`` (true: the process dies at the next job).
+``python -m tests.scripted_server [--hosted] SCRIPT.json [ARGUMENT...]``: the arguments are `codeclippy-ls`'s, and so is
+all but the model; ``--hosted`` has the engine in a host's process (``tests.scripted_host``). The file is read again for
+every job, so a test may change it while the editor runs. Its keys, all optional: ``complete`` (the text of a
+suggestion), ``seen`` (the suggestion is a name, the check sum of so many characters before the cursor), ``edit``
+(hunks, or a list of several ways to do it; the first blank is put before them), ``delay`` (seconds a job takes),
+``load_delay`` (seconds that loading takes), ``fail_load`` (why it fails), ``crash`` (true: the process dies at the next
+job), ``fault`` (what else goes wrong, see ``tests.faults``), ``patience`` (seconds that a step may take; read once).
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from codeclippy_ls.engine.engine import Generation, Lane, Ticket
-from codeclippy_ls.server import transport
-from codeclippy_ls.server.server import Server
+from codeclippy_ls import cli
+from codeclippy_ls.assist import model_specs
+from codeclippy_ls.engine.engine import PATIENCE, Engine, EngineFace, Generation, Lane, Status, Ticket
+from codeclippy_ls.host.client import HostEngine
+from codeclippy_ls.host.place import Place, own_folder
+from codeclippy_ls.host.start import Connection, Notifications, found
+from codeclippy_ls.server import server
+from codeclippy_ls.settings import Settings
+from tests import faults
 from tests.scripted import ScriptedHost
+
+_IDLE = 0.2  # seconds that a host of scripts stays without a client
 
 
 class FileHost(ScriptedHost):
@@ -29,6 +41,7 @@ class FileHost(ScriptedHost):
     def __init__(self, script: Path) -> None:
         super().__init__()
         self.file = script
+        self.patience = self.script().get("patience", PATIENCE)
 
     def script(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
@@ -44,10 +57,17 @@ class FileHost(ScriptedHost):
         script = self.script()
         if script.get("crash"):
             os._exit(9)
+        if script.get("fault") in faults.MODELS:
+            yield from faults.model_host(script["fault"]).start(ticket)
+            return
+        if "fault" in script:
+            yield from faults.STEPS[script["fault"]](ticket)
         is_edit = ticket.lane is Lane.EDIT
         hunks = script.get("edit", "")
         ways = [hunks] if isinstance(hunks, str) else hunks
         self.says = [" " + way for way in ways] if is_edit else script.get("complete", "")
+        if "seen" in script and not is_edit:
+            self.says = partial(seen, length=script["seen"])
         ready = time.monotonic() + script.get("delay", 0)
         for step in super().start(ticket):
             while time.monotonic() < ready and ticket.stopping is None:
@@ -56,15 +76,34 @@ class FileHost(ScriptedHost):
             yield step
 
 
-async def serve(script: Path, streams: tuple[int, int]) -> int:
-    """One session on the guarded streams."""
-    return await transport.serve_stdio(Server(engine=FileHost(script).open).serve, *streams)
+def seen(text: str, length: int) -> str:
+    """The check sum of a text's end, as a name that nothing in the clean-up changes."""
+    return f"seen_{zlib.crc32(text[-length:].encode()):08x}"
+
+
+def opened(script: Path, settings: Settings, watch: Callable[[str, Status], None]) -> Engine:
+    """A scripted engine on a thread of this process."""
+    return FileHost(script).open(settings, watch)
+
+
+def hosted(script: Path, settings: Settings, watch: Callable[[str, Status], None]) -> EngineFace:
+    """A scripted engine in a process of its own."""
+    where = Place(own_folder(), script.stem)
+    command = [sys.executable, "-m", "tests.scripted_host", "--at", str(where.folder / where.name), str(script)]
+
+    async def find(notifications: Notifications) -> Connection:
+        return await found(where, command, _IDLE, notifications)
+
+    return HostEngine(find, model_specs(settings), watch)
 
 
 def main() -> None:
-    streams = transport.guard_stdio()
-    code = asyncio.run(serve(Path(sys.argv[1]), streams))
-    os._exit(code)
+    arguments = sys.argv[1:]
+    make = hosted if arguments[0] == "--hosted" else opened
+    script, *rest = arguments[make is hosted :]
+    # All else is the command line's: how it is reached, how its streams are guarded, and how it ends.
+    server.Server = partial(server.Server, engine=partial(make, Path(script).absolute()))  # type: ignore[assignment, misc]
+    raise SystemExit(cli.main(rest))
 
 
 if __name__ == "__main__":

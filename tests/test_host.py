@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from codeclippy_ls import frames
 from codeclippy_ls.assist import (
     COMPLETE,
     EDIT,
@@ -316,7 +317,7 @@ async def test_a_hung_host_ends_itself_and_everybody_is_answered(script: Path, f
     engine = HostEngine(scripted(own_folder(), script), model_specs(made), lambda *status: watched.append(status))
     async with assistant(made, engine) as subject:
         hung = engine.process
-        script.write_text(json.dumps({"hang": True}))
+        script.write_text(json.dumps({"fault": "hang"}))
         for outcome in await asyncio.gather(
                 subject.complete(document(), len(CODE)), subject.edit(document(), "Do it"), return_exceptions=True):
             assert isinstance(outcome, (EngineError, Refusal)) and "hangs" in str(outcome)
@@ -554,6 +555,39 @@ async def test_models_that_nobody_uses_any_more_make_room_for_another() -> None:
             await third.call("prepare", {"spec": wire.spec_to(ModelSpec("three"))})
             assert script.unloaded == [repr(ModelSpec("one"))]
             await third.call("prepare", one)
+
+
+@posix
+async def test_a_client_of_a_host_that_stops_reading_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others are served meanwhile and afterwards."""
+    monkeypatch.setattr(frames, "MAX_UNSENT", 1 << 20)  # beside what the system's buffers hold
+    where, script = Place(own_folder(), "unread"), ScriptedHost()
+    spec = wire.spec_to(ModelSpec())
+
+    def submit(ticket: int) -> dict[str, Any]:
+        ask = wire.ask_to(CompletionAsk(Context("x = ", ""), 8))
+        return {"ticket": ticket, "lane": 0, "spec": spec, "ask": ask, "sampling": {}, "stream": False}
+
+    async with service(where, script) as made:
+        hello = {"version": made.version, "token": made.token, "idle": 5.0}
+        reading, writing, _ = await place.connect(where)
+        _, writer, _ = await place.connect(where)
+        deaf, well = Raw(asyncio.StreamReader(), writer.write), Raw(reading, writing.write)
+        deaf.request("hello", hello)
+        await well.call("hello", hello)
+        await well.call("prepare", {"spec": spec})
+        script.says = "y" * 100_000
+        await until(lambda: len(made.sessions) == 2)
+        for ticket in range(60):  # 6 MB in answers that nobody reads
+            deaf.request("submit", submit(ticket))
+            assert await well.call("submit", submit(ticket))
+        began = time.monotonic()
+        await until(lambda: len(made.sessions) == 1)
+        assert time.monotonic() - began < 3.0
+        assert await well.call("submit", submit(99))
+        writing.close()
+        deaf._task.cancel()
+        writer.close()
 
 
 async def test_another_version_is_one_message_and_no_restart(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -493,6 +493,32 @@ async def test_every_bad_message_has_its_answer(editor: Editor) -> None:
     editor.check()
 
 
+async def test_a_handler_that_fails_is_one_short_error(editor: Editor, server: Server) -> None:
+    """Without a path, also where a library would end the process, or the result is no JSON; the next one is served."""
+    await editor.start()
+    buffer = editor.open("x = \n")
+    right, circle = server.suggest, dict[str, Any]()
+    circle["circle"] = circle
+
+    async def fails(error: BaseException) -> Any:
+        raise error
+
+    async def refused(method: str, params: Any) -> None:
+        with pytest.raises(ServerError) as caught:
+            await editor.call(method, params)
+        assert caught.value.code == -32603 and "/" not in caught.value.message and len(caught.value.message) < 100
+
+    for error in (ValueError("/home/user/secret.py"), SystemExit(0), MemoryError()):
+        server.suggest = lambda *_, error=error, **__: fails(error)  # type: ignore[method-assign]
+        await refused("textDocument/completion", editor.at(buffer, 4))
+    server.suggest = right  # type: ignore[method-assign]
+    assert server.assistant is not None
+    for result in (circle, {"share": float("nan")}):
+        server.assistant.suggester.figures.exported = lambda result=result: result  # type: ignore[method-assign, misc]
+        await refused("workspace/executeCommand", {"command": "codeclippy.figures", "arguments": [{"quiet": True}]})
+    assert len(await editor.complete(buffer, 4)) == 1
+
+
 @pytest.mark.parametrize("raw", [
     b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"Content-Length: -5\r\n\r\n", b"Content-Length: 99999999999\r\n\r\n",
     b"X: y\r\n\r\n", b"x" * 5000, b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}"])

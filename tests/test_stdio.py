@@ -125,6 +125,8 @@ async def test_over_tcp_each_client_has_its_own_session() -> None:
         answer = await two.call("textDocument/completion", {
             "textDocument": {"uri": "file:///a.py"}, "position": {"line": 0, "character": 9}})
         assert answer["items"] == []
+        _, probe = await asyncio.open_connection("127.0.0.1", port)
+        probe.close()
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
         assert await asyncio.wait_for(reader.read(), 10) == b""

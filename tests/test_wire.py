@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
+from tests.ways import PATIENCE, WAYS, reached
+
 _TEXT = (Path(__file__).parent / "cases" / "wire.txt").read_text(encoding="utf-8")
 CASES = dict(re.findall(r"^=== (.+)\n([\s\S]*?)(?=^=== |\Z)", _TEXT, re.MULTILINE))
 INIT = '{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"capabilities":{},"processId":null}}'
 SERVER = ("-m", "codeclippy_ls")
-PATIENCE = 30.0
 
 
 @dataclass
@@ -64,40 +65,10 @@ def framed(body: str) -> bytes:
 
 
 @asynccontextmanager
-async def stdio(*python: str) -> AsyncIterator[Session]:
-    """A process of its own on stdin and stdout."""
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, *python, *SERVER, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL)
-    assert child.stdin is not None and child.stdout is not None
-    try:
-        yield Session(child.stdout, child.stdin, child)
-    finally:
-        await ended(child)
-
-
-@asynccontextmanager
-async def unbuffered() -> AsyncIterator[Session]:
-    """The same without buffers."""
-    async with stdio("-u") as session:
-        yield session
-
-
-@asynccontextmanager
-async def pipe(folder: Path) -> AsyncIterator[Session]:
-    """A Unix-domain socket at which the client listens."""
-    arrived: asyncio.Queue[Any] = asyncio.Queue()
-    listener = await asyncio.start_unix_server(lambda *streams: arrived.put_nowait(streams), folder / "s")
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, *SERVER, f"--pipe={folder / 's'}", stderr=asyncio.subprocess.DEVNULL)
-    reader, writer = await asyncio.wait_for(arrived.get(), PATIENCE)
-    session = Session(reader, writer, child)
-    try:
-        yield session
-    finally:
-        session.writer.close()
-        listener.close()
-        await ended(child)
+async def alone(way: str, folder: Path) -> AsyncIterator[Session]:
+    """A process of its own."""
+    async with reached(way, SERVER, folder) as found:
+        yield Session(found.reader, found.writer, found.child)
 
 
 @pytest.fixture(scope="module")
@@ -117,18 +88,6 @@ async def tcp(child: subprocess.Popen[str], port: int) -> AsyncIterator[Session]
     yield Session(reader, writer)
     writer.close()
     assert child.poll() is None, "one connection's end ended the server"
-
-
-async def ended(child: asyncio.subprocess.Process) -> None:
-    """The end of a process that was left."""
-    if child.stdin is not None:
-        child.stdin.close()
-    try:
-        await asyncio.wait_for(child.wait(), 10.0)
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
 
 
 def holds(found: Any, wanted: Any) -> bool:
@@ -163,10 +122,8 @@ async def played(session: Session, case: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("way", ["stdio", "unbuffered", "pipe", "tcp"])
+@pytest.mark.parametrize("way", WAYS)
 async def test_wire(way: str, name: str, tmp_path: Path, listening: tuple[subprocess.Popen[str], int]) -> None:
     """One case in one way."""
-    ways: dict[str, Any] = {
-        "stdio": stdio, "unbuffered": unbuffered, "pipe": lambda: pipe(tmp_path), "tcp": lambda: tcp(*listening)}
-    async with ways[way]() as session:
+    async with tcp(*listening) if way == "tcp" else alone(way, tmp_path) as session:
         await played(session, CASES[name])

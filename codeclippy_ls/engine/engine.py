@@ -79,7 +79,7 @@ class Engine:
 
     @property
     def failure(self) -> str | None:
-        """Why the engine as a whole failed; ``None`` while it works."""
+        """Why the engine failed for good; ``None`` while it works."""
         return self._failure
 
     def status(self, model: str = "default") -> Status:
@@ -215,9 +215,10 @@ class Engine:
             if self._failure is not None:
                 return
             self._failure = reason
-            self._drop_all(lambda ticket: ticket.settle(EngineError(reason)))
+            # Before the tickets: whoever is answered finds that the engine failed, and leaves it to others to say so.
             for name in self._specs:
                 self._set_status(name, Status(State.FAILED, reason))
+            self._drop_all(lambda ticket: ticket.settle(EngineError(reason)))
 
     def _next(self) -> Job | tuple[str, Ticket] | str | None:
         with self._condition:

@@ -208,6 +208,10 @@ class Status:
 class EngineFace(Protocol):
     """What every engine does, wherever its models run; used on the loop's thread."""
 
+    @property
+    def failure(self) -> str | None:
+        """Why nothing will ever work in this engine again; ``None`` while it does, or may once it is prepared."""
+
     def status(self, model: str = "default") -> Status:
         """A model's status now."""
 

@@ -64,6 +64,10 @@ class HostEngine:
         """The host's process id, where there is a connection."""
         return self._connection.process if self._connection is not None else None
 
+    @property
+    def failure(self) -> None:
+        """None: a host that is lost is started again when a model is prepared."""
+
     def status(self, model: str = "default") -> Status:
         """A model's status now."""
         return self._status.get(self._specs[model], Status(State.ABSENT))

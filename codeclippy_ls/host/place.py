@@ -34,6 +34,7 @@ _ENVIRONMENT = ("CUDA_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TORCH", "PYTOR
                 "PYTHONHOME", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "LD_", "DYLD_", "XDG_CACHE_HOME", "HTTP_PROXY",
                 "HTTPS_PROXY")
 LOOPBACK = sys.platform == "win32"
+STARTER = "CODECLIPPY_STARTER"  # in a host's environment: the process that started it
 TAKEN = 75  # a host's exit code where another is there already
 
 Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

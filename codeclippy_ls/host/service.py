@@ -12,6 +12,7 @@ import faulthandler
 import hmac
 import logging
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ from codeclippy_ls.engine.errors import EngineError
 from codeclippy_ls.engine.spec import ModelSpec
 from codeclippy_ls.engine.worker import LocalHost
 from codeclippy_ls.host import wire
-from codeclippy_ls.host.place import TAKEN, Place, is_own, listen, version
+from codeclippy_ls.host.place import STARTER, TAKEN, Place, is_own, listen, version
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Service:
         self.place, self.token = place, ""
         self.version = version()
         self.idle = _FIRST_SECONDS  # without a connection, after which it ends; clients say how long that is
+        self.greeted = False
         self._news = asyncio.Event()
         self.sessions: set[Session] = set()
         self.specs: dict[str, ModelSpec] = {}
@@ -65,7 +67,7 @@ class Service:
         made = self.place.socket.stat()
         used = loop.time()
         while self.engine.failure is None and (
-                self.sessions or (loop.time() - used < self.idle and self._is_found(made))):
+                self.sessions or (loop.time() - used < self.idle and self._is_found(made) and self._is_awaited())):
             # Where native code never lets Python go on, nothing of ours could notice: this ends the process then.
             faulthandler.dump_traceback_later(2 * PATIENCE, exit=True)
             self._news.clear()
@@ -86,6 +88,11 @@ class Service:
             return os.path.samestat(made, self.place.socket.stat())
         except OSError:
             return False
+
+    def _is_awaited(self) -> bool:
+        """Whether somebody may come: who started it does, unless that process has died before."""
+        starter = os.environ.get(STARTER)  # on Windows a launcher may stand between the two
+        return self.greeted or starter is None or sys.platform == "win32" or starter == str(os.getppid())
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session = Session(self, writer)
@@ -169,7 +176,7 @@ class Session:
             raise EngineError("the engine host does not know this client")
         if params.get("version") != self._service.version:
             raise EngineError("Code Clippy was changed since it was started; restart the language server")
-        self._known = True
+        self._known = self._service.greeted = True
         self._service.idle = float(params.get("idle", self._service.idle))
         return {"process": os.getpid(), "statuses": self._service.statuses()}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pygls.exceptions import JsonRpcException
 
-from codeclippy_ls.host.place import PACKAGE, TAKEN, HostError, Place, connect, version
+from codeclippy_ls.host.place import PACKAGE, STARTER, TAKEN, HostError, Place, connect, version
 from codeclippy_ls.host.wire import Peer
 
 log = logging.getLogger(__name__)
@@ -133,8 +133,9 @@ def _started(place: Place, command: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, in which modules are found as they are here: in the host's folder relative places mean others."""
-    environment = dict(os.environ)
+    """This process's and its id; modules are found as they are here: in the host's folder relative places mean others.
+    """
+    environment = {**os.environ, STARTER: str(os.getpid())}
     places = [os.path.abspath(place) for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]  # noqa: PTH100
     if PACKAGE.parent.name not in ("site-packages", "dist-packages"):  # a checkout, perhaps found by the current folder
         places = [str(PACKAGE.parent), *(place for place in places if place != str(PACKAGE.parent))]

@@ -74,6 +74,10 @@ class RemoteEngine:
         self._bare: set[Lane] = set()
         self._closed = False
 
+    @property
+    def failure(self) -> None:
+        """None: a service may come back."""
+
     def status(self, model: str = "default") -> Status:
         """A model's status now."""
         return self._status[model]

@@ -103,8 +103,10 @@ class Client:
         """
         return await self.protocol.send_request_async(method, params)
 
-    def say(self, message: str, kind: types.MessageType = types.MessageType.Info) -> None:
-        """A message that the user should see."""
+    def say(self, message: str, kind: types.MessageType = types.MessageType.Info, key: str | None = None) -> None:
+        """A message that the user should see; what it is about, its ``key``, need not be said once more."""
+        if key is not None:
+            self._told.add(key)
         params = types.ShowMessageParams(type=kind, message=f"Code Clippy: {message}")
         self.protocol.notify(types.WINDOW_SHOW_MESSAGE, params)
 
@@ -117,8 +119,7 @@ class Client:
             key: what it is about, where its text varies.
         """
         if (key or message) not in self._told:
-            self._told.add(key or message)
-            self.say(message, kind)
+            self.say(message, kind, key or message)
 
     def forget(self, key: str) -> None:
         """Let a message be said again."""

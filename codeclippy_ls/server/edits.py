@@ -74,7 +74,7 @@ class Edits:
         if isinstance(result, Proposal):
             await self._offer(result, message or "edit", assistant.settings)
         elif not result.cancelled:
-            self._client.say(f"no edit: {result.reason}")
+            self._client.say(f"no edit: {result.reason}", key=result.reason)
 
     def another(self, document: Document) -> bool:
         """Whether the last edit of this document can be replaced by another proposal: it stands there unchanged."""

@@ -66,6 +66,7 @@ class Server(LanguageServer):
         self._reader: asyncio.StreamReader | None = None
         self._watched: int | None = None
         self._loading = 0
+        self._editing = 0
         for method, (handler, options) in FEATURES.items():
             self.protocol.fm.feature(method, options)(bound(handler, self))
         for name, handler in COMMANDS.items():
@@ -202,15 +203,18 @@ class Server(LanguageServer):
             progress.end()
 
     def _say_failure(self, reason: str) -> None:
-        assert self.client is not None
-        self.client.say_once(f"{reason}. Then run the command {RELOAD_COMMAND}", types.MessageType.Error, key=reason)
+        assert self.client is not None and self.assistant is not None
+        # An engine that failed for good says itself what is left to do.
+        cure = "" if self.assistant.engine.failure else f". Then run the command {RELOAD_COMMAND}"
+        self.client.say_once(reason + cure, types.MessageType.Error, key=reason)
 
     def _status_changed(self, model: str, status: Status) -> None:
         assert self.client is not None and self.assistant is not None
         if model == COMPLETE or status.state is State.FAILED:
             self.client.status(status.state.value, status.reason)
-        if model == COMPLETE and status.state is State.FAILED and not self._loading:  # else the loading tells
-            self._say_failure(status.reason)
+        if model == COMPLETE and status.state is State.FAILED:
+            if not self._loading and not self._editing:  # else they tell
+                self._say_failure(status.reason)
         elif model == EDIT and status.state is State.FAILED and self.assistant.engine.status(COMPLETE) != status:
             self.client.say_once(f"no edits: {status.reason}", types.MessageType.Error)
         elif status.state is State.LOADING and status.reason:
@@ -291,7 +295,13 @@ class Server(LanguageServer):
         if self.assistant is None:
             self.client.say("the server is still starting")
             return
-        await self.edits.make(self.assistant, document, message, lines)
+        self._editing += 1
+        try:
+            await self.edits.make(self.assistant, document, message, lines)
+        finally:
+            self._editing -= 1
+            if (status := self.assistant.engine.status(COMPLETE)).state is State.FAILED and not self._loading:
+                self._say_failure(status.reason)  # unless the edit did
 
 
 def _lives(process: int) -> bool:

@@ -48,6 +48,7 @@ class DescriptorWriter:
         self._descriptor = descriptor
         self._lost = lost
         self._unsent = 0
+        self._given_up = False
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="codeclippy-writer", daemon=True)
@@ -57,16 +58,17 @@ class DescriptorWriter:
         """Queue bytes; a client that has not read 64 MB is given up."""
         with self._lock:
             self._unsent += len(data)
-            too_much = self._unsent > MAX_UNSENT
-        if too_much:
+            self._given_up |= self._unsent > MAX_UNSENT
+        if self._given_up:
             self._lost()
             return
         self._queue.put(data)
 
     def close(self) -> None:
-        """Flush for two seconds at most."""
+        """Flush for two seconds at most; a client that was given up is not waited for."""
         self._queue.put(None)
-        self._thread.join(FLUSH_SECONDS)
+        if not self._given_up:
+            self._thread.join(FLUSH_SECONDS)
 
     def _run(self) -> None:
         while (data := self._queue.get()) is not None:

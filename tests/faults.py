@@ -1,0 +1,131 @@
+"""What goes wrong in engines, by name: in a step, or in a model under the engine's own code.
+
+Nobody who names none waits for torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from codeclippy_ls.engine.engine import Generation, Ticket
+from tests import checkpoints
+
+if TYPE_CHECKING:
+    from codeclippy_ls.engine.worker import LocalHost
+
+PIECES = 5_000  # of a flood
+
+
+def sleep(ticket: Ticket) -> Iterator[Generation | None]:
+    """A step that takes its time, in which nothing can be cancelled."""
+    time.sleep(0.2)
+    yield None
+
+
+def hang(ticket: Ticket) -> Iterator[Generation | None]:
+    """A step that does not end."""
+    time.sleep(600)
+    yield None
+
+
+def error(ticket: Ticket) -> Iterator[Generation | None]:
+    """An exception."""
+    yield None
+    raise RuntimeError("a fault of the test's")
+
+
+def leave(ticket: Ticket) -> Iterator[Generation | None]:
+    """A library ends the process as Python does it."""
+    yield None
+    raise SystemExit("a library exits")
+
+
+def die(ticket: Ticket) -> Iterator[Generation | None]:
+    """The process is no more."""
+    yield None
+    os._exit(9)
+
+
+def flood(ticket: Ticket) -> Iterator[Generation | None]:
+    """Text in very many pieces, each of which is a line, and as many messages to the log."""
+    for number in range(PIECES):
+        ticket.emit(f"line {number}\n")
+        logging.getLogger("codeclippy_ls").warning("a flood of messages: %s", number)
+        if number % 1000 == 0:
+            yield None
+
+
+def stray(ticket: Ticket) -> Iterator[Generation | None]:
+    """Output on stdout by Python, by the descriptor, and by a program that is started."""
+    for _ in range(20):
+        print("stray print", flush=True)
+        os.write(1, b"Content-Length: 9\r\n\r\nstray\xff\n")
+    os.system("echo stray child; head -c 100")
+    yield None
+
+
+def ask(ticket: Ticket) -> Iterator[Generation | None]:
+    """A question on stdin, as a library asks whether it may run a checkpoint's code."""
+    try:
+        answer = input("may I? ")
+    except EOFError:
+        answer = ""
+    assert not answer, "it read what the client said"
+    yield None
+
+
+STEPS: dict[str, Callable[[Ticket], Iterator[Generation | None]]] = {
+    "sleep": sleep, "hang": hang, "error": error, "leave": leave, "die": die, "flood": flood, "stray": stray,
+    "ask": ask}
+MODELS = ("memory", "device", "nan", "endless")
+
+
+def model_host(fault: str) -> LocalHost:
+    """What runs models, with one that has a fault, whatever is asked for."""
+    import torch
+
+    from codeclippy_ls.engine.cache import PrefixCache
+    from codeclippy_ls.engine.models import Model
+    from codeclippy_ls.engine.tokenizer import Tokenizer
+    from codeclippy_ls.engine.worker import LocalHost
+
+    class Keys:
+        """No keys; only how many there would be."""
+
+        length = nbytes = 0
+
+        def crop(self, length: int) -> None:
+            self.length = length
+
+        def copy(self, length: int) -> Keys:
+            return self
+
+    class Runner:
+        """A model that fails, or never ends."""
+
+        architecture, window, vocabulary, parameters, nbytes = "gpt_neo", 2048, checkpoints.VOCABULARY, 0, 0
+        device, dtype, ends = torch.device("cpu"), "float32", frozenset({0})
+        new_cache = Keys
+
+        def forward(self, feeds: Any) -> list[torch.Tensor]:
+            if fault == "memory":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            if fault == "device":
+                raise torch.AcceleratorError("CUDA error: device-side assert triggered\nmore of it")
+            found = [torch.full((feed.rows, self.vocabulary), float("nan")) for feed in feeds]
+            if fault == "endless":
+                for logits in found:
+                    logits.zero_()[:, 40 + time.monotonic_ns() % 60] = 9.0  # some letter, another one each time
+            return found
+
+    class Broken(LocalHost):
+        def __init__(self) -> None:
+            super().__init__()
+            made = Model(Runner(), Tokenizer(checkpoints.definition()), "faulty")
+            self._models = {name: (made, PrefixCache(0)) for name in ("complete", "edit")}
+
+    return Broken()
