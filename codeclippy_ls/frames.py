@@ -69,9 +69,23 @@ def frame(body: bytes) -> bytes:
     return b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
+class _Reader(asyncio.StreamReader):
+    """Drops what comes behind its end: asyncio would put it, as part of an error, into the log."""
+
+    _ended = False
+
+    def feed_eof(self) -> None:
+        self._ended = True
+        super().feed_eof()
+
+    def feed_data(self, data: bytes) -> None:
+        if not self._ended:
+            super().feed_data(data)
+
+
 def new_reader() -> asyncio.StreamReader:
     """A reader that refuses headers longer than ``MAX_HEADER``."""
-    return asyncio.StreamReader(limit=MAX_HEADER)
+    return _Reader(limit=MAX_HEADER)
 
 
 class StreamWriter:

@@ -14,6 +14,7 @@ import queue
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from codeclippy_ls.frames import FLUSH_SECONDS, MAX_HEADER, MAX_UNSENT, StreamWriter, Writer, new_reader
 
@@ -87,15 +88,13 @@ def read_descriptor(descriptor: int, reader: asyncio.StreamReader, loop: asyncio
     """Feed a descriptor's bytes to a reader from a daemon thread, until its end."""
 
     def run() -> None:
-        try:
-            while data := os.read(descriptor, 1 << 16):
-                loop.call_soon_threadsafe(reader.feed_data, data)
-        except OSError as error:
-            log.warning("reading failed: %s", error)
-        try:
+        with suppress(RuntimeError):  # the loop has closed
+            try:
+                while data := os.read(descriptor, 1 << 16):
+                    loop.call_soon_threadsafe(reader.feed_data, data)
+            except OSError as error:
+                log.warning("reading failed: %s", error)
             loop.call_soon_threadsafe(reader.feed_eof)
-        except RuntimeError:  # the loop has closed
-            pass
 
     threading.Thread(target=run, name="codeclippy-reader", daemon=True).start()
 
@@ -108,7 +107,8 @@ async def serve_stdio(serve: Serve, stdin: int, stdout: int) -> int:
     loop, reader = asyncio.get_running_loop(), new_reader()
 
     def lost() -> None:
-        loop.call_soon_threadsafe(reader.feed_eof)
+        with suppress(RuntimeError):  # the loop has closed
+            loop.call_soon_threadsafe(reader.feed_eof)
 
     writer = DescriptorWriter(stdout, lost)
     read_descriptor(stdin, reader, loop)
