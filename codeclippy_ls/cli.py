@@ -11,8 +11,11 @@ import asyncio
 import io
 import logging
 import os
+import queue
 import signal
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     _open_streams()
     parsed = _parser().parse_args(arguments)
-    _log_to(parsed.log_file, parsed.verbose)
+    _log_to(parsed.log_file, parsed.verbose, patient=parsed.verb is not None)
     if parsed.verb is None:
         return _serve(parsed)
     if parsed.verb == "host":
@@ -127,10 +130,40 @@ def _options(parsed: argparse.Namespace) -> dict[str, Any]:
     return {"model": model} if model else {}
 
 
-def _log_to(path: str | None, verbose: bool) -> None:
+class _Impatient(logging.Handler):
+    """Logs to stderr by a thread of its own: a client that does not read it loses messages, and never holds us up."""
+
+    _WAITING = 1000  # messages
+    _SECONDS = 0.5  # for those that are left at the end
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: queue.Queue[str | None] = queue.Queue(self._WAITING)
+        self._thread = threading.Thread(target=self._run, name="codeclippy-log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(queue.Full):
+            self._lines.put_nowait(self.format(record))
+
+    def close(self) -> None:
+        with suppress(queue.Full):
+            self._lines.put_nowait(None)
+            self._thread.join(self._SECONDS)
+        super().close()
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            left = (line + "\n").encode("utf-8", "backslashreplace")
+            with suppress(OSError):
+                while left:
+                    left = left[os.write(2, left) :]
+
+
+def _log_to(path: str | None, verbose: bool, patient: bool) -> None:
     level = logging.INFO if verbose else logging.WARNING
     style = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr) if patient or path is not None else _Impatient()
     if path is not None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
         try:

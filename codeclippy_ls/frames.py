@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Protocol, SupportsIndex
 
 MAX_HEADER = 4096
 MAX_BODY = 64 << 20
@@ -78,7 +79,7 @@ class _Reader(asyncio.StreamReader):
         self._ended = True
         super().feed_eof()
 
-    def feed_data(self, data: bytes) -> None:
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
         if not self._ended:
             super().feed_data(data)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -171,6 +172,26 @@ async def test_requests_that_fail_or_make_noise_cost_nothing_else(way: str, tmp_
         said = played.way.said.read_bytes()
         assert said.count(b"stray print") == 40 and said.count(b"stray child") == 2 and said.count(b"may I? ") == 2
         await played.stop()
+
+
+async def test_a_client_that_does_not_read_what_is_logged_waits_for_nothing(tmp_path: Path) -> None:
+    """The pipe is full after some hundred messages; the rest is lost, and the session is as it was, to its end."""
+    script, pipe = tmp_path / "script.json", tmp_path / "log"
+    script.write_text("{}")
+    os.mkfifo(pipe)
+    unread = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        async with reached("stdio", (*PROGRAM, str(script)), tmp_path, pipe) as found:
+            played = Play(found, script)
+            await played.start()
+            for _ in range(2):
+                played.says(fault="flood", complete="value")
+                assert await played.asked() == ["value"]
+            await played.works()
+            await played.stop()
+        assert len(os.read(unread, 1 << 20)) > 60_000, "the pipe was not full, so nothing was shown"
+    finally:
+        os.close(unread)
 
 
 @ways

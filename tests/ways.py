@@ -59,15 +59,16 @@ class Way:
 
 
 @asynccontextmanager
-async def reached(way: str, program: Sequence[str], folder: Path) -> AsyncIterator[Way]:
+async def reached(way: str, program: Sequence[str], folder: Path, said: Path | None = None) -> AsyncIterator[Way]:
     """A server process of one's own, and the streams to it.
 
     Args:
         program: what Python runs, as arguments.
         folder: where its stderr goes, as ``stderr``, and its stdout where that is not the way, as ``stdout``; a short
             path, for it holds the pipe.
+        said: a pipe for its stderr instead, of which somebody holds the other end.
     """
-    said = folder / "stderr"
+    said = said or folder / "stderr"
     with said.open("wb") as stderr, (folder / "stdout").open("wb") as stdout:
         async def start(*arguments: str, python: tuple[str, ...] = (), **streams: Any) -> asyncio.subprocess.Process:
             return await asyncio.create_subprocess_exec(
