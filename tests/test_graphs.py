@@ -62,13 +62,14 @@ def test_recorded_passes_say_the_same(case: str) -> None:
 STEPS = st.lists(st.tuples(
     st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True),  # which texts
     st.integers(1, 9),  # how many tokens
-    st.sampled_from(["read", "read", "read", "crop", "copy", "drop", "silent"]),
+    st.sampled_from(["read", "read", "read", "crop", "copy", "drop", "silent", "clear"]),
 ), min_size=3, max_size=12)
 
 
 @pytest.mark.parametrize("case", ["neox", "gpt_neo"])
 def test_slots_follow_their_texts(case: str) -> None:
-    """Six texts share four slots; they are read, cropped, copied, dropped and rewritten unasked, at random."""
+    """Six texts share four slots; they are read, cropped, copied, dropped and rewritten unasked, at random, and the
+    slots are given up."""
     _, plain = pair(case)
     subject = recording(case)
 
@@ -77,6 +78,8 @@ def test_slots_follow_their_texts(case: str) -> None:
     def law(steps: list[tuple[list[int], int, str]]) -> None:
         ours, theirs = ([length(7 + place, one) for place in range(6)] for one in (subject, plain))
         for turn, (texts, count, action) in enumerate(steps):
+            if action == "clear":
+                subject.graphs.clear()
             for caches, one in ((ours, subject), (theirs, plain)):
                 for text in texts if action in ("crop", "copy", "drop", "silent") else ():
                     cache = caches[text]

@@ -121,13 +121,17 @@ class Graphs:
     def __init__(self, body: Body, shape: Shape, memory: torch.dtype, record: Record) -> None:
         self._body, self._shape, self._memory, self._record = body, shape, memory, record
         self._capacity = min(shape.window, LONGEST)
+        self.fault = ""
+        self.count = 0
+        self.clear()
+
+    def clear(self) -> None:
+        """Give the slots and the recorded passes up, as memory is short; they are made again when they are wanted."""
         self._passes: dict[tuple[int, int, int], Run] = {}
         self._known: set[tuple[int, int, int]] = set()
         self._owners: list[weakref.ref[KeyValues] | None] = []
         self._store = self._input = self._logits = torch.empty(0)
         self._turns: Tensor | None = None  # held here, since recorded passes go on reading where it was
-        self.fault = ""
-        self.count = 0
 
     def __str__(self) -> str:
         return f"not recorded: {self.fault}" if self.fault else f"recorded, {self.count} so far"

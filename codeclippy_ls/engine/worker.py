@@ -127,8 +127,9 @@ class LocalHost:
                 raise EngineError("out of memory; choose a smaller model or another device") from again
 
     def _free(self) -> None:
-        for _, cache in self._models.values():
+        for model, cache in self._models.values():
             cache.clear()
+            model.spare()
         _give_back()
 
     def _generate(self, ticket: Ticket, model: Any, cache: Any, window: int) -> Iterator[Generation | None]:
