@@ -18,16 +18,19 @@ PATIENCE = 40.0  # seconds for anything; a busy machine is slow
 
 
 class Nvim:
-    """One editor process with a user interface of 100 x 24 cells, with only the client on its runtime path.
+    """One editor process with only the client on its runtime path.
 
     Args:
         version: `0.11` or `0.12`.
         folder: a fresh folder for everything it writes.
         command: how it starts the server.
         options: further `init_options` of the server.
+        columns: how wide its user interface is; 24 rows are high.
+        notifier: whether the user has one, which the test reads; else Neovim's command line shows what is said.
     """
 
-    def __init__(self, version: str, folder: Path, command: list[str], options: dict[str, Any] | None = None) -> None:
+    def __init__(self, version: str, folder: Path, command: list[str], options: dict[str, Any] | None = None, *,
+                 columns: int = 100, notifier: bool = True) -> None:
         pynvim = pytest.importorskip("pynvim", reason="pynvim is not installed; `make test-editors` installs it")
         binary = installed(BINARIES[version], f"Neovim {version}")
         init = folder / "init.lua"
@@ -36,8 +39,14 @@ class Nvim:
         arguments = ["env", *own, f"NVIM_LOG_FILE={folder / 'nvim.log'}", str(binary), "--embed", "--headless",
                      "-u", str(init)]
         self.rpc = pynvim.attach("child", argv=arguments)
-        self.rpc.ui_attach(100, 24, rgb=True, ext_linegrid=True)
-        self.lua("_G.notes = {} vim.notify = function(text) table.insert(_G.notes, text) end")
+        self.rpc.ui_attach(columns, 24, rgb=True, ext_linegrid=True)
+        self.lua("_G.notes = {}")
+        if notifier:
+            self.take_notes()
+
+    def take_notes(self) -> None:
+        """Have a notifier from now on."""
+        self.lua("vim.notify = function(text) table.insert(_G.notes, text) end")
 
     @staticmethod
     def write_init(init: Path, command: list[str], options: dict[str, Any]) -> None:
@@ -53,7 +62,13 @@ class Nvim:
 
     def lua(self, code: str, *arguments: Any) -> Any:
         """Run Lua, answer what it returns."""
+        self.assert_free()
         return self.rpc.exec_lua(code, *arguments)
+
+    def assert_free(self) -> None:
+        """Nothing has to be answered before the next key; Neovim would run no Lua until it is, either."""
+        mode = self.rpc.api.get_mode()
+        assert not (mode["blocking"] and mode["mode"].startswith("r")), f"a prompt blocks the user:\n{mode}"
 
     def keys(self, keys: str) -> None:
         """Type keys, in Vim's notation."""
@@ -98,12 +113,16 @@ class Nvim:
         found: list[str] = self.lua("return _G.notes")
         return found
 
+    def messages(self) -> str:
+        """Neovim's own list of what was said."""
+        found: str = self.lua("return vim.api.nvim_exec2('messages', { output = true }).output")
+        return found
+
     def until(self, holds: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
         """Wait for something; fails with the screen."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            mode = self.rpc.api.get_mode()
-            assert not (mode["blocking"] and mode["mode"].startswith("r")), f"a prompt blocks the user:\n{mode}"
+            self.assert_free()
             if holds():
                 return
             time.sleep(0.05)

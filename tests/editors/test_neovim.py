@@ -31,8 +31,8 @@ def start(request: pytest.FixtureRequest, tmp_path: Path, script: Script) -> Ite
     """Starts an editor of each version, by default with the scripted server."""
     running: list[Nvim] = []
 
-    def starter(command: list[str] | None = None, options: dict[str, Any] | None = None) -> Nvim:
-        running.append(Nvim(request.param, tmp_path, command or script.command, options))
+    def starter(command: list[str] | None = None, options: dict[str, Any] | None = None, **given: Any) -> Nvim:
+        running.append(Nvim(request.param, tmp_path, command or script.command, options, **given))
         return running[-1]
 
     yield starter
@@ -215,7 +215,12 @@ def test_cancel_stops_an_edit(nvim: Nvim, script: Script, tmp_path: Path) -> Non
     assert nvim.text() == PLAIN.rstrip("\n")
 
 
-def test_a_killed_server_is_started_again(nvim: Nvim) -> None:
+def test_a_killed_server_is_started_again(start: Start, script: Script, tmp_path: Path) -> None:
+    """Neovim itself says so, in a sentence longer than its window: nobody has to press Enter."""
+    script.says(complete="return a + b")
+    nvim = start(columns=80, notifier=False)
+    nvim.open(tmp_path / "add.py", ADD)
+    nvim.ready()
     ghost(nvim)
     nvim.keys("<Esc>")
     # The scripted server is the only child of the editor.
@@ -223,7 +228,59 @@ def test_a_killed_server_is_started_again(nvim: Nvim) -> None:
     os.kill(pid, signal.SIGKILL)
     nvim.until(lambda: nvim.lua("return require('codeclippy.status').state()") != "ready", "the death to be noticed")
     nvim.ready()
+    nvim.until_drawn("Code Clippy: the server died and is started again")
+    assert "exit code 0 and signal 9" in nvim.messages()
+    assert "hit-enter" in nvim.lua("return vim.o.messagesopt") and nvim.lua("return vim.o.more")
     ghost(nvim)
+
+
+def test_a_long_message_does_not_ask_for_enter(start: Start, script: Script, tmp_path: Path) -> None:
+    """In 80 columns, whatever the user is doing, and several in a row: the next key is the text's, and `:messages` has
+    all of it. A notifier of the user's gets it whole."""
+    reason = "the model is made of cheese 🧀; " + "choose another, or eat it; " * 12
+    said = f"Code Clippy: {reason}. Then run the command codeclippy.reload"
+    script.says(fail_load=reason, load_delay=0.5)
+    nvim = start(columns=80, notifier=False)
+
+    def shown() -> bool:
+        bar = nvim.screen().splitlines()[-1]
+        return bar.startswith("Code Clippy: the model is made of cheese") and bar.endswith("…")
+
+    def fail_again(count: int) -> None:
+        nvim.lua("require('codeclippy').command('reload')")
+        nvim.until(lambda: nvim.lua("return require('codeclippy.status').state()") == "loading", "it to load")
+        nvim.until(lambda: nvim.lua("return require('codeclippy.status').state()") == "failed", "it to fail")
+        time.sleep(0.5)  # the message follows the state
+        assert nvim.messages().count(said) == count
+
+    nvim.open(tmp_path / "add.py", ADD)
+    nvim.until(shown, "the message")
+    assert nvim.messages().count(said) == 1
+    nvim.keys("x")
+    nvim.until(lambda: nvim.text() == "ef add(a, b):\n    ", "the key to do what it does")
+
+    nvim.keys("i")
+    fail_again(1)  # the line shows the mode
+    nvim.keys("d")
+    nvim.until(lambda: nvim.text() == ADD.rstrip("\n"), "the key to be text")
+    assert not shown()
+    nvim.keys("<Esc>")
+    nvim.until(shown, "the message")
+    assert nvim.messages().count(said) == 2
+
+    nvim.keys(":normal! A #")
+    fail_again(2)
+    fail_again(2)
+    nvim.keys(" adds<CR>")
+    nvim.until(lambda: nvim.text() == "def add(a, b): # adds\n    ", "the command that was being typed")
+    nvim.until(shown, "the message")
+    assert nvim.messages().count(said) == 4
+    nvim.keys("x")
+    nvim.until(lambda: nvim.text() == "def add(a, b): # add\n    ", "the key to do what it does")
+
+    nvim.take_notes()
+    fail_again(4)
+    assert nvim.notes() == [said]
 
 
 def test_a_model_that_still_loads_is_waited_for(start: Start, script: Script, tmp_path: Path) -> None:

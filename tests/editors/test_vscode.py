@@ -293,7 +293,8 @@ def test_figures_are_shown(real: Window) -> None:
 def test_a_killed_host_costs_a_message_and_no_text(
     window: Window, hosts: Hosts, report: Callable[[str, float], None], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """The real one, which Neovim shares, in the middle of an edit: one notification here, and nothing there."""
+    """The real one, which Neovim shares, in the middle of an edit: one notification here, and nothing there. While a
+    suggestion is waited for: one notification, and the suggestion comes from the next host without another key."""
     window.serve(hosts.command)
     window.configure(**{f"edit_{key}": value for key, value in LONG_EDITS["edit"].items()})
     window.name = "many"
@@ -317,6 +318,16 @@ def test_a_killed_host_costs_a_message_and_no_text(
     window.run("press", keys=["Escape"])
     window.run("becomes", text=f"{MANY}x = ")
     assert path.read_text() == f"{MANY}x = "
+    window.run("press", keys=["Backspace"] * len("x = "))
+    hosts.stop()
+    window.run("write", line=MANY.count("\n") + 1, type="total = ")
+    time.sleep(1.0)  # for it to be asked for
+    killed, when = hosts.kill()
+    assert window.run("shown").strip()
+    report("killed during a suggestion, to the next one", time.monotonic() - when)
+    (told,) = window.run("told")
+    assert TOLD in told and hosts.only() != killed
+    window.run("becomes", text=f"{MANY}total = ")
 
 
 def test_tab_accepts_the_ghost_text(shared: Window, script: Script) -> None:
@@ -376,7 +387,8 @@ def test_an_edit_is_applied_without_a_preview_where_that_is_set(shared: Window, 
 
 
 def test_a_diff_is_shown_and_the_next_one_chosen(shared: Window, script: Script) -> None:
-    """With `codeclippy.edit.showDiff`: in a document of the server's, with a question and its buttons."""
+    """With `codeclippy.edit.showDiff`: in a document of the server's, with a question and its buttons. Its tab closes
+    with the answer."""
     script.says(edit=[TO_FLOAT, TO_FLOAT.replace("0.0", "float()")])
     shared.configure(edit_confirm=False, edit_showDiff=True)
     try:
@@ -384,7 +396,13 @@ def test_a_diff_is_shown_and_the_next_one_chosen(shared: Window, script: Script)
         shared.run("edit", line=2, message="use floats")
         shared.run("choose", tab=".diff", line="total = 0.0", button="Next")
         shared.run("choose", tab=".diff", line="total = float()", button="Apply", shot="choose")
+        shared.run("tabs", name=".diff", count=0)
         shared.run("savedAs", text=WHOLE.replace("total = 0\n", "total = float()\n"))
+        shared.open(WHOLE)
+        shared.run("edit", line=2, message="use floats")
+        shared.run("choose", tab=".diff", line="total = 0.0", button="Discard")
+        assert shared.run("tabs", name=".diff", count=0) == []
+        shared.run("becomes", text=WHOLE)
     finally:
         shared.configure(edit_confirm=False)
 
@@ -531,11 +549,14 @@ def test_an_edit_is_previewed_and_applied(own: Window, script: Script) -> None:
 
 
 def test_while_the_model_loads_the_status_says_so(own: Window, script: Script) -> None:
-    """No notification; then it works."""
+    """No notification; what was typed meanwhile is asked for again by itself."""
     script.says(complete="total / len(values)", load_delay=20)
     own.open_until(MEAN, "Code Clippy: loading the model")
-    own.run("ready")
-    own.run("ghost", line=5, type=" ", says="total / len(values)")
+    own.run("write", line=5, type=" ")
+    own.run("status", says="Code Clippy: loading the model")
+    own.run("shown", says="total / len(values)")
+    own.run("press", keys=["Tab"])
+    own.run("becomes", text=f"{MEAN} total / len(values)")
 
 
 def test_a_model_that_cannot_be_loaded_is_told_by_the_status(own: Window, script: Script) -> None:

@@ -17,7 +17,7 @@ return {
     end,
     ['window/showMessage'] = function(_, params)
       local level = ({ vim.log.levels.ERROR, vim.log.levels.WARN })[params.type] or vim.log.levels.INFO
-      vim.notify(params.message, level)
+      require('codeclippy.say').say(params.message, level)
       return vim.NIL
     end,
     ['window/showDocument'] = function(_, params)

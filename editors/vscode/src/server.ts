@@ -15,9 +15,12 @@ import {
   ExecuteCommandRequest,
   MessageType,
   ShowMessageNotification,
+  ShowMessageRequest,
   WorkDoneProgressCancelNotification,
 } from 'vscode-languageclient';
 import { LanguageClient, LanguageClientOptions } from 'vscode-languageclient/node';
+import { Again } from './again';
+import { ask } from './diff';
 import { findServer } from './find';
 import { selector, Settings } from './settings';
 import { State, Status } from './status';
@@ -45,6 +48,7 @@ export class Server implements vscode.Disposable {
   private ends: number[] = [];
   // Our texts in the completion list: they are whole, and not continued by ghost text.
   private listed = new Set<unknown>();
+  private readonly again = new Again();
 
   constructor(
     private readonly settings: Settings,
@@ -152,8 +156,13 @@ export class Server implements vscode.Disposable {
     const session: Session = { client: new QuietClient('codeclippy', 'Code Clippy', start, options), over: false };
     session.client.onNotification('codeclippy/status', (told: { state: string; message: string }) => {
       const state: State = told.state === 'absent' ? 'loading' : (told.state as State);
+      const back = state === 'ready' && this.status.state !== 'ready';
       this.status.set(state, told.message);
+      if (back) {
+        void this.again.back();
+      }
     });
+    session.client.onRequest(ShowMessageRequest.type, ask);
     session.client.onNotification(ShowMessageNotification.type, ({ type, message }) => this.say(type, message));
     return session;
   }
@@ -179,7 +188,7 @@ export class Server implements vscode.Disposable {
         provideInlineCompletionItems: (document, position, context, token, next) =>
           this.paused(document.languageId) || this.listed.has(context.selectedCompletionInfo?.text)
             ? undefined
-            : next(document, position, context, token),
+            : this.again.through(next, document, position, context, token),
         provideCompletionItem: async (document, position, context, token, next) => {
           if (this.paused(document.languageId) || ghostTextAnswers(document, context)) {
             return undefined;

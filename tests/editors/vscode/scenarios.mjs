@@ -34,6 +34,19 @@ export async function ghost(vscode, { line, type, says = '', shot = '' }) {
   return vscode.ghostText();
 }
 
+/** Type at the end of a line, whatever appears. */
+export async function write(vscode, { line, type }) {
+  await vscode.goto(line);
+  await vscode.type(type);
+}
+
+/** Ghost text appears by itself; returns it. */
+export async function shown(vscode, { says = '' } = {}) {
+  await vscode.ghost.first().waitFor();
+  await vscode.ghostSays(says);
+  return vscode.ghostText();
+}
+
 /** Type what the ghost text says, or nothing; see what is left of it. */
 export async function left(vscode, { type = '', says }) {
   await vscode.type(type);
@@ -138,6 +151,13 @@ export async function choose(vscode, { tab, line, button, shot = '' }) {
   await toast.getByText(button, { exact: true }).first().waitFor();
   await shoot(vscode, shot, 650);
   await toast.getByText(button, { exact: true }).first().click();
+}
+
+/** The tabs whose name has a text in it are so many; returns the names of all that are not saved. */
+export async function tabs(vscode, { name, count }) {
+  const named = vscode.page.locator('.tab', { hasText: name });
+  await vscode.until(`${count} tabs of ${name}`, async () => (await named.count()) === count);
+  return vscode.page.locator('.tab.dirty').allTextContents();
 }
 
 /** Save all until what is on the disk of the file opened last is the text expected. */

@@ -22,7 +22,7 @@ end
 ---@param text string
 ---@param level? integer
 local function say(text, level)
-  vim.notify('Code Clippy: ' .. text, level or vim.log.levels.INFO)
+  require('codeclippy.say').say('Code Clippy: ' .. text, level)
 end
 
 --- What a key does where there is no suggestion: what it did before, as far as that is Neovim's own.

@@ -43,6 +43,15 @@ vim.api.nvim_create_autocmd('LspProgress', {
 local deaths = {}
 local MOST_DEATHS, WITHIN = 3, 180000
 
+---@param state string
+---@param message string
+local function ended(state, message)
+  M.set({ state = state, message = message }, {})
+  vim.schedule(function()
+    require('codeclippy.say').instead('Code Clippy: ' .. message, vim.log.levels.WARN)
+  end)
+end
+
 --- Start the server again where it died, but not for ever.
 ---@param code integer
 ---@param signal integer
@@ -58,10 +67,10 @@ function M.exited(code, signal)
   end, deaths)
   table.insert(deaths, now)
   if #deaths > MOST_DEATHS then
-    M.set({ state = 'failed', message = 'the server keeps dying; see :checkhealth codeclippy and the LSP log' }, {})
+    ended('failed', 'the server keeps dying; see :checkhealth codeclippy')
     return
   end
-  M.set({ state = 'loading', message = 'the server died and is started again' }, {})
+  ended('loading', 'the server died and is started again')
   vim.defer_fn(function()
     vim.lsp.enable('codeclippy')
   end, 500 * #deaths)
