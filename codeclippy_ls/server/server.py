@@ -217,8 +217,8 @@ class Server(LanguageServer):
                 self._say_failure(status.reason)
         elif model == EDIT and status.state is State.FAILED and self.assistant.engine.status(COMPLETE) != status:
             self.client.say_once(f"no edits: {status.reason}", types.MessageType.Error)
-        elif status.state is State.LOADING and status.reason:
-            self.client.say_once(status.reason)
+        elif model == COMPLETE and status.state is State.LOADING and status.reason:  # each time that it was lost
+            self.client.say(status.reason, types.MessageType.Warning)
 
     async def reconfigure(self, options: Any) -> None:
         """Settings changed while running; what may come from a workspace only."""
