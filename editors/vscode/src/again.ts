@@ -45,8 +45,11 @@ export class Again {
       editor.selection.active.isEqual(vain.position);
     if (still) {
       this.asking = true;
-      await vscode.commands.executeCommand('editor.action.inlineSuggest.trigger');
-      this.asking = false;
+      try {
+        await vscode.commands.executeCommand('editor.action.inlineSuggest.trigger');
+      } finally {
+        this.asking = false;
+      }
     }
   }
 }
