@@ -84,10 +84,10 @@ def random_codegen(tokenizer: Any, seed: int = 0) -> Any:
 
     from codeclippy_ls.engine import models
     from codeclippy_ls.engine.layouts import shape_of
-    from codeclippy_ls.engine.threads import options
+    from codeclippy_ls.engine.threads import counts
     from codeclippy_ls.engine.transformer import Transformer
 
-    torch.set_num_threads(options()[0])
+    torch.set_num_threads(counts()[0])
     torch.manual_seed(seed)
     config = transformers.CodeGenConfig(
         vocab_size=51200, n_positions=2048, n_ctx=2048, n_embd=1024, n_layer=20, n_head=16, rotary_dim=32,

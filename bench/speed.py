@@ -280,7 +280,7 @@ def examined(threads: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and print."""
-    from codeclippy_ls.engine.threads import options
+    from codeclippy_ls.engine.threads import counts
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="less than two minutes")
@@ -289,7 +289,7 @@ def main() -> None:
     parsed = parser.parse_args()
     names = parsed.models.split(",") if parsed.models else list(SUBJECTS)[: 2 if parsed.quick else None]
     extent = QUICK if parsed.quick else Extent()
-    machine = examined(parsed.threads or options()[0])
+    machine = examined(parsed.threads or counts()[0])
     found = {}
     for name in names:
         subject = SUBJECTS[name]()

@@ -25,7 +25,7 @@ import torch
 from bench.gpu import built
 from codeclippy_ls.engine.cache import Feed
 from codeclippy_ls.engine.formats import measured
-from codeclippy_ls.engine.models import load
+from codeclippy_ls.engine.models import load, pass_seconds
 from codeclippy_ls.engine.spec import ModelSpec
 from codeclippy_ls.engine.threads import Threads, cores
 
@@ -76,11 +76,8 @@ class Writer:
 
     def found(self) -> Threads:
         """Threads as they are measured when a model is loaded."""
-        made, seconds = Threads(1), {}
-        for count in (1, cores()):
-            torch.set_num_threads(count)
-            seconds[count] = min([self.seconds() for _ in range(4)][1:])
-        made.measured(seconds)
+        made = Threads(1)
+        made.measured(pass_seconds(self._model, (1, cores())))
         return made
 
 

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     _open_streams()
     parsed = _parser().parse_args(arguments)
-    _log_to(parsed.log_file, parsed.verbose, patient=parsed.verb is not None)
+    _log_to(parsed.log_file, parsed.verbose, blocking=parsed.verb is not None)
     if parsed.verb is None:
         return _serve(parsed)
     if parsed.verb == "host":
@@ -130,8 +130,11 @@ def _options(parsed: argparse.Namespace) -> dict[str, Any]:
     return {"model": model} if model else {}
 
 
-class _Impatient(logging.Handler):
-    """Logs to stderr by a thread of its own: a client that does not read it loses messages, and never holds us up."""
+class _NonBlockingHandler(logging.Handler):
+    """Logs to stderr by a thread of its own: a client that does not read it loses messages, and never holds us up.
+
+    The standard library's `QueueListener` waits at the end for its last message, however long that takes.
+    """
 
     _WAITING = 1000  # messages
     _SECONDS = 0.5  # for those that are left at the end
@@ -160,10 +163,10 @@ class _Impatient(logging.Handler):
                     left = left[os.write(2, left) :]
 
 
-def _log_to(path: str | None, verbose: bool, patient: bool) -> None:
+def _log_to(path: str | None, verbose: bool, blocking: bool) -> None:
     level = logging.INFO if verbose else logging.WARNING
     style = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    handler = logging.StreamHandler(sys.stderr) if patient or path is not None else _Impatient()
+    handler = logging.StreamHandler(sys.stderr) if blocking or path is not None else _NonBlockingHandler()
     if path is not None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
         try:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeclippy_ls.engine import formats, graphs
+from codeclippy_ls.engine import graphs, together
 from codeclippy_ls.engine.cache import Feed
 from codeclippy_ls.engine.formats import Choice
 from codeclippy_ls.engine.graphs import LONGEST, SLOTS, TOKENS, CudaGraphs
@@ -30,7 +30,7 @@ def recording(case: str, record: Callable[[Any], Any] = taped, choice: Choice = 
     module, _ = pair(case)
     weights = {name: weight.to(device) for name, weight in module.state_dict().items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(formats, "_calls_cost", lambda device: True)
+        patch.setattr(together, "calls_cost", lambda device: True)
         return Transformer(module.config, weights, choice, record)
 
 

@@ -35,7 +35,7 @@ from codeclippy_ls.engine.formats import available
 from codeclippy_ls.engine.models import Model, load
 from codeclippy_ls.engine.module import ModuleRunner, load_module
 from codeclippy_ls.engine.spec import SHIPPED, ModelSpec, on_disk, shipped_card
-from codeclippy_ls.engine.threads import cores, options
+from codeclippy_ls.engine.threads import cores, counts
 from codeclippy_ls.engine.tokenizer import Tokenizer, read_tokenizer
 from codeclippy_ls.engine.worker import LocalHost
 from tests import checkpoints
@@ -255,7 +255,7 @@ def test_threads_are_those_asked_for(master: Path) -> None:
         for wanted in (0, -3):
             model = load(spec(master, threads=wanted))
             logits(model)
-            assert torch.get_num_threads() == model.threads.count and model.threads.count in options()
+            assert torch.get_num_threads() == model.threads.count and model.threads.count in counts()
     finally:
         torch.set_num_threads(before)
 

@@ -84,6 +84,6 @@ def test_a_count_that_was_asked_for_stays() -> None:
 
 def test_one_core_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more, half, all but one and one are tried, and never more than a token has work for."""
-    for cores, counts in ((1, (1,)), (2, (1,)), (3, (1, 2)), (4, (2, 3, 1)), (12, (6, 8, 1)), (64, (8, 1))):
+    for cores, wanted in ((1, (1,)), (2, (1,)), (3, (1, 2)), (4, (2, 3, 1)), (12, (6, 8, 1)), (64, (8, 1))):
         monkeypatch.setattr(threads, "cores", lambda cores=cores: cores)
-        assert threads.options() == counts
+        assert threads.counts() == wanted

@@ -19,16 +19,17 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 import codeclippy_ls.text
-from codeclippy_ls.engine import formats
+from codeclippy_ls.engine import together
 from codeclippy_ls.engine.activations import Activation
 from codeclippy_ls.engine.attention import GROWTH, KeyValues
 from codeclippy_ls.engine.cache import Feed
 from codeclippy_ls.engine.checkpoint import int8_weights
 from codeclippy_ls.engine.configuration import read_config
-from codeclippy_ls.engine.formats import PLAIN, Choice, Part, available, fan, linear, measured, summed
+from codeclippy_ls.engine.formats import PLAIN, Choice, Part, available, linear, measured
 from codeclippy_ls.engine.layouts import LAYOUTS, forms, shape_of, supported
 from codeclippy_ls.engine.spec import SHIPPED
 from codeclippy_ls.engine.stored import whole
+from codeclippy_ls.engine.together import fan, summed
 from codeclippy_ls.engine.transformer import Transformer
 
 VOCABULARY = 200
@@ -405,7 +406,7 @@ def test_layers_together_are_the_layers_alone(
     """Of one input, with activations or gates, and added up: whether in one product, as on GPUs, or in several."""
     if name not in available("cpu"):
         pytest.skip(f"no {name} on this machine")
-    monkeypatch.setattr(formats, "_calls_cost", lambda device: at_once)
+    monkeypatch.setattr(together, "calls_cost", lambda device: at_once)
     torch.manual_seed(2)
     choice, bound = Choice(name, name), {"float32": 1e-4, "bfloat16": 0.1, "int8": 0.15}[name]
     plain = {"gelu": functional.gelu, "tanh": lambda x: functional.gelu(x, approximate="tanh"),

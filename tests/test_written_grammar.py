@@ -1,4 +1,4 @@
-"""The grammar of diffs as it is written down for services: whatever follows it applies, and does what `done` says."""
+"""The grammar of diffs as it is written down for services: what follows it applies, and does what `applied` says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from codeclippy_ls import diffs
 from codeclippy_ls.assist import EditAsk, ShownDiff
 from codeclippy_ls.assist.regions import Shown
-from codeclippy_ls.constrain import done, gbnf
+from codeclippy_ls.constrain import applied, gbnf
 from codeclippy_ls.constrain.written import MOST_LINES
 from codeclippy_ls.engine.tickets import Candidate, Reason
 from codeclippy_ls.prompts import Served
@@ -104,7 +104,7 @@ def test_whatever_follows_the_grammar_applies(lines: list[str], tmp_path: Path) 
     for seed in range(60):
         text = grammar.walk(random.Random(seed))
         hunks += text.count("@@ -")
-        made = done(text, lines, whole=True)
+        made = applied(text, lines, whole=True)
         assert made is not None, text
         after = "".join(line + "\n" for line in made)
         assert after != before or "+" in text or "\n-" in text
@@ -116,8 +116,8 @@ def test_whatever_follows_the_grammar_applies(lines: list[str], tmp_path: Path) 
 def test_each_line_does_what_its_sign_says() -> None:
     """By hand."""
     lines = ["a", "b", "c", "d", "b"]
-    assert done(" @@ -2,1 +2,1 @@\n b\n+B\n-c\n@@ -5 +5 @@\n+x\n b\n", lines, True) == ["a", "b", "B", "d", "x", "b"]
-    assert done("@@ -0,0 +1,2 @@\n+one\n+two\n", [], True) == ["one", "two"]
+    assert applied(" @@ -2,1 +2,1 @@\n b\n+B\n-c\n@@ -5 +5 @@\n+x\n b\n", lines, True) == ["a", "b", "B", "d", "x", "b"]
+    assert applied("@@ -0,0 +1,2 @@\n+one\n+two\n", [], True) == ["one", "two"]
 
 
 def test_what_did_not_follow_it_is_known() -> None:
@@ -128,7 +128,7 @@ def test_what_did_not_follow_it_is_known() -> None:
         "@@ -9 +9 @@\n+x\n", "@@ -3 +3 @@\n-c\n-d\n", "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n", "@@ -1 +1 @@\n-a",
         "@@ nonsense\n-a\n",
     ):
-        assert done(text, lines, True) is None, text
+        assert applied(text, lines, True) is None, text
 
 
 def test_of_one_that_was_cut_the_hunk_under_way_is_left_out() -> None:
@@ -137,11 +137,11 @@ def test_of_one_that_was_cut_the_hunk_under_way_is_left_out() -> None:
     text = "@@ -1 +1 @@\n-a\n+A\n@@ -3 +3 @@\n-c\n+C\n"
     first, both = ["A", "b", "c", "d"], ["A", "b", "C", "d"]
     for end in range(1, len(text)):
-        made = done(text[:end], lines, whole=False)
+        made = applied(text[:end], lines, whole=False)
         assert made is None or made in (lines, first), text[:end]
         if end > text.index("@@ -3") + 3:
             assert made is None or made == first
-    assert done(text, lines, whole=True) == both
+    assert applied(text, lines, whole=True) == both
 
 
 def test_a_long_document_has_none() -> None:

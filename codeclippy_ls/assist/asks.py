@@ -138,9 +138,9 @@ class EditAsk(Ask):
         document = Document("", "".join(lines))
         near = sum(map(len, lines[: max(0, self.shown.first - start)]))
         whole = candidate.reason in (Reason.END, Reason.STOP)
-        done = constrain.done(written, self.shown.lines[start:end], whole)
-        if done is not None:
-            after = "".join(line + "\n" for line in done)
+        made = constrain.applied(written, self.shown.lines[start:end], whole)
+        if made is not None:
+            after = "".join(line + "\n" for line in made)
             return ShownDiff(diffs.write(document.text, after, self.name or "file"), start, end)
         edits, problems = diffs.read(written, document, near, whole=whole) if written.strip() else ([], [])
         if not edits:

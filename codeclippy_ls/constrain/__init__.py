@@ -5,7 +5,7 @@ unified diff of a given document; kept and removed lines can only be lines that 
 chooses which branch to take and writes only what it adds. What is forced is offered as such, to be fed without being
 sampled. The grammars are over bytes, so they hold for every vocabulary. Does not know the engine that asks.
 
-``gbnf`` is the second one written down, for services that hold a model to a grammar; ``done`` is what such a diff does.
+``gbnf`` is the second one written down, for services that hold a model to a grammar; ``applied`` does such a diff.
 
 A state answers ``allowed`` (ids that may come next), ``step`` (the state after one of them) and ``forced`` (ids that
 must follow). States are shared freely: by candidates, by speculation, by a job that was pre-empted.
@@ -13,6 +13,6 @@ must follow). States are shared freely: by candidates, by speculation, by a job 
 
 from codeclippy_ls.constrain.grammar import DiffState, diff
 from codeclippy_ls.constrain.vocabulary import Heal, heal
-from codeclippy_ls.constrain.written import done, gbnf
+from codeclippy_ls.constrain.written import applied, gbnf
 
-__all__ = ["DiffState", "Heal", "diff", "done", "gbnf", "heal"]
+__all__ = ["DiffState", "Heal", "applied", "diff", "gbnf", "heal"]

@@ -53,7 +53,7 @@ def _rules(lines: Sequence[str]) -> Iterator[str]:
     yield f'c{count} ::= add c{count} | ""'
 
 
-def done(text: str, lines: Sequence[str], whole: bool) -> list[str] | None:
+def applied(text: str, lines: Sequence[str], whole: bool) -> list[str] | None:
     """The document's lines after a diff that followed the grammar; ``None`` where it did not.
 
     Args:

@@ -3,8 +3,7 @@
 ``float32``, ``bfloat16`` and ``float16`` multiply in that format; on a CPU with oneDNN the weights of bfloat16 are
 packed once. ``int8`` keeps a factor per output channel and quantizes each token's activations as it comes. A `Choice`
 names one format for few tokens at a time and one for many, since what reads the fewest bytes is not what multiplies
-fastest; `measured` finds it out on this machine. Layers of one input are a `Fan`, those that are added up a `Sum`: a
-format multiplies them at once or one by one, whichever is cheaper. Knows nothing of models.
+fastest; `measured` finds it out on this machine. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -33,22 +32,6 @@ class Linear(Protocol):
     nbytes: int
 
     def __call__(self, x: Tensor) -> Tensor: ...
-
-
-class Fan(Protocol):
-    """Linear layers of one input, each with its activation: (tokens, in) to (tokens, out) of each."""
-
-    nbytes: int
-
-    def __call__(self, x: Tensor) -> Sequence[Tensor]: ...
-
-
-class Sum(Protocol):
-    """Linear layers that are added up: to (tokens, out), in place, what each makes of its own (tokens, in)."""
-
-    nbytes: int
-
-    def __call__(self, to: Tensor, *inputs: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +104,7 @@ class _Packed:
         return out[:rows] if self._activation is None else self._activation.exactly(out[:rows])
 
 
-class _Int8:
+class Int8:
     """int8 weights with a factor per output channel, activations quantized at run time.
 
     The kernel takes one factor for all tokens of a call, so several tokens are brought to one size before it and back
@@ -168,109 +151,6 @@ def _seven_bits() -> bool:
     return bool(torch.backends.quantized.engine in ("x86", "fbgemm") and not torch.cpu._is_vnni_supported())
 
 
-class _Alone:
-    """A single layer as a `Fan`."""
-
-    __slots__ = ("_layer", "nbytes")
-
-    def __init__(self, layer: Linear) -> None:
-        self._layer, self.nbytes = layer, layer.nbytes
-
-    def __call__(self, x: Tensor) -> Sequence[Tensor]:
-        return (self._layer(x),)
-
-
-class _Each:
-    """Layers of one input, one by one; it is converted once."""
-
-    __slots__ = ("_dtype", "_layers", "nbytes")
-
-    def __init__(self, name: str, parts: Sequence[Part]) -> None:
-        self._layers = [_one(name, part) for part in parts]
-        self._dtype = PLAIN.get(name, torch.float32)
-        self.nbytes = sum(layer.nbytes for layer in self._layers)
-
-    def __call__(self, x: Tensor) -> Sequence[Tensor]:
-        x = x.to(self._dtype)
-        return [layer(x) for layer in self._layers]
-
-
-class _Joined:
-    """Layers of one input in one product: where a call takes longer to begin than small models take to multiply."""
-
-    __slots__ = ("_activations", "_layer", "_sizes", "nbytes")
-
-    def __init__(self, name: str, parts: Sequence[Part]) -> None:
-        weight, bias = torch.cat([part.weight for part in parts]), None
-        if any(part.bias is not None for part in parts):
-            bias = torch.cat([weight.new_zeros(len(part.weight)) if part.bias is None else part.bias
-                              for part in parts])
-        self._layer = _one(name, Part(weight, bias))
-        kinds = [part.activation for part in parts]
-        self._activations = [None if kind is None else kind.roughly if name == "int8" else kind.exactly
-                             for kind in kinds]
-        self._sizes = [len(part.weight) for part in parts]
-        self.nbytes = self._layer.nbytes
-
-    def __call__(self, x: Tensor) -> Sequence[Tensor]:
-        outs = torch.split_with_sizes(self._layer(x), self._sizes, 1)
-        return [out if activation is None else activation(out)
-                for out, activation in zip(outs, self._activations, strict=True)]
-
-
-class _Added:
-    """Layers that are added up, one by one."""
-
-    __slots__ = ("_layers", "nbytes")
-
-    def __init__(self, name: str, parts: Sequence[Part]) -> None:
-        self._layers = [_one(name, part) for part in parts]
-        self.nbytes = sum(layer.nbytes for layer in self._layers)
-
-    def __call__(self, to: Tensor, *inputs: Tensor) -> Tensor:
-        for layer, x in zip(self._layers, inputs, strict=True):
-            to.add_(layer(x))
-        return to
-
-
-class _AddedAtOnce:
-    """Layers that are added up in one product, in int8."""
-
-    __slots__ = ("_layer", "nbytes")
-
-    def __init__(self, parts: Sequence[Part]) -> None:
-        biases = [part.bias for part in parts if part.bias is not None]
-        bias = torch.stack(biases).sum(0) if biases else None
-        self._layer = _Int8(Part(torch.cat([part.weight for part in parts], 1), bias))
-        self.nbytes = self._layer.nbytes
-
-    def __call__(self, to: Tensor, *inputs: Tensor) -> Tensor:
-        return to.add_(self._layer(torch.cat(inputs, 1)))
-
-
-class _Accumulated:
-    """Layers that are added up in one product that begins from what is there, their biases as one more input of it."""
-
-    __slots__ = ("_one", "_weight", "nbytes")
-
-    _WIDE = 8  # inputs that the bias takes, so that the rows stay aligned for tensor cores
-
-    def __init__(self, parts: Sequence[Part], dtype: torch.dtype) -> None:
-        weights = [part.weight.to(dtype) for part in parts]
-        biases = [part.bias.float() for part in parts if part.bias is not None]
-        self._one: Tensor | None = None
-        if biases:
-            weights.append(functional.pad(torch.stack(biases).sum(0).to(dtype)[:, None], (0, self._WIDE - 1)))
-            self._one = functional.pad(weights[0].new_ones(1, 1), (0, self._WIDE - 1))
-        self._weight = torch.cat(weights, 1).t()
-        self.nbytes = self._weight.nbytes
-
-    def __call__(self, to: Tensor, *inputs: Tensor) -> Tensor:
-        if self._one is not None:
-            inputs = (*inputs, self._one.expand(to.shape[0], -1))
-        return to.addmm_(inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1), self._weight)
-
-
 class _Switched:
     """One format for few tokens, another for many, of a `Linear`, a `Fan` or a `Sum`."""
 
@@ -286,41 +166,19 @@ class _Switched:
 
 def linear(weight: Tensor, bias: Tensor | None, choice: Choice) -> Linear:
     """The layer in a chosen format, on the weight's device."""
-    return _chosen(lambda name: _one(name, Part(weight, bias)), choice)
+    return chosen(lambda name: one(name, Part(weight, bias)), choice)
 
 
-def fan(parts: Sequence[Part], choice: Choice) -> Fan:
-    """Layers of one input in a chosen format."""
-    if len(parts) == 1:
-        return _Alone(_chosen(lambda name: _one(name, parts[0]), choice))
-    at_once = _calls_cost(parts[0].weight.device)
-    return _chosen(lambda name: _Joined(name, parts) if name == "int8" or at_once else _Each(name, parts), choice)
-
-
-def summed(parts: Sequence[Part], choice: Choice) -> Sum:
-    """Layers that are added up, none with an activation, in a chosen format."""
-    return _chosen(lambda name: _added(name, parts), choice)
-
-
-def _added(name: str, parts: Sequence[Part]) -> Sum:
-    if name == "int8":
-        return _AddedAtOnce(parts) if len(parts) > 1 else _Added(name, parts)
-    return _Accumulated(parts, PLAIN[name]) if _calls_cost(parts[0].weight.device) else _Added(name, parts)
-
-
-def _calls_cost(device: torch.device) -> bool:
-    """Whether one product of two layers is cheaper than two: a GPU is idle between them."""
-    return device.type == "cuda"
-
-
-def _chosen(made: Callable[[str], Any], choice: Choice) -> Any:
+def chosen(made: Callable[[str], Any], choice: Choice) -> Any:
+    """What ``made`` makes of the choice's formats, as one."""
     few = made(choice.few)
     return few if choice.few == choice.many else _Switched(few, made(choice.many), choice.rows)
 
 
-def _one(name: str, part: Part) -> Linear:
+def one(name: str, part: Part) -> Linear:
+    """The layer in the format of that name."""
     if name == "int8":
-        return _Int8(part)
+        return Int8(part)
     if name == "bfloat16" and _packs_on(part.weight.device):
         return _Packed(part)
     return _Plain(part, PLAIN[name])
@@ -369,7 +227,7 @@ def _works(name: str, device: torch.device) -> bool:
         return False  # emulated on most
     weight, x = torch.eye(64, device=device), torch.ones(3, 64, device=device)
     try:
-        return bool((_one(name, Part(weight))(x).float() - x).abs().max() < 0.02)
+        return bool((one(name, Part(weight))(x).float() - x).abs().max() < 0.02)
     except Exception:  # what a build lacks shows in many kinds of errors
         return False
 
@@ -407,7 +265,7 @@ def measured(device: str, width: int = 768) -> Choice:
     # Together larger than a core's own cache, as a model's weights are between two tokens.
     width = min(width, 768)
     weights = [torch.ones(4 * width, width) for _ in range(max(1, min(16, (1 << 19) // width**2)))]
-    layers = {name: [_one(name, Part(weight)) for weight in weights] for name in names}
+    layers = {name: [one(name, Part(weight)) for weight in weights] for name in names}
     few, many = (min(names, key=lambda name: _seconds(layers[name], rows, width)) for rows in (1, MANY))
     switch = next((rows for rows in (4, 8, 16, 24, 32, 48)
                    if _seconds(layers[many], rows, width) < _seconds(layers[few], rows, width)), MANY)

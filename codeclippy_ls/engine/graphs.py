@@ -37,7 +37,6 @@ class Body(Protocol):
     """What is recorded: a decoder."""
 
     vocabulary: int
-    window: int
     device: torch.device
 
     def logits(self, tokens: Tensor, batch: Batch, wanted: None) -> Tensor: ...

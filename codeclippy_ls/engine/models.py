@@ -31,7 +31,7 @@ from codeclippy_ls.engine.layouts import Shape, shape_of
 from codeclippy_ls.engine.module import ModuleRunner, load_module
 from codeclippy_ls.engine.spec import ModelSpec
 from codeclippy_ls.engine.stored import whole
-from codeclippy_ls.engine.threads import Threads, cores, options
+from codeclippy_ls.engine.threads import Threads, cores, counts
 from codeclippy_ls.engine.tokenizer import Tokenizer, brief, read_tokenizer
 from codeclippy_ls.engine.transformer import Transformer
 
@@ -146,7 +146,7 @@ def load(spec: ModelSpec, lean: bool = True) -> Model:
     Raises:
         ModelError: it cannot be had, read or trusted; the message says which and what to do.
     """
-    torch.set_num_threads(min(spec.threads, cores()) if spec.threads > 0 else options()[0])
+    torch.set_num_threads(min(spec.threads, cores()) if spec.threads > 0 else counts()[0])
     folder = find_folder(spec.name)
     config = read_config(folder)
     device = pick_device("auto" if spec.device == SPREAD else spec.device)
@@ -162,7 +162,7 @@ def load(spec: ModelSpec, lean: bool = True) -> Model:
         model = Model(runner, read_tokenizer(folder, runner.vocabulary), spec.name, read_chat(folder), ends)
         _try(model, folder)
         if spec.threads <= 0 and device.type == "cpu":
-            _measure_threads(model)
+            model.threads.measured(pass_seconds(runner, counts()))
         _measure(model)
     except EngineError:
         raise
@@ -212,22 +212,21 @@ def _try(model: Model, folder: Path) -> None:
                          "of it; choose a causal language model with attention")
 
 
-def _measure_threads(model: Model) -> None:
-    """Run a few passes over one token with each number of threads that is worth a try."""
+def pass_seconds(runner: Runner, threads: Sequence[int]) -> dict[int, float]:
+    """Seconds of a pass over one token by each number of threads, of a few passes the fastest."""
     deadline = time.perf_counter() + 3 * _MEASURING
     found: dict[int, float] = {}
-    for count in options():
+    for count in threads:
         torch.set_num_threads(count)
-        cache, taken = model.new_cache(), []
+        cache, taken = runner.new_cache(), []
         for _ in range(4):  # the first wakes them up
             started = time.perf_counter()
-            model.runner.forward([Feed((1,), cache)])
+            runner.forward([Feed((1,), cache)])
             taken.append(time.perf_counter() - started)
             if time.perf_counter() > deadline and len(taken) > 1:
                 break
         found[count] = min(taken[1:])
-    model.threads.measured(found)
-    torch.set_num_threads(model.threads.count)
+    return found
 
 
 def _measure(model: Model) -> None:

@@ -31,7 +31,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def options() -> tuple[int, ...]:
+def counts() -> tuple[int, ...]:
     """The counts worth trying, most likely the best first: half of the cores, as many are twins; all but one; one."""
     return tuple(dict.fromkeys(min(max(1, count), MOST) for count in (cores() // 2, cores() - 1, 1)))
 

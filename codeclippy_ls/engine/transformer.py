@@ -19,9 +19,10 @@ from torch.nn import functional
 from codeclippy_ls.engine.activations import Activation
 from codeclippy_ls.engine.attention import Batch, KeyValues, Seats, joined
 from codeclippy_ls.engine.cache import Feed
-from codeclippy_ls.engine.formats import Choice, Fan, Part, Rows, Sum, fan, linear, multiplies_rows, summed
+from codeclippy_ls.engine.formats import Choice, Part, Rows, linear, multiplies_rows
 from codeclippy_ls.engine.graphs import CudaGraphs, Graphs, Record, fetched
 from codeclippy_ls.engine.layouts import HEADS, Matrix, Shape, Weights, read, shape_of
+from codeclippy_ls.engine.together import Fan, Sum, fan, summed
 
 
 class _Norm:
