@@ -235,8 +235,15 @@ class Generated(Theirs):
 
     def _generate(self, tokens: Sequence[int], count: int, **more: Any) -> None:
         ids = torch.tensor([tokens])
-        self.module.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, min_new_tokens=count,
-                             do_sample=False, pad_token_id=0, **more)
+        self.module.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=count,
+            min_new_tokens=count,
+            do_sample=False,
+            pad_token_id=0,
+            **more,
+        )
 
 
 def module_in(subject: Subject, dtype: str) -> Any:

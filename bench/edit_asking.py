@@ -144,7 +144,12 @@ class WatchedAsk(EditAsk):
 
 
 async def made(
-    engine: Engine, model: str, asking: Asking, way: Way, sampling: Mapping[str, Any], family: str = "",
+    engine: Engine,
+    model: str,
+    asking: Asking,
+    way: Way,
+    sampling: Mapping[str, Any],
+    family: str = "",
     begin: Callable[[Any, prompts.Prompt], None] | None = None,
 ) -> Made:
     """Ask for an edit.

@@ -23,19 +23,27 @@ SHORTEST, LONGEST, WIDEST = 20, 400, 20_000  # lines, lines, characters of a fil
 _LONGEST_MESSAGE = 100
 _RECORD = "\x01"
 _LICENCE_FILE = re.compile(r"(?:LICEN[CS]E|COPYING)(?:[-.](?:txt|md|rst))?", re.I)
-_NOT_CODE = re.compile(r"(?:.*/)?(?:tests?|testing|docs?|\.github|locale)/.*"
-                       r"|(?:.*/)?(?:test_.*|.*_test|(?:run_?)?tests?|conftest)\.py"
-                       r"|.*\.(?:md|rst|txt|po|pot|yml|yaml|cfg|toml|ini|lock)|(?:.*/)?[A-Z]+")
-_NOT_WANTED = re.compile(r"(?:.*/)?(?:setup|versioneer|_version|version|__version__|__about__)\.py"
-                         r"|(?:.*/)?(?:examples?|benchmarks?|vendor|_vendor|vendored|migrations|packages)/.*")
+_NOT_CODE = re.compile(
+    r"(?:.*/)?(?:tests?|testing|docs?|\.github|locale)/.*"
+    r"|(?:.*/)?(?:test_.*|.*_test|(?:run_?)?tests?|conftest)\.py"
+    r"|.*\.(?:md|rst|txt|po|pot|yml|yaml|cfg|toml|ini|lock)|(?:.*/)?[A-Z]+"
+)
+_NOT_WANTED = re.compile(
+    r"(?:.*/)?(?:setup|versioneer|_version|version|__version__|__about__)\.py"
+    r"|(?:.*/)?(?:examples?|benchmarks?|vendor|_vendor|vendored|migrations|packages)/.*"
+)
 _SAYS_NOTHING = re.compile(
     r"\b(?:merged?|merging|bump(?:s|ed)?|releas(?:e|es|ed|ing)|versions?|change ?logs?|history|typos?|spelling|"
     r"revert(?:s|ed)?|wip|lint(?:s|er|ing)?|flake8|pep-?8|ruff|black|isort|pylint|mypy|pyupgrade|reformat(?:ted)?|formatting|"
     r"whitespaces?|copyright|years?|coverage|review|feedback|squash|fixup|misc|cosmetic)\b"
-    r"|^(?:update|fix|edit|change)[sd]?\s+\S+\.py$", re.I)
+    r"|^(?:update|fix|edit|change)[sd]?\s+\S+\.py$",
+    re.I,
+)
 _REFERENCE = re.compile(
     r"\s*[(\[][^()\[\]]*#\d+[^()\[\]]*[)\]]|\s*[-,;.:]?\s*\b(?:(?:fix|clos|resolv)(?:e[sd]?|ing)?|refs?|see|issue|for|gh)"
-    r":?\s*(?:issue\s*)?[\w/-]*#\d+\b|\s*\[[a-z -]*(?:ci|skip)[a-z -]*\]|\s*\b(?:GH|issue)[- ]?\d+\b|\s*#\d+\b", re.I)
+    r":?\s*(?:issue\s*)?[\w/-]*#\d+\b|\s*\[[a-z -]*(?:ci|skip)[a-z -]*\]|\s*\b(?:GH|issue)[- ]?\d+\b|\s*#\d+\b",
+    re.I,
+)
 _LICENCES = (
     ("MIT", "permission is hereby granted, free of charge, to any person obtaining a copy"),
     ("Apache-2.0", "apache license version 2.0"),
@@ -107,8 +115,14 @@ def licence(text: str) -> str | None:
     words = " ".join(text.lower().split())
     if re.search(r"gnu (?:lesser |affero |library )?general public|mozilla public", words):
         return None
-    found = next((name for name, phrase in _LICENCES if phrase in words.replace(",version", " version")
-                  .replace("license, version", "license version")), None)
+    found = next(
+        (
+            name
+            for name, phrase in _LICENCES
+            if phrase in words.replace(",version", " version").replace("license, version", "license version")
+        ),
+        None,
+    )
     return f"BSD-{3 if 'neither the name' in words or 'names of' in words else 2}-Clause" if found == "BSD" else found
 
 
@@ -189,8 +203,9 @@ def whole(text: str) -> bool:
 
 def commits(source: Clone) -> Iterator[Touched]:
     """The commits that change one Python file in few lines, and nothing else but tests and prose; no merges."""
-    log = source.git("log", "--no-merges", "--no-renames", "--raw", "--numstat", "--no-abbrev",
-                     f"--format={_RECORD}%H%n%s", "HEAD").decode("utf-8", "replace")
+    log = source.git(
+        "log", "--no-merges", "--no-renames", "--raw", "--numstat", "--no-abbrev", f"--format={_RECORD}%H%n%s", "HEAD"
+    ).decode("utf-8", "replace")
     for record in log.split(_RECORD)[1:]:
         commit, subject, *rows = [*record.split("\n"), ""]
         raw = [row[1:].replace("\t", " ", 1).split(" ", 5) for row in rows if row.startswith(":")]

@@ -15,10 +15,34 @@ from pathlib import Path
 
 _MOST_LINES, _MOST_CHARACTERS = 120, 3600
 _LOOKALIKES = (
-    "@@ -1 +1 @@", "@@ -1,3 +1,4 @@ def f():", " @@ -0,0 +1 @@", "--- a/f", "+++ b/f", "-", "+", " ", "- x", "+ x",
-    "\\", "\\ No newline at end of file", "diff --git a/f b/f", "index 000..111 100644", "<NME> f", "<BEF> ", "<MSG> x",
-    "<DFF>", "<|endoftext|>", "<|SUF|>", "ADDFILE", "```diff", "```", "=======", "<<<<<<< HEAD", ">>>>>>> x",
-    "Index: f", "***",
+    "@@ -1 +1 @@",
+    "@@ -1,3 +1,4 @@ def f():",
+    " @@ -0,0 +1 @@",
+    "--- a/f",
+    "+++ b/f",
+    "-",
+    "+",
+    " ",
+    "- x",
+    "+ x",
+    "\\",
+    "\\ No newline at end of file",
+    "diff --git a/f b/f",
+    "index 000..111 100644",
+    "<NME> f",
+    "<BEF> ",
+    "<MSG> x",
+    "<DFF>",
+    "<|endoftext|>",
+    "<|SUF|>",
+    "ADDFILE",
+    "```diff",
+    "```",
+    "=======",
+    "<<<<<<< HEAD",
+    ">>>>>>> x",
+    "Index: f",
+    "***",
 )
 _SEPARATORS = "\f\v\x1c\x1d\x1e\x85\u2028\u2029\x1b\x01\x7f\u00a0\ufeff\u200b\u202e\u2066"
 _EMOJI = ("😀", "👩‍👩‍👧‍👦", "🇩🇪", "👍🏽", "日本語", "한글", "ß", "İ", "ﬁ", "é")
@@ -28,8 +52,11 @@ _WORDS = ("add", "a", "docstring", "rename", "x", "to", "fix", "the", "bug", "re
 @lru_cache(maxsize=1)
 def sources(most: int = 3000) -> tuple[Path, ...]:
     """Files of the packages beside this one, the same for the same environment."""
-    every = sorted(path for path in Path(sysconfig.get_path("purelib")).rglob("*")
-                   if path.suffix in (".py", ".js", ".md", ".css") and path.is_file())
+    every = sorted(
+        path
+        for path in Path(sysconfig.get_path("purelib")).rglob("*")
+        if path.suffix in (".py", ".js", ".md", ".css") and path.is_file()
+    )
     rare = [path for path in every if path.suffix != ".py"]
     return (*(every[:: max(len(every) // most, 1)]), *rare)
 
@@ -115,9 +142,18 @@ def marked(chance: random.Random) -> list[str]:
 
 
 KINDS: dict[str, Callable[[random.Random], list[str]]] = {
-    "real": real, "empty": lambda chance: [], "one line": one_line, "equal lines": equal_lines,
-    "long lines": long_lines, "lookalikes": lookalikes, "blank lines": blank_lines, "tabs": tabs,
-    "separators": separators, "emoji": emoji, "combining": combining, "marked": marked,
+    "real": real,
+    "empty": lambda chance: [],
+    "one line": one_line,
+    "equal lines": equal_lines,
+    "long lines": long_lines,
+    "lookalikes": lookalikes,
+    "blank lines": blank_lines,
+    "tabs": tabs,
+    "separators": separators,
+    "emoji": emoji,
+    "combining": combining,
+    "marked": marked,
 }
 
 

@@ -39,10 +39,15 @@ class Outcome:
 def summary(rows: Sequence[Outcome]) -> dict[str, Any]:
     """The figures of one way."""
     return {
-        "cases": len(rows), "exact": sum(row.exact for row in rows), "applied": sum(row.applied for row in rows),
-        "parses": sum(row.parses for row in rows), "tokens": sum(row.tokens for row in rows),
-        "passes": sum(row.passes for row in rows), "writing": sum(row.passes - row.reading for row in rows),
-        "seconds": round(sum(row.seconds for row in rows), 3), "ended": sum(row.ended for row in rows),
+        "cases": len(rows),
+        "exact": sum(row.exact for row in rows),
+        "applied": sum(row.applied for row in rows),
+        "parses": sum(row.parses for row in rows),
+        "tokens": sum(row.tokens for row in rows),
+        "passes": sum(row.passes for row in rows),
+        "writing": sum(row.passes - row.reading for row in rows),
+        "seconds": round(sum(row.seconds for row in rows), 3),
+        "ended": sum(row.ended for row in rows),
         "unchanged": sum(bool(_UNCHANGED.search(row.reason)) for row in rows),
         "reasons": dict(Counter(re.sub(r"\d+", "N", row.reason) for row in rows if row.reason).most_common()),
     }
@@ -58,9 +63,12 @@ def ratios(plain: Sequence[Outcome], other: Sequence[Outcome]) -> dict[str, floa
         return round(sum(of(a) for a, _ in some) / below, 2) if below else 0.0
 
     return {
-        "cases": len(pairs), "passes": ratio(pairs, lambda one: one.passes),
-        "writing": ratio(pairs, lambda one: one.passes - one.reading), "wall": ratio(pairs, lambda one: one.seconds),
-        "ended": len(ended), "passes_ended": ratio(ended, lambda one: one.passes),
+        "cases": len(pairs),
+        "passes": ratio(pairs, lambda one: one.passes),
+        "writing": ratio(pairs, lambda one: one.passes - one.reading),
+        "wall": ratio(pairs, lambda one: one.seconds),
+        "ended": len(ended),
+        "passes_ended": ratio(ended, lambda one: one.passes),
         "writing_ended": ratio(ended, lambda one: one.passes - one.reading),
         "median_passes": round(statistics.median([a.passes / b.passes for a, b in pairs] or [0.0]), 2),
     }
@@ -69,9 +77,11 @@ def ratios(plain: Sequence[Outcome], other: Sequence[Outcome]) -> dict[str, floa
 def report(title: str, found: dict[str, list[Outcome]], facts: Facts, bandwidth: float) -> dict[str, Any]:
     """Print a table; returns its figures."""
     floor = facts.weights / bandwidth * 1000
-    print(f"\n{title}\n{facts.parameters / 1e6:.0f} million parameters, {facts.dtype}, window {facts.window}, "
-          f"{facts.threads} thread(s); no pass of one token beats {floor:.1f} ms "
-          f"({facts.weights / 2**20:.0f} MiB of weights at {bandwidth / 1e9:.0f} GB/s)")
+    print(
+        f"\n{title}\n{facts.parameters / 1e6:.0f} million parameters, {facts.dtype}, window {facts.window}, "
+        f"{facts.threads} thread(s); no pass of one token beats {floor:.1f} ms "
+        f"({facts.weights / 2**20:.0f} MiB of weights at {bandwidth / 1e9:.0f} GB/s)"
+    )
     columns = ("cases", "exact", "applied", "parses", "unchanged", "ended", "tokens", "passes", "writing")
     print(f"{'way':12}" + "".join(f"{column:>10}" for column in columns) + f"{'seconds':>10}{'ms/pass':>10}")
     rows = {name: summary(some) for name, some in found.items()}
@@ -81,12 +91,18 @@ def report(title: str, found: dict[str, list[Outcome]], facts: Facts, bandwidth:
     for name, row in rows.items():
         for reason, count in row["reasons"].items():
             print(f"  {name}: {count} x {reason[:100]}")
-    against = {name: ratios(some, found["constrained"]) for name, some in found.items()
-               if name != "constrained" and "constrained" in found}
+    against = {
+        name: ratios(some, found["constrained"])
+        for name, some in found.items()
+        if name != "constrained" and "constrained" in found
+    }
     for name, row in against.items():
-        print(f"{name} : constrained = {row['passes']} passes (median of a case {row['median_passes']}), "
-              f"{row['writing']} of them writing, {row['wall']} wall; where both came to an end ({row['ended']}) "
-              f"{row['passes_ended']} and {row['writing_ended']}", flush=True)
+        print(
+            f"{name} : constrained = {row['passes']} passes (median of a case {row['median_passes']}), "
+            f"{row['writing']} of them writing, {row['wall']} wall; where both came to an end ({row['ended']}) "
+            f"{row['passes_ended']} and {row['writing_ended']}",
+            flush=True,
+        )
     return {"ways": rows, "ratios": against, "model": facts.plain(), "floor_ms": round(floor, 2)}
 
 

@@ -37,7 +37,8 @@ _MOST_SHOWN = 20
 # What may be refused: nothing was changed, or the user is told what stands in the way. All else breaks the law.
 _ALLOWED = re.compile(
     "the model proposed no change|invisible characters|mixes kinds of line ends|changes nothing|the text holds <"
-    "|selection is too long|message is too long|would break the code")
+    "|selection is too long|message is too long|would break the code"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,11 @@ class Failure:
     def shown(self) -> str:
         """All that is needed to see it again."""
         one = self.trial.asking
-        return (f"{self.trial.name} ({self.trial.kind}, {self.trial.model}): {self.problem}\n  {one.document.text!r}\n"
-                f"  lines {one.shown.numbers[:1]} to {one.shown.numbers[-1:]}, message {one.message!r}, "
-                f"{self.trial.sampling}, lean {self.trial.lean}\n  {self.diff!r}")
+        return (
+            f"{self.trial.name} ({self.trial.kind}, {self.trial.model}): {self.problem}\n  {one.document.text!r}\n"
+            f"  lines {one.shown.numbers[:1]} to {one.shown.numbers[-1:]}, message {one.message!r}, "
+            f"{self.trial.sampling}, lean {self.trial.lean}\n  {self.diff!r}"
+        )
 
 
 def trial(seed: int, index: int, names: Sequence[str]) -> Trial:
@@ -81,8 +84,10 @@ def trial(seed: int, index: int, names: Sequence[str]) -> Trial:
     marker = marker_at(document, span, "clippy:") if kind == "marked" else None
     message = marker.message if marker else without_surrogates(edit_documents.message(chance).strip()) or "x"
     sampling = {
-        "max_tokens": chance.choice((16, 48, 96, 128)), "temperature": chance.choice((1.0, 1.0, 1.0, 1.5, 3.0)),
-        "top_p": chance.choice((1.0, 1.0, 0.95)), "seed": chance.randrange(1 << 30),
+        "max_tokens": chance.choice((16, 48, 96, 128)),
+        "temperature": chance.choice((1.0, 1.0, 1.0, 1.5, 3.0)),
+        "top_p": chance.choice((1.0, 1.0, 0.95)),
+        "seed": chance.randrange(1 << 30),
         "candidates": chance.choice((1, 1, 1, 1, 1, 1, 1, 2)),
     }
     model = chance.choices(names, [_WEIGHTS[name] for name in names])[0]
@@ -110,11 +115,26 @@ def random_model(name: str) -> Any:
     end = tokenizer.id_of("<|endoftext|>")
     common = {"vocab_size": tokenizer.size, "bos_token_id": end, "eos_token_id": end}
     if name == "codegen":
-        config = transformers.CodeGenConfig(n_embd=64, n_layer=2, n_head=4, rotary_dim=8, n_inner=128, n_positions=2048,
-                                            n_ctx=2048, tie_word_embeddings=False, **common)
+        config = transformers.CodeGenConfig(
+            n_embd=64,
+            n_layer=2,
+            n_head=4,
+            rotary_dim=8,
+            n_inner=128,
+            n_positions=2048,
+            n_ctx=2048,
+            tie_word_embeddings=False,
+            **common,
+        )
     else:
-        config = transformers.GPTNeoXConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
-                                            intermediate_size=128, max_position_embeddings=1024, **common)
+        config = transformers.GPTNeoXConfig(
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=128,
+            max_position_embeddings=1024,
+            **common,
+        )
     module = transformers.AutoModelForCausalLM.from_config(config).float()
     with torch.no_grad():
         module.get_output_embeddings().weight.normal_(0.0, 0.2)  # so that some tokens are likelier than others
@@ -158,8 +178,13 @@ class Judges:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(folder.parent), "LC_ALL": "C",
-                             "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull}
+        self._environment = {
+            **os.environ,
+            "GIT_CEILING_DIRECTORIES": str(folder.parent),
+            "LC_ALL": "C",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+        }
 
     def patched(self, before: str, diff: str) -> tuple[str, str]:
         """What patch makes of a text, and why the diff is wrong where one of the judges says so."""
@@ -177,8 +202,9 @@ class Judges:
         return made.decode(), "" if theirs == made else "patch and git apply make different texts of it"
 
     def _run(self, command: list[str], given: bytes) -> str:
-        done = subprocess.run(command, input=given, cwd=self._folder, env=self._environment, capture_output=True,
-                              check=False)
+        done = subprocess.run(
+            command, input=given, cwd=self._folder, env=self._environment, capture_output=True, check=False
+        )
         # Both say so where a hunk stands elsewhere than it claims, unless they are told to be silent.
         rows = (done.stdout + done.stderr).decode("utf-8", "replace").splitlines()
         usual = ("patching file", "Checking patch f", "Applied patch f cleanly")
@@ -266,8 +292,7 @@ async def check(documents: int, seed: int, names: Sequence[str], progress: bool 
     """Try so many documents; with ``progress``, say now and then how far it is, and at once what breaks the law."""
     facts, tally = {name: Facts() for name in names}, Tally()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, \
-            loading(lambda spec: facts[spec.name].note(random_model(spec.name))):
+    with tempfile.TemporaryDirectory() as folder, loading(lambda spec: facts[spec.name].note(random_model(spec.name))):
         judges, engine = Judges(Path(folder)), open_engine(*names)
         try:
             every = (trial(seed, index, names) for index in range(documents))
@@ -276,8 +301,11 @@ async def check(documents: int, seed: int, names: Sequence[str], progress: bool 
                 if progress and len(tally.failures) <= _MOST_SHOWN:
                     print("".join(failure.shown() + "\n" for failure in failures), end="", flush=True)
                 if progress and tally.documents % 1000 == 0:
-                    print(f"{tally.documents:6} documents, {tally.diffs} diffs, {len(tally.failures)} failures, "
-                          f"{time.monotonic() - started:.0f} s", flush=True)
+                    print(
+                        f"{tally.documents:6} documents, {tally.diffs} diffs, {len(tally.failures)} failures, "
+                        f"{time.monotonic() - started:.0f} s",
+                        flush=True,
+                    )
         finally:
             engine.close()
             await asyncio.to_thread(engine.join, 10.0)
@@ -289,12 +317,24 @@ def main(documents: int, seed: int) -> int:
     names, started = tokenizer_names(), time.monotonic()
     tally = asyncio.run(check(documents, seed, names, progress=True))
     seconds = round(time.monotonic() - started, 1)
-    print(f"{documents} documents, {tally.diffs} diffs, {len(tally.failures)} break the law; seed {seed}; vocabularies "
-          f"{', '.join(names)}; {seconds} s on one thread")
+    print(
+        f"{documents} documents, {tally.diffs} diffs, {len(tally.failures)} break the law; seed {seed}; vocabularies "
+        f"{', '.join(names)}; {seconds} s on one thread"
+    )
     for reason, count in tally.refused.most_common():
         print(f"{count:7} without a diff: {reason}")
-    print(json.dumps({
-        "documents": documents, "seed": seed, "diffs": tally.diffs, "failures": len(tally.failures), "seconds": seconds,
-        "kinds": dict(tally.kinds), "refused": dict(tally.refused.most_common()), "vocabularies": names,
-    }))
+    print(
+        json.dumps(
+            {
+                "documents": documents,
+                "seed": seed,
+                "diffs": tally.diffs,
+                "failures": len(tally.failures),
+                "seconds": seconds,
+                "kinds": dict(tally.kinds),
+                "refused": dict(tally.refused.most_common()),
+                "vocabularies": names,
+            }
+        )
+    )
     return 1 if tally.failures else 0

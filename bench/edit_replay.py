@@ -90,8 +90,16 @@ def random_codegen(tokenizer: Any, seed: int = 0) -> Any:
     torch.set_num_threads(counts()[0])
     torch.manual_seed(seed)
     config = transformers.CodeGenConfig(
-        vocab_size=51200, n_positions=2048, n_ctx=2048, n_embd=1024, n_layer=20, n_head=16, rotary_dim=32,
-        tie_word_embeddings=False, bos_token_id=1, eos_token_id=50256,
+        vocab_size=51200,
+        n_positions=2048,
+        n_ctx=2048,
+        n_embd=1024,
+        n_layer=20,
+        n_head=16,
+        rotary_dim=32,
+        tie_word_embeddings=False,
+        bos_token_id=1,
+        eos_token_id=50256,
     )
     device = models.pick_device("auto")
     default = torch.get_default_dtype()

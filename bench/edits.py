@@ -79,8 +79,11 @@ def selection(case: Case) -> tuple[int, int]:
         for node in ast.walk(ast.parse(case.before))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
     ]
-    around = [scope for scope in scopes if scope[0] <= first and last <= scope[1]
-              and scope[0] < scope[1] < scope[0] + _LARGEST]
+    around = [
+        scope
+        for scope in scopes
+        if scope[0] <= first and last <= scope[1] and scope[0] < scope[1] < scope[0] + _LARGEST
+    ]
     if around:
         return min(around, key=lambda scope: scope[1] - scope[0])
     return max(first - _AROUND, 0), min(last + _AROUND, count - 1)
@@ -107,9 +110,17 @@ async def outcome(
     seconds = time.monotonic() - started
     generation, watch, after = found.generation, facts.watch, found.after
     return Outcome(
-        after == case.after, after is not None, after is not None and parses(after), found.reason,
-        generation is not None and generation.reason is Reason.END, generation.prompt_tokens if generation else 0,
-        len(generation.candidates[0].tokens) if generation else 0, watch.passes, watch.reading, seconds)
+        after == case.after,
+        after is not None,
+        after is not None and parses(after),
+        found.reason,
+        generation is not None and generation.reason is Reason.END,
+        generation.prompt_tokens if generation else 0,
+        len(generation.candidates[0].tokens) if generation else 0,
+        watch.passes,
+        watch.reading,
+        seconds,
+    )
 
 
 async def asked(
@@ -158,8 +169,12 @@ async def replayed(
 
 
 async def _all_ways(
-    cases: Sequence[Case], facts: Facts, make: Callable[[ModelSpec], Any], told: Callable[[Case], Callable[..., None]],
-    ways: Sequence[Way] = WAYS, whole: bool = False,
+    cases: Sequence[Case],
+    facts: Facts,
+    make: Callable[[ModelSpec], Any],
+    told: Callable[[Case], Callable[..., None]],
+    ways: Sequence[Way] = WAYS,
+    whole: bool = False,
 ) -> dict[str, list[Outcome]]:
     found: dict[str, list[Outcome]] = {way.name: [] for way in ways}
     with loading(make):
@@ -189,8 +204,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     with options.cases.open(encoding="utf-8") as lines:
         cases = [Case(**json.loads(line)) for line in lines]
     speed = bandwidth()
-    print(f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}; {len(cases)} cases of "
-          f"{len({case.repository for case in cases})} repositories")
+    print(
+        f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}; {len(cases)} cases of "
+        f"{len({case.repository for case in cases})} repositories"
+    )
     facts = Facts()
     some = spread(cases, min(options.most, 16) if options.quick else options.most)
     title = f"Small commits, asked of {options.model or 'the shipped model'}"

@@ -101,11 +101,17 @@ def main() -> None:
         import codeclippy_ls.diffs
         import codeclippy_ls.frames
         import codeclippy_ls.text
-    globals().update(read=codeclippy_ls.diffs.read, read_frame=codeclippy_ls.frames.read_frame,
-                     FrameError=codeclippy_ls.frames.FrameError, Document=codeclippy_ls.text.Document,
-                     Documents=codeclippy_ls.text.Documents, Change=codeclippy_ls.text.Change,
-                     Position=codeclippy_ls.text.Position, apply=codeclippy_ls.text.apply,
-                     lines=codeclippy_ls.text.lines)
+    globals().update(
+        read=codeclippy_ls.diffs.read,
+        read_frame=codeclippy_ls.frames.read_frame,
+        FrameError=codeclippy_ls.frames.FrameError,
+        Document=codeclippy_ls.text.Document,
+        Documents=codeclippy_ls.text.Documents,
+        Change=codeclippy_ls.text.Change,
+        Position=codeclippy_ls.text.Position,
+        apply=codeclippy_ls.text.apply,
+        lines=codeclippy_ls.text.lines,
+    )
     with tempfile.TemporaryDirectory() as scratch:
         folders = [str(parsed.corpus or scratch), str(CORPUS / parsed.target)]
         options = [f"-max_total_time={parsed.seconds}", "-max_len=600"]

@@ -35,22 +35,51 @@ CHECKED, BATCHES = (1, 2, 4, 8, 16, 32, 64), (1, 2, 4, 8)
 
 def codegen(width: int, layers: int, heads: int) -> dict[str, Any]:
     """A CodeGen configuration."""
-    return {"model_type": "codegen", "vocab_size": 51200, "hidden_size": width, "num_hidden_layers": layers,
-            "num_attention_heads": heads, "n_inner": None, "rotary_dim": min(64, width // heads),
-            "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": False}
+    return {
+        "model_type": "codegen",
+        "vocab_size": 51200,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "n_inner": None,
+        "rotary_dim": min(64, width // heads),
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": False,
+    }
 
 
 SIZES: dict[str, dict[str, Any]] = {
     "toy": codegen(64, 2, 4),
-    "125M": {"model_type": "gpt_neo", "vocab_size": 50257, "hidden_size": 768, "num_hidden_layers": 12,
-             "num_attention_heads": 12, "intermediate_size": None, "window_size": 256,
-             "attention_layers": ["global", "local"] * 6, "attention_types": [[["global", "local"], 6]],
-             "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True},
+    "125M": {
+        "model_type": "gpt_neo",
+        "vocab_size": 50257,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": None,
+        "window_size": 256,
+        "attention_layers": ["global", "local"] * 6,
+        "attention_types": [[["global", "local"], 6]],
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": True,
+    },
     "350M": codegen(1024, 20, 16),
-    "1.3B": {"model_type": "gpt_neox", "vocab_size": 50304, "hidden_size": 2048, "num_hidden_layers": 24,
-             "num_attention_heads": 16, "intermediate_size": 8192, "hidden_act": "gelu", "layer_norm_eps": 1e-5,
-             "use_parallel_residual": True, "attention_bias": True, "tie_word_embeddings": False,
-             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}},
+    "1.3B": {
+        "model_type": "gpt_neox",
+        "vocab_size": 50304,
+        "hidden_size": 2048,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 8192,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "use_parallel_residual": True,
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+    },
     "2B": codegen(2560, 32, 32),
     "6B": codegen(4096, 33, 16),
     "16B": codegen(6144, 34, 24),
@@ -147,6 +176,7 @@ def unrecorded(model: Transformer, clock: Clock) -> float:
     cache = _read(model, PROMPT)
     graphs, model.graphs = model.graphs, None
     try:
+
         def written() -> None:
             for _ in range(WRITTEN):
                 int(model.forward([Feed([5], cache)])[0][-1].argmax())
@@ -171,8 +201,14 @@ def generated(name: str, clock: Clock, device: str, dtype: torch.dtype) -> float
     ids = torch.full((1, PROMPT + TYPED), 5, device=device)
 
     def keystroke() -> None:
-        made.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=WRITTEN, min_new_tokens=WRITTEN,
-                      do_sample=False, pad_token_id=0)
+        made.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=WRITTEN,
+            min_new_tokens=WRITTEN,
+            do_sample=False,
+            pad_token_id=0,
+        )
 
     return clock.milliseconds(keystroke, 2)
 
@@ -211,10 +247,14 @@ def main() -> None:
     clock = Clock(options.device)
     copied, multiplied = limits(clock, options.device, choice.dtype, not cuda)
     machine = torch.cuda.get_device_name() if cuda else "CPU"
-    print(f"{machine}, torch {torch.__version__}, {choice}: {copied / 1e9:.0f} GB/s copied, "
-          f"{multiplied / 1e12:.1f} TFLOP/s")
-    print(f"{'size':>6} {'token':>8} {'limit':>8} {'ratio':>6} {'plain':>8} {'prefill':>9} {'limit':>8} {'ratio':>6} "
-          f"{'keystroke':>10} {'generate':>9}")
+    print(
+        f"{machine}, torch {torch.__version__}, {choice}: {copied / 1e9:.0f} GB/s copied, "
+        f"{multiplied / 1e12:.1f} TFLOP/s"
+    )
+    print(
+        f"{'size':>6} {'token':>8} {'limit':>8} {'ratio':>6} {'plain':>8} {'prefill':>9} {'limit':>8} {'ratio':>6} "
+        f"{'keystroke':>10} {'generate':>9}"
+    )
     found: dict[str, Any] = {}
     for name in options.sizes:
         if time.monotonic() - started > options.seconds:
@@ -222,9 +262,12 @@ def main() -> None:
             continue
         one = found[name] = row(name, clock, options.device, choice, copied, multiplied)
         slow = f"{one['generate_ms']:9.1f}" if one.get("generate_ms") else f"{'-':>9}"
-        print(f"{name:>6} {one['token_ms']:8.2f} {one['token_limit_ms']:8.2f} {one['token_ratio']:6.1f} "
-              f"{one['plain_token_ms']:8.2f} {one['prefill_ms']:9.1f} {one['prefill_limit_ms']:8.1f} "
-              f"{one['prefill_ratio']:6.1f} {one['keystroke_ms']:10.1f} {slow}   passes: {one['passes']}", flush=True)
+        print(
+            f"{name:>6} {one['token_ms']:8.2f} {one['token_limit_ms']:8.2f} {one['token_ratio']:6.1f} "
+            f"{one['plain_token_ms']:8.2f} {one['prefill_ms']:9.1f} {one['prefill_limit_ms']:8.1f} "
+            f"{one['prefill_ratio']:6.1f} {one['keystroke_ms']:10.1f} {slow}   passes: {one['passes']}",
+            flush=True,
+        )
     print(json.dumps({"machine": machine, "copied": copied, "multiplied": multiplied, "sizes": found}))
 
 

@@ -64,9 +64,12 @@ class Way:
         """All clients at once, each its own part; the first one's server is pinged."""
         pace = len(self.typists) / _KEYS_A_SECOND
         async with self.pings.running(self.editors[0], self.typists[0], 0.02):
-            await asyncio.gather(*(
-                typist.type(part, pace, _URI.format(turn, self.name, index))
-                for index, (typist, part) in enumerate(zip(self.typists, parts, strict=True))))
+            await asyncio.gather(
+                *(
+                    typist.type(part, pace, _URI.format(turn, self.name, index))
+                    for index, (typist, part) in enumerate(zip(self.typists, parts, strict=True))
+                )
+            )
 
     def figures(self, hosts: Sequence[int]) -> dict[str, Any]:
         """What is printed."""
@@ -76,11 +79,16 @@ class Way:
             together.answers += typist.answers
         found = summary(together, None)
         processes = [*self.processes, *(hosts if self.name == "host" else ())]
-        return {"first_s": self.first[0], "next_first_s": statistics.median(self.first[1:] or self.first),
-                **{f"{kind}_mib": sum(memory(process, kind) for process in processes) for kind in ("pss", "rss")},
-                "key_to_engines_answer_ms": found["key_to_engines_answer_ms"], "sent": found["sent"],
-                "failed": found["failed"], "lag_ms": spread([*self.pings.idle, *self.pings.busy]),
-                "lag_busy_ms": spread(self.pings.busy)}
+        return {
+            "first_s": self.first[0],
+            "next_first_s": statistics.median(self.first[1:] or self.first),
+            **{f"{kind}_mib": sum(memory(process, kind) for process in processes) for kind in ("pss", "rss")},
+            "key_to_engines_answer_ms": found["key_to_engines_answer_ms"],
+            "sent": found["sent"],
+            "failed": found["failed"],
+            "lag_ms": spread([*self.pings.idle, *self.pings.busy]),
+            "lag_busy_ms": spread(self.pings.busy),
+        }
 
 
 def memory(process: int, kind: str) -> float:
@@ -145,8 +153,11 @@ def print_row(count: int, name: str, row: dict[str, Any]) -> None:
     answer, lag = row["key_to_engines_answer_ms"], row["lag_busy_ms"]
     times = f"{answer['p50']:9.1f}{answer['p95']:8.1f}" if answer else f"{'-':>9}{'-':>8}"
     lags = f"{lag['p50']:9.2f}{lag['p95']:8.2f}{lag['max']:8.2f}" if lag else f"{'-':>9}{'-':>8}{'-':>8}"
-    print(f"{count:7}  {name:<9}{row['pss_mib']:8.0f}{row['rss_mib']:8.0f}{row['first_s']:9.2f}"
-          f"{row['next_first_s']:8.2f}{row['sent']:7}{times}{lags}", flush=True)
+    print(
+        f"{count:7}  {name:<9}{row['pss_mib']:8.0f}{row['rss_mib']:8.0f}{row['first_s']:9.2f}"
+        f"{row['next_first_s']:8.2f}{row['sent']:7}{times}{lags}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -154,8 +165,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer keys")
     options = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-          f"load {os.getloadavg()[0]:.1f}")
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+        f"load {os.getloadavg()[0]:.1f}"
+    )
     print("clients  engine   PSS MiB RSS MiB  first s next s   keys   p50 ms  p95 ms  lag p50     p95     max")
     found: dict[str, Any] = {}
     for count in (1, 2, 8):

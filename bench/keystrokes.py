@@ -65,21 +65,29 @@ def shown(found: dict[str, float] | None) -> str:
 def summary(typist: Typist, cpu: tuple[float, float] | None) -> dict[str, Any]:
     """What came of a typist's requests, and what it cost."""
     counts = {outcome.name.lower(): sum(answer.outcome is outcome for answer in typist.answers) for outcome in Outcome}
-    answered = [answer for answer in typist.answers
-                if answer.outcome in (Outcome.FRESH, Outcome.THROUGH, Outcome.EMPTY)]
+    answered = [
+        answer for answer in typist.answers if answer.outcome in (Outcome.FRESH, Outcome.THROUGH, Outcome.EMPTY)
+    ]
     visible = [answer.seconds for answer in answered if answer.text]
     made = [answer.seconds for answer in answered if answer.outcome is not Outcome.THROUGH]
     loop, others = cpu or (None, None)
-    return {"sent": typist.sent, "answered": len(answered), **counts,
-            "key_to_answer_ms": spread([answer.seconds for answer in answered]),
-            "key_to_suggestion_ms": spread(visible), "key_to_engines_answer_ms": spread(made),
-            "loop_seconds": loop, "engine_seconds": others,
-            "engine_ms_per_shown": others * 1000 / len(visible) if others is not None and visible else None,
-            "engine_ms_per_key": others * 1000 / typist.sent if others is not None else None}
+    return {
+        "sent": typist.sent,
+        "answered": len(answered),
+        **counts,
+        "key_to_answer_ms": spread([answer.seconds for answer in answered]),
+        "key_to_suggestion_ms": spread(visible),
+        "key_to_engines_answer_ms": spread(made),
+        "loop_seconds": loop,
+        "engine_seconds": others,
+        "engine_ms_per_shown": others * 1000 / len(visible) if others is not None and visible else None,
+        "engine_ms_per_key": others * 1000 / typist.sent if others is not None else None,
+    }
 
 
-async def typed(variant: Variant, name: str, plan: Sequence[tuple[float, Sequence[Typing]]], tokens: int
-                ) -> tuple[list[dict[str, Any]], Pings]:
+async def typed(
+    variant: Variant, name: str, plan: Sequence[tuple[float, Sequence[Typing]]], tokens: int
+) -> tuple[list[dict[str, Any]], Pings]:
     """A summary of each part of a plan, typed one after the other into one server, which is pinged meanwhile."""
     found, pings = [], Pings()
     async with serving(variant, tokens) as (editor, process):
@@ -97,17 +105,25 @@ async def typed(variant: Variant, name: str, plan: Sequence[tuple[float, Sequenc
 
 def print_typed(rows: dict[str, dict[str, Any]]) -> None:
     """One row for each summary."""
-    print(f"{'':<24}{'sent':>6}{'new':>5}{'thru':>6}{'none':>6}{'stale':>6}{'cancel':>7}{'failed':>7}"
-          f"{'answer p50':>12}{'p95':>7}{'max':>7}{'shown p50':>11}{'p95':>7}{'max':>7}"
-          f"{'engine ms/shown':>17}{'/key':>7}")
+    print(
+        f"{'':<24}{'sent':>6}{'new':>5}{'thru':>6}{'none':>6}{'stale':>6}{'cancel':>7}{'failed':>7}"
+        f"{'answer p50':>12}{'p95':>7}{'max':>7}{'shown p50':>11}{'p95':>7}{'max':>7}"
+        f"{'engine ms/shown':>17}{'/key':>7}"
+    )
     for name, row in rows.items():
         cells = [row["key_to_answer_ms"], row["key_to_suggestion_ms"]]
-        texts = ["".join(f"{cell[key]:{width}.1f}" for key, width in (("p50", 0), ("p95", 7), ("max", 7)))
-                 if cell else "-" for cell in cells]
-        cost = [f"{row[key]:.1f}" if row[key] is not None else "-"
-                for key in ("engine_ms_per_shown", "engine_ms_per_key")]
-        print(f"{name:<24}{row['sent']:6}{row['fresh']:5}{row['through']:6}{row['empty']:6}{row['stale']:6}"
-              f"{row['cancelled']:7}{row['failed']:7}{texts[0]:>26}{texts[1]:>25}{cost[0]:>17}{cost[1]:>7}", flush=True)
+        texts = [
+            "".join(f"{cell[key]:{width}.1f}" for key, width in (("p50", 0), ("p95", 7), ("max", 7))) if cell else "-"
+            for cell in cells
+        ]
+        cost = [
+            f"{row[key]:.1f}" if row[key] is not None else "-" for key in ("engine_ms_per_shown", "engine_ms_per_key")
+        ]
+        print(
+            f"{name:<24}{row['sent']:6}{row['fresh']:5}{row['through']:6}{row['empty']:6}{row['stale']:6}"
+            f"{row['cancelled']:7}{row['failed']:7}{texts[0]:>26}{texts[1]:>25}{cost[0]:>17}{cost[1]:>7}",
+            flush=True,
+        )
 
 
 async def unhurried(parts: Sequence[Typing], columns: Sequence[Any], model: Any, tokens: int) -> dict[str, list[float]]:
@@ -177,10 +193,18 @@ def print_unhurried(found: dict[str, list[float]], columns: Sequence[Any], token
         column = next((one for one in columns if one.name == name), None)
         limit = tokens * column.nbytes / rates[name] * 1000 if column is not None else None
         mean = statistics.fmean(seconds) * 1000
-        rows[name] = {**(spread(seconds) or {}), "mean": mean, "limit_ms": limit,
-                      "ratio_vs_naive": naive / statistics.median(seconds)}
-        print(f"{name:<34}{len(seconds):6}{shown(rows[name])}{mean:8.1f}" + (f"{limit:8.1f}" if limit else f"{'-':>8}")
-              + f"{rows[name]['ratio_vs_naive']:10.1f}", flush=True)
+        rows[name] = {
+            **(spread(seconds) or {}),
+            "mean": mean,
+            "limit_ms": limit,
+            "ratio_vs_naive": naive / statistics.median(seconds),
+        }
+        print(
+            f"{name:<34}{len(seconds):6}{shown(rows[name])}{mean:8.1f}"
+            + (f"{limit:8.1f}" if limit else f"{'-':>8}")
+            + f"{rows[name]['ratio_vs_naive']:10.1f}",
+            flush=True,
+        )
     return rows
 
 
@@ -212,8 +236,12 @@ async def cancelled(count: int, tokens: int) -> dict[str, Any]:
             await answered(next_one)
             after.append(time.perf_counter() - struck)
     late = [later - statistics.median(alone) for later in after]
-    return {"cancel_to_answer_ms": spread(answer), "request_alone_ms": spread(alone),
-            "request_after_cancel_ms": spread(after), "engine_busy_after_cancel_ms": spread(late)}
+    return {
+        "cancel_to_answer_ms": spread(answer),
+        "request_alone_ms": spread(alone),
+        "request_after_cancel_ms": spread(after),
+        "engine_busy_after_cancel_ms": spread(late),
+    }
 
 
 async def _latency(typist: Typist, buffer: Any, cursor: int) -> float:
@@ -267,8 +295,10 @@ def measured(extent: Extent, tokens: int, peers: bool) -> dict[str, Any]:
     print_typed(found["switches"])
     found["cancelling"] = asyncio.run(cancelled(extent.cancels, tokens))
     lag = asyncio.run(loop_lag(extent.edits, tokens))
-    found["loop_ms"] = {name: spread(rows) for name, rows in
-                        {**lag, "typing, waiting": pings.idle, "typing, engine busy": pings.busy}.items()}
+    found["loop_ms"] = {
+        name: spread(rows)
+        for name, rows in {**lag, "typing, waiting": pings.idle, "typing, engine busy": pings.busy}.items()
+    }
     for title in ("cancelling", "loop_ms"):
         print(f"\n{title}, milliseconds{'':<16}{'count':>6}{'p50':>8}{'p95':>8}{'p99':>8}{'max':>8}")
         for name, row in found[title].items():
@@ -289,8 +319,13 @@ def main() -> None:
     started, load_before = time.perf_counter(), os.getloadavg()[0]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {load_before:.1f}, one thread")
     found = measured(QUICK if parsed.quick else Extent(), parsed.tokens, not parsed.no_peers)
-    machine = {"cores": os.cpu_count(), "load_before": load_before, "load_after": os.getloadavg()[0],
-               "python": platform.python_version(), "seconds": time.perf_counter() - started}
+    machine = {
+        "cores": os.cpu_count(),
+        "load_before": load_before,
+        "load_after": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "seconds": time.perf_counter() - started,
+    }
     print(json.dumps({"machine": machine, "tokens": parsed.tokens, **found}))
 
 

@@ -38,10 +38,17 @@ async def _start(arguments: list[str]) -> dict[str, float]:
 
     started = time.monotonic()
     await client.start_io(sys.executable, "-m", "codeclippy_ls", *arguments)
-    await client.initialize_async(types.InitializeParams(
-        capabilities=types.ClientCapabilities(), process_id=os.getpid(),
-        initialization_options={"statusNotification": True, "completion": {"timeBudgetMs": 60000},
-                                "model": {"engine": "process"}}))
+    await client.initialize_async(
+        types.InitializeParams(
+            capabilities=types.ClientCapabilities(),
+            process_id=os.getpid(),
+            initialization_options={
+                "statusNotification": True,
+                "completion": {"timeBudgetMs": 60000},
+                "model": {"engine": "process"},
+            },
+        )
+    )
     initialized = time.monotonic() - started
     client.initialized(types.InitializedParams())
     text = SAMPLE.read_text(encoding="utf-8")

@@ -45,8 +45,9 @@ def read(folder: Path) -> tuple[dict[str, Any], Weights]:
     found: Weights = {}
     for file in sorted(folder.glob("*.safetensors")):
         found |= load_file(file)
-    return config, {name.removeprefix("transformer.").removeprefix("gpt_neox."): weight.float()
-                    for name, weight in found.items()}
+    return config, {
+        name.removeprefix("transformer.").removeprefix("gpt_neox."): weight.float() for name, weight in found.items()
+    }
 
 
 def laid(folder: Path) -> Laid:
@@ -87,11 +88,25 @@ def _neox(config: dict[str, Any], weights: Weights) -> Laid:
     width, heads = config["hidden_size"], config["num_attention_heads"]
     rope = config.get("rope_parameters") or {}
     share = rope.get("partial_rotary_factor", config.get("rotary_pct", 0.25))
-    made = Laid("gptneox", width, config["num_hidden_layers"], heads, config["intermediate_size"],
-                config["max_position_embeddings"], config["layer_norm_eps"], int(share * (width // heads)),
-                rope.get("rope_theta", config.get("rotary_emb_base", 10000.0)), config["use_parallel_residual"])
-    names = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_output": "attention.dense",
-             "ffn_up": "mlp.dense_h_to_4h", "ffn_down": "mlp.dense_4h_to_h"}
+    made = Laid(
+        "gptneox",
+        width,
+        config["num_hidden_layers"],
+        heads,
+        config["intermediate_size"],
+        config["max_position_embeddings"],
+        config["layer_norm_eps"],
+        int(share * (width // heads)),
+        rope.get("rope_theta", config.get("rotary_emb_base", 10000.0)),
+        config["use_parallel_residual"],
+    )
+    names = {
+        "attn_norm": "input_layernorm",
+        "ffn_norm": "post_attention_layernorm",
+        "attn_output": "attention.dense",
+        "ffn_up": "mlp.dense_h_to_4h",
+        "ffn_down": "mlp.dense_4h_to_h",
+    }
     for index in range(made.layers):
         start = f"layers.{index}."
         _layer(made, weights, index, names, start)
@@ -107,10 +122,23 @@ def _neox(config: dict[str, Any], weights: Weights) -> Laid:
 
 def _gpt2(config: dict[str, Any], weights: Weights) -> Laid:
     width = config["n_embd"]
-    made = Laid("gpt2", width, config["n_layer"], config["n_head"], config.get("n_inner") or 4 * width,
-                config["n_positions"], config["layer_norm_epsilon"])
-    names = {"attn_norm": "ln_1", "attn_qkv": "attn.c_attn", "attn_output": "attn.c_proj", "ffn_norm": "ln_2",
-             "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}
+    made = Laid(
+        "gpt2",
+        width,
+        config["n_layer"],
+        config["n_head"],
+        config.get("n_inner") or 4 * width,
+        config["n_positions"],
+        config["layer_norm_epsilon"],
+    )
+    names = {
+        "attn_norm": "ln_1",
+        "attn_qkv": "attn.c_attn",
+        "attn_output": "attn.c_proj",
+        "ffn_norm": "ln_2",
+        "ffn_up": "mlp.c_fc",
+        "ffn_down": "mlp.c_proj",
+    }
     for index in range(made.layers):
         _layer(made, weights, index, names, f"h.{index}.", turned=True)
     made.weights["position_embd.weight"] = weights["wpe.weight"]
@@ -120,10 +148,22 @@ def _gpt2(config: dict[str, Any], weights: Weights) -> Laid:
 def _neo(config: dict[str, Any], weights: Weights) -> Laid:
     """As GPT-2, with the queries multiplied by what GPT-2 divides the scores by."""
     width, heads = config["hidden_size"], config["num_heads"]
-    made = Laid("gpt2", width, config["num_layers"], heads, config.get("intermediate_size") or 4 * width,
-                config["max_position_embeddings"], config["layer_norm_epsilon"])
-    names = {"attn_norm": "ln_1", "attn_output": "attn.attention.out_proj", "ffn_norm": "ln_2", "ffn_up": "mlp.c_fc",
-             "ffn_down": "mlp.c_proj"}
+    made = Laid(
+        "gpt2",
+        width,
+        config["num_layers"],
+        heads,
+        config.get("intermediate_size") or 4 * width,
+        config["max_position_embeddings"],
+        config["layer_norm_epsilon"],
+    )
+    names = {
+        "attn_norm": "ln_1",
+        "attn_output": "attn.attention.out_proj",
+        "ffn_norm": "ln_2",
+        "ffn_up": "mlp.c_fc",
+        "ffn_down": "mlp.c_proj",
+    }
     for index in range(made.layers):
         start = f"h.{index}."
         _layer(made, weights, index, names, start)
@@ -138,8 +178,16 @@ def _codegen(config: dict[str, Any], weights: Weights) -> Laid:
     """As Phi: queries, values and keys lie in four blocks, and rotated pairs are neighbours instead of halves."""
     width, heads, rotary = config["n_embd"], config["n_head"], config["rotary_dim"]
     size = width // heads
-    made = Laid("phi2", width, config["n_layer"], heads, config.get("n_inner") or 4 * width, config["n_positions"],
-                config["layer_norm_epsilon"], rotary)
+    made = Laid(
+        "phi2",
+        width,
+        config["n_layer"],
+        heads,
+        config.get("n_inner") or 4 * width,
+        config["n_positions"],
+        config["layer_norm_epsilon"],
+        rotary,
+    )
     names = {"attn_norm": "ln_1", "attn_output": "attn.out_proj", "ffn_up": "mlp.fc_in", "ffn_down": "mlp.fc_out"}
     order = torch.cat([torch.arange(0, rotary, 2), torch.arange(1, rotary, 2), torch.arange(rotary, size)])
     for index in range(made.layers):
@@ -154,7 +202,11 @@ def _codegen(config: dict[str, Any], weights: Weights) -> Laid:
 
 
 _LAYOUTS: dict[str, Callable[[dict[str, Any], Weights], Laid]] = {
-    "gpt_neox": _neox, "gpt2": _gpt2, "gpt_neo": _neo, "codegen": _codegen}
+    "gpt_neox": _neox,
+    "gpt2": _gpt2,
+    "gpt_neo": _neo,
+    "codegen": _codegen,
+}
 
 
 def described(writer: Any, made: Laid) -> int:
@@ -217,11 +269,26 @@ def as_gpt2(folder: Path) -> Any:
 
     config, weights = read(folder)
     made = _neo(config, weights)
-    module = transformers.GPT2LMHeadModel(transformers.GPT2Config(
-        vocab_size=config["vocab_size"], n_positions=made.window, n_embd=made.width, n_layer=made.layers,
-        n_head=made.heads, n_inner=made.inner, layer_norm_epsilon=made.epsilon, activation_function="gelu_new"))
-    names = {"attn_norm": "ln_1", "attn_qkv": "attn.c_attn", "attn_output": "attn.c_proj", "ffn_norm": "ln_2",
-             "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}
+    module = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=config["vocab_size"],
+            n_positions=made.window,
+            n_embd=made.width,
+            n_layer=made.layers,
+            n_head=made.heads,
+            n_inner=made.inner,
+            layer_norm_epsilon=made.epsilon,
+            activation_function="gelu_new",
+        )
+    )
+    names = {
+        "attn_norm": "ln_1",
+        "attn_qkv": "attn.c_attn",
+        "attn_output": "attn.c_proj",
+        "ffn_norm": "ln_2",
+        "ffn_up": "mlp.c_fc",
+        "ffn_down": "mlp.c_proj",
+    }
     state = {"wte.weight": made.weights["token_embd.weight"], "wpe.weight": made.weights["position_embd.weight"]}
     for part in ("weight", "bias"):
         state[f"ln_f.{part}"] = made.weights[f"output_norm.{part}"]

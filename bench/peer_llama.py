@@ -47,8 +47,10 @@ class LlamaServer:
 
         path = written(folder, scratch, form)
         self.nbytes = path.stat().st_size
-        self.version = (f"llama.cpp's server (xllamacpp {metadata.version('xllamacpp')}), built for "
-                        f"{instructions(xllamacpp.get_system_info())}")
+        self.version = (
+            f"llama.cpp's server (xllamacpp {metadata.version('xllamacpp')}), built for "
+            f"{instructions(xllamacpp.get_system_info())}"
+        )
         options = xllamacpp.CommonParams()
         options.model.path = str(path)
         options.n_ctx, options.n_parallel, options.n_gpu_layers = window, 1, 0
@@ -139,10 +141,12 @@ class LlamaLibrary:
         return self._write(tokens, count)
 
     def _write(self, tokens: Sequence[int], count: int) -> list[int]:
-        same = next((index for index, (one, other) in enumerate(zip(self._held, tokens, strict=False)) if one != other),
-                    min(len(self._held), len(tokens)))
+        same = next(
+            (index for index, (one, other) in enumerate(zip(self._held, tokens, strict=False)) if one != other),
+            min(len(self._held), len(tokens)),
+        )
         self._crop(min(same, len(tokens) - 1))
-        found = [self._read(tokens[len(self._held):])]
+        found = [self._read(tokens[len(self._held) :])]
         while len(found) < count:
             found.append(self._read(found[-1:]))
         return found
@@ -179,13 +183,21 @@ def _library() -> Any:
     library: Any = ctypes.CDLL(str(paths["libllama"]))
     place, count, text = ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p
     for name, gives, takes in (
-            ("llama_print_system_info", text, ()), ("llama_model_default_params", _Options, ()),
-            ("llama_context_default_params", _Options, ()), ("llama_model_load_from_file", place, (text, _Options)),
-            ("llama_init_from_model", place, (place, _Options)), ("llama_set_n_threads", None, (place, count, count)),
-            ("llama_get_memory", place, (place,)), ("llama_memory_seq_rm", ctypes.c_bool, (place, count, count, count)),
-            ("llama_model_get_vocab", place, (place,)), ("llama_vocab_n_tokens", count, (place,)),
-            ("llama_batch_get_one", _Batch, (place, count)), ("llama_decode", count, (place, _Batch)),
-            ("llama_get_logits_ith", place, (place, count)), ("llama_backend_init", None, ())):
+        ("llama_print_system_info", text, ()),
+        ("llama_model_default_params", _Options, ()),
+        ("llama_context_default_params", _Options, ()),
+        ("llama_model_load_from_file", place, (text, _Options)),
+        ("llama_init_from_model", place, (place, _Options)),
+        ("llama_set_n_threads", None, (place, count, count)),
+        ("llama_get_memory", place, (place,)),
+        ("llama_memory_seq_rm", ctypes.c_bool, (place, count, count, count)),
+        ("llama_model_get_vocab", place, (place,)),
+        ("llama_vocab_n_tokens", count, (place,)),
+        ("llama_batch_get_one", _Batch, (place, count)),
+        ("llama_decode", count, (place, _Batch)),
+        ("llama_get_logits_ith", place, (place, count)),
+        ("llama_backend_init", None, ()),
+    ):
         function = getattr(library, name)
         function.restype, function.argtypes = gives, list(takes)
     library.llama_backend_init()

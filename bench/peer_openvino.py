@@ -26,8 +26,11 @@ class Decoder(torch.nn.Module):
         self.weights = {name: weight.contiguous() for name, weight in laid.weights.items()}
         self.approximate = "none" if laid.architecture == "gptneox" else "tanh"
         half = laid.rotary // 2
-        angles = torch.outer(torch.arange(laid.window).float(),
-                             laid.base ** -(torch.arange(half) / half)) if half else torch.zeros(laid.window, 0)
+        angles = (
+            torch.outer(torch.arange(laid.window).float(), laid.base ** -(torch.arange(half) / half))
+            if half
+            else torch.zeros(laid.window, 0)
+        )
         self.turns = torch.cat([angles.cos(), angles.sin()], -1)
 
     def forward(self, ids: torch.Tensor, places: torch.Tensor, order: torch.Tensor, *past: torch.Tensor) -> Any:
@@ -48,11 +51,14 @@ class Decoder(torch.nn.Module):
         head = self.weights.get("output.weight", self.weights["token_embd.weight"])
         return (F.linear(last, head, self.weights.get("output.bias")), *present)
 
-    def _layer(self, name: str, hidden: torch.Tensor, seen: torch.Tensor, turns: torch.Tensor,
-               kept: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def _layer(
+        self, name: str, hidden: torch.Tensor, seen: torch.Tensor, turns: torch.Tensor, kept: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         read = self._norm(f"{name}attn_norm", hidden)
-        query, key, value = (part.unflatten(-1, (self.laid.heads, -1)).transpose(1, 2)
-                             for part in self._linear(f"{name}attn_qkv", read).chunk(3, -1))
+        query, key, value = (
+            part.unflatten(-1, (self.laid.heads, -1)).transpose(1, 2)
+            for part in self._linear(f"{name}attn_qkv", read).chunk(3, -1)
+        )
         key, value = (torch.cat([kept[0], self._turned(key, turns)], 2), torch.cat([kept[1], value], 2))
         mixed = F.scaled_dot_product_attention(self._turned(query, turns), key, value, attn_mask=seen)
         mixed = self._linear(f"{name}attn_output", mixed.transpose(1, 2).flatten(2))
@@ -78,8 +84,9 @@ class Decoder(torch.nn.Module):
         return F.linear(value, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
 
     def _norm(self, name: str, value: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(value, (self.laid.width,), self.weights[f"{name}.weight"], self.weights[f"{name}.bias"],
-                            self.laid.epsilon)
+        return F.layer_norm(
+            value, (self.laid.width,), self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], self.laid.epsilon
+        )
 
 
 def stateful(laid: peer_formats.Laid) -> Any:
@@ -92,8 +99,14 @@ def stateful(laid: peer_formats.Laid) -> Any:
     past = [torch.zeros(1, laid.heads, 3, size) for _ in range(2 * laid.layers)]
     with torch.no_grad():
         graph = openvino.convert_model(
-            Decoder(laid).eval(), example_input=(torch.zeros(1, 2, dtype=torch.long), torch.tensor([3, 4]),
-                                                 torch.zeros(1, dtype=torch.int32), *past))
+            Decoder(laid).eval(),
+            example_input=(
+                torch.zeros(1, 2, dtype=torch.long),
+                torch.tensor([3, 4]),
+                torch.zeros(1, dtype=torch.int32),
+                *past,
+            ),
+        )
     shapes = [[1, -1], [-1], [1], *([[1, laid.heads, -1, size]] * len(past))]
     graph.reshape({port: openvino.PartialShape(shape) for port, shape in zip(graph.inputs, shapes, strict=True)})
     for index, name in enumerate(("ids", "places", "order")):
@@ -173,7 +186,8 @@ class OpenVino:
         import numpy
 
         places = numpy.arange(self._length, self._length + len(tokens))
-        self._request.infer({"ids": numpy.array([tokens]), "places": places, "order": numpy.zeros(1, numpy.int32)},
-                            share_inputs=True)
+        self._request.infer(
+            {"ids": numpy.array([tokens]), "places": places, "order": numpy.zeros(1, numpy.int32)}, share_inputs=True
+        )
         self._length += len(tokens)
         return int(self._request.get_output_tensor(0).data[0, -1].argmax())

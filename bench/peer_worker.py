@@ -59,8 +59,9 @@ class CTranslate2:
         self.version = f"CTranslate2 {ctranslate2.__version__}"
         peer_formats.write_ctranslate2(folder, scratch / "model", form)
         self.nbytes = (scratch / "model" / "model.bin").stat().st_size
-        self._generator = ctranslate2.Generator(str(scratch / "model"), device="cpu", compute_type=form,
-                                                intra_threads=threads, inter_threads=1)
+        self._generator = ctranslate2.Generator(
+            str(scratch / "model"), device="cpu", compute_type=form, intra_threads=threads, inter_threads=1
+        )
         self._prompt: list[int] = []
 
     def prefill(self, tokens: Sequence[int]) -> list[int]:
@@ -78,14 +79,25 @@ class CTranslate2:
 
     def _generated(self, fixed: Sequence[int], start: Sequence[int], count: int) -> list[int]:
         result = self._generator.generate_batch(
-            [[str(token) for token in start]], static_prompt=[str(token) for token in fixed] or None,
-            cache_static_prompt=bool(fixed), max_length=count, min_length=count, sampling_topk=1, beam_size=1,
-            include_prompt_in_result=False, end_token=[])
+            [[str(token) for token in start]],
+            static_prompt=[str(token) for token in fixed] or None,
+            cache_static_prompt=bool(fixed),
+            max_length=count,
+            min_length=count,
+            sampling_topk=1,
+            beam_size=1,
+            include_prompt_in_result=False,
+            end_token=[],
+        )
         return [int(word) for word in result[0].sequences[0]]
 
 
-ENGINES: dict[str, Any] = {"llama.cpp server": LlamaServer, "llama.cpp library": LlamaLibrary,
-                           "CTranslate2": CTranslate2, "OpenVINO": OpenVino}
+ENGINES: dict[str, Any] = {
+    "llama.cpp server": LlamaServer,
+    "llama.cpp library": LlamaLibrary,
+    "CTranslate2": CTranslate2,
+    "OpenVINO": OpenVino,
+}
 
 
 def answer(engine: Any, asked: dict[str, Any]) -> dict[str, Any]:
@@ -100,8 +112,13 @@ def answer(engine: Any, asked: dict[str, Any]) -> dict[str, Any]:
         tokens = engine.decode(asked["count"])
     else:
         tokens = engine.keystroke(asked["tokens"], asked["count"])
-    return {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu, "aside": started - began,
-            "tokens": tokens, "timings": getattr(engine, "timings", None)}
+    return {
+        "seconds": time.perf_counter() - started,
+        "cpu": time.process_time() - cpu,
+        "aside": started - began,
+        "tokens": tokens,
+        "timings": getattr(engine, "timings", None),
+    }
 
 
 def serve(lines: TextIO, out: TextIO) -> None:
@@ -111,8 +128,9 @@ def serve(lines: TextIO, out: TextIO) -> None:
         asked = json.loads(line)
         try:
             if asked["do"] == "open":
-                engine = ENGINES[asked["engine"]](Path(asked["folder"]), Path(asked["scratch"]), asked["form"],
-                                                  asked["threads"], asked["window"])
+                engine = ENGINES[asked["engine"]](
+                    Path(asked["folder"]), Path(asked["scratch"]), asked["form"], asked["threads"], asked["window"]
+                )
                 said = {"version": engine.version, "bytes": engine.nbytes, "reuses": engine.reuses}
             else:
                 said = answer(engine, asked)

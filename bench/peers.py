@@ -35,8 +35,11 @@ ENGINES = (SERVER, LIBRARY, "CTranslate2", "OpenVINO")
 FORMS = ("int8", "bfloat16")
 _SMALL = 20_000_000  # parameters up to which float32 is worth its time
 _LEAST = 1_000_000  # below that, pipes and lines would be measured
-_NAMES = {(engine, form): name for engine in (SERVER, LIBRARY)
-          for form, name in (("int8", "Q8_0"), ("bfloat16", "BF16"), ("float32", "F32"))}
+_NAMES = {
+    (engine, form): name
+    for engine in (SERVER, LIBRARY)
+    for form, name in (("int8", "Q8_0"), ("bfloat16", "BF16"), ("float32", "F32"))
+}
 
 
 class PeerError(Exception):
@@ -51,8 +54,15 @@ class Peer:
         self._process = _started()
         weakref.finalize(self, _end, self._process)
         with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-            about = self._ask(do="open", engine=engine, form=form, folder=str(subject.folder), scratch=scratch,
-                              threads=threads, window=min(subject.window, 2048))
+            about = self._ask(
+                do="open",
+                engine=engine,
+                form=form,
+                folder=str(subject.folder),
+                scratch=scratch,
+                threads=threads,
+                window=min(subject.window, 2048),
+            )
         self.version, self.nbytes, self.keeps = str(about["version"]), int(about["bytes"]), bool(about["reuses"])
         self.tokens: list[int] = []
         self.timings: dict[str, float] | None = None
@@ -95,8 +105,14 @@ class TypedPeer(Peer):
 def _started() -> subprocess.Popen[str]:
     if not PYTHON.exists():
         raise PeerError(MISSING)
-    return subprocess.Popen([PYTHON, "-m", "bench.peer_worker"], cwd=ROOT, stdin=subprocess.PIPE, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        [PYTHON, "-m", "bench.peer_worker"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -155,10 +171,18 @@ def neox_34m() -> Subject:
 
     from bench.speed import random_model
 
-    return random_model("GPT-NeoX 34M", transformers.GPTNeoXConfig(
-        vocab_size=16384, hidden_size=512, num_hidden_layers=8, num_attention_heads=8, intermediate_size=2048,
-        max_position_embeddings=2048,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}))
+    return random_model(
+        "GPT-NeoX 34M",
+        transformers.GPTNeoXConfig(
+            vocab_size=16384,
+            hidden_size=512,
+            num_hidden_layers=8,
+            num_attention_heads=8,
+            intermediate_size=2048,
+            max_position_embeddings=2048,
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+        ),
+    )
 
 
 def compared(subject: Subject, threads: int, quick: bool) -> dict[str, dict[str, Any]]:
@@ -172,25 +196,36 @@ def compared(subject: Subject, threads: int, quick: bool) -> dict[str, dict[str,
     prompt, typed = prompts(subject, extent)
     best = fastest("cpu", subject.module.config.hidden_size)
     plain = [name for name in FORMS if name in available("cpu")]
-    all_columns: list[Any] = [Own(subject, best, f"ours ({best})"),
-                              *(Own(subject, Choice(name, name), f"ours {name}") for name in plain),
-                              *columns(subject, ("int8",) if quick else (), threads)]
+    all_columns: list[Any] = [
+        Own(subject, best, f"ours ({best})"),
+        *(Own(subject, Choice(name, name), f"ours {name}") for name in plain),
+        *columns(subject, ("int8",) if quick else (), threads),
+    ]
     same = {column.name: agreement(subject, column, prompt) for column in all_columns if isinstance(column, Peer)}
     reads = in_turns({one.name: partial(one.prefill, prompt) for one in all_columns}, extent.rounds, extent.seconds)
-    writes = in_turns({one.name: partial(one.decode, extent.written) for one in all_columns}, extent.rounds,
-                      extent.seconds)
+    writes = in_turns(
+        {one.name: partial(one.decode, extent.written) for one in all_columns}, extent.rounds, extent.seconds
+    )
     timings = {one.name: getattr(one, "timings", None) for one in all_columns}
     keys = keystrokes(all_columns, typed, extent)
     found: dict[str, dict[str, Any]] = {}
     for one in all_columns:
         read, wrote, key = reads[one.name], writes[one.name], keys.get(one.name)
         found[one.name] = {
-            "bits": one.bits, "version": getattr(one, "version", None), "own_timings": timings[one.name],
-            "prefill_ms": read.median, "prefill_least_ms": read.least, "prefill_cpu_ms": read.median_cpu,
-            "token_ms": wrote.median / extent.written, "token_least_ms": wrote.least / extent.written,
-            "token_cpu_ms": wrote.median_cpu / extent.written, "same_tokens_of_16": same.get(one.name),
-            "keystroke_ms": key.median if key else None, "keystroke_least_ms": key.least if key else None,
-            "keystroke_cpu_ms": key.median_cpu if key else None}
+            "bits": one.bits,
+            "version": getattr(one, "version", None),
+            "own_timings": timings[one.name],
+            "prefill_ms": read.median,
+            "prefill_least_ms": read.least,
+            "prefill_cpu_ms": read.median_cpu,
+            "token_ms": wrote.median / extent.written,
+            "token_least_ms": wrote.least / extent.written,
+            "token_cpu_ms": wrote.median_cpu / extent.written,
+            "same_tokens_of_16": same.get(one.name),
+            "keystroke_ms": key.median if key else None,
+            "keystroke_least_ms": key.least if key else None,
+            "keystroke_cpu_ms": key.median_cpu if key else None,
+        }
     return found
 
 
@@ -203,9 +238,16 @@ def ratios(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
             ours = [name for name in at if name.startswith("ours")]
             theirs = [name for name in at if name not in ours and (figure != "keystroke" or name.startswith(SERVER))]
             if ours and theirs:
-                found.append({"bits": bits, "figure": figure, **{
-                    kind: _ratio(at, ours, theirs, f"{figure}{key}")
-                    for kind, key in (("median", "_ms"), ("least", "_least_ms"), ("cpu", "_cpu_ms"))}})
+                found.append(
+                    {
+                        "bits": bits,
+                        "figure": figure,
+                        **{
+                            kind: _ratio(at, ours, theirs, f"{figure}{key}")
+                            for kind, key in (("median", "_ms"), ("least", "_least_ms"), ("cpu", "_cpu_ms"))
+                        },
+                    }
+                )
     return found
 
 
@@ -217,20 +259,28 @@ def _ratio(rows: dict[str, dict[str, Any]], ours: Sequence[str], theirs: Sequenc
 def print_rows(title: str, rows: dict[str, dict[str, Any]]) -> None:
     """The table of one model, and the ratios under it."""
     print(f"\n{title}; milliseconds: median (least) and CPU time, in which what else runs does not count")
-    print(f"{'':<32}{'prefill of 512':>18}{'CPU':>9}{'per token':>17}{'CPU':>8}{'keystroke':>18}{'CPU':>9}"
-          "   greedy tokens as ours in float32")
+    print(
+        f"{'':<32}{'prefill of 512':>18}{'CPU':>9}{'per token':>17}{'CPU':>8}{'keystroke':>18}{'CPU':>9}"
+        "   greedy tokens as ours in float32"
+    )
     for column, row in rows.items():
         same, key = row["same_tokens_of_16"], row["keystroke_ms"]
-        print(f"{column:<32}{row['prefill_ms']:9.1f} ({row['prefill_least_ms']:6.1f}){row['prefill_cpu_ms']:9.1f}"
-              f"{row['token_ms']:8.2f} ({row['token_least_ms']:6.2f}){row['token_cpu_ms']:8.2f}"
-              + (f"{key:9.1f} ({row['keystroke_least_ms']:6.1f}){row['keystroke_cpu_ms']:9.1f}" if key else
-                 f"{'-':>27}") + ("" if same is None else f"   {same} of 16"))
+        print(
+            f"{column:<32}{row['prefill_ms']:9.1f} ({row['prefill_least_ms']:6.1f}){row['prefill_cpu_ms']:9.1f}"
+            f"{row['token_ms']:8.2f} ({row['token_least_ms']:6.2f}){row['token_cpu_ms']:8.2f}"
+            + (f"{key:9.1f} ({row['keystroke_least_ms']:6.1f}){row['keystroke_cpu_ms']:9.1f}" if key else f"{'-':>27}")
+            + ("" if same is None else f"   {same} of 16")
+        )
     for version in dict.fromkeys(row["version"] for row in rows.values() if row["version"]):
         print(f"  {version}")
     for row in ratios(rows):
-        print(f"  {row['bits']} bits, {row['figure']}: " + "; ".join(
-            f"{row[kind]['ratio']:.2f} by {kind} ({row[kind]['ours']} over {row[kind]['theirs']})"
-            for kind in ("median", "least", "cpu")))
+        print(
+            f"  {row['bits']} bits, {row['figure']}: "
+            + "; ".join(
+                f"{row[kind]['ratio']:.2f} by {kind} ({row[kind]['ours']} over {row[kind]['theirs']})"
+                for kind in ("median", "least", "cpu")
+            )
+        )
     sys.stdout.flush()
 
 
@@ -252,8 +302,16 @@ def main() -> None:
             rows = compared(subject, threads, parsed.quick)
             print_rows(f"{subject.name}, {threads} thread(s)", rows)
             found.setdefault(subject.name, {})[threads] = {"columns": rows, "ratios": ratios(rows)}
-    print(json.dumps({"seconds": time.perf_counter() - started, "load_before": load, "load_after": os.getloadavg()[0],
-                      "models": found}))
+    print(
+        json.dumps(
+            {
+                "seconds": time.perf_counter() - started,
+                "load_before": load,
+                "load_after": os.getloadavg()[0],
+                "models": found,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -28,13 +28,29 @@ from codeclippy_ls.text import Change, Documents, Position
 
 SAMPLE = Path(__file__).parent.parent / "codeclippy_ls" / "text.py"
 STAGES = {
-    "change": "taking the change in", "prompt": "prompt: cutting, tokens", "take": "finding the kept prefix",
-    "read": "model: reading what is new", "write": "model: writing and checking drafts", "choose": "choosing tokens",
-    "text": "tokens to text, stops", "tidy": "clean-up, does it parse", "answer": "the answer's values",
+    "change": "taking the change in",
+    "prompt": "prompt: cutting, tokens",
+    "take": "finding the kept prefix",
+    "read": "model: reading what is new",
+    "write": "model: writing and checking drafts",
+    "choose": "choosing tokens",
+    "text": "tokens to text, stops",
+    "tidy": "clean-up, does it parse",
+    "answer": "the answer's values",
     "rest": "threads, loop, the rest",
 }
-_COLOURS = ("#8dd3c7", "#bebada", "#fdb462", "#80b1d3", "#fb8072", "#b3de69", "#fccde5", "#bc80bd", "#ccebc5",
-            "#d9d9d9")
+_COLOURS = (
+    "#8dd3c7",
+    "#bebada",
+    "#fdb462",
+    "#80b1d3",
+    "#fb8072",
+    "#b3de69",
+    "#fccde5",
+    "#bc80bd",
+    "#ccebc5",
+    "#d9d9d9",
+)
 
 
 class Watch:
@@ -64,8 +80,9 @@ def watched() -> Watch:
     watch = Watch()
     watch.around(prompts, "completion_prompt", "prompt")
     watch.around(worker.LocalHost, "start", "prompt")
-    watch.around(models.Model, "forward", lambda model, feeds: "read" if len(feeds[0].tokens) - feeds[0].rows > 0
-                 else "write")
+    watch.around(
+        models.Model, "forward", lambda model, feeds: "read" if len(feeds[0].tokens) - feeds[0].rows > 0 else "write"
+    )
     watch.around(decode.Stream, "take", "choose")
     watch.around(decode.Stream, "feed", "choose")
     watch.around(worker, "_accept", "text")
@@ -115,12 +132,16 @@ def drawn(figures: dict[str, float], title: str) -> str:
         width, colour = 760 * value / total, _COLOURS[index]
         bars.append(f'<rect x="{20 + left:.1f}" y="40" width="{width:.1f}" height="34" fill="{colour}"/>')
         x, y = 20 + 390 * (index % 2), 100 + 22 * (index // 2)
-        legend.append(f'<rect x="{x}" y="{y - 11}" width="12" height="12" fill="{colour}"/>'
-                      f'<text x="{x + 20}" y="{y}">{STAGES[name]}: {value:.2f} ms</text>')
+        legend.append(
+            f'<rect x="{x}" y="{y - 11}" width="12" height="12" fill="{colour}"/>'
+            f'<text x="{x + 20}" y="{y}">{STAGES[name]}: {value:.2f} ms</text>'
+        )
         left += width
-    return ('<svg xmlns="http://www.w3.org/2000/svg" width="800" height="220" font-family="sans-serif" font-size="13">'
-            '<rect width="800" height="220" fill="white"/>'
-            f'<text x="20" y="26" font-size="15">{title}</text>{"".join(bars)}{"".join(legend)}</svg>\n')
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" width="800" height="220" font-family="sans-serif" font-size="13">'
+        '<rect width="800" height="220" fill="white"/>'
+        f'<text x="20" y="26" font-size="15">{title}</text>{"".join(bars)}{"".join(legend)}</svg>\n'
+    )
 
 
 def main() -> None:

@@ -39,10 +39,14 @@ def typed(keys: int) -> Iterator[Typing]:
 def taken(process: int) -> dict[str, float]:
     """MiB, threads and file descriptors of a process."""
     folder = Path(f"/proc/{process}")
-    pss = next(int(line.split()[1]) for line in (folder / "smaps_rollup").read_text().splitlines()
-               if line.startswith("Pss:"))
-    return {"mib": pss / 1024, "threads": len(list((folder / "task").iterdir())),
-            "descriptors": len(list((folder / "fd").iterdir()))}
+    pss = next(
+        int(line.split()[1]) for line in (folder / "smaps_rollup").read_text().splitlines() if line.startswith("Pss:")
+    )
+    return {
+        "mib": pss / 1024,
+        "threads": len(list((folder / "task").iterdir())),
+        "descriptors": len(list((folder / "fd").iterdir())),
+    }
 
 
 async def soaked(keys: int, pace: float) -> dict[str, Any]:
@@ -59,14 +63,23 @@ async def soaked(keys: int, pace: float) -> dict[str, Any]:
                 await _edit(editor, source, number)
             if typist.sent // step > sent // step:
                 rows.append({"keys": typist.sent, **taken(process)})
-                print(f"{typist.sent:7} keys{rows[-1]['mib']:9.0f} MiB{rows[-1]['threads']:5.0f} threads"
-                      f"{rows[-1]['descriptors']:5.0f} descriptors", flush=True)
+                print(
+                    f"{typist.sent:7} keys{rows[-1]['mib']:9.0f} MiB{rows[-1]['threads']:5.0f} threads"
+                    f"{rows[-1]['descriptors']:5.0f} descriptors",
+                    flush=True,
+                )
             sent = typist.sent
         counts = {one.name.lower(): sum(answer.outcome is one for answer in typist.answers) for one in Outcome}
     warm = rows[len(rows) // 5 :]
     grown = {name: warm[-1][name] - warm[0][name] for name in ("mib", "threads", "descriptors")} if warm else {}
-    return {"keys": sent, "seconds": time.perf_counter() - started, "answered": len(typist.answers), **counts,
-            "rows": rows, "grown": grown}
+    return {
+        "keys": sent,
+        "seconds": time.perf_counter() - started,
+        "answered": len(typist.answers),
+        **counts,
+        "rows": rows,
+        "grown": grown,
+    }
 
 
 async def _edit(editor: Any, source: random.Random, number: int) -> None:
@@ -87,8 +100,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="2,000 keys")
     parsed = parser.parse_args()
     found = asyncio.run(soaked(2000 if parsed.quick else parsed.keys, parsed.pace))
-    print(f"{found['answered']} of {found['keys']} requests answered in {found['seconds']:.0f} s; grown after warming "
-          "up: " + ", ".join(f"{value:.0f} {name}" for name, value in found["grown"].items()))
+    print(
+        f"{found['answered']} of {found['keys']} requests answered in {found['seconds']:.0f} s; grown after warming "
+        "up: " + ", ".join(f"{value:.0f} {name}" for name, value in found["grown"].items())
+    )
     print(json.dumps({"cores": os.cpu_count(), **found}))
 
 

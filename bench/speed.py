@@ -106,8 +106,13 @@ def measured(subject: Subject, columns: Sequence[Column], extent: Extent) -> dic
     for column in columns:
         read, wrote = reading[column.name], writing[column.name]
         found[column.name] = {
-            "bits": column.bits, "bytes": column.nbytes, "prefill_ms": read.median, "prefill_least_ms": read.least,
-            "token_ms": wrote.median / extent.written, "token_least_ms": wrote.least / extent.written}
+            "bits": column.bits,
+            "bytes": column.nbytes,
+            "prefill_ms": read.median,
+            "prefill_least_ms": read.least,
+            "token_ms": wrote.median / extent.written,
+            "token_least_ms": wrote.least / extent.written,
+        }
     for ask, sizes, kind in (("check", extent.passes, "pass_ms"), ("batch", extent.batches, "batch_ms")):
         able = [column for column in columns if hasattr(column, ask)]
         for size in sizes:
@@ -146,8 +151,10 @@ def prompts(subject: Subject, extent: Extent) -> tuple[list[int], list[list[int]
     tokens = [token % words for token in tokenizer.encode(text)]
     most = min(extent.typed, subject.window - extent.new - 1)
     place = len(tokenizer.decode(tokenizer.encode(text)[: most - extent.keystrokes - 4]))
-    typed = [[token % words for token in tokenizer.encode(text[: place + typed])][:most]
-             for typed in range(extent.keystrokes + 1)]
+    typed = [
+        [token % words for token in tokenizer.encode(text[: place + typed])][:most]
+        for typed in range(extent.keystrokes + 1)
+    ]
     return tokens[: extent.prompt], typed
 
 
@@ -156,8 +163,7 @@ def least(subject: Subject, column: Column, extent: Extent, machine: dict[str, A
     layers, head = subject.multiplied
     nbytes = (layers + head) * column.bits // 8
     peak = max(rate for name, rate in machine["peaks"].items() if BITS[name] >= column.bits)
-    return {"prefill": 2 * layers * extent.prompt / peak * 1000,
-            "token": nbytes / machine["bandwidth"](nbytes) * 1000}
+    return {"prefill": 2 * layers * extent.prompt / peak * 1000, "token": nbytes / machine["bandwidth"](nbytes) * 1000}
 
 
 def columns_of(subject: Subject, quick: bool) -> list[Column]:
@@ -206,24 +212,46 @@ def random_model(name: str, config: Any, dtype: str = _EXACT) -> Subject:
 def _neo() -> Subject:
     import transformers
 
-    return random_model("GPT-Neo 125M", transformers.GPTNeoConfig(
-        vocab_size=50257, hidden_size=768, num_layers=12, num_heads=12, attention_types=[[["global", "local"], 6]]))
+    return random_model(
+        "GPT-Neo 125M",
+        transformers.GPTNeoConfig(
+            vocab_size=50257, hidden_size=768, num_layers=12, num_heads=12, attention_types=[[["global", "local"], 6]]
+        ),
+    )
 
 
 def _codegen() -> Subject:
     import transformers
 
-    return random_model("CodeGen 350M", transformers.CodeGenConfig(
-        vocab_size=51200, n_positions=2048, n_embd=1024, n_layer=20, n_head=16, rotary_dim=32,
-        tie_word_embeddings=False))
+    return random_model(
+        "CodeGen 350M",
+        transformers.CodeGenConfig(
+            vocab_size=51200,
+            n_positions=2048,
+            n_embd=1024,
+            n_layer=20,
+            n_head=16,
+            rotary_dim=32,
+            tie_word_embeddings=False,
+        ),
+    )
 
 
 def _neox() -> Subject:
     import transformers
 
-    return random_model("GPT-NeoX 1.3B", transformers.GPTNeoXConfig(
-        vocab_size=50432, hidden_size=2048, num_hidden_layers=24, num_attention_heads=16, intermediate_size=8192,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}), "bfloat16")
+    return random_model(
+        "GPT-NeoX 1.3B",
+        transformers.GPTNeoXConfig(
+            vocab_size=50432,
+            hidden_size=2048,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            intermediate_size=8192,
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+        ),
+        "bfloat16",
+    )
 
 
 SUBJECTS: dict[str, Callable[[], Subject]] = {"shipped": shipped, "125M": _neo, "350M": _codegen, "1.3B": _neox}
@@ -237,17 +265,22 @@ def report(subject: Subject, columns: Sequence[Column], extent: Extent, machine:
         row["prefill_to_limit"] = row["prefill_ms"] / floor["prefill"]
         row["token_to_limit"] = row["token_ms"] / floor["token"]
     bases = [row["keystroke_ms"] for name, row in found.items() if name.startswith("generate ")]
-    print(f"\n{subject.name}: {subject.parameters / 1e6:.0f} million parameters; prompt {extent.prompt} tokens, "
-          f"{extent.written} written; milliseconds, median (least); x is the ratio to the machine's limit")
+    print(
+        f"\n{subject.name}: {subject.parameters / 1e6:.0f} million parameters; prompt {extent.prompt} tokens, "
+        f"{extent.written} written; milliseconds, median (least); x is the ratio to the machine's limit"
+    )
     print(f"{'':<40}{'MiB':>6}{'prefill':>18}{'x':>6}{'per token':>18}{'x':>6}{'keystroke':>11}{'generate/it':>12}")
     for name, row in found.items():
         typed = row.get("keystroke_ms")
         if typed and bases:
             row["keystroke_ratio_vs_generate"] = min(bases) / typed
-        print(f"{name:<40}{row['bytes'] / 2**20:6.0f}{row['prefill_ms']:9.1f} ({row['prefill_least_ms']:6.1f})"
-              f"{row['prefill_to_limit']:6.1f}{row['token_ms']:9.2f} ({row['token_least_ms']:6.2f})"
-              f"{row['token_to_limit']:6.1f}" + (f"{typed:11.1f}" if typed else f"{'-':>11}")
-              + (f"{row['keystroke_ratio_vs_generate']:12.1f}" if typed and bases else ""))
+        print(
+            f"{name:<40}{row['bytes'] / 2**20:6.0f}{row['prefill_ms']:9.1f} ({row['prefill_least_ms']:6.1f})"
+            f"{row['prefill_to_limit']:6.1f}{row['token_ms']:9.2f} ({row['token_least_ms']:6.2f})"
+            f"{row['token_to_limit']:6.1f}"
+            + (f"{typed:11.1f}" if typed else f"{'-':>11}")
+            + (f"{row['keystroke_ratio_vs_generate']:12.1f}" if typed and bases else "")
+        )
     _print_curve(found, "pass_ms", extent.passes, "one pass over k tokens, in passes over one")
     _print_curve(found, "batch_ms", extent.batches, "one token of each of n texts, in passes over one")
     sys.stdout.flush()
@@ -259,8 +292,11 @@ def _print_curve(found: dict[str, dict[str, Any]], kind: str, sizes: Sequence[in
     for name, row in found.items():
         if kind in row:
             times = row[kind]
-            print(f"    {name:<46}" + "".join(f"{times[size] / times[sizes[0]]:7.2f}" for size in sizes)
-                  + f"   ({times[sizes[0]]:.2f} ms)")
+            print(
+                f"    {name:<46}"
+                + "".join(f"{times[size] / times[sizes[0]]:7.2f}" for size in sizes)
+                + f"   ({times[sizes[0]]:.2f} ms)"
+            )
 
 
 def examined(threads: int) -> dict[str, Any]:
@@ -268,13 +304,21 @@ def examined(threads: int) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(threads)
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-               "threads": torch.get_num_threads(), "python": platform.python_version(), "torch": torch.__version__,
-               "peaks": limits.peaks(), "bandwidth": lru_cache(limits.bandwidth)}
+    machine = {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "peaks": limits.peaks(),
+        "bandwidth": lru_cache(limits.bandwidth),
+    }
     peaks = ", ".join(f"{name} {rate / 1e9:.0f} G/s" for name, rate in machine["peaks"].items())
-    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} thread(s), torch {machine['torch']}\n"
-          f"matrix products: {peaks}; reading: {machine['bandwidth'](1 << 28) / 1e9:.1f} GB/s from memory, "
-          f"{machine['bandwidth'](4 << 20) / 1e9:.1f} of 4 MiB again and again")
+    print(
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} thread(s), torch {machine['torch']}\n"
+        f"matrix products: {peaks}; reading: {machine['bandwidth'](1 << 28) / 1e9:.1f} GB/s from memory, "
+        f"{machine['bandwidth'](4 << 20) / 1e9:.1f} of 4 MiB again and again"
+    )
     return machine
 
 

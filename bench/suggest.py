@@ -61,13 +61,16 @@ class Hole:
 def files(source: Path) -> list[File]:
     """Python files that parse, of a moderate size."""
     if source.is_dir():
-        found = [File(str(path.parent.name), str(path.relative_to(source)), path.read_text(encoding="utf-8"))
-                 for path in sorted(source.rglob("*.py"))]
+        found = [
+            File(str(path.parent.name), str(path.relative_to(source)), path.read_text(encoding="utf-8"))
+            for path in sorted(source.rglob("*.py"))
+        ]
     else:
         with source.open() as lines:
             rows = [json.loads(line) for line in lines]
-        found = [File(row["path"].split("/")[0], row["path"], row["text"]) for row in rows
-                 if row["path"].endswith(".py")]
+        found = [
+            File(row["path"].split("/")[0], row["path"], row["text"]) for row in rows if row["path"].endswith(".py")
+        ]
     return [file for file in found if 500 < len(file.text) < 60_000 and parses(file.text)]
 
 
@@ -140,8 +143,12 @@ def complete(text: str, rng: random.Random) -> tuple[int, int] | None:
 
 
 PLACES: dict[str, Callable[[str, random.Random], tuple[int, int] | None]] = {
-    "rest of a line": rest_of_line, "inside a word": inside_word, "new line": new_line,
-    "in brackets": brackets, "body": body, "complete": complete,
+    "rest of a line": rest_of_line,
+    "inside a word": inside_word,
+    "new line": new_line,
+    "in brackets": brackets,
+    "body": body,
+    "complete": complete,
 }
 
 
@@ -173,13 +180,16 @@ def harmful(hole: Hole, text: str) -> bool:
 
 def beside(hole: Hole, package: list[File]) -> list[Other]:
     """Some other files of the package, those of the same folder first, as an editor has some open."""
-    others = sorted((file for file in package if file.path != hole.file.path),
-                    key=lambda file: (file.path.rpartition("/")[0] != hole.file.path.rpartition("/")[0], file.path))
+    others = sorted(
+        (file for file in package if file.path != hole.file.path),
+        key=lambda file: (file.path.rpartition("/")[0] != hole.file.path.rpartition("/")[0], file.path),
+    )
     return [Other(file.path.rpartition("/")[2], file.text) for file in others[:_MOST_OPEN]]
 
 
-async def measure(assistant: Assistant, way: Way, cut: list[Hole], packages: dict[str, list[File]], name: str,
-                  show: bool) -> dict[str, float]:
+async def measure(
+    assistant: Assistant, way: Way, cut: list[Hole], packages: dict[str, list[File]], name: str, show: bool
+) -> dict[str, float]:
     """The figures of a kind of place; ``name`` names the documents and must be new."""
     shown = exact = whole = harm = 0
     similar, seconds = list[float](), list[float]()
@@ -189,7 +199,8 @@ async def measure(assistant: Assistant, way: Way, cut: list[Hole], packages: dic
         assistant.suggester.others = lambda uri, others=others: others  # type: ignore[misc]
         began = time.monotonic()
         found = await assistant.complete(
-            document, len(hole.prefix), automatic=not way.by_key, candidates=way.candidates)
+            document, len(hole.prefix), automatic=not way.by_key, candidates=way.candidates
+        )
         seconds.append(time.monotonic() - began)
         assistant.forget(document.uri)
         if not found.items:
@@ -204,8 +215,12 @@ async def measure(assistant: Assistant, way: Way, cut: list[Hole], packages: dic
         whole += text.strip() == hole.middle.strip()
         similar.append(difflib.SequenceMatcher(None, text, hole.middle, autojunk=False).ratio())
     return {
-        "holes": len(cut), "shown": shown / len(cut), "exact": exact / len(cut), "whole": whole / len(cut),
-        "similar": sum(similar) / max(1, len(similar)), "harmful": harm / max(1, shown),
+        "holes": len(cut),
+        "shown": shown / len(cut),
+        "exact": exact / len(cut),
+        "whole": whole / len(cut),
+        "similar": sum(similar) / max(1, len(similar)),
+        "harmful": harm / max(1, shown),
         "ms": 1000 * sorted(seconds)[len(seconds) // 2],
     }
 
@@ -231,9 +246,13 @@ WITHOUT = {
     "clean-up": Way({"filtersOff": _CLEAN_UP}),
     "both": Way({"filtersOff": [*_CLEAN_UP, "validity"]}),
     "healing": Way(patch=(building, "begun_word", lambda prefix: "")),
-    "suffix": Way(patch=(
-        building, "_shared",
-        lambda tokenizer, prefix, suffix, budget, skipped: _SHARED(tokenizer, prefix, "", budget, skipped))),
+    "suffix": Way(
+        patch=(
+            building,
+            "_shared",
+            lambda tokenizer, prefix, suffix, budget, skipped: _SHARED(tokenizer, prefix, "", budget, skipped),
+        )
+    ),
     "other files": Way({"context": "off"}),
     "the file's head": Way(patch=(building, "head_of", lambda skipped, shown, most: "")),
 }
@@ -266,8 +285,10 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     assistant = Assistant(open_engine(settings), settings)
     await assistant.prepare()
     results: dict[str, Any] = {}
-    print(f"{len(found)} files of {len(packages)} packages, {options.holes} holes of each kind, seed {options.seed}, "
-          f"{platform.processor() or platform.machine()}\n")
+    print(
+        f"{len(found)} files of {len(packages)} packages, {options.holes} holes of each kind, seed {options.seed}, "
+        f"{platform.processor() or platform.machine()}\n"
+    )
     print(f"{'without':16}{'place':16}{'shown':>7}{'exact':>7}{'whole':>7}{'similar':>9}{'harmful':>9}{'ms':>7}")
     try:
         for technique in options.without:
@@ -277,7 +298,8 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
             with put_in_place(way.patch):
                 for place, some in cut.items():
                     row = results.setdefault(technique, {})[place] = await measure(
-                        assistant, way, some, packages, f"{technique}/{place}", options.show)
+                        assistant, way, some, packages, f"{technique}/{place}", options.show
+                    )
                     print_row(technique, place, row)
             results[technique]["all"] = together(list(results[technique].values()))
             print_row(technique, "all", results[technique]["all"])
@@ -291,14 +313,22 @@ def together(rows: list[dict[str, float]]) -> dict[str, float]:
     """The figures of several kinds of places in one; what is of those shown, weighed by how many were."""
     count, shown = sum(row["holes"] for row in rows), sum(row["shown"] * row["holes"] for row in rows)
     made = {name: sum(row[name] * row["holes"] for row in rows) / count for name in ("shown", "exact", "whole", "ms")}
-    return made | {"holes": count, **{name: sum(row[name] * row["shown"] * row["holes"] for row in rows) / max(1, shown)
-                                      for name in ("similar", "harmful")}}
+    return made | {
+        "holes": count,
+        **{
+            name: sum(row[name] * row["shown"] * row["holes"] for row in rows) / max(1, shown)
+            for name in ("similar", "harmful")
+        },
+    }
 
 
 def print_row(technique: str, place: str, row: dict[str, float]) -> None:
     """One line of the table."""
-    print(f"{technique:16}{place:16}{row['shown']:7.1%}{row['exact']:7.1%}{row['whole']:7.1%}{row['similar']:9.2f}"
-          f"{row['harmful']:9.1%}{row['ms']:7.0f}", flush=True)
+    print(
+        f"{technique:16}{place:16}{row['shown']:7.1%}{row['exact']:7.1%}{row['whole']:7.1%}{row['similar']:9.2f}"
+        f"{row['harmful']:9.1%}{row['ms']:7.0f}",
+        flush=True,
+    )
 
 
 def main() -> None:

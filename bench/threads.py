@@ -71,8 +71,12 @@ class Writer:
             torch.set_num_threads(threads.count)
             taken.append(self.seconds())
             threads.learn(taken[-1])
-        return {"mean": 1000 * statistics.mean(taken), "p50": 1000 * statistics.median(taken),
-                "p99": 1000 * sorted(taken)[int(0.99 * len(taken))], "threads": threads.count}
+        return {
+            "mean": 1000 * statistics.mean(taken),
+            "p50": 1000 * statistics.median(taken),
+            "p99": 1000 * sorted(taken)[int(0.99 * len(taken))],
+            "threads": threads.count,
+        }
 
     def found(self) -> Threads:
         """Threads as they are measured when a model is loaded."""
@@ -98,8 +102,11 @@ def main() -> None:
                 for label, threads in counts.items():
                     row = rows[f"{name}, {when}, {label}"] = writer.run(seconds, threads)
                     last = f" (now {row['threads']})" if label == "found" else ""
-                    print(f"{name:>8} {when:>14} {label:>6} threads {row['mean']:8.2f} {row['p50']:8.2f} "
-                          f"{row['p99']:8.2f}{last}", flush=True)
+                    print(
+                        f"{name:>8} {when:>14} {label:>6} threads {row['mean']:8.2f} {row['p50']:8.2f} "
+                        f"{row['p99']:8.2f}{last}",
+                        flush=True,
+                    )
     print(json.dumps({"cores": cores(), "rows": rows}))
 
 

@@ -197,8 +197,15 @@ async def serving(variant: Variant, tokens: int, threads: int = 1) -> AsyncItera
     Its engine is in that process, unless the variant's settings say otherwise.
     """
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", variant.code + _START, "--stdio", f"--threads={threads}", cwd=ROOT,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
+        sys.executable,
+        "-c",
+        variant.code + _START,
+        "--stdio",
+        f"--threads={threads}",
+        cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
     assert child.stdin is not None and child.stdout is not None
     editor = Editor(child.stdout, child.stdin.write)
     try:

@@ -15,8 +15,16 @@ from pathlib import Path
 
 # Files of this repository: they are always there, and the shipped model was not trained on them.
 ROOT = Path(__file__).parent.parent / "codeclippy_ls"
-FILES = ("text.py", "settings.py", "oneshot.py", "assist/regions.py", "server/transport.py", "prompts/build.py",
-         "diffs/places.py", "engine/cache.py")
+FILES = (
+    "text.py",
+    "settings.py",
+    "oneshot.py",
+    "assist/regions.py",
+    "server/transport.py",
+    "prompts/build.py",
+    "diffs/places.py",
+    "engine/cache.py",
+)
 _SLIP, _THINK = 0.04, 0.05  # of letters, of words
 _LINE, _THOUGHT = 4.0, 6.0  # times the usual wait
 _SPREAD = 0.35  # of the logarithm of waits
@@ -53,8 +61,11 @@ class Typing:
 def typings(count: int, seed: int = 0, each: int = 80, files: Sequence[Path] = ()) -> list[Typing]:
     """Typings that have so many keys together, each the first ``each`` keys of another function."""
     source, found = random.Random(seed), list[Typing]()
-    places = [(path, *span) for path in files or [ROOT / name for name in FILES if (ROOT / name).exists()]
-              for span in functions(path.read_text(encoding="utf-8"))]
+    places = [
+        (path, *span)
+        for path in files or [ROOT / name for name in FILES if (ROOT / name).exists()]
+        for span in functions(path.read_text(encoding="utf-8"))
+    ]
     source.shuffle(places)
     for path, name, start, end in places:
         if count <= 0:

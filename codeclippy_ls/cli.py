@@ -66,8 +66,11 @@ def _open_streams() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("codeclippy-ls", description=_DESCRIPTION,
-                                     epilog="Without a verb it is the language server, on stdin and stdout.")
+    parser = argparse.ArgumentParser(
+        "codeclippy-ls",
+        description=_DESCRIPTION,
+        epilog="Without a verb it is the language server, on stdin and stdout.",
+    )
     parser.add_argument("--version", action="version", version=f"codeclippy-ls {__version__}")
     _add_shared(parser)
     transport = parser.add_mutually_exclusive_group()
@@ -75,8 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     transport.add_argument("--tcp", metavar="HOST:PORT", help="listen for clients, on a loopback address")
     transport.add_argument("--pipe", metavar="PATH", help="connect to a client's pipe")
     transport.add_argument("--socket", metavar="PORT", type=int, help="connect to a client's loopback port")
-    parser.add_argument("--allow-remote", action="store_true",
-                        help="let --tcp listen on any address; anyone who reaches it can use it")
+    parser.add_argument(
+        "--allow-remote", action="store_true", help="let --tcp listen on any address; anyone who reaches it can use it"
+    )
     parser.add_argument("--clientProcessId", metavar="PID", type=int, help=argparse.SUPPRESS)  # some clients add it
     verbs = parser.add_subparsers(dest="verb", metavar="verb")
     _add_verbs(verbs)
@@ -107,11 +111,16 @@ def _add_shared(parser: argparse.ArgumentParser, default: Any = None) -> None:
     group.add_argument("--model", default=default, help="a folder or hub name; the shipped model if not given")
     group.add_argument("--edit-model", default=default, help="another model for edits")
     group.add_argument("--family", default=default, help="the model's family, where it is not recognised")
-    group.add_argument("--endpoint", metavar="URL", default=default,
-                       help="where another program serves the models, by OpenAI's interface, as in "
-                            "http://127.0.0.1:8080/v1; --model is the name there")
-    group.add_argument("--endpoint-key-variable", metavar="NAME", default=default,
-                       help="the environment variable that holds its key")
+    group.add_argument(
+        "--endpoint",
+        metavar="URL",
+        default=default,
+        help="where another program serves the models, by OpenAI's interface, as in "
+        "http://127.0.0.1:8080/v1; --model is the name there",
+    )
+    group.add_argument(
+        "--endpoint-key-variable", metavar="NAME", default=default, help="the environment variable that holds its key"
+    )
     group.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:1, mps, balanced")
     group.add_argument("--dtype", default=default, help="auto, float32, bfloat16, float16, int8")
     group.add_argument("--threads", default=default, type=int, help="CPU threads of the engine")
@@ -122,9 +131,14 @@ def _add_shared(parser: argparse.ArgumentParser, default: Any = None) -> None:
 def _options(parsed: argparse.Namespace) -> dict[str, Any]:
     """The command line's part of the settings, in the form of a client's options."""
     given = {
-        "complete": parsed.model, "edit": parsed.edit_model, "family": parsed.family,
-        "endpoint": parsed.endpoint, "endpointKeyVariable": parsed.endpoint_key_variable,
-        "device": parsed.device, "dtype": parsed.dtype, "threads": parsed.threads,
+        "complete": parsed.model,
+        "edit": parsed.edit_model,
+        "family": parsed.family,
+        "endpoint": parsed.endpoint,
+        "endpointKeyVariable": parsed.endpoint_key_variable,
+        "device": parsed.device,
+        "dtype": parsed.dtype,
+        "threads": parsed.threads,
     }
     model = {key: value for key, value in given.items() if value is not None}
     return {"model": model} if model else {}
@@ -188,8 +202,11 @@ def _serve(parsed: argparse.Namespace) -> int:
     if parsed.socket is not None and not 0 < parsed.socket < 65536:
         _die(f"--socket {parsed.socket}: a port is a number from 1 to 65535")
     if address is None and parsed.pipe is None and parsed.socket is None and sys.stdin.isatty():
-        print("codeclippy-ls: a language server, waiting for an editor on stdin; "
-              "see codeclippy-ls --help for what else it does", file=sys.stderr)
+        print(
+            "codeclippy-ls: a language server, waiting for an editor on stdin; "
+            "see codeclippy-ls --help for what else it does",
+            file=sys.stderr,
+        )
     from codeclippy_ls.server.transport import guard_stdio
 
     stdio = guard_stdio()  # whatever it speaks through: no library may wait for somebody who answers its question
@@ -235,8 +252,10 @@ def _tcp_address(text: str, allow_remote: bool) -> tuple[str, int]:
     if not port.isdigit() or int(port) > 65535 or (not colon and not port):
         _die(f"--tcp {text}: HOST:PORT is needed, as in 127.0.0.1:5007")
     if host not in _LOOPBACK and not allow_remote:
-        _die(f"--tcp {text}: only loopback addresses; --allow-remote lifts this, and then anyone who reaches the "
-             "port can use the server")
+        _die(
+            f"--tcp {text}: only loopback addresses; --allow-remote lifts this, and then anyone who reaches the "
+            "port can use the server"
+        )
     return host, int(port)
 
 

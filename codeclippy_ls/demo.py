@@ -37,8 +37,11 @@ class Scene:
 
 SCENES = (
     Scene("Completion: typing at the end of the file", "            best = price\n    return ", to_end=True),
-    Scene("Infilling: a line is missing between others", "        self.owner = owner\n        ",
-          gone="self.items = items or []"),
+    Scene(
+        "Infilling: a line is missing between others",
+        "        self.owner = owner\n        ",
+        gone="self.items = items or []",
+    ),
     Scene('Edit with a message: "Add a docstring"', "def cheapest(basket, default=None):", message="Add a docstring"),
 )
 
@@ -95,11 +98,17 @@ def play(arguments: list[str]) -> int:
 async def _play(arguments: list[str]) -> int:
     paint, player, started = Paint(), Player(), time.monotonic()
     await player.start_io(sys.executable, "-m", "codeclippy_ls", *arguments)
-    await player.initialize_async(types.InitializeParams(
-        capabilities=types.ClientCapabilities(), process_id=os.getpid(),
-        initialization_options={"statusNotification": True, "completion": {"timeBudgetMs": 5000},
-                                "model": {"engine": "process"}},  # it leaves nothing running
-    ))
+    await player.initialize_async(
+        types.InitializeParams(
+            capabilities=types.ClientCapabilities(),
+            process_id=os.getpid(),
+            initialization_options={
+                "statusNotification": True,
+                "completion": {"timeBudgetMs": 5000},
+                "model": {"engine": "process"},
+            },  # it leaves nothing running
+        )
+    )
     print(f"The server answered {paint('1', 'initialize')} after {_ms(started)}.")
     player.initialized(types.InitializedParams())
     text = SAMPLE.read_text(encoding="utf-8")
@@ -126,10 +135,13 @@ async def _scene(player: Player, scene: Scene, text: str, version: int, paint: P
     if scene.message:
         return await _edit(player, scene, document, place, started, paint)
     line, character = position_at(document, place, "utf-16")
-    answer = await player.text_document_inline_completion_async(types.InlineCompletionParams(
-        context=types.InlineCompletionContext(types.InlineCompletionTriggerKind.Automatic),
-        text_document=types.TextDocumentIdentifier(_URI), position=types.Position(line, character),
-    ))
+    answer = await player.text_document_inline_completion_async(
+        types.InlineCompletionParams(
+            context=types.InlineCompletionContext(types.InlineCompletionTriggerKind.Automatic),
+            text_document=types.TextDocumentIdentifier(_URI),
+            position=types.Position(line, character),
+        )
+    )
     items = answer.items if isinstance(answer, types.InlineCompletionList) else []
     if not items:
         print(paint("33", f"  nothing to suggest ({_ms(started)})"))
@@ -153,9 +165,7 @@ def _draw(document: Document, place: int, ghost: str, paint: Paint) -> None:
         print(f"  {paint('2', f'{number:3} |')} {row}")
 
 
-async def _edit(
-    player: Player, scene: Scene, document: Document, place: int, started: float, paint: Paint
-) -> bool:
+async def _edit(player: Player, scene: Scene, document: Document, place: int, started: float, paint: Paint) -> bool:
     line, character = position_at(document, place, "utf-16")
     point = {"line": line, "character": character}
     argument = {"uri": _URI, "message": scene.message, "range": {"start": point, "end": point}}

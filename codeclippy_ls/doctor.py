@@ -62,8 +62,11 @@ def _device(report: Report) -> None:
     memory = ""
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB of memory"
-    report.good("cpu", f"{os.cpu_count()} cores{memory}; bfloat16 in hardware: "
-                       f"{'yes' if torch.cpu._is_avx512_bf16_supported() else 'no'}")
+    report.good(
+        "cpu",
+        f"{os.cpu_count()} cores{memory}; bfloat16 in hardware: "
+        f"{'yes' if torch.cpu._is_avx512_bf16_supported() else 'no'}",
+    )
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         report.good("gpu", f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
@@ -86,8 +89,10 @@ def _shipped(report: Report) -> None:
     if digest != card["sha256"]:
         report.bad("shipped model", "its weights do not have the hash on its card", cure)
     else:
-        report.good("shipped model", f"{card['name']} {card['version']}, {card['parameters'] / 1e6:.1f} million "
-                                     "parameters, hash right")
+        report.good(
+            "shipped model",
+            f"{card['name']} {card['version']}, {card['parameters'] / 1e6:.1f} million parameters, hash right",
+        )
 
 
 def _model(report: Report, options: dict[str, Any]) -> None:
@@ -116,8 +121,11 @@ async def _try(report: Report, settings: Any) -> None:
         model = assistant.engine.status(COMPLETE).model
         family = model.family(settings.model.family)
         if model.served:
-            report.good("model", f"{model.name} at {model.device}, served by {model.served}, found in "
-                                 f"{time.monotonic() - started:.1f} s")
+            report.good(
+                "model",
+                f"{model.name} at {model.device}, served by {model.served}, found in "
+                f"{time.monotonic() - started:.1f} s",
+            )
         else:
             _here(report, model, time.monotonic() - started)
         report.good("family", f"{family.name}: {', '.join(job.value for job in family.jobs)}; window {model.window}")
@@ -127,20 +135,29 @@ async def _try(report: Report, settings: Any) -> None:
             report.bad("completion", "the model wrote nothing", "try another model")
             return
         tokens = len(generation.candidates[0].tokens)
-        report.good("completion", (f"{tokens} tokens in " if tokens else "made in ")
-                    + f"{generation.seconds * 1000:.0f} ms, the first after {generation.first_token * 1000:.0f} ms")
+        report.good(
+            "completion",
+            (f"{tokens} tokens in " if tokens else "made in ")
+            + f"{generation.seconds * 1000:.0f} ms, the first after {generation.first_token * 1000:.0f} ms",
+        )
     finally:
         await assistant.close()
 
 
 def _here(report: Report, model: Any, seconds: float) -> None:
     """A model of this process."""
-    report.good("model", f"{Path(model.name).name if model.name else 'shipped'} ({model.architecture}, "
-                         f"{model.parameters / 1e6:.0f} million parameters) on {model.device}, "
-                         f"loaded in {seconds:.1f} s")
-    report.good("runs by", f"{_runner(model)}; weights: {model.dtype}, {model.nbytes / 2**20:.0f} MiB; "
-                           f"threads: {model.threads}; a pass over 8 tokens costs {model.cost:.1f} of one"
-                           + (f"; passes: {model.passes}" if model.passes else ""))
+    report.good(
+        "model",
+        f"{Path(model.name).name if model.name else 'shipped'} ({model.architecture}, "
+        f"{model.parameters / 1e6:.0f} million parameters) on {model.device}, "
+        f"loaded in {seconds:.1f} s",
+    )
+    report.good(
+        "runs by",
+        f"{_runner(model)}; weights: {model.dtype}, {model.nbytes / 2**20:.0f} MiB; "
+        f"threads: {model.threads}; a pass over 8 tokens costs {model.cost:.1f} of one"
+        + (f"; passes: {model.passes}" if model.passes else ""),
+    )
 
 
 def _runner(model: Any) -> str:

@@ -26,8 +26,18 @@ _Result = TypeVar("_Result")
 
 # What editors call the languages whose code is looked at more closely.
 _LANGUAGES = {
-    ".py": "python", ".pyi": "python", ".json": "json", ".sh": "shellscript", ".yaml": "yaml", ".yml": "yaml",
-    ".toml": "toml", ".rb": "ruby", ".pl": "perl", ".r": "r", ".jl": "julia", ".mk": "makefile",
+    ".py": "python",
+    ".pyi": "python",
+    ".json": "json",
+    ".sh": "shellscript",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".toml": "toml",
+    ".rb": "ruby",
+    ".pl": "perl",
+    ".r": "r",
+    ".jl": "julia",
+    ".mk": "makefile",
 }
 
 
@@ -91,8 +101,10 @@ def models(parsed: argparse.Namespace, options: dict[str, Any]) -> int:
 
     found = on_disk()
     for family in FAMILIES:
-        print(f"{family.name}: {', '.join(job.value for job in family.jobs)}; window {family.window}; "
-              f"licence: {family.licence}")
+        print(
+            f"{family.name}: {', '.join(job.value for job in family.jobs)}; window {family.window}; "
+            f"licence: {family.licence}"
+        )
         print(f"  models: {', '.join(family.examples)}")
         print(textwrap.fill(family.cautions, 100, initial_indent="  ", subsequent_indent="  "))
         here = [name for name in found if name in family.examples]
@@ -118,9 +130,18 @@ def demo(parsed: argparse.Namespace, options: dict[str, Any]) -> int:
     """``demo``: play a session with the real server."""
     from codeclippy_ls.demo import play
 
-    arguments = [f"--{key}={value}" for key, value in (
-        ("model", parsed.model), ("edit-model", parsed.edit_model), ("family", parsed.family),
-        ("device", parsed.device), ("dtype", parsed.dtype), ("threads", parsed.threads)) if value is not None]
+    arguments = [
+        f"--{key}={value}"
+        for key, value in (
+            ("model", parsed.model),
+            ("edit-model", parsed.edit_model),
+            ("family", parsed.family),
+            ("device", parsed.device),
+            ("dtype", parsed.dtype),
+            ("threads", parsed.threads),
+        )
+        if value is not None
+    ]
     return play(arguments)
 
 

@@ -12,13 +12,33 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 # The steps of the clean-up (`prompts.FILTERS`), and the check that the code stays whole.
-FILTERS = ("unprintable", "controlText", "secondBlank", "indentation", "extent", "repetition", "overlap", "closers",
-           "trailingBlanks", "present", "neighbour", "worth", "validity")
+FILTERS = (
+    "unprintable",
+    "controlText",
+    "secondBlank",
+    "indentation",
+    "extent",
+    "repetition",
+    "overlap",
+    "closers",
+    "trailingBlanks",
+    "present",
+    "neighbour",
+    "worth",
+    "validity",
+)
 DEFAULT_PRESETS = ("Add a docstring", "Add type hints", "Fix the bug")
 
 
-def _field(default: Any, help: str, least: float | None = None, most: float | None = None, *,
-           choices: tuple[str, ...] = (), restricted: bool = False) -> Any:
+def _field(
+    default: Any,
+    help: str,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    choices: tuple[str, ...] = (),
+    restricted: bool = False,
+) -> Any:
     """A setting with its meaning, its limits, and whether a workspace must not set it."""
     facts = {"help": help, "least": least, "most": most, "choices": choices, "restricted": restricted}
     return field(default=default, metadata=facts)
@@ -28,35 +48,66 @@ def _field(default: Any, help: str, least: float | None = None, most: float | No
 class ModelSettings:
     """Which model does a job, and where it runs."""
 
-    complete: str = _field("", "Model for completion and infilling: a folder or a hub name; empty is the shipped "
-                               "model.", restricted=True)
-    edit: str = _field("", "Model for edits; empty is the model for completion, or the shipped one where that "
-                           "writes no diffs.", restricted=True)
-    family: str = _field("", "Family of the model, where it is not recognised by itself (see `codeclippy-ls models`).",
-                         restricted=True)
-    device: str = _field("auto", "Where it runs: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or `balanced`: all GPUs "
-                                "together, by transformers and accelerate.", restricted=True)
-    dtype: str = _field("auto", "Number format of the weights: `auto` (the fastest here), `float32`, `bfloat16`, "
-                                "`float16`, `int8`.", choices=("auto", "float32", "bfloat16", "float16", "int8"),
-                        restricted=True)
+    complete: str = _field(
+        "", "Model for completion and infilling: a folder or a hub name; empty is the shipped model.", restricted=True
+    )
+    edit: str = _field(
+        "",
+        "Model for edits; empty is the model for completion, or the shipped one where that writes no diffs.",
+        restricted=True,
+    )
+    family: str = _field(
+        "", "Family of the model, where it is not recognised by itself (see `codeclippy-ls models`).", restricted=True
+    )
+    device: str = _field(
+        "auto",
+        "Where it runs: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or `balanced`: all GPUs "
+        "together, by transformers and accelerate.",
+        restricted=True,
+    )
+    dtype: str = _field(
+        "auto",
+        "Number format of the weights: `auto` (the fastest here), `float32`, `bfloat16`, `float16`, `int8`.",
+        choices=("auto", "float32", "bfloat16", "float16", "int8"),
+        restricted=True,
+    )
     threads: int = _field(0, "CPU threads of the engine; 0 finds out how many are fastest.", 0, 256, restricted=True)
-    engine: str = _field("auto", "Where the engine runs: `process`, a thread of the server's own process; `host`, one "
-                                 "process for all your editors; `auto`, the host where it can be.",
-                         choices=("auto", "process", "host"), restricted=True)
-    idle_minutes: int = _field(10, "Minutes that the host stays, with its models, when no editor is connected.",
-                               0, 10080, restricted=True)
+    engine: str = _field(
+        "auto",
+        "Where the engine runs: `process`, a thread of the server's own process; `host`, one "
+        "process for all your editors; `auto`, the host where it can be.",
+        choices=("auto", "process", "host"),
+        restricted=True,
+    )
+    idle_minutes: int = _field(
+        10, "Minutes that the host stays, with its models, when no editor is connected.", 0, 10080, restricted=True
+    )
     cache_megabytes: int = _field(512, "Memory for the KV caches of earlier prompts, per model.", 0, 65536)
-    endpoint: str = _field("", "A service that runs the models instead, by OpenAI's completions interface, such as "
-                               "`http://127.0.0.1:8080/v1`: https, or this machine itself. The names of models are "
-                               "its own; empty is the first that it lists.", restricted=True)
-    endpoint_key_variable: str = _field("", "Environment variable that holds the service's key; never the key itself.",
-                                        restricted=True)
-    endpoint_infill: str = _field("auto", "How the service is asked to fill a hole: by our `template` of the model's "
-                                          "family, by the interface's `suffix`, or not (`none`); `auto` is the "
-                                          "template where the family has one.",
-                                  choices=("auto", "template", "suffix", "none"), restricted=True)
-    endpoint_window: int = _field(0, "Tokens that prompt and answer have together at the service; 0 is what it says, "
-                                     "and 8192 at most.", 0, 1 << 20, restricted=True)
+    endpoint: str = _field(
+        "",
+        "A service that runs the models instead, by OpenAI's completions interface, such as "
+        "`http://127.0.0.1:8080/v1`: https, or this machine itself. The names of models are "
+        "its own; empty is the first that it lists.",
+        restricted=True,
+    )
+    endpoint_key_variable: str = _field(
+        "", "Environment variable that holds the service's key; never the key itself.", restricted=True
+    )
+    endpoint_infill: str = _field(
+        "auto",
+        "How the service is asked to fill a hole: by our `template` of the model's "
+        "family, by the interface's `suffix`, or not (`none`); `auto` is the "
+        "template where the family has one.",
+        choices=("auto", "template", "suffix", "none"),
+        restricted=True,
+    )
+    endpoint_window: int = _field(
+        0,
+        "Tokens that prompt and answer have together at the service; 0 is what it says, and 8192 at most.",
+        0,
+        1 << 20,
+        restricted=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +117,41 @@ class CompletionSettings:
     enabled: bool = _field(True, "Answer completion and inline completion.")
     max_tokens: int = _field(48, "Most tokens of a suggestion.", 1, 1024)
     time_budget_ms: int = _field(600, "Milliseconds for a suggestion; what there is by then is shown.", 20, 60000)
-    temperature: float = _field(0.6, "Of the candidates after the first, which is greedy; 0 makes that the only one.",
-                                0.0, 2.0)
+    temperature: float = _field(
+        0.6, "Of the candidates after the first, which is greedy; 0 makes that the only one.", 0.0, 2.0
+    )
     top_p: float = _field(0.95, "Mass of the nucleus that is sampled from where the temperature is above 0.", 0.01, 1.0)
     multiline: bool = _field(True, "Suggest more than a line where nothing follows the cursor on its line.")
     candidates: int = _field(3, "Most suggestions for a request by key; one for a request by typing.", 1, 8)
-    least_confidence: float = _field(0.4, "Suggestions of which the model is less sure (mean probability per token) "
-                                          "do not come by themselves, only by key.", 0.0, 1.0)
-    ahead: bool = _field(True, "While a suggestion is shown and nothing else is to do, make the one that would follow "
-                               "it; never by a service.")
+    least_confidence: float = _field(
+        0.4,
+        "Suggestions of which the model is less sure (mean probability per token) "
+        "do not come by themselves, only by key.",
+        0.0,
+        1.0,
+    )
+    ahead: bool = _field(
+        True,
+        "While a suggestion is shown and nothing else is to do, make the one that would follow it; never by a service.",
+    )
     debounce: bool = _field(True, "Let requests wait for a pause where keys come faster than answers.")
-    context: str = _field("open", "Show the model passages of other files: of those that are `open` in the editor, or "
-                                  "`off`.", choices=("open", "off"))
+    context: str = _field(
+        "open",
+        "Show the model passages of other files: of those that are `open` in the editor, or `off`.",
+        choices=("open", "off"),
+    )
     disabled_languages: tuple[str, ...] = _field((), "Languages (as the editor calls them) without suggestions.")
-    disabled_paths: tuple[str, ...] = _field((), "Files without suggestions: patterns for a name or a whole path, as "
-                                                 "in `*.env`.")
+    disabled_paths: tuple[str, ...] = _field(
+        (), "Files without suggestions: patterns for a name or a whole path, as in `*.env`."
+    )
     filters_off: tuple[str, ...] = _field((), "Steps of the clean-up that are left out, by name.", choices=FILTERS)
     max_file_kilobytes: int = _field(4096, "Larger files get no suggestions.", 1, 1 << 20)
-    copies: str = _field("hide", "Suggestions and edits of the shipped model that copy a passage of what it was "
-                                 "trained on: `hide` them, `mark` them with the package's name, or `show` them.",
-                         choices=("hide", "mark", "show"))
+    copies: str = _field(
+        "hide",
+        "Suggestions and edits of the shipped model that copy a passage of what it was "
+        "trained on: `hide` them, `mark` them with the package's name, or `show` them.",
+        choices=("hide", "mark", "show"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +161,14 @@ class EditSettings:
     enabled: bool = _field(True, "Offer edits as code actions.")
     max_tokens: int = _field(400, "Most tokens of a diff.", 16, 8192)
     time_budget_ms: int = _field(60000, "Milliseconds for a diff.", 100, 600000)
-    candidates: int = _field(3, "Diffs written side by side; the best is proposed, the others can be asked for.",
-                             1, 8)
-    temperature: float = _field(0.6, "Of the candidates after the first, which is greedy; 0 makes that the only one.",
-                                0.0, 2.0)
+    candidates: int = _field(3, "Diffs written side by side; the best is proposed, the others can be asked for.", 1, 8)
+    temperature: float = _field(
+        0.6, "Of the candidates after the first, which is greedy; 0 makes that the only one.", 0.0, 2.0
+    )
     presets: tuple[str, ...] = _field(DEFAULT_PRESETS, "Messages offered as code actions.")
-    comment_marker: str = _field("clippy:", "A comment that begins with this holds a message: `# clippy: add a "
-                                            "docstring`.")
+    comment_marker: str = _field(
+        "clippy:", "A comment that begins with this holds a message: `# clippy: add a docstring`."
+    )
     confirm: bool = _field(True, "Ask for confirmation in editors that can preview an edit.")
     show_diff: bool = _field(False, "Show an edit as a diff first, with the choice to apply it or to see the next one.")
 
@@ -194,6 +261,7 @@ def reference() -> list[tuple[str, Any, str, bool]]:
         tree = getattr(Settings(), section.name)
         for member in fields(tree):
             facts = member.metadata
-            rows.append((f"{section.name}.{camel(member.name)}", getattr(tree, member.name), facts["help"],
-                         facts["restricted"]))
+            rows.append(
+                (f"{section.name}.{camel(member.name)}", getattr(tree, member.name), facts["help"], facts["restricted"])
+            )
     return rows

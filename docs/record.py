@@ -15,8 +15,13 @@ from rich.text import Text
 
 def main() -> None:
     """Run the demo in colour and write what it printed as a picture."""
-    done = subprocess.run([sys.executable, "-m", "codeclippy_ls", "demo"], capture_output=True, text=True, check=True,
-                          env={**os.environ, "FORCE_COLOR": "1"})
+    done = subprocess.run(
+        [sys.executable, "-m", "codeclippy_ls", "demo"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "FORCE_COLOR": "1"},
+    )
     console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
     console.print(Text.from_ansi("$ codeclippy-ls demo\n" + done.stdout), highlight=False)
     picture = console.export_svg(title="codeclippy-ls demo")

@@ -22,10 +22,15 @@ def definition(control: tuple[str, ...] = CONTROL, size: int = VOCABULARY) -> st
     """A ``tokenizer.json``: byte-level BPE over this project's own source, control tokens first."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=list(control), show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=list(control),
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     tokenizer.train([str(Path(__file__).parent.parent / "codeclippy_ls" / "text.py")], trainer)
     tokenizer.add_special_tokens([AddedToken(token) for token in control])
     return str(tokenizer.to_str())
@@ -38,18 +43,49 @@ def config(architecture: str, window: int = WINDOW, vocabulary: int = VOCABULARY
     ends = {"bos_token_id": 0, "eos_token_id": 0}
     if architecture == "gpt_neo":
         return transformers.GPTNeoConfig(
-            vocab_size=vocabulary, hidden_size=32, num_layers=4, num_heads=4, intermediate_size=64, window_size=16,
-            attention_types=[[["global", "local"], 2]], max_position_embeddings=window, **ends)
+            vocab_size=vocabulary,
+            hidden_size=32,
+            num_layers=4,
+            num_heads=4,
+            intermediate_size=64,
+            window_size=16,
+            attention_types=[[["global", "local"], 2]],
+            max_position_embeddings=window,
+            **ends,
+        )
     if architecture == "codegen":
         return transformers.CodeGenConfig(
-            vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, rotary_dim=8, n_inner=64, n_positions=window,
-            n_ctx=window, tie_word_embeddings=False, **ends)
+            vocab_size=vocabulary,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            rotary_dim=8,
+            n_inner=64,
+            n_positions=window,
+            n_ctx=window,
+            tie_word_embeddings=False,
+            **ends,
+        )
     if architecture == "gpt_neox":
         return transformers.GPTNeoXConfig(
-            vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
-            max_position_embeddings=window, **ends)
-    return transformers.LlamaConfig(vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-                                    num_key_value_heads=2, intermediate_size=64, max_position_embeddings=window, **ends)
+            vocab_size=vocabulary,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=window,
+            **ends,
+        )
+    return transformers.LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=window,
+        **ends,
+    )
 
 
 ARCHITECTURES = ("gpt_neo", "codegen", "gpt_neox", "llama")
@@ -69,8 +105,13 @@ def module(architecture: str, seed: int = 0, window: int = WINDOW) -> Any:
     return made
 
 
-def save(folder: Path, architecture: str = "gpt_neox", seed: int = 0, control: tuple[str, ...] = CONTROL,
-         window: int = WINDOW) -> Path:
+def save(
+    folder: Path,
+    architecture: str = "gpt_neox",
+    seed: int = 0,
+    control: tuple[str, ...] = CONTROL,
+    window: int = WINDOW,
+) -> Path:
     """A whole checkpoint folder."""
     module(architecture, seed, window).save_pretrained(folder)
     (folder / "tokenizer.json").write_text(definition(control), encoding="utf-8")

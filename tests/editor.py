@@ -189,8 +189,9 @@ class Editor:
             if change["textDocument"]["version"] != buffer.version:
                 return {"applied": False, "failureReason": "stale"}
             buffer.apply(change["edits"])
-            self.notify("textDocument/didChange",
-                        {"textDocument": buffer.identifier, "contentChanges": [{"text": buffer.text}]})
+            self.notify(
+                "textDocument/didChange", {"textDocument": buffer.identifier, "contentChanges": [{"text": buffer.text}]}
+            )
         return {"applied": True}
 
     async def until(self, method: str, accept: Callable[[dict[str, Any]], bool] = lambda message: True) -> Any:
@@ -212,10 +213,15 @@ class Editor:
 
     async def start(self, capabilities: dict[str, Any] | None = None, options: Any = None, ready: bool = True) -> Any:
         """Initialize; unless told otherwise, await the model."""
-        result = await self.call("initialize", {
-            "processId": None, "rootUri": None, "capabilities": capabilities or {},
-            "initializationOptions": {"statusNotification": True, **(options or {})},
-        })
+        result = await self.call(
+            "initialize",
+            {
+                "processId": None,
+                "rootUri": None,
+                "capabilities": capabilities or {},
+                "initializationOptions": {"statusNotification": True, **(options or {})},
+            },
+        )
         self.notify("initialized", {})
         if ready:
             await self.until("codeclippy/status", lambda m: m["params"]["state"] in ("ready", "failed"))
@@ -224,8 +230,10 @@ class Editor:
     def open(self, text: str, uri: str = "file:///work/sample.py", encoding: str = "utf-16") -> Buffer:
         """Open a document."""
         buffer = self.buffers[uri] = Buffer(uri, text, encoding)
-        self.notify("textDocument/didOpen", {"textDocument": {
-            "uri": uri, "languageId": buffer.language, "version": buffer.version, "text": text}})
+        self.notify(
+            "textDocument/didOpen",
+            {"textDocument": {"uri": uri, "languageId": buffer.language, "version": buffer.version, "text": text}},
+        )
         return buffer
 
     def type(self, buffer: Buffer, offset: int, text: str, end: int | None = None) -> int:
@@ -233,8 +241,13 @@ class Editor:
         start, stop = buffer.position(offset), buffer.position(offset if end is None else end)
         buffer.text = buffer.text[:offset] + text + buffer.text[offset if end is None else end :]
         buffer.version += 1
-        self.notify("textDocument/didChange", {"textDocument": buffer.identifier, "contentChanges": [
-            {"range": {"start": start, "end": stop}, "text": text}]})
+        self.notify(
+            "textDocument/didChange",
+            {
+                "textDocument": buffer.identifier,
+                "contentChanges": [{"range": {"start": start, "end": stop}, "text": text}],
+            },
+        )
         return offset + len(text)
 
     def at(self, buffer: Buffer, offset: int) -> dict[str, Any]:
@@ -249,23 +262,27 @@ class Editor:
 
     async def ghost(self, buffer: Buffer, offset: int, kind: int = 1) -> list[dict[str, Any]]:
         """Items of an inline completion."""
-        result = await self.call("textDocument/inlineCompletion",
-                                 {**self.at(buffer, offset), "context": {"triggerKind": kind}})
+        result = await self.call(
+            "textDocument/inlineCompletion", {**self.at(buffer, offset), "context": {"triggerKind": kind}}
+        )
         items: list[dict[str, Any]] = result["items"] if result else []
         return items
 
     async def edit(self, buffer: Buffer, message: str, start: int = 0, end: int | None = None) -> None:
         """Run the edit command over a range and return when the server has said what came of it."""
         range = {"start": buffer.position(start), "end": buffer.position(len(buffer.text) if end is None else end)}
-        await self.call("workspace/executeCommand", {"command": "codeclippy.edit", "arguments": [
-            {"uri": buffer.uri, "range": range, "message": message}]})
+        await self.call(
+            "workspace/executeCommand",
+            {"command": "codeclippy.edit", "arguments": [{"uri": buffer.uri, "range": range, "message": message}]},
+        )
 
     async def outcome(self) -> dict[str, Any]:
         """The edit's outcome: the params of ``workspace/applyEdit`` or of the message that says why there is none."""
         outcomes = ("workspace/applyEdit", "window/showMessage")
         async with self._news:
             await asyncio.wait_for(
-                self._news.wait_for(lambda: any(m.get("method") in outcomes for m in self.unread)), TIMEOUT)
+                self._news.wait_for(lambda: any(m.get("method") in outcomes for m in self.unread)), TIMEOUT
+            )
         found = next(m for m in self.unread if m.get("method") in outcomes)
         self.unread.remove(found)
         params: dict[str, Any] = found["params"]
@@ -337,8 +354,15 @@ async def in_process(server: Any) -> AsyncIterator[Editor]:
 async def process(*arguments: str, python: tuple[str, ...] = (), cwd: Path | None = None) -> AsyncIterator[Any]:
     """A session with the real server process over stdio; yields the editor and the process."""
     child = await asyncio.create_subprocess_exec(
-        sys.executable, *python, "-m", "codeclippy_ls", *arguments, cwd=cwd,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        sys.executable,
+        *python,
+        "-m",
+        "codeclippy_ls",
+        *arguments,
+        cwd=cwd,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     assert child.stdin is not None and child.stdout is not None
     editor = Editor(child.stdout, child.stdin.write)

@@ -79,8 +79,15 @@ def ask(ticket: Ticket) -> Iterator[Generation | None]:
 
 
 STEPS: dict[str, Callable[[Ticket], Iterator[Generation | None]]] = {
-    "sleep": sleep, "hang": hang, "error": error, "leave": leave, "die": die, "flood": flood, "stray": stray,
-    "ask": ask}
+    "sleep": sleep,
+    "hang": hang,
+    "error": error,
+    "leave": leave,
+    "die": die,
+    "flood": flood,
+    "stray": stray,
+    "ask": ask,
+}
 MODELS = ("memory", "device", "nan", "endless")
 
 

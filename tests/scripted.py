@@ -65,8 +65,13 @@ class ScriptedHost:
 
     def start(self, ticket: Ticket) -> Iterator[Generation | None]:
         """One step, then the answer."""
-        model = SimpleNamespace(name="", architecture="gpt_neox", ends=frozenset({0}), chat=None,
-                                tokenizer=Tokenizer(checkpoints.definition()))
+        model = SimpleNamespace(
+            name="",
+            architecture="gpt_neox",
+            ends=frozenset({0}),
+            chat=None,
+            tokenizer=Tokenizer(checkpoints.definition()),
+        )
         prompt = ticket.request.ask.prompt(model, 2048)
         self.prompts.append(model.tokenizer.decode_bytes(prompt.tokens).decode() + prompt.heal)
         self.started.set()
@@ -124,8 +129,11 @@ def header(tokenizer: Tokenizer, state: Any, line: str) -> list[int]:
             id = tokenizer.bytes_of.index(bytes([digit]))
             take([id if id in allowed else allowed[0]] if allowed else [])
         while len(state.header.numbers) == index:
-            take(state.forced() or [id for id in state.allowed() if not tokenizer.bytes_of[id].isdigit()][:1]
-                 or [state.allowed()[0]])
+            take(
+                state.forced()
+                or [id for id in state.allowed() if not tokenizer.bytes_of[id].isdigit()][:1]
+                or [state.allowed()[0]]
+            )
     while state.mode is Mode.HEADER:
         take(state.forced())
     return found

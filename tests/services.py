@@ -90,7 +90,7 @@ class Stub:
 async def _read(reader: asyncio.StreamReader) -> Asked:
     line = (await reader.readline()).decode()
     headers: dict[str, str] = {}
-    while (found := (await reader.readline()).decode().strip()):
+    while found := (await reader.readline()).decode().strip():
         name, _, value = found.partition(":")
         headers[name.lower()] = value.strip()
     body = await reader.readexactly(int(headers.get("content-length", 0)))
@@ -132,8 +132,14 @@ DONE = b"data: [DONE]\n\n"
 @contextlib.contextmanager
 def llama_server(scratch: Path) -> Iterator[str]:
     """llama.cpp's server over the shipped model; its endpoint."""
-    process = subprocess.Popen([sys.executable, "-m", "tests.services", str(scratch)], cwd=ROOT, text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.services", str(scratch)],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     assert process.stdin is not None and process.stdout is not None
     try:
         address = next((line for line in process.stdout if line.startswith("http")), "")
@@ -150,10 +156,28 @@ def transformers_server(folder: Path, scratch: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", str(folder),
-               "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
-    process = subprocess.Popen(command, cwd=scratch, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-c",
+        "from transformers.cli.transformers import main; main()",
+        "serve",
+        str(folder),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=scratch,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         assert _answers(port, process), "transformers serve did not start"
         yield f"http://127.0.0.1:{port}/v1"
@@ -192,8 +216,14 @@ def write_gguf(folder: Path, path: Path) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([names.get(id, f"<|unused{id}|>") for id in range(words)])
-    kinds = [gguf.TokenType.CONTROL if id in control.values() else gguf.TokenType.NORMAL if id in names
-             else gguf.TokenType.UNUSED for id in range(words)]
+    kinds = [
+        gguf.TokenType.CONTROL
+        if id in control.values()
+        else gguf.TokenType.NORMAL
+        if id in names
+        else gguf.TokenType.UNUSED
+        for id in range(words)
+    ]
     writer.add_token_types(kinds)
     writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in definition["model"]["merges"]])
     writer.add_bos_token_id(control["<|endoftext|>"])

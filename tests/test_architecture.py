@@ -12,20 +12,37 @@ SOURCES = [path for path in PACKAGE.rglob("*.py") if path.parent.name != "sample
 ROOMS = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in SOURCES}
 # What each room may import of ours, beside itself.
 MAY_IMPORT = {
-    "text": set(), "settings": set(), "frames": set(), "engine": set(),
-    "prompts": {"text"}, "diffs": {"text"}, "constrain": {"text"},
+    "text": set(),
+    "settings": set(),
+    "frames": set(),
+    "engine": set(),
+    "prompts": {"text"},
+    "diffs": {"text"},
+    "constrain": {"text"},
     "assist": {"prompts", "diffs", "constrain", "text", "engine", "settings"},
     "remote": {"assist", "engine", "prompts", "settings"},
     "host": {"assist", "remote", "engine", "frames", "settings", ""},
     "server": {"host", "assist", "engine", "prompts", "settings", "frames", "text", ""},
-    "cli": ROOMS | {""}, "oneshot": ROOMS | {""}, "doctor": ROOMS | {""}, "demo": {"diffs", "text", ""},
-    "__init__": set(), "__main__": {"cli"},
+    "cli": ROOMS | {""},
+    "oneshot": ROOMS | {""},
+    "doctor": ROOMS | {""},
+    "demo": {"diffs", "text", ""},
+    "__init__": set(),
+    "__main__": {"cli"},
 }
 # Libraries that only some rooms know.
 KNOWN_BY = {
-    "torch": {"engine", "doctor"}, "transformers": {"engine"}, "safetensors": {"engine"}, "tokenizers": {"engine"},
-    "huggingface_hub": {"engine"}, "pygls": {"server", "host", "demo"}, "lsprotocol": {"server", "demo"},
-    "cattrs": {"server", "host"}, "filelock": {"host"}, "unidiff": {"diffs"}, "httpx2": {"remote"},
+    "torch": {"engine", "doctor"},
+    "transformers": {"engine"},
+    "safetensors": {"engine"},
+    "tokenizers": {"engine"},
+    "huggingface_hub": {"engine"},
+    "pygls": {"server", "host", "demo"},
+    "lsprotocol": {"server", "demo"},
+    "cattrs": {"server", "host"},
+    "filelock": {"host"},
+    "unidiff": {"diffs"},
+    "httpx2": {"remote"},
 }
 
 
@@ -67,8 +84,10 @@ def test_only_their_rooms_know_the_libraries() -> None:
 
 def test_the_server_starts_without_torch() -> None:
     """The editor has its ``initialize`` answer before anything heavy is imported."""
-    code = ("import codeclippy_ls.server.server, sys\n"
-            "print([m for m in ('torch', 'transformers', 'numpy', 'httpx2') if m in sys.modules])")
+    code = (
+        "import codeclippy_ls.server.server, sys\n"
+        "print([m for m in ('torch', 'transformers', 'numpy', 'httpx2') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

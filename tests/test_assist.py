@@ -48,8 +48,11 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(model: Path, **edit: Any) -> dict[str, Any]:
     """Settings for a model, in float32 on the CPU."""
-    return {"model": {"complete": str(model), "device": "cpu", "dtype": "float32"},
-            "completion": {"timeBudgetMs": 20000, "maxTokens": 16}, "edit": {"maxTokens": 800, **edit}}
+    return {
+        "model": {"complete": str(model), "device": "cpu", "dtype": "float32"},
+        "completion": {"timeBudgetMs": 20000, "maxTokens": 16},
+        "edit": {"maxTokens": 800, **edit},
+    }
 
 
 async def test_edits_by_random_weights_apply_or_are_refused(toy: Path) -> None:
@@ -158,34 +161,61 @@ VALUE = 1
 """
 
 
-@pytest.mark.parametrize(("line", "expected"), [
-    (3, (2, 9)), (4, (2, 9)), (5, (6, 7)), (7, (6, 7)), (9, (2, 9)), (12, (12, 14)), (13, (13, 14)), (14, (13, 14)),
-    (16, (0, 17)), (0, (0, 17))])
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (3, (2, 9)),
+        (4, (2, 9)),
+        (5, (6, 7)),
+        (7, (6, 7)),
+        (9, (2, 9)),
+        (12, (12, 14)),
+        (13, (13, 14)),
+        (14, (13, 14)),
+        (16, (0, 17)),
+        (0, (0, 17)),
+    ],
+)
 def test_the_scope_around_a_line(line: int, expected: tuple[int, int]) -> None:
     """The innermost function or class, with its decorators; the whole of a short document outside of one."""
     assert scope(Document("file:///x.py", PYTHON), line) == expected
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("# clippy: do it", "do it"), ("    // clippy:   do it  ", "do it"), ("/* clippy: do it */", "do it"),
-    ("<!-- clippy: do it -->", "do it"), ("-- clippy: do it", "do it"), ("; clippy: x", "x"),
-    ("clippy: do it", None), ("# clippy:", None), ("x = 1  # clippy: do it", None), ("# clipper: do it", None)])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("# clippy: do it", "do it"),
+        ("    // clippy:   do it  ", "do it"),
+        ("/* clippy: do it */", "do it"),
+        ("<!-- clippy: do it -->", "do it"),
+        ("-- clippy: do it", "do it"),
+        ("; clippy: x", "x"),
+        ("clippy: do it", None),
+        ("# clippy:", None),
+        ("x = 1  # clippy: do it", None),
+        ("# clipper: do it", None),
+    ],
+)
 def test_comment_markers(text: str, message: str | None) -> None:
     """In the comment signs of many languages, on a line of their own."""
     found = marker_at(Document("file:///x.py", f"a\n{text}\nb\n"), (1, 1), "clippy:")
     assert (found.message if found else None) == message
 
 
-@pytest.mark.parametrize(("lines", "span", "numbers", "selection"), [
-    (["def a():", "    # clippy: do it", "    pass", "", "b = 1", ""], (1, 1), (0, 2), (1, 1)),
-    (["def a():", "    # clippy: do it", "    pass", "", "b = 1", ""], (0, 1), (0,), (0, 0)),
-    (["x = 1", "y = 2", "# clippy: do it"], (2, 2), (0, 1), (1, 1)),
-    (["x = 1", "y = 2", "# clippy: do it", ""], (2, 3), (0, 1), (1, 1)),
-    (["# clippy: do it", "x = 1", "y = 2", ""], (0, 0), (1, 2), (0, 0)),
-    (["x = 1", "y = 2", ""], (2, 9), (0, 1), (1, 1)),
-    (["x = 1", "y = 2", ""], (0, 1), (0, 1), (0, 1)),
-    (["x = 1", "y = 2", ""], None, (0, 1), (0, 0)),
-    (["# clippy: do it", "", ""], (0, 0), (), (0, 0))])
+@pytest.mark.parametrize(
+    ("lines", "span", "numbers", "selection"),
+    [
+        (["def a():", "    # clippy: do it", "    pass", "", "b = 1", ""], (1, 1), (0, 2), (1, 1)),
+        (["def a():", "    # clippy: do it", "    pass", "", "b = 1", ""], (0, 1), (0,), (0, 0)),
+        (["x = 1", "y = 2", "# clippy: do it"], (2, 2), (0, 1), (1, 1)),
+        (["x = 1", "y = 2", "# clippy: do it", ""], (2, 3), (0, 1), (1, 1)),
+        (["# clippy: do it", "x = 1", "y = 2", ""], (0, 0), (1, 2), (0, 0)),
+        (["x = 1", "y = 2", ""], (2, 9), (0, 1), (1, 1)),
+        (["x = 1", "y = 2", ""], (0, 1), (0, 1), (0, 1)),
+        (["x = 1", "y = 2", ""], None, (0, 1), (0, 0)),
+        (["# clippy: do it", "", ""], (0, 0), (), (0, 0)),
+    ],
+)
 def test_the_lines_shown(
     lines: list[str], span: tuple[int, int] | None, numbers: tuple[int, ...], selection: tuple[int, int]
 ) -> None:

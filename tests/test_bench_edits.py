@@ -52,8 +52,11 @@ class History:
         self._git("commit", "-q", "--allow-empty", "-m", subject)
 
     def _git(self, *arguments: str) -> None:
-        who = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER")
-               for key, value in (("NAME", "a"), ("EMAIL", "a@b.c"), ("DATE", "2020-01-01T00:00:00Z"))}
+        who = {
+            f"GIT_{role}_{key}": value
+            for role in ("AUTHOR", "COMMITTER")
+            for key, value in (("NAME", "a"), ("EMAIL", "a@b.c"), ("DATE", "2020-01-01T00:00:00Z"))
+        }
         environment = {**os.environ, **who, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
         subprocess.run(["git", *arguments], cwd=self.folder, env=environment, check=True)
 
@@ -69,8 +72,17 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     history = History(tmp_path_factory.mktemp("clone"))
     other = [line + "0" for line in LINES]
     whole = "\n".join(LINES) + "\n"
-    history.commit("Begin all of it", {"LICENSE": MIT, "pkg/__init__.py": "", "pkg/a.py": whole, "pkg/b.py": whole,
-                                       "pkg/c.py": "x = 1\ny = 2\n", "tests/test_a.py": whole})
+    history.commit(
+        "Begin all of it",
+        {
+            "LICENSE": MIT,
+            "pkg/__init__.py": "",
+            "pkg/a.py": whole,
+            "pkg/b.py": whole,
+            "pkg/c.py": "x = 1\ny = 2\n",
+            "tests/test_a.py": whole,
+        },
+    )
     history.commit("fix: count from one instead (#12)", {"pkg/a.py": changed(3, "name_3 = 4"), "tests/test_a.py": ""})
     history.commit("Bump to the next number", {"pkg/a.py": changed(4, "name_4 = 5")})
     history.commit("Fix it", {"pkg/a.py": changed(5, "name_5 = 6")})
@@ -87,7 +99,8 @@ def test_small_commits_with_a_message_become_cases(clone: Clone) -> None:
     """Only the one that is small, whole, of one file, and says what it does; references are left out."""
     found = edit_cases.cases(clone, 10, frozenset())
     assert [(case.path, case.message, case.licence) for case in found] == [
-        ("pkg/a.py", "fix: count from one instead", "MIT")]
+        ("pkg/a.py", "fix: count from one instead", "MIT")
+    ]
     assert found[0].before.replace("name_3 = 3", "name_3 = 4") == found[0].after
     assert found == edit_cases.cases(clone, 10, frozenset()) and not edit_cases.cases(clone, 0, frozenset())
 
@@ -106,11 +119,14 @@ def test_packages_that_were_trained_on_are_refused(clone: Clone, tmp_path: Path)
 def test_licences_are_told_by_their_words(tmp_path: Path) -> None:
     """What is not known to be permissive is refused."""
     texts = {
-        MIT: "MIT", "Apache License\n   Version 2.0, January 2004": "Apache-2.0",
+        MIT: "MIT",
+        "Apache License\n   Version 2.0, January 2004": "Apache-2.0",
         "Redistribution and use in source and binary forms": "BSD-2-Clause",
         "Redistribution and use in source and binary forms. Neither the name of": "BSD-3-Clause",
         "Permission to use, copy, modify, and/or distribute this software for any purpose with or without fee": "ISC",
-        "GNU GENERAL PUBLIC LICENSE": None, MIT + " or the GNU Lesser General Public License": None, "mine": None,
+        "GNU GENERAL PUBLIC LICENSE": None,
+        MIT + " or the GNU Lesser General Public License": None,
+        "mine": None,
     }
     assert {text: edit_cases.licence(text) for text in texts} == texts
     history = History(tmp_path)
@@ -119,13 +135,21 @@ def test_licences_are_told_by_their_words(tmp_path: Path) -> None:
         edit_cases.cases(Clone("owner/fresh", tmp_path), 10, frozenset())
 
 
-@pytest.mark.parametrize(("subject", "said"), [
-    ("Fix the parser of dates (#12)", "Fix the parser of dates"),
-    ("fix: drop old code. Fixes #3", "fix: drop old code"),
-    ("Merge branch main into dev", None), ("Fix typo in the docs", None), ("release 1.2 of it", None), ("Fix it", None),
-    ("1.2.3 is out at last", None), ("Update __init__.py", None), ("Bumped all the things", None),
-    ("Handle empty lists, closes GH-12", "Handle empty lists, closes"),
-])
+@pytest.mark.parametrize(
+    ("subject", "said"),
+    [
+        ("Fix the parser of dates (#12)", "Fix the parser of dates"),
+        ("fix: drop old code. Fixes #3", "fix: drop old code"),
+        ("Merge branch main into dev", None),
+        ("Fix typo in the docs", None),
+        ("release 1.2 of it", None),
+        ("Fix it", None),
+        ("1.2.3 is out at last", None),
+        ("Update __init__.py", None),
+        ("Bumped all the things", None),
+        ("Handle empty lists, closes GH-12", "Handle empty lists, closes"),
+    ],
+)
 def test_messages(subject: str, said: str | None) -> None:
     """References go; what says nothing is left out."""
     assert edit_cases.message(subject) == said
@@ -225,17 +249,26 @@ def test_passes_are_counted_and_histories_follow_the_caches() -> None:
     cache.length = 4
     model.forward([feed([7], 1)])
     model.forward([feed([8], 1), feed([9], 1, Cache(5))])
-    assert seen == [(1, 2, 3), (1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 7), (1, 2, 3, 4, 7, 8),
-                    (1, 2, 3, 4, 7, 9)]
+    assert seen == [
+        (1, 2, 3),
+        (1, 2, 3, 4, 5),
+        (1, 2, 3, 4, 5, 6),
+        (1, 2, 3, 4, 7),
+        (1, 2, 3, 4, 7, 8),
+        (1, 2, 3, 4, 7, 9),
+    ]
     assert (watch.passes, watch.reading) == (5, 2)
 
 
 async def test_a_model_that_is_told_what_to_write_is_exact_in_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the engine, with a real architecture: the same text, and the fewest passes under the grammar."""
-    monkeypatch.setattr("bench.edits.random_codegen", lambda tokenizer: Model(
-        checkpoints.module("codegen", window=2048), tokenizer, "diff-codegen-toy"))
-    monkeypatch.setattr("codeclippy_ls.engine.tokenizer.read_tokenizer",
-                        lambda folder: Tokenizer(checkpoints.definition()))
+    monkeypatch.setattr(
+        "bench.edits.random_codegen",
+        lambda tokenizer: Model(checkpoints.module("codegen", window=2048), tokenizer, "diff-codegen-toy"),
+    )
+    monkeypatch.setattr(
+        "codeclippy_ls.engine.tokenizer.read_tokenizer", lambda folder: Tokenizer(checkpoints.definition())
+    )
     facts = Facts()
     found = await edits.replayed([CASE], Path(), facts)
     plain, constrained = found["plain"][0], found["constrained"][0]
@@ -272,10 +305,17 @@ def test_cases_are_spread_over_the_file_and_round_trip(tmp_path: Path) -> None:
 GOOD = "@@ -1,2 +1,2 @@\n-a\n+A\n b\n"
 
 
-@pytest.mark.parametrize(("diff", "said"), [
-    (GOOD, ""), (GOOD.replace(" b", " c"), "patch"), (GOOD.replace("+1,2", "+1,3"), "not well formed"),
-    (GOOD.replace("-1,2", "-9,2"), "patch"), (GOOD + "x\n", "not well formed"), (GOOD.replace("+A", "+B"), "the edits"),
-])
+@pytest.mark.parametrize(
+    ("diff", "said"),
+    [
+        (GOOD, ""),
+        (GOOD.replace(" b", " c"), "patch"),
+        (GOOD.replace("+1,2", "+1,3"), "not well formed"),
+        (GOOD.replace("-1,2", "-9,2"), "patch"),
+        (GOOD + "x\n", "not well formed"),
+        (GOOD.replace("+A", "+B"), "the edits"),
+    ],
+)
 def test_the_law_s_judges_see_what_is_wrong(diff: str, said: str, tmp_path: Path) -> None:
     """A wrong line, count, place, and edits that are not what the diff says."""
     asking = Asking(Document("file:///f", "a\r\nb"), Shown(("a", "b"), (0, 1), 0, 1), "x")

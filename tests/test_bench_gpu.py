@@ -21,8 +21,9 @@ def test_it_runs_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert set(size["batch_ms"]) == {str(count) for count in gpu.BATCHES}
 
 
-@pytest.mark.parametrize(("name", "millions"), [("125M", 125), ("350M", 357), ("1.3B", 1415), ("2B", 2779),
-                                                ("6B", 7064), ("16B", 16032)])
+@pytest.mark.parametrize(
+    ("name", "millions"), [("125M", 125), ("350M", 357), ("1.3B", 1415), ("2B", 2779), ("6B", 7064), ("16B", 16032)]
+)
 def test_every_size_is_what_it_is_called(name: str, millions: int) -> None:
     """The published dimensions give the published number of parameters."""
     shape = shape_of(gpu.configuration(name))

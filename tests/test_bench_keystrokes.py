@@ -42,11 +42,11 @@ def test_typing_brings_the_text_about(tmp_path: Path) -> None:
     """With slips that are taken back: at the end the file is what it was."""
     file = tmp_path / "module.py"
     file.write_text(SOURCE)
-    (name, start, end), = functions(SOURCE)
+    ((name, start, end),) = functions(SOURCE)
     assert name == "work" and SOURCE[start:].startswith("\n    total") and SOURCE[end:] == "\n"
     removed = 0
     for seed in range(20):
-        typing, = typings(10_000, seed, each=10_000, files=[file])
+        (typing,) = typings(10_000, seed, each=10_000, files=[file])
         assert typing.before + typing.after == SOURCE[:start] + SOURCE[end:]
         assert typing.prefixes[-1] + typing.after == SOURCE
         assert all(key.wait > 0 and (bool(key.text) != bool(key.removed)) for key in typing.keys)

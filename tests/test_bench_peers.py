@@ -42,10 +42,14 @@ def test_the_dummy_tokenizer_spells_each_byte_and_has_the_models_size() -> None:
     assert peer_formats.spelled(300)[:2] == ["!", '"'] and peer_formats.spelled(300)[-1] == "t299"
 
 
-@pytest.mark.parametrize(("said", "expected"), [
-    ("CPU : SSE3 = 1 | AVX2 = 1 | F16C = 1 | REPACK = 1 | ", "AVX2"),
-    ("CPU : AVX2 = 1 | AVX512 = 1 | AMX_INT8 = 1 | LLAMAFILE = 1 | ", "AVX2 AVX512 AMX_INT8"),
-    ("CPU : AVX2 = 0 | SSE3 = 1 | ", "no wide instructions")])
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("CPU : SSE3 = 1 | AVX2 = 1 | F16C = 1 | REPACK = 1 | ", "AVX2"),
+        ("CPU : AVX2 = 1 | AVX512 = 1 | AMX_INT8 = 1 | LLAMAFILE = 1 | ", "AVX2 AVX512 AMX_INT8"),
+        ("CPU : AVX2 = 0 | SSE3 = 1 | ", "no wide instructions"),
+    ],
+)
 def test_a_build_says_its_instruction_sets(said: str, expected: str) -> None:
     """Of llama.cpp's line about its system."""
     assert instructions(said) == expected
@@ -82,8 +86,10 @@ def test_the_worker_answers_each_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(peer_worker.ENGINES, "fake", FakeEngine)
     asked: list[dict[str, Any]] = [
         {"do": "open", "engine": "fake", "form": "int8", "folder": ".", "scratch": ".", "threads": 1, "window": 9},
-        {"do": "prefill", "tokens": [1, 2]}, {"do": "decode", "count": 3},
-        {"do": "keystroke", "tokens": [1], "count": 1}]
+        {"do": "prefill", "tokens": [1, 2]},
+        {"do": "decode", "count": 3},
+        {"do": "keystroke", "tokens": [1], "count": 1},
+    ]
     out = io.StringIO()
     peer_worker.serve(io.StringIO("".join(json.dumps(one) + "\n" for one in asked)), out)
     opened, read, wrote, failed = map(json.loads, out.getvalue().splitlines())
@@ -110,13 +116,20 @@ def row(bits: int, figure: float, typed: float | None) -> dict[str, Any]:
 
 def test_ratios_are_of_the_best_at_equal_bits() -> None:
     """A keystroke's is over llama.cpp's server, whatever else is quicker; without a rival there is none."""
-    rows = {"ours (int8)": row(8, 4.0, 20.0), "ours int8": row(8, 2.0, 10.0), "ours float32": row(32, 1.0, 1.0),
-            f"{peers.SERVER} Q8_0": row(8, 8.0, 40.0), f"{peers.LIBRARY} Q8_0": row(8, 5.0, 5.0),
-            "OpenVINO int8": row(8, 4.0, None)}
+    rows = {
+        "ours (int8)": row(8, 4.0, 20.0),
+        "ours int8": row(8, 2.0, 10.0),
+        "ours float32": row(32, 1.0, 1.0),
+        f"{peers.SERVER} Q8_0": row(8, 8.0, 40.0),
+        f"{peers.LIBRARY} Q8_0": row(8, 5.0, 5.0),
+        "OpenVINO int8": row(8, 4.0, None),
+    }
     found = {said["figure"]: said["median"] for said in peers.ratios(rows)}
-    assert found == {"prefill": {"ratio": 0.5, "ours": "ours int8", "theirs": "OpenVINO int8"},
-                     "token": {"ratio": 0.5, "ours": "ours int8", "theirs": "OpenVINO int8"},
-                     "keystroke": {"ratio": 0.25, "ours": "ours int8", "theirs": f"{peers.SERVER} Q8_0"}}
+    assert found == {
+        "prefill": {"ratio": 0.5, "ours": "ours int8", "theirs": "OpenVINO int8"},
+        "token": {"ratio": 0.5, "ours": "ours int8", "theirs": "OpenVINO int8"},
+        "keystroke": {"ratio": 0.25, "ours": "ours int8", "theirs": f"{peers.SERVER} Q8_0"},
+    }
 
 
 @pytest.mark.skipif(not (peers.PYTHON.parent.parent / "installed").exists(), reason=peers.MISSING)

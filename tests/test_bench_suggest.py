@@ -9,7 +9,8 @@ import pytest
 from bench.suggest import PLACES, WITHOUT, File, Hole, beside, harmful, holes, together
 from codeclippy_ls.settings import parse
 
-CODE = '''"""Doc."""
+CODE = (
+    '''"""Doc."""
 
 
 def mean(values, weights=None):
@@ -17,14 +18,24 @@ def mean(values, weights=None):
     if weights is not None:
         total = sum(value * weight for value, weight in zip(values, weights))
     return total / len(values)
-''' * 4
+'''
+    * 4
+)
 
 
-@pytest.mark.parametrize(("prefix", "text", "suffix", "expected"), [
-    ("x = ", "1", "\n", False), ("x = ", "(1", "\n", True), ("x = f(", "1", ")\n", False),
-    ("x = f(", "1)", ")\n", True), ("if x", " > 1:", "\n", False), ("", "if x:", "\n    y = 1\n", False),
-    ("x = 1", " y", "\n", True),
-    ("def f():\n    ", "return 1", "\n    return 1\n", True)])
+@pytest.mark.parametrize(
+    ("prefix", "text", "suffix", "expected"),
+    [
+        ("x = ", "1", "\n", False),
+        ("x = ", "(1", "\n", True),
+        ("x = f(", "1", ")\n", False),
+        ("x = f(", "1)", ")\n", True),
+        ("if x", " > 1:", "\n", False),
+        ("", "if x:", "\n    y = 1\n", False),
+        ("x = 1", " y", "\n", True),
+        ("def f():\n    ", "return 1", "\n    return 1\n", True),
+    ],
+)
 def test_what_is_harm(prefix: str, text: str, suffix: str, expected: bool) -> None:
     """A file that does not parse any more, or a line said twice; a head that waits for its body is none."""
     assert harmful(Hole(prefix, "1", suffix), text) is expected
@@ -58,8 +69,18 @@ def test_every_technique_that_is_switched_off_has_a_switch() -> None:
 def test_figures_of_several_kinds() -> None:
     """Shares of holes are weighed by holes, shares of what was shown by what was shown."""
     rng = random.Random(1)
-    rows = [{"holes": 10.0, "shown": shown, "exact": rng.random(), "whole": 0.0, "similar": shown, "harmful": harm,
-             "ms": 1.0} for shown, harm in ((1.0, 0.1), (0.0, 0.0), (0.5, 0.4))]
+    rows = [
+        {
+            "holes": 10.0,
+            "shown": shown,
+            "exact": rng.random(),
+            "whole": 0.0,
+            "similar": shown,
+            "harmful": harm,
+            "ms": 1.0,
+        }
+        for shown, harm in ((1.0, 0.1), (0.0, 0.0), (0.5, 0.4))
+    ]
     found = together(rows)
     assert found["shown"] == pytest.approx(0.5) and found["harmful"] == pytest.approx((1 + 2) / 15)
     assert found["holes"] == 30 and found["similar"] == pytest.approx((10 * 1 + 5 * 0.5) / 15)

@@ -23,8 +23,15 @@ SOURCE = """def mean(values):
 
 def run(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command."""
-    return subprocess.run([sys.executable, "-m", "codeclippy_ls", *map(str, arguments)], capture_output=True, text=True,
-                          cwd=cwd, timeout=120, check=False, env={**os.environ, **environment})
+    return subprocess.run(
+        [sys.executable, "-m", "codeclippy_ls", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+        check=False,
+        env={**os.environ, **environment},
+    )
 
 
 @pytest.fixture
@@ -44,9 +51,16 @@ def test_version_and_help_import_nothing_heavy() -> None:
         best = min(best, time.monotonic() - started)
     assert done.stdout == "codeclippy-ls 0.1.0\n"
     helped = subprocess.run(
-        [sys.executable, "-c", "import sys\nfrom codeclippy_ls.cli import main\ntry: main(['--help'])\n"
-         "except SystemExit: pass\nassert not {'torch', 'pygls', 'transformers'} & set(sys.modules)"],
-        capture_output=True, text=True, check=False)
+        [
+            sys.executable,
+            "-c",
+            "import sys\nfrom codeclippy_ls.cli import main\ntry: main(['--help'])\n"
+            "except SystemExit: pass\nassert not {'torch', 'pygls', 'transformers'} & set(sys.modules)",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert helped.returncode == 0 and "complete" in helped.stdout and "--tcp" in helped.stdout
 
 
@@ -57,9 +71,16 @@ def test_complete_prints_a_suggestion(source: Path) -> None:
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
 
 
-@pytest.mark.parametrize(("place", "reason"), [
-    ("nothing", "FILE:LINE:COL is needed"), ("absent.py:1:1", "No such file"), ("mean.py:99:1", "no line 99"),
-    ("mean.py:1:99", "column 99 is not in it"), ("mean.py:0:1", "no line 0")])
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("nothing", "FILE:LINE:COL is needed"),
+        ("absent.py:1:1", "No such file"),
+        ("mean.py:99:1", "no line 99"),
+        ("mean.py:1:99", "column 99 is not in it"),
+        ("mean.py:0:1", "no line 0"),
+    ],
+)
 def test_bad_places_are_named(source: Path, place: str, reason: str) -> None:
     """Exit code 2 and one line on stderr."""
     done = run("complete", place, cwd=source.parent)
@@ -74,28 +95,33 @@ def test_edit_prints_a_diff_that_patch_accepts(source: Path) -> None:
         assert "no edit" in done.stderr and not done.stdout
         return
     assert done.returncode == 0, done.stderr
-    patched = subprocess.run(["patch", "-p1", "-F0"], input=done.stdout, text=True, capture_output=True,
-                             cwd=source.parent, check=False)
+    patched = subprocess.run(
+        ["patch", "-p1", "-F0"], input=done.stdout, text=True, capture_output=True, cwd=source.parent, check=False
+    )
     assert patched.returncode == 0, patched.stdout
     by_patch = source.read_text(encoding="utf-8")
     source.write_text(SOURCE, encoding="utf-8")
     source.chmod(0o640)
-    applied = run("edit", source.name, "--message", "Rename total to result", "--lines", "1-5", "--apply",
-                  cwd=source.parent)
+    applied = run(
+        "edit", source.name, "--message", "Rename total to result", "--lines", "1-5", "--apply", cwd=source.parent
+    )
     assert applied.stdout == done.stdout and source.read_text(encoding="utf-8") == by_patch != SOURCE
     assert source.stat().st_mode & 0o777 == 0o640 and list(source.parent.iterdir()) == [source]
 
 
-@pytest.mark.parametrize(("arguments", "code", "reason"), [
-    (["absent.py", "-m", "x"], 2, "No such file"),
-    (["mean.py", "-m", "x", "--lines", "4-2"], 2, "lines 1 to"),
-    (["mean.py", "-m", "x", "--lines", "abc"], 2, "A-B is needed"),
-    (["mean.py", "-m", "  "], 3, "needs a message"),
-    (["mean.py", "-m", "x", "--model", "/nowhere"], 1, "is no folder"),
-    (["mean.py", "-m", "x", "--dtype", "int3"], 2, "must be one of"),
-    (["binary.py", "-m", "x"], 2, "not UTF-8"),
-    (["mean.py"], 2, "--message"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (["absent.py", "-m", "x"], 2, "No such file"),
+        (["mean.py", "-m", "x", "--lines", "4-2"], 2, "lines 1 to"),
+        (["mean.py", "-m", "x", "--lines", "abc"], 2, "A-B is needed"),
+        (["mean.py", "-m", "  "], 3, "needs a message"),
+        (["mean.py", "-m", "x", "--model", "/nowhere"], 1, "is no folder"),
+        (["mean.py", "-m", "x", "--dtype", "int3"], 2, "must be one of"),
+        (["binary.py", "-m", "x"], 2, "not UTF-8"),
+        (["mean.py"], 2, "--message"),
+    ],
+)
 def test_bad_edits_are_named(source: Path, arguments: list[str], code: int, reason: str) -> None:
     """Each with its exit code and one line."""
     (source.parent / "binary.py").write_bytes(b"\xff\x00")
@@ -107,8 +133,14 @@ def test_models_lists_every_family_and_what_is_here() -> None:
     """With jobs, licence and cautions."""
     done = run("models")
     assert done.returncode == 0
-    for expected in ("fim-neox: complete, infill", "diff-codegen: edit", "Salesforce/codegen-16B-mono", "BSD-3-Clause",
-                     "sandbox", "shipped: clippy"):
+    for expected in (
+        "fim-neox: complete, infill",
+        "diff-codegen: edit",
+        "Salesforce/codegen-16B-mono",
+        "BSD-3-Clause",
+        "sandbox",
+        "shipped: clippy",
+    ):
         assert expected in done.stdout
 
 
@@ -157,11 +189,22 @@ def test_closed_streams_and_marks_and_read_only_files(source: Path) -> None:
     kept = run("edit", source, "-m", "Rename mean to average", "--apply")
     assert kept.returncode in (2, 3) and source.read_bytes() == before and "Traceback" not in kept.stderr
     for closing in ("<&-", ">&-", "2>&-", "<&- >&-"):
-        shell = subprocess.run(f"{sys.executable} -m codeclippy_ls models {closing}", shell=True, capture_output=True,
-                               text=True, check=False)
+        shell = subprocess.run(
+            f"{sys.executable} -m codeclippy_ls models {closing}",
+            shell=True,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert shell.returncode == 0 and "Traceback" not in shell.stderr
-    piped = subprocess.run(f"{sys.executable} -m codeclippy_ls models | true; echo ${{PIPESTATUS[0]}}", shell=True,
-                           executable="/bin/bash", capture_output=True, text=True, check=False)
+    piped = subprocess.run(
+        f"{sys.executable} -m codeclippy_ls models | true; echo ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert "Exception" not in piped.stderr
     assert run("--socket", "0").returncode == 2 == run("--socket", "99999999").returncode
 
@@ -169,8 +212,12 @@ def test_closed_streams_and_marks_and_read_only_files(source: Path) -> None:
 @pytest.mark.parametrize("seconds", [0.3, 1.0])
 def test_an_interrupt_ends_a_verb_at_once(source: Path, seconds: float) -> None:
     """While it imports or loads: by the signal, as shells expect it, and without a traceback."""
-    child = subprocess.Popen([sys.executable, "-m", "codeclippy_ls", "edit", source, "-m", "Rename mean", "--apply"],
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "codeclippy_ls", "edit", source, "-m", "Rename mean", "--apply"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     time.sleep(seconds)
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=3)

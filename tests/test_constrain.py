@@ -53,8 +53,13 @@ def walk(tokenizer: Tokenizer, lines: list[str], chance: random.Random, most: in
 def patched(folder: Path, before: str, diff: str) -> str:
     """What GNU patch makes of it, strictly: no fuzz, no offset."""
     (folder / "f").write_text(before, encoding="utf-8", newline="")
-    done = subprocess.run(["patch", "-F0", "-o", "out", "f"], input=f"--- f\n+++ f\n{diff}".encode(), cwd=folder,
-                          capture_output=True, check=False)
+    done = subprocess.run(
+        ["patch", "-F0", "-o", "out", "f"],
+        input=f"--- f\n+++ f\n{diff}".encode(),
+        cwd=folder,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0 and b"offset" not in done.stdout, (done.stdout.decode(), before, diff)
     return (folder / "out").read_text(encoding="utf-8")
 
@@ -128,7 +133,8 @@ def test_nothing_ends_without_a_change_and_context_is_bounded(tokenizer: Tokeniz
     assert {tokenizer.bytes_of[token][:1] for token in state.allowed()} == {b"-", b"+"}
     assert choose(tokenizer, lines, " @@ -1,4 +1,4 @@\n line 0\n+new\n").complete
     assert choose(tokenizer, lines, " @@ -5,1 +5,2 @@\n line 4\n+new\n").diff() == (
-        "@@ -3,6 +3,7 @@\n line 2\n line 3\n line 4\n+new\n line 5\n line 6\n line 7\n")
+        "@@ -3,6 +3,7 @@\n line 2\n line 3\n line 4\n+new\n line 5\n line 6\n line 7\n"
+    )
 
 
 def test_an_empty_document_takes_added_lines_only(tokenizer: Tokenizer) -> None:
@@ -190,12 +196,15 @@ def test_added_text_is_utf_8_at_every_token(tokenizer: Tokenizer) -> None:
         assert not {b"\n", b"a", b"\xff", b"\xc3"} & {table[id] for id in state.allowed()}
 
 
-@pytest.mark.parametrize(("added", "kept"), [
-    ("a = 1\na = 1\na = 1\n", "a = 1\n"),
-    ("a = 1\nb = 2\na = 1\nb = 2\n", "a = 1\nb = 2\n"),
-    ("a = 1\na = 1\nb\n", "a = 1\na = 1\nb\n"),
-    ("}\n}\n}\n\n\n\n", "}\n}\n}\n\n\n\n"),
-])
+@pytest.mark.parametrize(
+    ("added", "kept"),
+    [
+        ("a = 1\na = 1\na = 1\n", "a = 1\n"),
+        ("a = 1\nb = 2\na = 1\nb = 2\n", "a = 1\nb = 2\n"),
+        ("a = 1\na = 1\nb\n", "a = 1\na = 1\nb\n"),
+        ("}\n}\n}\n\n\n\n", "}\n}\n}\n\n\n\n"),
+    ],
+)
 def test_added_lines_that_repeat_are_dropped(tokenizer: Tokenizer, added: str, kept: str) -> None:
     """And after them the model has to do something else."""
     text = "".join(f"+{line}\n" for line in added.splitlines())

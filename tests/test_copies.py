@@ -58,8 +58,7 @@ def test_other_files_are_refused(known: copies.Copies) -> None:
         copies.Copies(b"PK\x03\x04" + content)
 
 
-@pytest.mark.parametrize(("choice", "texts", "sources"), [
-    ("hide", 0, []), ("mark", 1, ["first"]), ("show", 1, [""])])
+@pytest.mark.parametrize(("choice", "texts", "sources"), [("hide", 0, []), ("mark", 1, ["first"]), ("show", 1, [""])])
 async def test_suggestions_follow_the_setting(
     choice: str, texts: int, sources: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -215,9 +215,7 @@ def test_line_ends_and_what_stands_around_do_not_matter(
 
 @LAW
 @given(edited(alike=False), st.integers(1, 3))
-def test_kept_lines_keep_their_trailing_blanks(
-    folder: Path, texts: tuple[list[str], list[str]], context: int
-) -> None:
+def test_kept_lines_keep_their_trailing_blanks(folder: Path, texts: tuple[list[str], list[str]], context: int) -> None:
     before, after = ("".join(line + "\n" for line in side) for side in texts)
     assume(before != after)
     kept = set(texts[0])
@@ -275,7 +273,7 @@ def test_any_text_is_read_or_refused(text: str, before: str) -> None:
 
 
 @LAW
-@given(edited().flatmap(written), st.integers(0, 4), st.sampled_from(["f.py", "a dir/my file.py", "x/\"q\"\\.py"]))
+@given(edited().flatmap(written), st.integers(0, 4), st.sampled_from(["f.py", "a dir/my file.py", 'x/"q"\\.py']))
 def test_a_written_diff_is_taken_by_patch_and_read_again(
     folder: Path, texts: tuple[str, str], context: int, name: str
 ) -> None:

@@ -54,16 +54,19 @@ def prompts(count: int, seed: int) -> list[list[int]]:
     """Prompts that share heads, as successive keystrokes do."""
     chance = random.Random(seed)
     tokens = [chance.randrange(8, checkpoints.VOCABULARY) for _ in range(150)]
-    return [tokens[: chance.randrange(20, 120)] + [chance.randrange(8, 600) for _ in range(chance.randrange(4))]
-            for _ in range(count)]
+    return [
+        tokens[: chance.randrange(20, 120)] + [chance.randrange(8, 600) for _ in range(chance.randrange(4))]
+        for _ in range(count)
+    ]
 
 
 def reference(subject: Model, prompt: list[int], tokens: int) -> list[int]:
     """What transformers' own ``generate`` continues with, greedily."""
     ids = torch.tensor([prompt])
-    out = original(subject.name).generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens,
-                                          do_sample=False, pad_token_id=0)
-    return [token for token in out[0, len(prompt):].tolist() if token != 0]
+    out = original(subject.name).generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, pad_token_id=0
+    )
+    return [token for token in out[0, len(prompt) :].tolist() if token != 0]
 
 
 def run(subject: Model, cache: PrefixCache, prompt: list[int], tokens: int, drafts: bool = True) -> list[int]:
@@ -147,11 +150,18 @@ def test_drafts_change_nothing_but_the_number_of_passes(architecture: str) -> No
         made = []
         for seed in range(6):
             constraint = constrain.diff(subject.tokenizer, lines, [0], max_added=4) if seed % 2 else None
-            stream = Stream(Prefix(subject.new_cache()), constraint, frozenset({0}), Chooser(seed * 0.3, 1.0, seed), 60,
-                            subject.cost if drafts else None)
+            stream = Stream(
+                Prefix(subject.new_cache()),
+                constraint,
+                frozenset({0}),
+                Chooser(seed * 0.3, 1.0, seed),
+                60,
+                subject.cost if drafts else None,
+            )
             found = [token for step in decoded(subject.forward, stream, text) for token in step.tokens]
             assert subject.tokenizer.size >= max(stream.prefix.tokens) and stream.prefix.cache.length == len(
-                stream.prefix.tokens)
+                stream.prefix.tokens
+            )
             made.append(found)
         subject.forward = forward
         return made
@@ -303,6 +313,7 @@ class Script:
 
     async def reached(self, entry: str) -> None:
         """Wait until the thread has written an entry."""
+
         def wait() -> bool:
             with self._news:
                 return self._news.wait_for(lambda: entry in self.log, 10)
@@ -374,7 +385,9 @@ async def test_a_keystroke_goes_before_an_edit_and_the_edit_resumes(scripted: tu
     await settle(script, 6)
     assert (await key.result()).text == "key" and (await edit.result()).text == "edit"
     assert [entry for entry in script.log if entry != "load default"] in (
-        ["edit0", "key0", "edit1", "edit2"], ["edit0", "edit1", "key0", "edit2"])
+        ["edit0", "key0", "edit1", "edit2"],
+        ["edit0", "edit1", "key0", "edit2"],
+    )
 
 
 async def test_the_newest_of_a_key_wins(scripted: tuple[Engine, Script]) -> None:
@@ -598,8 +611,10 @@ async def test_a_forward_pass_that_fails_spoils_no_cache() -> None:
         assert engine.join(10)
 
 
-@pytest.mark.parametrize("error", [
-    torch.OutOfMemoryError("scripted"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("scripted"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+)
 async def test_out_of_memory_is_tried_again_at_half_the_window(error: BaseException) -> None:
     """Once; then only that request fails."""
     subject = model("gpt_neox")

@@ -169,10 +169,13 @@ def test_bits_are_those_of_each_token(model: Model) -> None:
     ids = [0, *model.encode(text)]
     assert len(ids) > model.window
     with torch.inference_mode():
-        logits = [model.network(torch.tensor([ids[at : at + model.window]])).logits[0].log_softmax(-1)
-                  for at in range(0, len(ids) - 1, model.window - 1)]
-    spent = -sum(float(logits[(i - 1) // (model.window - 1)][(i - 1) % (model.window - 1), ids[i]])
-                 for i in range(1, len(ids)))
+        logits = [
+            model.network(torch.tensor([ids[at : at + model.window]])).logits[0].log_softmax(-1)
+            for at in range(0, len(ids) - 1, model.window - 1)
+        ]
+    spent = -sum(
+        float(logits[(i - 1) // (model.window - 1)][(i - 1) % (model.window - 1), ids[i]]) for i in range(1, len(ids))
+    )
     assert model.bits(text) == pytest.approx(spent / 0.6931472, rel=1e-4)
 
 
@@ -214,7 +217,8 @@ def test_languages_go_by_suffix(tmp_path: Path) -> None:
 
 
 TASK = evaluate_human.Task(
-    "one", evaluate_lines.Hole("def double(x):\n", "    return 2 * x", "\n"), "\nassert double(4) == 8\n")
+    "one", evaluate_lines.Hole("def double(x):\n", "    return 2 * x", "\n"), "\nassert double(4) == 8\n"
+)
 
 
 @posix
@@ -230,8 +234,13 @@ def test_a_line_passes_where_the_test_does() -> None:
 
 @posix
 def test_a_bug_counts_as_fixed_where_the_test_passes() -> None:
-    bug = evaluate_human.Bug("double", "def double(x):\n    return 3 * x\n", "def double(x):\n    return 2 * x\n",
-                             "assert double(4) == 8", "Write a function")
+    bug = evaluate_human.Bug(
+        "double",
+        "def double(x):\n    return 3 * x\n",
+        "def double(x):\n    return 2 * x\n",
+        "assert double(4) == 8",
+        "Write a function",
+    )
     runs = evaluate_human.Runs(LIMITS)
     no_bug = evaluate_human.Bug("double", bug.right, bug.right, bug.test, "")
     assert evaluate_human.sound_bugs([bug, no_bug], runs) == [bug]
@@ -254,7 +263,10 @@ def test_edits_are_counted_by_kind() -> None:
     other = EditSample("other", "a.py", "x = 1\n", "Fix it", EDIT.diff)
     found = evaluate_edits.by_kind([EDIT, EDIT, other], ["x = 2\n", "x = 3\n", None])
     assert {kind: (fits.hits, right.hits, fits.total) for kind, (fits, right) in found.items()} == {
-        "all": (2, 1, 3), "kind": (2, 1, 2), "other": (0, 0, 1)}
+        "all": (2, 1, 3),
+        "kind": (2, 1, 2),
+        "other": (0, 0, 1),
+    }
 
 
 def test_a_diff_is_given_up_only_where_it_cannot_apply() -> None:

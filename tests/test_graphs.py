@@ -47,23 +47,49 @@ def test_recorded_passes_say_the_same(case: str) -> None:
     _, plain = pair(case)
     subject = recording(case)
     ours, theirs = ([length(count, one) for count in (5, 40, 17)] for one in (subject, plain))
-    for turn, counts in enumerate([(1,), (1,), (1,), (3,), (4,), (4,), (1, 1), (2, 1), (1, 2), (3, 1, 2), (4, 2, 3),
-                                   (1,), (2,), (2,), (7,), (5,), (1, 1, 1), (1, 1, 1), (8,)]):
+    for turn, counts in enumerate(
+        [
+            (1,),
+            (1,),
+            (1,),
+            (3,),
+            (4,),
+            (4,),
+            (1, 1),
+            (2, 1),
+            (1, 2),
+            (3, 1, 2),
+            (4, 2, 3),
+            (1,),
+            (2,),
+            (2,),
+            (7,),
+            (5,),
+            (1, 1, 1),
+            (1, 1, 1),
+            (8,),
+        ]
+    ):
         new = [ids(count, turn + place) for place, count in enumerate(counts)]
         found, wanted = (
             one.forward([Feed(part, caches[place], (turn % len(part)) + 1) for place, part in enumerate(new)])
-            for one, caches in ((subject, ours), (plain, theirs)))
+            for one, caches in ((subject, ours), (plain, theirs))
+        )
         for logits, others in zip(found, wanted, strict=True):
             near(logits, others)
     assert subject.graphs.count >= 6 and not subject.graphs.fault
     assert [cache.length for cache in ours] == [cache.length for cache in theirs]
 
 
-STEPS = st.lists(st.tuples(
-    st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True),  # which texts
-    st.integers(1, 9),  # how many tokens
-    st.sampled_from(["read", "read", "read", "crop", "copy", "drop", "silent", "clear"]),
-), min_size=3, max_size=12)
+STEPS = st.lists(
+    st.tuples(
+        st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True),  # which texts
+        st.integers(1, 9),  # how many tokens
+        st.sampled_from(["read", "read", "read", "crop", "copy", "drop", "silent", "clear"]),
+    ),
+    min_size=3,
+    max_size=12,
+)
 
 
 @pytest.mark.parametrize("case", ["neox", "gpt_neo"])
@@ -94,7 +120,8 @@ def test_slots_follow_their_texts(case: str) -> None:
                         one.forward([Feed(ids(count, turn), cache, 0)])
             found, wanted = (
                 one.forward([Feed(ids(1 + (count + text) % 5, turn), caches[text]) for text in texts])
-                for one, caches in ((subject, ours), (plain, theirs)))
+                for one, caches in ((subject, ours), (plain, theirs))
+            )
             for logits, others in zip(found, wanted, strict=True):
                 near(logits, others)
 
@@ -117,6 +144,7 @@ def test_what_is_too_much_is_run_as_it_is() -> None:
 
 def test_a_recording_that_fails_costs_nothing_but_time() -> None:
     """The pass is run as it is, and nothing is recorded any more."""
+
     def fails(run: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing\nat some place")
 

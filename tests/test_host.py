@@ -53,7 +53,9 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals and Unix-domain s
 SECRET = "s3cret_name"  # of the documents, and in no log
 CODE = f"def mean_{SECRET}(values):\n    total = 0\n    for value in values:\n        total += value\n    return "
 OPTIONS: dict[str, Any] = {
-    "model": {"engine": "host", "device": "cpu", "dtype": "float32"}, "completion": {"timeBudgetMs": 20000}}
+    "model": {"engine": "host", "device": "cpu", "dtype": "float32"},
+    "completion": {"timeBudgetMs": 20000},
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -104,9 +106,13 @@ async def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
 # What crosses the wire.
 
 
-@pytest.mark.parametrize("ask", [
-    CompletionAsk(Context("a\r\n\ud800", "\x00é😀", "x.py"), 48, False, "clippy"),
-    EditAsk("x.py", shown_part(document("a\n\fb\u2028\udfff\n"), (0, 1), None), "do\nit", 400)])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        CompletionAsk(Context("a\r\n\ud800", "\x00é😀", "x.py"), 48, False, "clippy"),
+        EditAsk("x.py", shown_part(document("a\n\fb\u2028\udfff\n"), (0, 1), None), "do\nit", 400),
+    ],
+)
 def test_asks_and_answers_survive_the_wire(ask: Any) -> None:
     """Every character, half ones too."""
 
@@ -168,8 +174,11 @@ async def test_two_servers_share_one_host_and_load_no_model(folder: Path) -> Non
     async with process() as (first, one), process() as (second, two):
         await first.start({}, OPTIONS)
         await second.start({}, OPTIONS)
-        texts = [(await editor.ghost(buffer, len(CODE)))[0]["insertText"]
-                 for editor in (first, second) for buffer in [editor.open(CODE)]]
+        texts = [
+            (await editor.ghost(buffer, len(CODE)))[0]["insertText"]
+            for editor in (first, second)
+            for buffer in [editor.open(CODE)]
+        ]
         assert texts[0] == texts[1] and texts[0].strip()
         for child in (one, two):
             assert "libtorch" not in Path(f"/proc/{child.pid}/maps").read_text()
@@ -241,8 +250,12 @@ async def test_a_killed_host_costs_no_answer_and_one_message() -> None:
         buffer = editor.open(CODE)
         assert await editor.ghost(buffer, len(CODE))
         engine, killed = host_of(server), process_of(host_of(server))
-        asked = [editor.request("textDocument/inlineCompletion", {
-            **editor.at(buffer, offset), "context": {"triggerKind": 1}}) for offset in (3, 20, 40)]
+        asked = [
+            editor.request(
+                "textDocument/inlineCompletion", {**editor.at(buffer, offset), "context": {"triggerKind": 1}}
+            )
+            for offset in (3, 20, 40)
+        ]
         await until(lambda: engine._sent)
         os.kill(killed, signal.SIGKILL)
         for answer in asked:
@@ -319,7 +332,8 @@ async def test_a_hung_host_ends_itself_and_everybody_is_answered(script: Path, f
         hung = engine.process
         script.write_text(json.dumps({"fault": "hang"}))
         for outcome in await asyncio.gather(
-                subject.complete(document(), len(CODE)), subject.edit(document(), "Do it"), return_exceptions=True):
+            subject.complete(document(), len(CODE)), subject.edit(document(), "Do it"), return_exceptions=True
+        ):
             assert isinstance(outcome, (EngineError, Refusal)) and "hangs" in str(outcome)
         script.write_text(json.dumps({"complete": "total"}))
         await until(lambda: engine.process not in (None, hung) and engine.status(COMPLETE).state is State.READY)
@@ -384,8 +398,12 @@ async def test_a_host_that_nobody_uses_ends_and_leaves_nothing_behind(script: Pa
         os.kill(second, signal.SIGTERM)
         await until(lambda: not alive(second))
         assert where.socket.exists()
-        await until(lambda: subject.engine.process not in (None, second)  # type: ignore[attr-defined]
-                    and subject.engine.status(COMPLETE).state is State.READY)
+        await until(
+            lambda: (
+                subject.engine.process not in (None, second)  # type: ignore[attr-defined]
+                and subject.engine.status(COMPLETE).state is State.READY
+            )
+        )
         assert (await subject.complete(document(), len(CODE))).items
 
 
@@ -476,8 +494,10 @@ async def test_only_who_shows_the_token_and_runs_the_same_code_comes_in(loopback
         if loopback and os.name == "posix":
             assert where.socket.stat().st_mode & 0o777 == 0o600
         good = {"version": made.version, "token": made.token, "idle": 5.0}
-        for hello, reason in (({**good, "version": "0.0.0 1 2"}, "restart the language server"),
-                              ({**good, "token": "guess"}, "does not know this client")):
+        for hello, reason in (
+            ({**good, "version": "0.0.0 1 2"}, "restart the language server"),
+            ({**good, "token": "guess"}, "does not know this client"),
+        ):
             reader, writer, token = await place.connect(where)
             assert token == made.token
             raw = Raw(reader, writer.write)

@@ -21,13 +21,22 @@ URIS = ("file:///a.py", "file:///b.py")
 uri = st.sampled_from(URIS)
 texts = st.text(st.sampled_from("ab \n\r\tü😀\x0c\u2028"), max_size=12)
 moves = st.one_of(
-    st.just(("initialize",)), st.just(("initialize",)), st.just(("initialized",)), st.just(("shutdown",)),
-    st.just(("unknown",)), st.just(("cancel",)), st.just(("garbage",)),
-    st.tuples(st.just("open"), uri, texts), st.tuples(st.just("open"), uri, texts), st.tuples(st.just("close"), uri),
+    st.just(("initialize",)),
+    st.just(("initialize",)),
+    st.just(("initialized",)),
+    st.just(("shutdown",)),
+    st.just(("unknown",)),
+    st.just(("cancel",)),
+    st.just(("garbage",)),
+    st.tuples(st.just("open"), uri, texts),
+    st.tuples(st.just("open"), uri, texts),
+    st.tuples(st.just("close"), uri),
     st.tuples(st.just("change"), uri, st.integers(0, 12), st.integers(0, 6), texts),
     st.tuples(st.just("change"), uri, st.integers(0, 12), st.integers(0, 6), texts),
-    st.tuples(st.just("whole"), uri, texts), st.tuples(st.just("complete"), uri, st.integers(0, 12)),
-    st.tuples(st.just("ghost"), uri, st.integers(0, 12)))
+    st.tuples(st.just("whole"), uri, texts),
+    st.tuples(st.just("complete"), uri, st.integers(0, 12)),
+    st.tuples(st.just("ghost"), uri, st.integers(0, 12)),
+)
 
 
 class Session:
@@ -71,8 +80,11 @@ class Session:
         buffer = self.editor.buffers.get(uri)
         if name in ("complete", "ghost"):
             offset = min(given[0], len(buffer.text)) if buffer else 0
-            place = self.editor.at(buffer, offset) if buffer else {
-                "textDocument": {"uri": uri}, "position": {"line": 0, "character": 0}}
+            place = (
+                self.editor.at(buffer, offset)
+                if buffer
+                else {"textDocument": {"uri": uri}, "position": {"line": 0, "character": 0}}
+            )
             method = "textDocument/completion" if name == "complete" else "textDocument/inlineCompletion"
             self.ask(method, {**place, "context": {"triggerKind": 2 if name == "ghost" else 1}})
         elif self.state != "running":
@@ -87,8 +99,9 @@ class Session:
         elif name == "whole":
             buffer.text = given[0]
             buffer.version += 1
-            self.editor.notify("textDocument/didChange", {
-                "textDocument": buffer.identifier, "contentChanges": [{"text": buffer.text}]})
+            self.editor.notify(
+                "textDocument/didChange", {"textDocument": buffer.identifier, "contentChanges": [{"text": buffer.text}]}
+            )
         else:
             start = min(given[0], len(buffer.text))
             self.editor.type(buffer, start, given[2], end=min(start + given[1], len(buffer.text)))
@@ -134,5 +147,13 @@ def test_any_order_of_messages(some: list[tuple[Any, ...]]) -> None:
 @given(st.lists(moves, max_size=40))
 def test_any_order_of_messages_once_it_runs(some: list[tuple[Any, ...]]) -> None:
     """As most sessions go."""
-    asyncio.run(lived([("initialize",), ("initialized",), ("open", URIS[0], "a = \n"),
-                       *(move for move in some if move[0] not in ("initialize", "shutdown"))]))
+    asyncio.run(
+        lived(
+            [
+                ("initialize",),
+                ("initialized",),
+                ("open", URIS[0], "a = \n"),
+                *(move for move in some if move[0] not in ("initialize", "shutdown")),
+            ]
+        )
+    )

@@ -22,7 +22,7 @@ def test_typing_through_and_coming_back() -> None:
     memory.keep(URI, "x = ", "\n", Suggestion("foo(bar)", 4, replaces=0, confidence=0.5))
     for typed in ("", "f", "foo(", "fo", ""):
         found = memory.find(URI, "x = " + typed, "\n")
-        assert found == Suggestion("foo(bar)"[len(typed):], 4 + len(typed), confidence=0.5)
+        assert found == Suggestion("foo(bar)"[len(typed) :], 4 + len(typed), confidence=0.5)
     assert memory.find(URI, "x = g", "\n") is None
     assert memory.find(URI, "x = foo(bar)", "\n") is None and memory.stands(URI, "x = foo(bar)", "\n")
     assert not memory.stands(URI, "x = foo(ba", "\n")
@@ -32,8 +32,13 @@ def test_typing_through_and_coming_back() -> None:
     assert memory.find(URI, "x = f", "\n") is None
 
 
-@given(st.text("ab\n", max_size=12), st.text("ab\n", max_size=12), st.text("ab", min_size=1, max_size=4),
-       st.text("ab\n", max_size=12), st.text("ab\n", max_size=12))
+@given(
+    st.text("ab\n", max_size=12),
+    st.text("ab\n", max_size=12),
+    st.text("ab", min_size=1, max_size=4),
+    st.text("ab\n", max_size=12),
+    st.text("ab\n", max_size=12),
+)
 def test_what_is_found_leads_to_the_same_text(
     before: str, after: str, suggested: str, prefix: str, suffix: str
 ) -> None:
@@ -52,8 +57,10 @@ def test_the_newest_of_many_are_kept() -> None:
     assert memory.find(URI, "49 ", "") and not memory.find(URI, "9 ", "")
 
 
-@pytest.mark.parametrize(("interval", "latency", "least", "most"), [
-    (0.15, 0.03, 0, 0), (0.15, 0.4, 0.18, 0.2), (0.05, 0.1, 0.06, 0.07), (0.6, 2.0, 0.25, 0.25), (3.0, 9.0, 0, 0)])
+@pytest.mark.parametrize(
+    ("interval", "latency", "least", "most"),
+    [(0.15, 0.03, 0, 0), (0.15, 0.4, 0.18, 0.2), (0.05, 0.1, 0.06, 0.07), (0.6, 2.0, 0.25, 0.25), (3.0, 9.0, 0, 0)],
+)
 def test_who_is_faster_than_the_engine_waits_for_a_pause(
     interval: float, latency: float, least: float, most: float
 ) -> None:

@@ -127,8 +127,10 @@ def test_float32_is_transformers_own(whole: Path) -> None:
 
 def test_what_our_decoder_runs_needs_no_transformers(whole: Path) -> None:
     """Importing it takes as long as importing torch; nor is anything of it loaded for a module that is not used."""
-    code = ("import sys\nfrom codeclippy_ls.engine import models, spec\n"
-            "models.load(spec.ModelSpec(sys.argv[1], device='cpu'))\nprint('transformers' in sys.modules)")
+    code = (
+        "import sys\nfrom codeclippy_ls.engine import models, spec\n"
+        "models.load(spec.ModelSpec(sys.argv[1], device='cpu'))\nprint('transformers' in sys.modules)"
+    )
     for folder in (whole, ""):
         done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "False"
@@ -139,8 +141,11 @@ def test_weights_under_other_names_are_found_by_transformers(tmp_path: Path) -> 
     folder = toy_of(tmp_path / "gpt2", WINDOWS[0][0])
     expected = logits(load(spec(folder)))
     weights = load_file(folder / "model.safetensors")
-    save_file({name.removeprefix("transformer."): value for name, value in weights.items()},
-              folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name.removeprefix("transformer."): value for name, value in weights.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     model = load(spec(folder))
     torch.testing.assert_close(logits(model), expected)
     assert model.module is None
@@ -204,8 +209,12 @@ WINDOWS = [
     (transformers.GPTBigCodeConfig(vocab_size=600, n_embd=32, n_layer=2, n_head=2, n_positions=96), 96),
     (transformers.MptConfig(vocab_size=600, d_model=32, n_layers=2, n_heads=2, max_seq_len=128), 128),
     (transformers.BloomConfig(vocab_size=600, hidden_size=32, n_layer=2, n_head=2), 2048),
-    (transformers.Gemma3TextConfig(**SMALL, head_dim=16, num_key_value_heads=1, intermediate_size=64,
-                                   max_position_embeddings=160), 160),
+    (
+        transformers.Gemma3TextConfig(
+            **SMALL, head_dim=16, num_key_value_heads=1, intermediate_size=64, max_position_embeddings=160
+        ),
+        160,
+    ),
 ]
 
 
@@ -217,23 +226,39 @@ def test_windows_by_their_many_names(tmp_path: Path, config: Any, window: int) -
 
 def test_a_configuration_within_a_configuration(tmp_path: Path) -> None:
     """The text model's own window and end, where a checkpoint reads pictures too."""
-    text = {**SMALL, "head_dim": 16, "num_key_value_heads": 1, "intermediate_size": 64, "eos_token_id": [0, 3],
-            "max_position_embeddings": 160, "_attn_implementation": "flash_attention_2"}
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1,
-              "image_size": 28, "patch_size": 14}
+    text = {
+        **SMALL,
+        "head_dim": 16,
+        "num_key_value_heads": 1,
+        "intermediate_size": 64,
+        "eos_token_id": [0, 3],
+        "max_position_embeddings": 160,
+        "_attn_implementation": "flash_attention_2",
+    }
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 28,
+        "patch_size": 14,
+    }
     config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
     model = load(spec(toy_of(tmp_path / "nested", config)))
     assert model.window == 160 and model.ends >= {0, 3}
     assert model.module.config.get_text_config()._attn_implementation == "sdpa"
 
 
-@pytest.mark.parametrize(("config", "generation", "ends"), [
-    ({"eos_token_id": [0, 3]}, None, {0, 3}),
-    ({"eos_token_id": 3}, {"eos_token_id": [4, 5]}, {3, 4, 5}),
-    ({"eos_token_id": None}, {"eos_token_id": [0, 7]}, {0, 7}),
-    ({"eos_token_id": None}, None, set()),
-    ({"eos_token_id": 6}, {}, {6}),
-])
+@pytest.mark.parametrize(
+    ("config", "generation", "ends"),
+    [
+        ({"eos_token_id": [0, 3]}, None, {0, 3}),
+        ({"eos_token_id": 3}, {"eos_token_id": [4, 5]}, {3, 4, 5}),
+        ({"eos_token_id": None}, {"eos_token_id": [0, 7]}, {0, 7}),
+        ({"eos_token_id": None}, None, set()),
+        ({"eos_token_id": 6}, {}, {6}),
+    ],
+)
 def test_ends_are_all_that_a_checkpoint_names(
     toy: Path, config: dict[str, Any], generation: dict[str, Any] | None, ends: set[int]
 ) -> None:
@@ -307,9 +332,7 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-def test_bins_are_converted_once(
-    toy: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, shards: int
-) -> None:
+def test_bins_are_converted_once(toy: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
     """The second start reads the kept copy, and the folder is left as it was."""
     expected = reference(toy)
     to_bin(toy, shards, step=7, notes="plain values beside the weights")
@@ -447,6 +470,7 @@ def test_code_of_an_unknown_architecture_is_never_run(toy: Path, tmp_path: Path)
 
 def write(name: str, data: bytes) -> Callable[[Path], None]:
     """A damage: a file's bytes."""
+
     def damage(folder: Path) -> None:
         (folder / name).write_bytes(data)
 
@@ -455,6 +479,7 @@ def write(name: str, data: bytes) -> Callable[[Path], None]:
 
 def cut(name: str) -> Callable[[Path], None]:
     """A damage: half a file."""
+
     def damage(folder: Path) -> None:
         (folder / name).write_bytes((folder / name).read_bytes()[: (folder / name).stat().st_size // 2])
 
@@ -512,7 +537,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config with a strange window": (settings(max_position_embeddings=-5), "-5"),
     "config with a strange dtype": (settings(dtype="nonsense"), "config.json cannot be used"),
     "config of a number format that needs more": (
-        settings(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}), "cannot be read"),
+        settings(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}),
+        "cannot be read",
+    ),
     "no layers": (settings(num_hidden_layers=0), "does not continue"),
     "fewer layers than there are": (settings(num_hidden_layers=1), "leaves out"),
     "more layers than there are": (settings(num_hidden_layers=3), "lacks 12 weights"),
@@ -557,10 +584,14 @@ def test_weights_that_are_not_numbers(toy: Path) -> None:
         load(spec(toy))
 
 
-@pytest.mark.parametrize("config", [
-    transformers.MambaConfig(vocab_size=600, hidden_size=32, state_size=4, num_hidden_layers=2),
-    transformers.RwkvConfig(vocab_size=600, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2),
-], ids=lambda config: config.model_type)
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.MambaConfig(vocab_size=600, hidden_size=32, state_size=4, num_hidden_layers=2),
+        transformers.RwkvConfig(vocab_size=600, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2),
+    ],
+    ids=lambda config: config.model_type,
+)
 def test_models_whose_memory_cannot_be_cropped(tmp_path: Path, config: Any) -> None:
     """Recurrent ones load in transformers, and would write nonsense behind a prefix cache."""
     assert "does not continue" in refusal(toy_of(tmp_path / "recurrent", config))
@@ -585,10 +616,24 @@ def test_added_tokens_without_an_embedding_do_not_exist(toy: Path) -> None:
     assert max(tokenizer.encode("[PAD]    x")) < 600
 
 
-@pytest.mark.parametrize("name", [
-    "gpt2", "./nowhere", "/nowhere/at/all", "a/b/c", "owner/../other", "a b/c", "https://x.org/a", "~nobody/x", "\0/x",
-    "x" * 5000, f"/{'x' * 5000}", "..", "owner/",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpt2",
+        "./nowhere",
+        "/nowhere/at/all",
+        "a/b/c",
+        "owner/../other",
+        "a b/c",
+        "https://x.org/a",
+        "~nobody/x",
+        "\0/x",
+        "x" * 5000,
+        f"/{'x' * 5000}",
+        "..",
+        "owner/",
+    ],
+)
 def test_names_of_nothing(name: str) -> None:
     """Are refused by the setting that holds them, before any network is asked."""
     with pytest.raises(ModelError) as caught:
@@ -648,8 +693,31 @@ def test_number_formats_that_are_none(master: Path, dtype: str) -> None:
 def some_text(seed: int) -> str:
     """Text with blanks, tabs, line ends, control tokens' names and characters of every length."""
     chance = random.Random(seed)
-    pieces = ["def", " ", "  ", "    ", "        ", "\t\t", "\t", "\n", "\r\n", "x", "self", "é", "日本", "😀", "()",
-              "0", "<|endoftext|>", "<|MID|>", " <PRE>", "<s>", ". ", " ,", "n't"]
+    pieces = [
+        "def",
+        " ",
+        "  ",
+        "    ",
+        "        ",
+        "\t\t",
+        "\t",
+        "\n",
+        "\r\n",
+        "x",
+        "self",
+        "é",
+        "日本",
+        "😀",
+        "()",
+        "0",
+        "<|endoftext|>",
+        "<|MID|>",
+        " <PRE>",
+        "<s>",
+        ". ",
+        " ,",
+        "n't",
+    ]
     return "".join(chance.choice(pieces) for _ in range(chance.randrange(1, 60)))
 
 
@@ -711,26 +779,66 @@ def sentencepiece(path: str = "normalizer") -> str:
     """A tokenizer as Code Llama's: a blank in front, bytes to fall back on, merges that lead to control tokens."""
     trained = tokenizers.Tokenizer(tokenizers.models.BPE())
     trained.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
-    trained.train_from_iterator(["def self return x = y ( ) , : position offset <PRE> "] * 9,
-                                tokenizers.trainers.BpeTrainer(vocab_size=120, show_progress=False))
+    trained.train_from_iterator(
+        ["def self return x = y ( ) , : position offset <PRE> "] * 9,
+        tokenizers.trainers.BpeTrainer(vocab_size=120, show_progress=False),
+    )
     data = json.loads(trained.to_str())
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *data["model"]["vocab"],
-              "▁<", "▁<P", "▁<PR", "▁<PRE", "▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"]
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        *data["model"]["vocab"],
+        "▁<",
+        "▁<P",
+        "▁<PR",
+        "▁<PRE",
+        "▁<PRE>",
+        "▁<SUF>",
+        "▁<MID>",
+        "▁<EOT>",
+    ]
     vocab = {piece: id for id, piece in enumerate(dict.fromkeys(pieces))}
     merges = [*data["model"]["merges"], ["▁", "<"], ["▁<", "P"], ["▁<P", "R"], ["▁<PR", "E"], ["▁<PRE", ">"]]
-    added = [{"id": vocab[token], "content": token, "special": True, "normalized": False, "lstrip": False,
-              "rstrip": False, "single_word": False}
-             for token in ("<unk>", "<s>", "</s>", "▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>")]
+    added = [
+        {
+            "id": vocab[token],
+            "content": token,
+            "special": True,
+            "normalized": False,
+            "lstrip": False,
+            "rstrip": False,
+            "single_word": False,
+        }
+        for token in ("<unk>", "<s>", "</s>", "▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>")
+    ]
     steps = [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
     metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
-    decoder = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
-               {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]
-    model = {**data["model"], "vocab": vocab, "merges": merges, "byte_fallback": True, "unk_token": "<unk>",
-             "fuse_unk": True}
-    return json.dumps({
-        **data, "model": model, "added_tokens": added, "decoder": {"type": "Sequence", "decoders": decoder},
-        "normalizer": {"type": "Sequence", "normalizers": steps} if path == "normalizer" else None,
-        "pre_tokenizer": metaspace if path == "pre_tokenizer" else None})
+    decoder = [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ]
+    model = {
+        **data["model"],
+        "vocab": vocab,
+        "merges": merges,
+        "byte_fallback": True,
+        "unk_token": "<unk>",
+        "fuse_unk": True,
+    }
+    return json.dumps(
+        {
+            **data,
+            "model": model,
+            "added_tokens": added,
+            "decoder": {"type": "Sequence", "decoders": decoder},
+            "normalizer": {"type": "Sequence", "normalizers": steps} if path == "normalizer" else None,
+            "pre_tokenizer": metaspace if path == "pre_tokenizer" else None,
+        }
+    )
 
 
 @pytest.mark.parametrize("path", ["normalizer", "pre_tokenizer"])
@@ -762,15 +870,21 @@ def changed(**changes: Any) -> str:
     return json.dumps({**data, "model": {**data["model"], **changes}})
 
 
-@pytest.mark.parametrize(("definition", "expected"), [
-    (changed(continuing_subword_prefix="##"), "kind"),
-    (changed(end_of_word_suffix="</w>"), "kind"),
-    (changed(type="WordPiece"), "kind"),
-    (json.dumps({**json.loads(changed(unk_token="x y")), "pre_tokenizer": None}), "cannot be read"),
-    (changed(vocab={}), "cannot be read"),
-    (changed(merges=[["no", "such"]]), "cannot be read"),
-    ("[]", "cannot be read"), ("null", "cannot be read"), ("[" * 10**5, "cannot be read"),
-], ids=lambda value: value[-12:])
+@pytest.mark.parametrize(
+    ("definition", "expected"),
+    [
+        (changed(continuing_subword_prefix="##"), "kind"),
+        (changed(end_of_word_suffix="</w>"), "kind"),
+        (changed(type="WordPiece"), "kind"),
+        (json.dumps({**json.loads(changed(unk_token="x y")), "pre_tokenizer": None}), "cannot be read"),
+        (changed(vocab={}), "cannot be read"),
+        (changed(merges=[["no", "such"]]), "cannot be read"),
+        ("[]", "cannot be read"),
+        ("null", "cannot be read"),
+        ("[" * 10**5, "cannot be read"),
+    ],
+    ids=lambda value: value[-12:],
+)
 def test_tokenizers_that_cannot_be(definition: str, expected: str) -> None:
     """Are refused; some of them make the library abort the whole process."""
     with pytest.raises(ModelError, match=expected) as caught:
@@ -862,8 +976,12 @@ for name in sys.argv[1:]:
     encoder = tmp_path / "tokenizer-model"
     shutil.copytree(toy, encoder)
     (encoder / "tokenizer.json").rename(encoder / "tokenizer.model")
-    done = subprocess.run([sys.executable, "-W", "default", "-c", code, str(toy), str(old), str(lacking), str(encoder)],
-                          capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", code, str(toy), str(old), str(lacking), str(encoder)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert (done.stdout, done.stderr) == ("", "")
 
 

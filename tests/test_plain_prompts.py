@@ -32,14 +32,23 @@ FILE = "".join(f"def function_{number}(value):\n    return value + {number}\n\n\
 INFILLING = [family for family in FAMILIES if family.infill is not None]
 
 
-@pytest.mark.parametrize(("name", "family"), [
-    ("Qwen/Qwen2.5-Coder-7B", "qwen-coder"), ("qwen2.5-coder:1.5b-base", "qwen-coder"), ("starcoder2:3b", "starcoder"),
-    ("/models/codellama-13b.Q8_0.gguf", "code-llama"), ("deepseek-ai/DeepSeek-Coder-V2-Lite-Base", "deepseek-coder"),
-    ("codegemma:2b-code", "codegemma"), ("mistralai/Codestral-22B-v0.1", "codestral"), ("gpt-4o", "causal"),
-    ("CarperAI/diff-codegen-350m-v2", "diff-codegen"), ("Salesforce/codegen-350M-mono", "codegen"),
-    ("meta-llama/Llama-3.2-1B", "causal"),
-    ("microsoft/phi-4", "phi"),
-])
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [
+        ("Qwen/Qwen2.5-Coder-7B", "qwen-coder"),
+        ("qwen2.5-coder:1.5b-base", "qwen-coder"),
+        ("starcoder2:3b", "starcoder"),
+        ("/models/codellama-13b.Q8_0.gguf", "code-llama"),
+        ("deepseek-ai/DeepSeek-Coder-V2-Lite-Base", "deepseek-coder"),
+        ("codegemma:2b-code", "codegemma"),
+        ("mistralai/Codestral-22B-v0.1", "codestral"),
+        ("gpt-4o", "causal"),
+        ("CarperAI/diff-codegen-350m-v2", "diff-codegen"),
+        ("Salesforce/codegen-350M-mono", "codegen"),
+        ("meta-llama/Llama-3.2-1B", "causal"),
+        ("microsoft/phi-4", "phi"),
+    ],
+)
 def test_served_names_tell_families(name: str, family: str) -> None:
     """In the forms that services give them; a family in the settings is believed instead."""
     assert served_family(name).name == family
@@ -82,8 +91,12 @@ def test_markup_is_no_control_token_of_a_model_of_which_nothing_is_known() -> No
 
 @settings(max_examples=60, deadline=None)
 @example(window=160, cut=130, wide=False, family="deepseek-coder")  # whose control tokens have many bytes
-@given(window=st.integers(160, 3000), cut=st.integers(0, len(FILE)), wide=st.booleans(),
-       family=st.sampled_from(["causal", *(family.name for family in INFILLING)]))
+@given(
+    window=st.integers(160, 3000),
+    cut=st.integers(0, len(FILE)),
+    wide=st.booleans(),
+    family=st.sampled_from(["causal", *(family.name for family in INFILLING)]),
+)
 def test_a_prompt_fits_its_window(window: int, cut: int, wide: bool, family: str) -> None:
     """By the estimate, with the answer's share left; what is shown is the text around the cursor."""
     text = FILE.replace("value", "wért") if wide else FILE
@@ -99,8 +112,12 @@ def test_a_prompt_fits_its_window(window: int, cut: int, wide: bool, family: str
 def test_the_head_stays_while_one_types() -> None:
     """So that the service's cache of prefixes holds."""
     at = len(FILE) // 2
-    texts = [plain_completion(Served("m", 1024), Context(FILE[:at] + "value"[:count], FILE[at:], "a.py"), 48,
-                              "qwen-coder").text for count in range(6)]
+    texts = [
+        plain_completion(
+            Served("m", 1024), Context(FILE[:at] + "value"[:count], FILE[at:], "a.py"), 48, "qwen-coder"
+        ).text
+        for count in range(6)
+    ]
     typed = [text.partition("<|fim_suffix|>") for text in texts]
     assert all(later[0].startswith(typed[0][0]) for later in typed)
     assert {later[2] for later in typed} == {typed[0][2]}
@@ -117,7 +134,8 @@ def test_edits_by_template_and_by_chat() -> None:
     """The family's own form where it has one, else a message for those that follow instructions, else none."""
     edited = Edited(("def f():", "    pass"), 0, 1, "a.py", "add a\ndocstring")
     assert plain_edit(Served("m", 1024), edited, 100, "clippy").text == (
-        "<NME> a.py\n<BEF> def f():\n    pass\n<MSG> add a docstring\n<DFF>")
+        "<NME> a.py\n<BEF> def f():\n    pass\n<MSG> add a docstring\n<DFF>"
+    )
     chat = plain_edit(Served("m-instruct", 1024, chat=True), edited, 100)
     assert chat.chat and "```\ndef f():\n    pass\n```" in chat.text and "add a docstring" in chat.text
     with pytest.raises(ValueError, match="not known to write diffs"):

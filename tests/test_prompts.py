@@ -42,18 +42,29 @@ INFILL = {
     "starcoder": ("starcoder2", "", ["<fim_prefix>", "P", "<fim_suffix>", "S", "<fim_middle>"]),
     "codegemma": ("gemma", "", ["<bos>", "<|fim_prefix|>", "P", "<|fim_suffix|>", "S", "<|fim_middle|>"]),
     "qwen-coder": ("qwen2", "", ["<|fim_prefix|>", "P", "<|fim_suffix|>", "S", "<|fim_middle|>"]),
-    "deepseek-coder": ("llama", "", ["<｜begin▁of▁sentence｜>", "<｜fim▁begin｜>", "P", "<｜fim▁hole｜>", "S",
-                                     "<｜fim▁end｜>"]),
+    "deepseek-coder": (
+        "llama",
+        "",
+        ["<｜begin▁of▁sentence｜>", "<｜fim▁begin｜>", "P", "<｜fim▁hole｜>", "S", "<｜fim▁end｜>"],
+    ),
     "code-llama": ("llama", "", ["<s>", "▁<PRE>", "P", "▁<SUF>", "S", "▁<MID>"]),
     "codestral": ("mistral", "mistralai/Codestral-22B-v0.1", ["<s>", "[SUFFIX]", "S", "[PREFIX]", "P"]),
-    "seed-coder": ("llama", "", ["<[begin▁of▁sentence]>", "<[fim-suffix]>", "S", "<[fim-prefix]>", "P",
-                                 "<[fim-middle]>"]),
+    "seed-coder": (
+        "llama",
+        "",
+        ["<[begin▁of▁sentence]>", "<[fim-suffix]>", "S", "<[fim-prefix]>", "P", "<[fim-middle]>"],
+    ),
 }
 
 
-@pytest.mark.parametrize(("architecture", "hub", "of", "name"), [
-    ("phi3", "microsoft/phi-4", "qwen-coder", "phi"), ("llama", "infly/OpenCoder-1.5B-Base", "starcoder", "opencoder"),
-    ("mistral", "mistralai/Mistral-Nemo-Base-2407", "codestral", "causal")])
+@pytest.mark.parametrize(
+    ("architecture", "hub", "of", "name"),
+    [
+        ("phi3", "microsoft/phi-4", "qwen-coder", "phi"),
+        ("llama", "infly/OpenCoder-1.5B-Base", "starcoder", "opencoder"),
+        ("mistral", "mistralai/Mistral-Nemo-Base-2407", "codestral", "causal"),
+    ],
+)
 def test_control_tokens_that_a_model_was_not_trained_with(architecture: str, hub: str, of: str, name: str) -> None:
     """Its vocabulary was taken over from another family: it continues, and is not asked to infill."""
     tokenizer = family_tokenizer(next(row for row in FAMILIES if row.name == of))
@@ -101,9 +112,15 @@ def test_fim_neox_with_wrong_ids_does_not_infill() -> None:
     assert Job.INFILL not in family_of(view(wrong, "gpt_neox")).jobs
 
 
-@pytest.mark.parametrize(("name", "architecture", "family"), [
-    ("codegen", "codegen", "codegen"), ("codeclippy", "gpt_neo", "code-clippy"), ("gpt2", "gpt2", "causal"),
-    ("neox", "gpt_neox", "causal")])
+@pytest.mark.parametrize(
+    ("name", "architecture", "family"),
+    [
+        ("codegen", "codegen", "codegen"),
+        ("codeclippy", "gpt_neo", "code-clippy"),
+        ("gpt2", "gpt2", "causal"),
+        ("neox", "gpt_neox", "causal"),
+    ],
+)
 def test_continuation_with_the_published_tokenizers(name: str, architecture: str, family: str) -> None:
     """Plain ids of the prefix, without its begun last token, which the answer must begin with."""
     tokenizer = read_tokenizer(tokenizer_folder(name))
@@ -152,8 +169,14 @@ def test_our_own_edit_prompt() -> None:
     prompt = edit_prompt(view(tokenizer, "gpt_neox"), edited, 256, 64)
     nme, bef, msg, dff = (tokenizer.control_id(token) for token in ("<NME>", "<BEF>", "<MSG>", "<DFF>"))
     assert list(prompt.tokens) == [
-        nme, *tokenizer.encode(" x.py\n"), bef, *tokenizer.encode(" x = '<DFF>'\n"),
-        msg, *tokenizer.encode(" Fix the bug\n"), dff]
+        nme,
+        *tokenizer.encode(" x.py\n"),
+        bef,
+        *tokenizer.encode(" x = '<DFF>'\n"),
+        msg,
+        *tokenizer.encode(" Fix the bug\n"),
+        dff,
+    ]
 
 
 @pytest.mark.parametrize("name", ["gpt2", "codegen", "codeclippy", "neox", "fim-neox"])
@@ -225,8 +248,13 @@ def test_the_table_is_whole() -> None:
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
     assert all(family.licence and family.cautions and family.examples and family.jobs for family in FAMILIES)
     published = {example for family in FAMILIES for example in family.examples}
-    assert {"flax-community/gpt-neo-125M-code-clippy", "CarperAI/FIM-NeoX-1.3B", "CarperAI/diff-codegen-350m-v2",
-            "Salesforce/codegen-350M-mono", "Salesforce/codegen-16B-nl"} <= published
+    assert {
+        "flax-community/gpt-neo-125M-code-clippy",
+        "CarperAI/FIM-NeoX-1.3B",
+        "CarperAI/diff-codegen-350m-v2",
+        "Salesforce/codegen-350M-mono",
+        "Salesforce/codegen-16B-nl",
+    } <= published
 
 
 def test_the_shipped_model_is_asked_as_it_was_trained() -> None:
@@ -247,8 +275,10 @@ def test_the_shipped_model_is_asked_as_it_was_trained() -> None:
     assert edit_prompt(subject, edited, 512, 64).tokens == sample.ids[: sample.answer]
 
 
-CHATML = ("{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
-          "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 
 
 @pytest.mark.parametrize("place", ["config", "list", "file"])

@@ -41,8 +41,9 @@ KEY = "sk-very-secret-0123456789"
 def settings_for(url: str, **model: Any) -> Settings:
     """Settings with an endpoint, and time for a busy machine."""
     completion = {"timeBudgetMs": 20000, "leastConfidence": 0.0, "ahead": False}
-    settings, problems = parse({
-        "model": {"endpoint": url, **model}, "completion": completion, "edit": {"candidates": 1}})
+    settings, problems = parse(
+        {"model": {"endpoint": url, **model}, "completion": completion, "edit": {"candidates": 1}}
+    )
     assert not problems
     return settings
 
@@ -52,6 +53,7 @@ async def assistant(
     settings: Settings, watched: list[tuple[str, Status]] | None = None, **options: Any
 ) -> AsyncIterator[Assistant]:
     """An assistant over a remote engine that loses no time after failures."""
+
     def watch(model: str, status: Status) -> None:
         if watched is not None:
             watched.append((model, status))
@@ -66,27 +68,33 @@ async def assistant(
 
 def saying(*pieces: str, finish: str = "stop") -> Any:
     """Answers each request with these pieces of text."""
+
     async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
         writer.write(head() + b"".join(map(event, pieces)) + event("", finish=finish) + DONE)
         await writer.drain()
+
     return answer
 
 
 def sending(*parts: bytes) -> Any:
     """Answers each request with these bytes, and closes."""
+
     async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
         for part in parts:
             writer.write(part)
             await writer.drain()
+
     return answer
 
 
 def hanging(*parts: bytes) -> Any:
     """Sends these bytes and nothing more, and stays."""
+
     async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
         writer.write(b"".join(parts))
         await writer.drain()
         await asyncio.sleep(60)
+
     return answer
 
 
@@ -107,8 +115,9 @@ async def test_a_hole_is_asked_for_by_the_familys_template() -> None:
         found = await subject.complete(Document("file:///a.py", code, language="python"), len(CODE), candidates=3)
         assert [item.text for item in found.items] == ["width * height"]
         greedy, sampled = sorted((asked.body for asked in service.posts), key=lambda body: body["temperature"])
-        assert greedy["prompt"] == (f"<|file_sep|>a.py\n<|fim_prefix|>{CODE}<|fim_suffix|>\n\nprint(area(1, 2))\n"
-                                    "<|fim_middle|>")
+        assert greedy["prompt"] == (
+            f"<|file_sep|>a.py\n<|fim_prefix|>{CODE}<|fim_suffix|>\n\nprint(area(1, 2))\n<|fim_middle|>"
+        )
         assert (greedy["model"], greedy["temperature"], greedy["stream"]) == ("qwen2.5-coder-7b", 0.0, True)
         assert "n" not in greedy and (sampled["n"], sampled["temperature"]) == (2, 0.6)
 
@@ -184,8 +193,11 @@ async def test_files_that_hold_secrets_stay_here(name: str) -> None:
 async def test_passages_go_along_unless_they_are_secret_or_spell_control_tokens() -> None:
     """Only with the setting context open."""
     text = "def area(width, height):\n    return width * height  # {}\n"
-    others = [Other("good.py", text.format("GOOD")), Other("deep/.env", text.format("SECRET")),
-              Other("bad.py", text.format("BAD <|fim_suffix|>"))]
+    others = [
+        Other("good.py", text.format("GOOD")),
+        Other("deep/.env", text.format("SECRET")),
+        Other("bad.py", text.format("BAD <|fim_suffix|>")),
+    ]
     code = "from good import area\n\nx = area(width, height)\ny = "
     for context, along in (("open", True), ("off", False)):
         async with stub(saying("1")) as service:
@@ -265,10 +277,14 @@ async def test_confidence_comes_with_log_probabilities_in_either_form() -> None:
 
 async def test_services_that_do_not_stream_or_know_fewer_fields() -> None:
     """An answer in one piece is read; fields that are refused are left out from then on."""
+
     async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
         extra = {"n", "logprobs", "stop"} & set(asked.body)
-        writer.write(whole({"detail": f"Unexpected fields: {extra}"}, "422 Unprocessable") if extra else
-                     whole({"choices": [{"index": 0, "text": "width", "finish_reason": "stop"}]}))
+        writer.write(
+            whole({"detail": f"Unexpected fields: {extra}"}, "422 Unprocessable")
+            if extra
+            else whole({"choices": [{"index": 0, "text": "width", "finish_reason": "stop"}]})
+        )
         await writer.drain()
 
     async with stub(answer) as service, assistant(settings_for(service.url)) as subject:
@@ -281,18 +297,21 @@ async def test_services_that_do_not_stream_or_know_fewer_fields() -> None:
 # Edits.
 
 BEFORE = "def area(w, h):\n    return w * h\n\n\nprint(area(1, 2))\n"
-DIFF = "```diff\n@@ -7,9 +1 @@\n def area(w, h):\n+    \"\"\"The area.\"\"\"\n     return w * h\n```\n"
+DIFF = '```diff\n@@ -7,9 +1 @@\n def area(w, h):\n+    """The area."""\n     return w * h\n```\n'
 
 
 def chatting(*pieces: str) -> Any:
     """Answers with these pieces by the chat interface."""
+
     async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
         assert asked.line.startswith("POST /v1/chat/completions")
         chunk = b'data: {"choices":[{"index":0,"delta":{"content":%s}}]}\n\n'
         parts = [chunk % json.dumps(piece).encode() for piece in pieces]
-        writer.write(head() + b"".join(parts) + b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
-                     + DONE)
+        writer.write(
+            head() + b"".join(parts) + b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n' + DONE
+        )
         await writer.drain()
+
     return answer
 
 
@@ -350,11 +369,14 @@ async def test_a_service_that_refuses_the_grammar_is_asked_without_it() -> None:
         assert held == [True, False, False, False] and "logprobs" in service.posts[-1].body
 
 
-@pytest.mark.parametrize(("written", "reason"), [
-    ("I would rather not.", "refused"),
-    ("```diff\n@@ -1 +1 @@\n-def nowhere():\n+def there():\n```", "refused"),
-    ("", "no change"),
-])
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("I would rather not.", "refused"),
+        ("```diff\n@@ -1 +1 @@\n-def nowhere():\n+def there():\n```", "refused"),
+        ("", "no change"),
+    ],
+)
 async def test_what_is_no_diff_of_the_text_is_refused(written: str, reason: str) -> None:
     """With the reader's reason."""
     async with (
@@ -373,8 +395,12 @@ async def test_a_candidate_that_was_cut_off_is_no_diff(end: bytes) -> None:
     async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
         if "n" in asked.body:
             chunk = {"choices": [{"index": 1, "delta": {"content": half}}]}
-            writer.write(head() + f"data: {json.dumps(chunk)}\n\n".encode() + end
-                         + b'data: {"choices":[{"index":0,"delta":{"content":"no"},"finish_reason":"stop"}]}\n\n')
+            writer.write(
+                head()
+                + f"data: {json.dumps(chunk)}\n\n".encode()
+                + end
+                + b'data: {"choices":[{"index":0,"delta":{"content":"no"},"finish_reason":"stop"}]}\n\n'
+            )
             await writer.drain()
         else:
             await chatting(DIFF)(asked, writer)
@@ -399,6 +425,7 @@ async def test_a_model_for_completion_alone_offers_no_edits() -> None:
 
 async def test_an_edit_is_tried_a_second_time_and_a_keystroke_is_not() -> None:
     """Where the service was busy for a moment."""
+
     def failing_once() -> Any:
         failed: list[Asked] = []
 
@@ -409,6 +436,7 @@ async def test_an_edit_is_tried_a_second_time_and_a_keystroke_is_not() -> None:
             else:
                 await chatting(DIFF)(asked, writer)
             await writer.drain()
+
         return answer
 
     async with (
@@ -471,6 +499,7 @@ async def test_each_fault_is_one_clear_error_and_the_engine_recovers(fault: str)
 
 async def test_an_endless_answer_ends() -> None:
     """At a number of events, where our own measure ends nothing."""
+
     async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
         writer.write(head())
         while True:
@@ -524,8 +553,11 @@ async def test_keystrokes_leave_a_failing_service_alone_for_a_while() -> None:
 
 async def test_a_service_without_models_is_failed_with_the_reason() -> None:
     """And one that lists what cannot be read."""
-    for models, said in ((whole({"data": []}), "lists no model"), (head(kind="text/html") + b"<p>", "no JSON"),
-                         (whole({}, "401 Unauthorized"), "wants a key")):
+    for models, said in (
+        (whole({"data": []}), "lists no model"),
+        (head(kind="text/html") + b"<p>", "no JSON"),
+        (whole({}, "401 Unauthorized"), "wants a key"),
+    ):
         async with stub(saying("x")) as service, assistant(settings_for(service.url)) as subject:
             service.models = models
             with pytest.raises(EngineError, match=said):
@@ -549,8 +581,10 @@ async def test_a_connection_that_was_kept_too_long_costs_nothing() -> None:
                 first = False
                 found = MODELS if line.startswith(b"GET") else {"choices": [{"text": "width", "finish_reason": "stop"}]}
                 body = json.dumps(found).encode()
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-                             b"Content-Length: %d\r\n\r\n" % len(body) + body)
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: %d\r\n\r\n" % len(body) + body
+                )
                 answered.append(True)
         writer.close()
 
@@ -605,13 +639,17 @@ async def until(condition: Any) -> None:
 
 async def test_an_editors_session_over_a_service() -> None:
     """Suggestions, an edit, a file that stays here, and a service that goes and comes back: each is said once."""
+
     async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
         await (chatting(DIFF) if "messages" in asked.body else saying("width * height"))(asked, writer)
 
     async with in_process(Server()) as editor:
         async with stub(answer) as service:
-            options = {"model": {"endpoint": service.url, "edit": "helper-instruct"},
-                       "completion": {"timeBudgetMs": 20000, "ahead": False}, "edit": {"candidates": 1}}
+            options = {
+                "model": {"endpoint": service.url, "edit": "helper-instruct"},
+                "completion": {"timeBudgetMs": 20000, "ahead": False},
+                "edit": {"candidates": 1},
+            }
             await editor.start(options=options)
             code = editor.open(CODE)
             assert [item["insertText"] for item in await editor.ghost(code, len(CODE))] == ["width * height"]
@@ -641,22 +679,40 @@ async def test_an_editors_session_over_a_service() -> None:
 # Addresses and keys.
 
 
-@pytest.mark.parametrize(("url", "made"), [
-    ("http://127.0.0.1:8080", "http://127.0.0.1:8080/v1"), ("http://127.8.9.1:80/api/", "http://127.8.9.1:80/api"),
-    ("http://[::1]:8080/v1", "http://[::1]:8080/v1"), ("http://localhost:8080/v1/", "http://localhost:8080/v1"),
-    ("https://models.example.org", "https://models.example.org/v1"),
-])
+@pytest.mark.parametrize(
+    ("url", "made"),
+    [
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080/v1"),
+        ("http://127.8.9.1:80/api/", "http://127.8.9.1:80/api"),
+        ("http://[::1]:8080/v1", "http://[::1]:8080/v1"),
+        ("http://localhost:8080/v1/", "http://localhost:8080/v1"),
+        ("https://models.example.org", "https://models.example.org/v1"),
+    ],
+)
 def test_endpoints(url: str, made: str) -> None:
     """https anywhere, http on this machine."""
     assert endpoint(url).url == made
 
 
-@pytest.mark.parametrize("url", [
-    "http://models.example.org/v1", "http://192.168.1.7:8080/v1", "http://0.0.0.0:8080", "http://localhost.example.org",
-    "http://127.0.0.1.example.org", "ftp://127.0.0.1", "127.0.0.1:8080", "https://", "http://[::1", "http://127.0.0.1:x",
-    "https://user:pass@models.example.org", "https://models.example.org/v1?key=1", "http://127.0.0.1@evil.example",
-    "http://[::ffff:192.0.2.1]/",
-])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://models.example.org/v1",
+        "http://192.168.1.7:8080/v1",
+        "http://0.0.0.0:8080",
+        "http://localhost.example.org",
+        "http://127.0.0.1.example.org",
+        "ftp://127.0.0.1",
+        "127.0.0.1:8080",
+        "https://",
+        "http://[::1",
+        "http://127.0.0.1:x",
+        "https://user:pass@models.example.org",
+        "https://models.example.org/v1?key=1",
+        "http://127.0.0.1@evil.example",
+        "http://[::ffff:192.0.2.1]/",
+    ],
+)
 def test_endpoints_to_which_nothing_is_sent(url: str) -> None:
     """Each with a sentence that names the setting, and no password."""
     with pytest.raises(ValueError, match=r"model\.endpoint") as raised:
@@ -682,8 +738,12 @@ async def test_the_setting_chooses_the_engine_and_a_workspace_may_not_set_it() -
         await engine.prepare(COMPLETE).result()
     assert engine.status(COMPLETE).state is State.FAILED
     engine.close()
-    for name, value in (("endpoint", "https://evil.example"), ("endpointKeyVariable", "PATH"),
-                        ("endpointInfill", "none"), ("endpointWindow", 9)):
+    for name, value in (
+        ("endpoint", "https://evil.example"),
+        ("endpointKeyVariable", "PATH"),
+        ("endpointInfill", "none"),
+        ("endpointWindow", 9),
+    ):
         changed, problems = parse({"model": {name: value}}, settings, trusted=False)
         assert changed == settings and len(problems) == 1
 
@@ -703,9 +763,24 @@ async def test_https_is_for_certificates_that_are_trusted(tmp_path: Path, monkey
         pytest.skip("openssl makes the certificate")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     making = await asyncio.create_subprocess_exec(
-        openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate),
-        "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
-        stderr=asyncio.subprocess.DEVNULL)
+        openssl,
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        str(key),
+        "-out",
+        str(certificate),
+        "-days",
+        "2",
+        "-subj",
+        "/CN=127.0.0.1",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        stderr=asyncio.subprocess.DEVNULL,
+    )
     assert await making.wait() == 0
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)
@@ -722,8 +797,13 @@ async def test_https_is_for_certificates_that_are_trusted(tmp_path: Path, monkey
 
 def test_what_is_listed_says_how_much_fits() -> None:
     """By the names that services have for it; too much of it is not used unasked."""
-    for entry, window in (({"max_model_len": 4096}, 4096), ({"meta": {"n_ctx": 1024, "n_ctx_train": 9999}}, 1024),
-                          ({"max_model_len": 131072}, 8192), ({}, 2048), ({"max_model_len": "many"}, 2048)):
+    for entry, window in (
+        ({"max_model_len": 4096}, 4096),
+        ({"meta": {"n_ctx": 1024, "n_ctx_train": 9999}}, 1024),
+        ({"max_model_len": 131072}, 8192),
+        ({}, 2048),
+        ({"max_model_len": "many"}, 2048),
+    ):
         listed = {"data": [{"id": "m", **entry}]}
         assert facts_from(listed, "", 0, False, "u").window == window
         assert facts_from(listed, "", 300, False, "u").window == 300
@@ -737,8 +817,17 @@ async def test_the_verbs_ask_an_endpoint_too(tmp_path: Path) -> None:
 
     async def run(url: str, *verb: str) -> tuple[int | None, str]:
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "codeclippy_ls", *verb, "--endpoint", url, "--model", "qwen2.5-coder-7b",
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
+            sys.executable,
+            "-m",
+            "codeclippy_ls",
+            *verb,
+            "--endpoint",
+            url,
+            "--model",
+            "qwen2.5-coder-7b",
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
         said, _ = await child.communicate()
         return child.returncode, said.decode()
 

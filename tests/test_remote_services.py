@@ -29,8 +29,11 @@ from tests.services import llama_server, transformers_server
 PACKAGES = {"llama.cpp": ("xllamacpp", "gguf"), "transformers": ("fastapi", "uvicorn", "openai")}
 # Where llama.cpp cuts words as our tokenizer does: without digits, underscores and indentation.
 PLAIN = ("import os\nimport sys\n", "class Basket:\n", "x = [a for a in ", "print(", "from pathlib import Path\n\n")
-CODE = (*PLAIN, "def add_all(values):\n    total = 0\n    for value in values:\n        ",
-        "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        self.y = ")
+CODE = (
+    *PLAIN,
+    "def add_all(values):\n    total = 0\n    for value in values:\n        ",
+    "class Point:\n    def __init__(self, x, y):\n        self.x = x\n        self.y = ",
+)
 
 pytestmark = pytest.mark.peers
 
@@ -46,9 +49,13 @@ class Service:
     def settings(self, **options: Any) -> Settings:
         """Settings that use it, with time for a busy machine."""
         model = {"endpoint": self.url, "complete": self.model, "family": "clippy", "dtype": "float32", "device": "cpu"}
-        made, problems = parse({
-            "model": {**model, **options}, "edit": {"timeBudgetMs": 120000, "candidates": 1},
-            "completion": {"timeBudgetMs": 60000, "ahead": False, "leastConfidence": 0.0, "copies": "show"}})
+        made, problems = parse(
+            {
+                "model": {**model, **options},
+                "edit": {"timeBudgetMs": 120000, "candidates": 1},
+                "completion": {"timeBudgetMs": 60000, "ahead": False, "leastConfidence": 0.0, "copies": "show"},
+            }
+        )
         assert not problems
         return made
 

@@ -16,10 +16,18 @@ from tests.shared import capabilities
 
 EDITS = [
     ("area.py", "def area(width, height):\n    return width * height\n", "Add a docstring"),
-    ("least.py", "def least(values):\n    best = values[0]\n    for value in values:\n        if value < best:\n"
-                 "            best = value\n    return best\n", "Rename best to smallest"),
-    ("read.py", "def read(path):\n    with open(path) as file:\n        return file.read()\n\n\n"
-                "def count(path):\n    return len(read(path))\n", "Add type hints"),
+    (
+        "least.py",
+        "def least(values):\n    best = values[0]\n    for value in values:\n        if value < best:\n"
+        "            best = value\n    return best\n",
+        "Rename best to smallest",
+    ),
+    (
+        "read.py",
+        "def read(path):\n    with open(path) as file:\n        return file.read()\n\n\n"
+        "def count(path):\n    return len(read(path))\n",
+        "Add type hints",
+    ),
 ]
 EDITORS = ("vscode", "neovim", "neovim-0.11", "emacs", "emacs-30")
 ENGINE = ("--threads", "1", "--dtype", "float32")
@@ -32,8 +40,13 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     texts = []
     for name, text, message in EDITS:
         (folder / name).write_text(text, encoding="utf-8")
-        done = subprocess.run([sys.executable, "-m", "codeclippy_ls", "edit", name, "--message", message, *ENGINE],
-                              cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "codeclippy_ls", "edit", name, "--message", message, *ENGINE],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode in (0, 3), done.stderr
         if done.returncode == 0:
             subprocess.run(["patch", "-p1", "-F0", "-s"], input=done.stdout, text=True, cwd=folder, check=True)

@@ -14,8 +14,14 @@ from tests.editor import Editor
 async def test_it_says_what_the_file_says_at_the_moment(tmp_path: Path) -> None:
     script = tmp_path / "script.json"
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.scripted_server", str(script),
-        cwd=Path(__file__).parent.parent, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
+        sys.executable,
+        "-m",
+        "tests.scripted_server",
+        str(script),
+        cwd=Path(__file__).parent.parent,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
     assert child.stdin is not None and child.stdout is not None
     editor = Editor(child.stdout, child.stdin.write)
     await editor.start({})

@@ -39,8 +39,13 @@ def test_all_three_jobs_work_without_any_network(tmp_path: Path) -> None:
     file.write_text("def mean(values):\n    total = sum(values)\n    return \n")
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*_ISOLATED, sys.executable, "-m", "codeclippy_ls", *arguments],
-                              capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "0"})
+        return subprocess.run(
+            [*_ISOLATED, sys.executable, "-m", "codeclippy_ls", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "HF_HUB_OFFLINE": "0"},
+        )
 
     for arguments in (("complete", f"{file}:3:12"), ("edit", str(file), "-m", "Add a docstring"), ("doctor",)):
         done = run(*arguments)

@@ -132,8 +132,10 @@ async def test_a_selected_list_item_is_continued(editor: Editor, host: ScriptedH
     buffer = editor.open("os.pa\n")
     host.says = ".join(a)"
     selected = {"range": {"start": buffer.position(3), "end": buffer.position(5)}, "text": "path"}
-    result = await editor.call("textDocument/inlineCompletion", {
-        **editor.at(buffer, 5), "context": {"triggerKind": 2, "selectedCompletionInfo": selected}})
+    result = await editor.call(
+        "textDocument/inlineCompletion",
+        {**editor.at(buffer, 5), "context": {"triggerKind": 2, "selectedCompletionInfo": selected}},
+    )
     (item,) = result["items"]
     assert item["insertText"] == "path.join(a)" and item["range"] == selected["range"]
     assert "os.path" in host.prompts[0]
@@ -146,8 +148,10 @@ async def test_our_own_item_in_the_list_is_not_continued(editor: Editor, host: S
     host.says = "lue"
     (listed,) = await editor.complete(buffer, 6)
     selected = {"range": listed["textEdit"]["range"], "text": listed["textEdit"]["newText"]}
-    asked = await editor.call("textDocument/inlineCompletion", {
-        **editor.at(buffer, 6), "context": {"triggerKind": 2, "selectedCompletionInfo": selected}})
+    asked = await editor.call(
+        "textDocument/inlineCompletion",
+        {**editor.at(buffer, 6), "context": {"triggerKind": 2, "selectedCompletionInfo": selected}},
+    )
     assert asked["items"] == [] and len(host.prompts) == 1
 
 
@@ -196,9 +200,14 @@ async def test_plain_clients_get_plain_edits(editor: Editor, host: ScriptedHost)
     assert buffer.text == SAMPLE.replace("b):\n", "b):\n    # sums\n", 1).replace("\n", "\r\n")
 
 
-@pytest.mark.parametrize("changes", [
-    [("import os", "import os\nimport re")], [("the end", "the end of it")],
-    [("import os", "import os\nimport re"), ("the end", "the end of it")]])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [("import os", "import os\nimport re")],
+        [("the end", "the end of it")],
+        [("import os", "import os\nimport re"), ("the end", "the end of it")],
+    ],
+)
 async def test_an_edit_is_carried_over_to_a_text_that_changed_elsewhere(
     editor: Editor, host: ScriptedHost, changes: list[tuple[str, str]]
 ) -> None:
@@ -268,8 +277,9 @@ async def test_the_last_edit_can_be_replaced_by_the_next_best(editor: Editor, ho
 async def test_a_diff_is_shown_and_the_user_chooses(editor: Editor, host: ScriptedHost, content: bool) -> None:
     """As a document of ours where the client asks for such, as a file elsewhere; nothing happens before the choice."""
     workspace = {"applyEdit": True, **({"textDocumentContent": {}} if content else {})}
-    result = await editor.start({"workspace": workspace, "window": {"showDocument": {"support": True}}},
-                                options={"edit": {"showDiff": True}})
+    result = await editor.start(
+        {"workspace": workspace, "window": {"showDocument": {"support": True}}}, options={"edit": {"showDiff": True}}
+    )
     offered = result["capabilities"].get("workspace", {}).get("textDocumentContent")
     assert (offered == {"schemes": ["codeclippy-diff"]}) == content
     buffer = editor.open(SAMPLE)
@@ -314,9 +324,13 @@ async def test_a_new_file_is_written_only_into_an_empty_document(editor: Editor,
     assert "ADDFILE" not in host.prompts[-1] and "y = 2" in blank.text
 
 
-@pytest.mark.parametrize(("says", "reason"), [
-    (RuntimeError("a fault"), "RuntimeError"),
-    (" @@ -1,1 +1,1 @@\n-def add(a, b):\n+def add(a, b):\n", "proposed no change")])
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        (RuntimeError("a fault"), "RuntimeError"),
+        (" @@ -1,1 +1,1 @@\n-def add(a, b):\n+def add(a, b):\n", "proposed no change"),
+    ],
+)
 async def test_an_edit_that_fails_says_why(editor: Editor, host: ScriptedHost, says: Any, reason: str) -> None:
     """One message, nothing applied."""
     await editor.start()
@@ -367,8 +381,9 @@ async def test_resolve_is_offered_to_clients_that_announce_it(editor: Editor) ->
     await editor.until("window/workDoneProgress/create")
     buffer = editor.open(SAMPLE)
     here = {"start": buffer.position(0), "end": buffer.position(0)}
-    actions = await editor.call("textDocument/codeAction", {
-        "textDocument": {"uri": buffer.uri}, "range": here, "context": {"diagnostics": []}})
+    actions = await editor.call(
+        "textDocument/codeAction", {"textDocument": {"uri": buffer.uri}, "range": here, "context": {"diagnostics": []}}
+    )
     assert all("command" not in action for action in actions)
     resolved = await editor.call("codeAction/resolve", actions[0])
     assert resolved["command"]["command"] == "codeclippy.edit" and "edit" not in resolved
@@ -384,8 +399,9 @@ async def test_progress_can_be_cancelled(editor: Editor, host: ScriptedHost) -> 
     token = (await editor.until("window/workDoneProgress/create"))["token"]
     await asyncio.to_thread(host.started.wait, 10)
     editor.notify("window/workDoneProgress/cancel", {"token": token})
-    ended = await editor.until("$/progress", lambda m: m["params"]["token"] == token
-                               and m["params"]["value"]["kind"] == "end")
+    ended = await editor.until(
+        "$/progress", lambda m: m["params"]["token"] == token and m["params"]["value"]["kind"] == "end"
+    )
     assert ended and buffer.text == SAMPLE
     host.gate.set()
     await editor.complete(buffer, 0)
@@ -413,8 +429,10 @@ async def test_settings_by_initialization_by_push_and_by_pull(editor: Editor, ho
     assert '"completion.maxTokens"' in (await editor.until("window/showMessage"))["message"]
     buffer = editor.open("x = \n")
     editor.notify("workspace/didChangeConfiguration", {"settings": {"python": {"path": "x"}}})
-    editor.notify("workspace/didChangeConfiguration", {"settings": {"codeclippy": {
-        "completion": {"enabled": False}, "model": {"complete": "/evil"}}}})
+    editor.notify(
+        "workspace/didChangeConfiguration",
+        {"settings": {"codeclippy": {"completion": {"enabled": False}, "model": {"complete": "/evil"}}}},
+    )
     assert "may not be set by a workspace" in (await editor.until("window/showMessage"))["message"]
     assert await editor.complete(buffer, 4) == []
     editor.configuration = {"completion": {"enabled": True}}
@@ -442,10 +460,13 @@ async def test_a_bad_change_loses_the_document_until_it_is_opened_again(editor: 
     """One notice, empty answers, and a reopen heals it."""
     await editor.start()
     buffer = editor.open("x = \n")
-    for bad in ({"range": {"start": {"line": 1, "character": 0}, "end": {"line": 0, "character": 0}}, "text": "y"},
-                {"range": "nonsense", "text": "y"}):
-        editor.notify("textDocument/didChange", {"textDocument": {"uri": buffer.uri, "version": 2},
-                                                 "contentChanges": [bad]})
+    for bad in (
+        {"range": {"start": {"line": 1, "character": 0}, "end": {"line": 0, "character": 0}}, "text": "y"},
+        {"range": "nonsense", "text": "y"},
+    ):
+        editor.notify(
+            "textDocument/didChange", {"textDocument": {"uri": buffer.uri, "version": 2}, "contentChanges": [bad]}
+        )
     assert "out of step" in (await editor.until("window/showMessage"))["message"]
     assert await editor.complete(buffer, 4) == []
     editor.open("x = \n", buffer.uri)
@@ -519,9 +540,17 @@ async def test_a_handler_that_fails_is_one_short_error(editor: Editor, server: S
     assert len(await editor.complete(buffer, 4)) == 1
 
 
-@pytest.mark.parametrize("raw", [
-    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"Content-Length: -5\r\n\r\n", b"Content-Length: 99999999999\r\n\r\n",
-    b"X: y\r\n\r\n", b"x" * 5000, b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"Content-Length: -5\r\n\r\n",
+        b"Content-Length: 99999999999\r\n\r\n",
+        b"X: y\r\n\r\n",
+        b"x" * 5000,
+        b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+    ],
+)
 async def test_streams_that_are_no_frames_end_the_session(host: ScriptedHost, raw: bytes) -> None:
     """With exit code 1, rather than waiting for ever or reading on out of step."""
     async with in_process(Server(engine=host.open)) as session:
@@ -542,8 +571,10 @@ async def test_lone_surrogates_break_no_answer(editor: Editor, host: ScriptedHos
     await editor.start()
     buffer = editor.open("x = '?' + y\n")
     buffer.text = buffer.text.replace("?", "\ud800")
-    editor.notify("textDocument/didChange", {"textDocument": {"uri": buffer.uri, "version": 2},
-                                             "contentChanges": [{"text": buffer.text}]})
+    editor.notify(
+        "textDocument/didChange",
+        {"textDocument": {"uri": buffer.uri, "version": 2}, "contentChanges": [{"text": buffer.text}]},
+    )
     host.says = "z + w\ufffd"
     assert len((await editor.complete(buffer, 11))[0]["textEdit"]["newText"]) == 6
 

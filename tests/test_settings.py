@@ -20,19 +20,22 @@ def test_defaults_and_camel_case() -> None:
     assert (settings.completion.max_tokens, settings.completion.top_p, settings.edit.presets) == (7, 1.0, ("Do",))
 
 
-@pytest.mark.parametrize(("options", "problem"), [
-    ({"completion": {"maxTokens": "9"}}, '"completion.maxTokens" must be a whole number'),
-    ({"completion": {"maxTokens": True}}, '"completion.maxTokens" must be a whole number'),
-    ({"completion": {"maxTokens": 0}}, "must lie between 1 and 1024"),
-    ({"completion": {"temperature": float("nan")}}, "must lie between"),
-    ({"completion": {"enabled": 1}}, "must be true or false"),
-    ({"completion": 5}, '"completion" must be an object'),
-    ({"model": {"dtype": "int3"}}, "must be one of auto, float32"),
-    ({"edit": {"presets": ["", "x"]}}, "must be a list of strings"),
-    ({"model": {"complte": "x"}}, '"model.complte" does not exist'),
-    ({"modle": {}}, '"modle" does not exist'),
-    ("nonsense", '"codeclippy" must be an object'),
-])
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"completion": {"maxTokens": "9"}}, '"completion.maxTokens" must be a whole number'),
+        ({"completion": {"maxTokens": True}}, '"completion.maxTokens" must be a whole number'),
+        ({"completion": {"maxTokens": 0}}, "must lie between 1 and 1024"),
+        ({"completion": {"temperature": float("nan")}}, "must lie between"),
+        ({"completion": {"enabled": 1}}, "must be true or false"),
+        ({"completion": 5}, '"completion" must be an object'),
+        ({"model": {"dtype": "int3"}}, "must be one of auto, float32"),
+        ({"edit": {"presets": ["", "x"]}}, "must be a list of strings"),
+        ({"model": {"complte": "x"}}, '"model.complte" does not exist'),
+        ({"modle": {}}, '"modle" does not exist'),
+        ("nonsense", '"codeclippy" must be an object'),
+    ],
+)
 def test_bad_values_are_named_and_cost_nothing_else(options: Any, problem: str) -> None:
     """The field keeps its default, its neighbours their values."""
     given = {"completion": {"timeBudgetMs": 123}, **options} if isinstance(options, dict) else options

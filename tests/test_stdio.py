@@ -21,20 +21,23 @@ HOLE = "result += price * count"
 PATIENT = {"completion": {"timeBudgetMs": 20000}}
 
 
-@pytest.mark.parametrize(("client", "encoding"), [
-    ("vscode", "utf-16"), ("neovim", "utf-8"), ("neovim-0.11", "utf-8"), ("emacs", "utf-16"), ("emacs-30", "utf-32")])
+@pytest.mark.parametrize(
+    ("client", "encoding"),
+    [("vscode", "utf-16"), ("neovim", "utf-8"), ("neovim-0.11", "utf-8"), ("emacs", "utf-16"), ("emacs-30", "utf-32")],
+)
 async def test_three_jobs_as_a_real_editor_announces_itself(client: str, encoding: str) -> None:
     """Completion, infilling and an edit, from initialize to exit, on real weights."""
     announced = json.loads(capabilities(client).read_text(encoding="utf-8"))["capabilities"]
     async with process() as (editor, child):
         result = await editor.start(announced, PATIENT)
         assert (result["capabilities"].get("positionEncoding") or "utf-16") == encoding
-        buffer = editor.open(BASKET + "\n\n# ü😀\nif __name__ == \"__main__\":\n    basket = ", encoding=encoding)
+        buffer = editor.open(BASKET + '\n\n# ü😀\nif __name__ == "__main__":\n    basket = ', encoding=encoding)
         items = await editor.complete(buffer, len(buffer.text))
         assert 1 <= len(items) <= 3 and items[0]["textEdit"]["newText"].strip()
         buffer.apply([items[0]["textEdit"]])
-        editor.notify("textDocument/didChange", {"textDocument": buffer.identifier,
-                                                 "contentChanges": [{"text": buffer.text}]})
+        editor.notify(
+            "textDocument/didChange", {"textDocument": buffer.identifier, "contentChanges": [{"text": buffer.text}]}
+        )
         start = buffer.text.index(HOLE)
         cursor = editor.type(buffer, start, "", end=start + len(HOLE))
         ghosts = await editor.ghost(buffer, cursor)
@@ -67,7 +70,8 @@ async def test_stray_output_and_unbuffered_streams_break_no_frame(tmp_path: Path
         "guard = transport.guard_stdio\n"
         "def guarded():\n"
         "    found = guard(); threading.Thread(target=noise, daemon=True).start(); return found\n"
-        "transport.guard_stdio = guarded\n")
+        "transport.guard_stdio = guarded\n"
+    )
     os.environ["PYTHONPATH"] = str(tmp_path)
     try:
         async with process(python=("-u",)) as (editor, child):
@@ -107,7 +111,8 @@ async def test_the_server_goes_when_the_editor_s_process_is_gone() -> None:
 async def test_over_tcp_each_client_has_its_own_session() -> None:
     """One client's leaving ends neither the server nor the other's session; HTTP is refused."""
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "codeclippy_ls", "--tcp", "127.0.0.1:0", stderr=asyncio.subprocess.PIPE)
+        sys.executable, "-m", "codeclippy_ls", "--tcp", "127.0.0.1:0", stderr=asyncio.subprocess.PIPE
+    )
     assert child.stderr is not None
     port = int((await child.stderr.readline()).decode().rpartition(":")[2])
 
@@ -122,8 +127,10 @@ async def test_over_tcp_each_client_has_its_own_session() -> None:
         await one.start(ready=False)
         await two.start(ready=False)
         one.open("secret = 1\n", "file:///a.py")
-        answer = await two.call("textDocument/completion", {
-            "textDocument": {"uri": "file:///a.py"}, "position": {"line": 0, "character": 9}})
+        answer = await two.call(
+            "textDocument/completion",
+            {"textDocument": {"uri": "file:///a.py"}, "position": {"line": 0, "character": 9}},
+        )
         assert answer["items"] == []
         _, probe = await asyncio.open_connection("127.0.0.1", port)
         probe.close()

@@ -127,8 +127,9 @@ async def test_a_key_overtakes_what_waits_for_a_pause(server: Server, editor: Ed
     for _ in range(20):
         pace.answered(2.0)
     cursor = editor.type(buffer, cursor, "b")
-    waiting = editor.request("textDocument/inlineCompletion",
-                             {**editor.at(buffer, cursor), "context": {"triggerKind": BY_TYPING}})
+    waiting = editor.request(
+        "textDocument/inlineCompletion", {**editor.at(buffer, cursor), "context": {"triggerKind": BY_TYPING}}
+    )
     await asyncio.sleep(0.005)
     cursor = editor.type(buffer, cursor, "c")
     answer = await asyncio.wait_for(waiting, 5)
@@ -136,9 +137,14 @@ async def test_a_key_overtakes_what_waits_for_a_pause(server: Server, editor: Ed
     assert await editor.ghost(buffer, cursor, BY_TYPING) and len(host.prompts) == 1
 
 
-@pytest.mark.parametrize(("options", "uri"), [
-    ({"disabledLanguages": ["python"]}, "file:///work/a.py"), ({"disabledPaths": ["*/vendor/*"]}, "file:///vendor/a.py"),
-    ({"leastConfidence": 0.99}, "file:///work/a.py")])
+@pytest.mark.parametrize(
+    ("options", "uri"),
+    [
+        ({"disabledLanguages": ["python"]}, "file:///work/a.py"),
+        ({"disabledPaths": ["*/vendor/*"]}, "file:///vendor/a.py"),
+        ({"leastConfidence": 0.99}, "file:///work/a.py"),
+    ],
+)
 async def test_switches(editor: Editor, host: ScriptedHost, options: dict[str, Any], uri: str) -> None:
     """For a language, for a path, for what the model is not sure of."""
     await editor.start(options={"completion": {"ahead": False, **options}})
@@ -174,8 +180,10 @@ async def test_passages_of_other_files_that_are_open(editor: Editor, host: Scrip
     editor.notify("textDocument/didClose", {"textDocument": {"uri": other.uri}})
     await editor.ghost(buffer, 47)
     assert "Path:" not in host.prompts[-1]
-    editor.notify("workspace/didChangeConfiguration",
-                  {"settings": {"codeclippy": {"completion": {**QUIET["completion"], "context": "off"}}}})
+    editor.notify(
+        "workspace/didChangeConfiguration",
+        {"settings": {"codeclippy": {"completion": {**QUIET["completion"], "context": "off"}}}},
+    )
     editor.open(HELPERS, "file:///work/lib/shapes.py")
     await editor.ghost(buffer, 47)
     assert "Path:" not in host.prompts[-1]
@@ -198,18 +206,38 @@ async def test_what_became_of_suggestions_is_counted(editor: Editor, host: Scrip
         await editor.call("workspace/executeCommand", {"command": "codeclippy.accepted", "arguments": [1]})
 
 
-@pytest.mark.parametrize(("uri", "other", "path"), [
-    ("file:///a/b.py", "file:///a/c.py", "c.py"), ("file:///a/b.py", "file:///a/d/c%20e.py", "d/c e.py"),
-    ("file:///a/x/b.py", "file:///a/c.py", "../c.py"), ("file:///a/b/c/d/e.py", "file:///z/y.py", "y.py"),
-    ("untitled:Untitled-1", "file:///a/c.py", "c.py"), ("file:///a/b.py", "untitled:Untitled-2", "Untitled-2")])
+@pytest.mark.parametrize(
+    ("uri", "other", "path"),
+    [
+        ("file:///a/b.py", "file:///a/c.py", "c.py"),
+        ("file:///a/b.py", "file:///a/d/c%20e.py", "d/c e.py"),
+        ("file:///a/x/b.py", "file:///a/c.py", "../c.py"),
+        ("file:///a/b/c/d/e.py", "file:///z/y.py", "y.py"),
+        ("untitled:Untitled-1", "file:///a/c.py", "c.py"),
+        ("file:///a/b.py", "untitled:Untitled-2", "Untitled-2"),
+    ],
+)
 def test_the_path_that_a_model_is_told(uri: str, other: str, path: str) -> None:
     """From the file's own folder; the name alone where that is far away."""
     assert path_from(uri, other) == path
 
 
-@pytest.mark.parametrize(("name", "expected"), [
-    (".env", True), (".env.local", True), ("prod.env", True), ("key.pem", True), ("ID_RSA", True), ("id_rsa.pub", True),
-    ("terraform.tfvars", True), (".npmrc", True), ("environment.py", False), ("keys.py", False), ("a.py", False)])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (".env", True),
+        (".env.local", True),
+        ("prod.env", True),
+        ("key.pem", True),
+        ("ID_RSA", True),
+        ("id_rsa.pub", True),
+        ("terraform.tfvars", True),
+        (".npmrc", True),
+        ("environment.py", False),
+        ("keys.py", False),
+        ("a.py", False),
+    ],
+)
 def test_files_that_hold_secrets(name: str, expected: bool) -> None:
     """By their names."""
     assert secret(f"file:///home/a%20b/{name}") is expected

@@ -27,7 +27,8 @@ class Outer:
 def test_the_head_of_a_long_file() -> None:
     """Imports with all their lines, then the heads around the window, outermost first; nothing that is beside them."""
     assert head_of(FILE, "            second = 2\n", 1000) == (
-        "import os\nfrom a import (\n    b,\n    c,\n)\nclass Outer:\n    class Inner:\n        def method(self, x):\n")
+        "import os\nfrom a import (\n    b,\n    c,\n)\nclass Outer:\n    class Inner:\n        def method(self, x):\n"
+    )
 
 
 def test_a_window_at_the_margin_needs_imports_only() -> None:

@@ -46,40 +46,57 @@ def turning(share: float, theta: float = 10000.0) -> dict[str, Any]:
 
 CASES: dict[str, Callable[[], Any]] = {
     "gpt_neo": lambda: transformers.GPTNeoConfig(
-        vocab_size=VOCABULARY, hidden_size=32, num_layers=4, num_heads=4, intermediate_size=64, window_size=16,
-        attention_types=[[["global", "local"], 2]], max_position_embeddings=512),
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_layers=4,
+        num_heads=4,
+        intermediate_size=64,
+        window_size=16,
+        attention_types=[[["global", "local"], 2]],
+        max_position_embeddings=512,
+    ),
     "gpt2": lambda: transformers.GPT2Config(vocab_size=VOCABULARY, **OLD),
     "gpt2-by-layer": lambda: transformers.GPT2Config(
-        vocab_size=VOCABULARY, **OLD, scale_attn_by_inverse_layer_idx=True, activation_function="relu"),
+        vocab_size=VOCABULARY, **OLD, scale_attn_by_inverse_layer_idx=True, activation_function="relu"
+    ),
     "gpt2-unscaled-untied": lambda: transformers.GPT2Config(
-        vocab_size=VOCABULARY, **OLD, scale_attn_weights=False, tie_word_embeddings=False, n_inner=48),
+        vocab_size=VOCABULARY, **OLD, scale_attn_weights=False, tie_word_embeddings=False, n_inner=48
+    ),
     "bigcode": lambda: transformers.GPTBigCodeConfig(vocab_size=VOCABULARY, **OLD),
     "bigcode-own-keys": lambda: transformers.GPTBigCodeConfig(vocab_size=VOCABULARY, **OLD, multi_query=False),
     "codegen": lambda: transformers.CodeGenConfig(vocab_size=VOCABULARY, **{**OLD, "n_head": 8}, rotary_dim=2),
     "codegen-whole": lambda: transformers.CodeGenConfig(vocab_size=VOCABULARY, **OLD, rotary_dim=8),
     "gptj": lambda: transformers.GPTJConfig(vocab_size=VOCABULARY, **OLD, rotary_dim=4),
-    "gptj-tied": lambda: transformers.GPTJConfig(
-        vocab_size=VOCABULARY, **OLD, rotary_dim=8, tie_word_embeddings=True),
+    "gptj-tied": lambda: transformers.GPTJConfig(vocab_size=VOCABULARY, **OLD, rotary_dim=8, tie_word_embeddings=True),
     "neox": lambda: transformers.GPTNeoXConfig(vocab_size=VOCABULARY, **NEOX, rope_parameters=turning(0.25)),
     "neox-whole-serial-tied": lambda: transformers.GPTNeoXConfig(
-        vocab_size=VOCABULARY, **NEOX, rope_parameters=turning(1.0), use_parallel_residual=False,
-        tie_word_embeddings=True, hidden_act="gelu_new"),
+        vocab_size=VOCABULARY,
+        **NEOX,
+        rope_parameters=turning(1.0),
+        use_parallel_residual=False,
+        tie_word_embeddings=True,
+        hidden_act="gelu_new",
+    ),
     "neox-no-bias": lambda: transformers.GPTNeoXConfig(
-        vocab_size=VOCABULARY, **NEOX, rope_parameters=turning(0.5, 500.0), attention_bias=False),
+        vocab_size=VOCABULARY, **NEOX, rope_parameters=turning(0.5, 500.0), attention_bias=False
+    ),
     "phi": lambda: transformers.PhiConfig(vocab_size=VOCABULARY, **NEOX, rope_parameters=turning(0.5)),
     "phi-grouped": lambda: transformers.PhiConfig(vocab_size=VOCABULARY, **GROUPED, rope_parameters=turning(0.5)),
     "llama": lambda: transformers.LlamaConfig(vocab_size=VOCABULARY, **NEOX),
     "llama-grouped-biases": lambda: transformers.LlamaConfig(
-        vocab_size=VOCABULARY, **GROUPED, attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+        vocab_size=VOCABULARY, **GROUPED, attention_bias=True, mlp_bias=True, tie_word_embeddings=True
+    ),
     "llama-wide-heads": lambda: transformers.LlamaConfig(vocab_size=VOCABULARY, **GROUPED, head_dim=16),
     "qwen2": lambda: transformers.Qwen2Config(vocab_size=VOCABULARY, **GROUPED, tie_word_embeddings=True),
     "qwen2-sliding": lambda: transformers.Qwen2Config(
-        vocab_size=VOCABULARY, **GROUPED, use_sliding_window=True, sliding_window=16, max_window_layers=1),
+        vocab_size=VOCABULARY, **GROUPED, use_sliding_window=True, sliding_window=16, max_window_layers=1
+    ),
     "mistral": lambda: transformers.MistralConfig(vocab_size=VOCABULARY, **GROUPED, sliding_window=None),
     "mistral-sliding": lambda: transformers.MistralConfig(vocab_size=VOCABULARY, **GROUPED, sliding_window=16),
     "starcoder2": lambda: transformers.Starcoder2Config(vocab_size=VOCABULARY, **GROUPED),
     "starcoder2-no-bias": lambda: transformers.Starcoder2Config(
-        vocab_size=VOCABULARY, **GROUPED, use_bias=False, sliding_window=16),
+        vocab_size=VOCABULARY, **GROUPED, use_bias=False, sliding_window=16
+    ),
 }
 
 
@@ -137,8 +154,9 @@ def near(found: torch.Tensor, wanted: torch.Tensor, bound: float = 1e-4) -> None
 # One feed.
 
 
-@pytest.mark.parametrize("sizes", [(60,), (25, 25, 10), (40, *(1,) * 20), (31, 2, 4, 1, 8, 14)],
-                         ids=["whole", "chunks", "steps", "mixed"])
+@pytest.mark.parametrize(
+    "sizes", [(60,), (25, 25, 10), (40, *(1,) * 20), (31, 2, 4, 1, 8, 14)], ids=["whole", "chunks", "steps", "mixed"]
+)
 def test_logits_are_transformers_own(both: tuple[Any, Transformer], sizes: tuple[int, ...]) -> None:
     """However a text is cut into feeds, also past the spans of local layers."""
     module, subject = both
@@ -157,7 +175,7 @@ def test_what_nobody_asks_about_is_read_all_the_same(both: tuple[Any, Transforme
     """No rows are no logits, and what follows is as if there had been some; also beside a feed that wants them."""
     module, subject = both
     cache, beside = subject.new_cache(), subject.new_cache()
-    found, = subject.forward([Feed(ids(30), cache, 0)])
+    (found,) = subject.forward([Feed(ids(30), cache, 0)])
     assert found.shape == (0, VOCABULARY) and cache.length == 30
     found, other = subject.forward([Feed(ids(40)[30:], cache, 0), Feed(ids(12), beside, 2)])
     assert found.shape == (0, VOCABULARY)
@@ -192,8 +210,14 @@ def test_greedy_is_generate_token_for_token(both: tuple[Any, Transformer]) -> No
     module, subject = both
     prompt = torch.tensor([ids(30, seed=11)])
     with torch.inference_mode():
-        wanted = module.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=40, do_sample=False,
-                                 pad_token_id=0, eos_token_id=None)[0, 30:].tolist()
+        wanted = module.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=40,
+            do_sample=False,
+            pad_token_id=0,
+            eos_token_id=None,
+        )[0, 30:].tolist()
     cache, found, tokens = subject.new_cache(), [], ids(30, seed=11)
     for _ in range(40):
         tokens = [int(subject.forward([Feed(tokens, cache)])[0][-1].argmax())]
@@ -228,8 +252,15 @@ def test_local_attention_past_its_span(sizes: tuple[int, ...]) -> None:
     """Layers that see 256 tokens, in texts of 600."""
     torch.manual_seed(3)
     config = transformers.GPTNeoConfig(
-        vocab_size=VOCABULARY, hidden_size=32, num_layers=4, num_heads=4, intermediate_size=64, window_size=256,
-        attention_types=[[["global", "local"], 2]], max_position_embeddings=1024)
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_layers=4,
+        num_heads=4,
+        intermediate_size=64,
+        window_size=256,
+        attention_types=[[["global", "local"], 2]],
+        max_position_embeddings=1024,
+    )
     module = transformers.GPTNeoForCausalLM(config).eval()
     with torch.no_grad():
         for parameter in module.parameters():
@@ -321,22 +352,34 @@ def test_the_files_of_a_checkpoint_are_known_by_heart(case: str, tmp_path: Path)
     assert torch.equal(subject.forward(tokens[:1])[0], again.forward(tokens[1:])[0])
 
 
-@pytest.mark.parametrize("config", [
-    transformers.GPTNeoXConfig(**NEOX, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}),
-    transformers.LlamaConfig(**NEOX, rope_parameters={
-        "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64}),
-    transformers.LlamaConfig(**NEOX, hidden_act="quick_gelu"),
-    transformers.PhiConfig(**NEOX, qk_layernorm=True),
-    transformers.GPT2Config(**OLD, add_cross_attention=True),
-    transformers.CodeGenConfig(**{**OLD, "n_head": 2}, rotary_dim=4),
-    transformers.GPTJConfig(**OLD, rotary_dim=7),
-    transformers.BloomConfig(),
-    transformers.Gemma2Config(),
-    transformers.Qwen3Config(),
-    SimpleNamespace(model_type="gpt_neox"),
-    SimpleNamespace(),
-], ids=lambda config: getattr(config, "model_type", "none"))
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.GPTNeoXConfig(**NEOX, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}),
+        transformers.LlamaConfig(
+            **NEOX,
+            rope_parameters={
+                "rope_type": "llama3",
+                "rope_theta": 5e5,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        ),
+        transformers.LlamaConfig(**NEOX, hidden_act="quick_gelu"),
+        transformers.PhiConfig(**NEOX, qk_layernorm=True),
+        transformers.GPT2Config(**OLD, add_cross_attention=True),
+        transformers.CodeGenConfig(**{**OLD, "n_head": 2}, rotary_dim=4),
+        transformers.GPTJConfig(**OLD, rotary_dim=7),
+        transformers.BloomConfig(),
+        transformers.Gemma2Config(),
+        transformers.Qwen3Config(),
+        SimpleNamespace(model_type="gpt_neox"),
+        SimpleNamespace(),
+    ],
+    ids=lambda config: getattr(config, "model_type", "none"),
+)
 def test_other_configurations_are_left_to_transformers(config: Any) -> None:
     """Turned otherwise, normed otherwise, or never heard of."""
     assert not supported(config)
@@ -349,7 +392,8 @@ def test_other_configurations_are_left_to_transformers(config: Any) -> None:
 def shipped() -> tuple[Any, dict[str, torch.Tensor], list[int]]:
     """The shipped model's configuration and weights, and the tokens of a Python file of ours."""
     weights = int8_weights(SHIPPED, torch.float32) or {
-        name: value.float() for name, value in load_file(SHIPPED / "model.safetensors").items()}
+        name: value.float() for name, value in load_file(SHIPPED / "model.safetensors").items()
+    }
     config = transformers.AutoConfig.from_pretrained(SHIPPED)
     tokenizer = transformers.AutoTokenizer.from_pretrained(SHIPPED)
     source = inspect.getsource(codeclippy_ls.text)
@@ -379,8 +423,9 @@ def test_the_shipped_model_says_nearly_the_same(name: str, sizes: tuple[int, ...
     assert float((exact.argmax(-1) == found.argmax(-1)).float().mean()) >= same
     assert float(torch.cosine_similarity(exact, found, dim=-1).mean()) >= cosine
     targets = torch.tensor(shipped()[2])[1:]
-    lost = (torch.nn.functional.cross_entropy(found[:-1], targets)
-            - torch.nn.functional.cross_entropy(exact[:-1], targets)) / torch.tensor(2.0).log()
+    lost = (
+        torch.nn.functional.cross_entropy(found[:-1], targets) - torch.nn.functional.cross_entropy(exact[:-1], targets)
+    ) / torch.tensor(2.0).log()
     assert float(lost) <= bits
 
 
@@ -409,13 +454,23 @@ def test_layers_together_are_the_layers_alone(
     monkeypatch.setattr(together, "calls_cost", lambda device: at_once)
     torch.manual_seed(2)
     choice, bound = Choice(name, name), {"float32": 1e-4, "bfloat16": 0.1, "int8": 0.15}[name]
-    plain = {"gelu": functional.gelu, "tanh": lambda x: functional.gelu(x, approximate="tanh"),
-             "silu": functional.silu, "relu": functional.relu}[kind]
+    plain = {
+        "gelu": functional.gelu,
+        "tanh": lambda x: functional.gelu(x, approximate="tanh"),
+        "silu": functional.silu,
+        "relu": functional.relu,
+    }[kind]
     weights = [torch.randn(size, 32) / 32**0.5 for size in (24, 64, 64)]
     bias, x = torch.randn(64), torch.randn(rows, 32)
     alone, risen, gated = (functional.linear(x, weight, bias[: len(weight)]) for weight in weights)
-    found = fan([Part(weights[0], bias[:24]), Part(weights[1], bias, Activation(kind)),
-                 Part(weights[2], bias, Activation(kind, gated=True))], choice)(x)
+    found = fan(
+        [
+            Part(weights[0], bias[:24]),
+            Part(weights[1], bias, Activation(kind)),
+            Part(weights[2], bias, Activation(kind, gated=True)),
+        ],
+        choice,
+    )(x)
     for given, wanted in zip(found, (alone, plain(risen), plain(gated[:, :32]) * gated[:, 32:]), strict=True):
         near(given.float(), wanted, bound)
     parts = [Part(torch.randn(32, 24) / 24**0.5), Part(torch.randn(32, 64) / 8, torch.randn(32))]

@@ -76,10 +76,26 @@ def test_every_filter_has_a_case_that_needs_it(name: str) -> None:
     assert any(outcome(case) != kept[case].removesuffix("\n") for case in CASES)
 
 
-@pytest.mark.parametrize(("text", "suffix", "count"), [
-    ("a, b):", ")", 1), ("a, b)", "):", 0), ("a):", "):", 2), ("a", ")", 0), ("f(a)", ")", 0), ("f(a))", ")", 1),
-    ("k'])", "'])", 3), ("a, b):", ") + c", 0), ("a)];", ")]", 2), ("a])", ")]", 0), ("x", "", 0),
-    ("a)\nb", ")", 0), ("a) + (b)", ")", 1), ('name"] = 1', '"]', 2), ("a);", " );", 3)])
+@pytest.mark.parametrize(
+    ("text", "suffix", "count"),
+    [
+        ("a, b):", ")", 1),
+        ("a, b)", "):", 0),
+        ("a):", "):", 2),
+        ("a", ")", 0),
+        ("f(a)", ")", 0),
+        ("f(a))", ")", 1),
+        ("k'])", "'])", 3),
+        ("a, b):", ") + c", 0),
+        ("a)];", ")]", 2),
+        ("a])", ")]", 0),
+        ("x", "", 0),
+        ("a)\nb", ")", 0),
+        ("a) + (b)", ")", 1),
+        ('name"] = 1', '"]', 2),
+        ("a);", " );", 3),
+    ],
+)
 def test_what_a_suggestion_takes_the_place_of(text: str, suffix: str, count: int) -> None:
     """Closing signs that the editor put there, where the suggestion brings them along in their order."""
     assert replaced(text, suffix) == count

@@ -65,8 +65,10 @@ class Grammar:
         return re.sub(r'\\([\\"ntr])', lambda m: {"n": "\n", "t": "\t", "r": "\r"}.get(m[1], m[1]), part[1:-1])
 
 
-_PART = re.compile(r'"(?:[^"\\]|\\.)*"\??|\[[^\]]*\](?:\{\d+,\d+\})?|\((?:[^()"]|"(?:[^"\\]|\\.)*")*\)\??'
-                   r"|[a-z]\w*[+?]?|\|")
+_PART = re.compile(
+    r'"(?:[^"\\]|\\.)*"\??|\[[^\]]*\](?:\{\d+,\d+\})?|\((?:[^()"]|"(?:[^"\\]|\\.)*")*\)\??'
+    r"|[a-z]\w*[+?]?|\|"
+)
 
 
 def _parts(body: str) -> list[str]:
@@ -124,8 +126,13 @@ def test_what_did_not_follow_it_is_known() -> None:
     """Other lines, out of order, prose, hunks that go back: another reader's."""
     lines = ["a", "b", "c"]
     for text in (
-        "Sure!\n@@ -1 +1 @@\n-a\n", "@@ -1 +1 @@\n-b\n", "@@ -2 +2 @@\n-b\n@@ -1 +1 @@\n-a\n",
-        "@@ -9 +9 @@\n+x\n", "@@ -3 +3 @@\n-c\n-d\n", "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n", "@@ -1 +1 @@\n-a",
+        "Sure!\n@@ -1 +1 @@\n-a\n",
+        "@@ -1 +1 @@\n-b\n",
+        "@@ -2 +2 @@\n-b\n@@ -1 +1 @@\n-a\n",
+        "@@ -9 +9 @@\n+x\n",
+        "@@ -3 +3 @@\n-c\n-d\n",
+        "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n",
+        "@@ -1 +1 @@\n-a",
         "@@ nonsense\n-a\n",
     ):
         assert applied(text, lines, True) is None, text

@@ -70,9 +70,11 @@ async def reached(way: str, program: Sequence[str], folder: Path, said: Path | N
     """
     said = said or folder / "stderr"
     with said.open("wb") as stderr, (folder / "stdout").open("wb") as stdout:
+
         async def start(*arguments: str, python: tuple[str, ...] = (), **streams: Any) -> asyncio.subprocess.Process:
             return await asyncio.create_subprocess_exec(
-                sys.executable, *python, *program, *arguments, cwd=ROOT, stderr=stderr, **streams)
+                sys.executable, *python, *program, *arguments, cwd=ROOT, stderr=stderr, **streams
+            )
 
         # Where stdin and stdout are not the way, somebody may still stand there.
         aside: dict[str, Any] = {"stdin": asyncio.subprocess.PIPE, "stdout": stdout}

@@ -93,8 +93,11 @@ def hole_figures(report: Report, name: str, model: Model | None, python: Sequenc
             for with_suffix, said in BOTH.items():
                 if model is not None and with_suffix and not model.infills:
                     continue
-                answers = [evaluate_lines.copied(hole, measure, with_suffix) for hole in holes] if model is None else \
-                    evaluate_lines.written(model, measure, holes, with_suffix)
+                answers = (
+                    [evaluate_lines.copied(hole, measure, with_suffix) for hole in holes]
+                    if model is None
+                    else evaluate_lines.written(model, measure, holes, with_suffix)
+                )
                 report.figures[f"{measure.name}, {said}"][name] = evaluate_lines.exact(answers, holes)
 
 
@@ -105,10 +108,16 @@ def human_figures(
     with_suffix = model is None or model.infills
     row = "HumanEval single line, " + BOTH[with_suffix]
     with report.timed(f"{name}: HumanEval, writing"):
-        greedy = evaluate_human.lines_copied(tasks) if model is None else \
-            evaluate_human.lines_written(model, tasks, with_suffix, GREEDY)
-        drawn = evaluate_human.lines_written(model, tasks, True, evaluate_human.SAMPLING) \
-            if model is not None and model.infills else None
+        greedy = (
+            evaluate_human.lines_copied(tasks)
+            if model is None
+            else evaluate_human.lines_written(model, tasks, with_suffix, GREEDY)
+        )
+        drawn = (
+            evaluate_human.lines_written(model, tasks, True, evaluate_human.SAMPLING)
+            if model is not None and model.infills
+            else None
+        )
     with report.timed(f"{name}: HumanEval, running"):
         report.figures[f"{row}, exact"][name] = evaluate_human.exact(tasks, greedy)
         passes = evaluate_human.passes(tasks, greedy, runs)
@@ -176,13 +185,17 @@ def material(options: argparse.Namespace, counts: Counts, report: Report, runs: 
         if options.human_eval:
             found = evaluate_human.tasks(options.human_eval, counts.tasks)
             tasks = evaluate_human.sound(found, runs)
-            report.note(f"HumanEval single line: the canonical line passes in {len(tasks)} of {len(found)} tasks; "
-                        f"the others are dropped ({sandbox.guards()})")
+            report.note(
+                f"HumanEval single line: the canonical line passes in {len(tasks)} of {len(found)} tasks; "
+                f"the others are dropped ({sandbox.guards()})"
+            )
         if options.human_eval_fix:
             fixes = evaluate_human.bugs(options.human_eval_fix, counts.fixes)
             bugs = evaluate_human.sound_bugs(fixes, runs)
-            report.note(f"HumanEval-fix: in {len(bugs)} of {len(fixes)} tasks the canonical solution passes and the "
-                        "buggy one fails; the others are dropped")
+            report.note(
+                f"HumanEval-fix: in {len(bugs)} of {len(fixes)} tasks the canonical solution passes and the "
+                "buggy one fails; the others are dropped"
+            )
     assert all(runs.passed(task.program(task.hole.middle)) for task in tasks)
     return Material(texts, tasks, evaluate_edits.some_of_each(edits, counts.edits_per_kind), bugs)
 

@@ -52,8 +52,10 @@ def asking(edit: EditSample) -> Asking:
 def diffs(model: Model, edits: Sequence[EditSample]) -> list[str]:
     """The hunks the model writes freely; none for a document that leaves no room in the window."""
     asked = [Asked(samples.edit(model.encode, e.name, e.before, e.message, "").ids) for e in edits]
-    asked = [Asked(one.ids[: one.ids.index(DIFF) + 1], finished=partial(hopeless, edit.before))
-             for one, edit in zip(asked, edits, strict=True)]
+    asked = [
+        Asked(one.ids[: one.ids.index(DIFF) + 1], finished=partial(hopeless, edit.before))
+        for one, edit in zip(asked, edits, strict=True)
+    ]
     fit = [i for i, one in enumerate(asked) if len(one.ids) < model.window]
     found = dict(zip(fit, model.texts([asked[i] for i in fit], TOKENS), strict=True))
     return [found.get(i, "").removeprefix(" ") for i in range(len(edits))]
@@ -62,8 +64,10 @@ def diffs(model: Model, edits: Sequence[EditSample]) -> list[str]:
 def hopeless(before: str, diff: str) -> bool:
     """Whether a diff under way can no longer apply: a line that is none of a diff, or more old lines than there are."""
     lines = diff.removeprefix(" ").split("\n")[:-1]
-    return any(line[:1] not in tuple(" +-@") for line in lines) or \
-        sum(line[:1] in tuple(" -") for line in lines) > before.count("\n") + 1
+    return (
+        any(line[:1] not in tuple(" +-@") for line in lines)
+        or sum(line[:1] in tuple(" -") for line in lines) > before.count("\n") + 1
+    )
 
 
 async def edited_by_server(folder: Path, asked: Iterable[Asking], threads: int = 1) -> list[str | None]:
@@ -85,5 +89,7 @@ def by_kind(edits: Sequence[EditSample], afters: Sequence[str | None]) -> dict[s
         result = after is not None, after == applied(edit.before, edit.diff)
         results["all"].append(result)
         results[edit.kind].append(result)
-    return {kind: (Share.of(fits for fits, _ in found), Share.of(right for _, right in found))
-            for kind, found in sorted(results.items())}
+    return {
+        kind: (Share.of(fits for fits, _ in found), Share.of(right for _, right in found))
+        for kind, found in sorted(results.items())
+    }

@@ -100,8 +100,13 @@ def tasks(path: Path, count: int) -> list[Task]:
 def bugs(path: Path, count: int) -> list[Bug]:
     """The tasks of HumanEval-fix."""
     return [
-        Bug(line["entry_point"], line["prompt"] + line["buggy_solution"], line["prompt"] + line["canonical_solution"],
-            line["test"], line["instruction"])
+        Bug(
+            line["entry_point"],
+            line["prompt"] + line["buggy_solution"],
+            line["prompt"] + line["canonical_solution"],
+            line["test"],
+            line["instruction"],
+        )
         for line in spread(read(path), count)
     ]
 
@@ -114,12 +119,15 @@ def sound(found: Sequence[Task], runs: Runs) -> list[Task]:
 def lines_written(model: Model, found: Sequence[Task], with_suffix: bool, sampling: Sampling) -> list[list[str]]:
     """The answers to each task."""
     asked = [
-        model.at_cursor(task.hole.prefix, task.hole.suffix if with_suffix else "", lambda text: "\n" in text,
-                        LINE.tokens)
+        model.at_cursor(
+            task.hole.prefix, task.hole.suffix if with_suffix else "", lambda text: "\n" in text, LINE.tokens
+        )
         for task in found
     ]
-    return [[first_line(text, task.hole) for text in texts]
-            for task, texts in zip(found, model.write(asked, LINE.tokens, sampling), strict=True)]
+    return [
+        [first_line(text, task.hole) for text in texts]
+        for task, texts in zip(found, model.write(asked, LINE.tokens, sampling), strict=True)
+    ]
 
 
 def lines_copied(found: Sequence[Task]) -> list[list[str]]:
@@ -149,11 +157,15 @@ def messages(bug: Bug) -> dict[str, str]:
 
 def repaired(found: Sequence[Bug], afters: Sequence[str | None], runs: Runs) -> Share:
     """The share of bugs after whose edit the test passes; a refused edit leaves the bug."""
-    return Share.of(after is not None and runs.passed(f"{after}\n{bug.test}\n")
-                    for bug, after in zip(found, afters, strict=True))
+    return Share.of(
+        after is not None and runs.passed(f"{after}\n{bug.test}\n") for bug, after in zip(found, afters, strict=True)
+    )
 
 
 def sound_bugs(found: Sequence[Bug], runs: Runs) -> list[Bug]:
     """The bugs whose correction passes its test here, and that do fail it."""
-    return [bug for bug in found
-            if runs.passed(f"{bug.right}\n{bug.test}\n") and not runs.passed(f"{bug.before}\n{bug.test}\n")]
+    return [
+        bug
+        for bug in found
+        if runs.passed(f"{bug.right}\n{bug.test}\n") and not runs.passed(f"{bug.before}\n{bug.test}\n")
+    ]

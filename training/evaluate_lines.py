@@ -213,8 +213,13 @@ def first_line(text: str, hole: Hole) -> str:
 MEASURES = (
     Measure("rest of line", rests_of_lines, first_line, lambda text, hole: "\n" in text, 48),
     Measure("next line, from its indentation", lines_from_indentation, first_line, lambda text, hole: "\n" in text, 48),
-    Measure("next line, from the line above", lines_from_above,
-            lambda text, hole: "\n".join(text.split("\n")[:2]).rstrip(), lambda text, hole: text.count("\n") > 1, 56),
+    Measure(
+        "next line, from the line above",
+        lines_from_above,
+        lambda text, hole: "\n".join(text.split("\n")[:2]).rstrip(),
+        lambda text, hole: text.count("\n") > 1,
+        56,
+    ),
     Measure("block", blocks, lambda text, hole: block(text, _outer(hole)), _block_is_over, 128),
 )
 
@@ -223,8 +228,10 @@ def written(model: Model, measure: Measure, holes: Sequence[Hole], with_suffix: 
     """The model's answers, cut to what counts."""
     asked = [
         model.at_cursor(
-            fitting_prefix(hole.prefix), hole.suffix[:AFTER] if with_suffix else "",
-            lambda text, hole=hole: measure.finished(text, hole), measure.tokens,  # type: ignore[misc]
+            fitting_prefix(hole.prefix),
+            hole.suffix[:AFTER] if with_suffix else "",
+            lambda text, hole=hole: measure.finished(text, hole),
+            measure.tokens,  # type: ignore[misc]
         )
         for hole in holes
     ]

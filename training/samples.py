@@ -234,9 +234,7 @@ def rows(
         yield from ((row, number + 1) for row in found)
 
 
-def ahead(
-    source: Source, width: int, seed: int, start: int, mixture: Mixture, processes: int
-) -> Iterator[list[Row]]:
+def ahead(source: Source, width: int, seed: int, start: int, mixture: Mixture, processes: int) -> Iterator[list[Row]]:
     """Groups in order, made by forked processes that share the corpus in memory."""
     global _SHARED
     _SHARED = (source, width, seed, mixture)

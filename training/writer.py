@@ -111,8 +111,11 @@ class Model:
 
     def _starts(self, wanted: str) -> tuple[int, ...]:
         """Ids whose text begins with the wanted one or is a beginning of it."""
-        return tuple(i for i, text in enumerate(self._vocabulary()) if text and
-                     (text.startswith(wanted) or wanted.startswith(text)))
+        return tuple(
+            i
+            for i, text in enumerate(self._vocabulary())
+            if text and (text.startswith(wanted) or wanted.startswith(text))
+        )
 
     @lru_cache  # noqa: B019 (a handful of models, all kept to the end)
     def _vocabulary(self) -> list[str]:
@@ -177,8 +180,14 @@ class Batch:
                 mask, places = mask[index], places[index]
             mask = torch.cat([mask, torch.ones(len(mask), 1, dtype=mask.dtype)], 1)
             places = places + 1
-            result = network(tokens[:, None], attention_mask=mask, position_ids=places, past_key_values=cache,
-                             use_cache=True, logits_to_keep=1)
+            result = network(
+                tokens[:, None],
+                attention_mask=mask,
+                position_ids=places,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
             logits = result.logits[:, -1]
 
     def _chosen(self, logits: torch.Tensor, alive: Sequence[int]) -> torch.Tensor:

@@ -15,7 +15,25 @@ from codeclippy_ls.assist.regions import Marker, is_new, marker_at, scope, shown
 from codeclippy_ls.assist.suggester import COMPLETE, Suggestions
 
 __all__ = [
-    "COMPLETE", "EDIT", "Assistant", "CompletionAsk", "EditAsk", "Marker", "ModelFacts", "Proposal", "Refusal",
-    "ShownDiff", "Suggestion", "Suggestions", "facts_of", "is_new", "marker_at", "model_specs", "open_engine",
-    "rebased", "scope", "secret", "shown_part",
+    "COMPLETE",
+    "EDIT",
+    "Assistant",
+    "CompletionAsk",
+    "EditAsk",
+    "Marker",
+    "ModelFacts",
+    "Proposal",
+    "Refusal",
+    "ShownDiff",
+    "Suggestion",
+    "Suggestions",
+    "facts_of",
+    "is_new",
+    "marker_at",
+    "model_specs",
+    "open_engine",
+    "rebased",
+    "scope",
+    "secret",
+    "shown_part",
 ]

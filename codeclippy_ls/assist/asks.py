@@ -52,8 +52,7 @@ class CompletionAsk(Ask):
 
     def done(self, text: str, prompt: Prompt | PlainPrompt) -> bool:
         """Whether the suggestion is at its end."""
-        return prompts.ended(text[len(prompt.heal) :], to_lf(self.context.prefix[-_TAIL:]), self.multiline,
-                             self.off)
+        return prompts.ended(text[len(prompt.heal) :], to_lf(self.context.prefix[-_TAIL:]), self.multiline, self.off)
 
     def answer(self, candidate: Candidate, prompt: Prompt | PlainPrompt) -> str:
         """The text without the word that was begun; nothing where it goes on otherwise."""
@@ -98,7 +97,8 @@ class EditAsk(Ask):
         prompt = prompts.edit_prompt(model, self._edited(), window, min(self.tokens, window // 2), self.family)
         start, end = prompt.lines
         state = constrain.diff(
-            model.tokenizer, shown.lines[start:end], model.ends | prompt.ends, opening=prompt.opening)
+            model.tokenizer, shown.lines[start:end], model.ends | prompt.ends, opening=prompt.opening
+        )
         return replace(prompt, constraint=state)
 
     def text_prompt(self, served: Served) -> PlainPrompt:
@@ -150,8 +150,9 @@ class EditAsk(Ask):
 
 def _keep_secret(name: str) -> None:
     if secret_name(name):
-        raise ValueError(f"{name} may hold keys or passwords, which never leave this machine; the model that is asked "
-                         "runs elsewhere")
+        raise ValueError(
+            f"{name} may hold keys or passwords, which never leave this machine; the model that is asked runs elsewhere"
+        )
 
 
 def _base(path: str) -> str:

@@ -55,7 +55,12 @@ class Assistant:
         self.suggester = Suggester(self.engine)
 
     async def complete(
-        self, document: Document, offset: int, *, automatic: bool = False, selected: Edit | None = None,
+        self,
+        document: Document,
+        offset: int,
+        *,
+        automatic: bool = False,
+        selected: Edit | None = None,
         candidates: int = 1,
     ) -> Suggestions:
         """Suggestions at an offset; empty while the model loads, and where there is nothing worth showing.
@@ -69,7 +74,8 @@ class Assistant:
             EngineError: the engine failed; the message is for the user.
         """
         return await self.suggester.complete(
-            self.settings, document, offset, automatic=automatic, selected=selected, candidates=candidates)
+            self.settings, document, offset, automatic=automatic, selected=selected, candidates=candidates
+        )
 
     def changed(self, uri: str, document: Document | None) -> None:
         """A document has a new text, or is lost: what is being made for its cursor is stale."""
@@ -117,7 +123,10 @@ class Assistant:
             return False
 
     async def edit(
-        self, document: Document, message: str, span: tuple[int, int] | None = None,
+        self,
+        document: Document,
+        message: str,
+        span: tuple[int, int] | None = None,
         on_text: Callable[[str], None] | None = None,
     ) -> Proposal | Refusal:
         """An edit of the document by message, as edits that apply to this very text, or why there is none.
@@ -144,14 +153,17 @@ class Assistant:
 
     def _own(self, made: Proposal) -> Proposal | Refusal:
         """The best of a proposal and its others that copies nobody's passage, or marked where that is wanted."""
+
         def copied(one: Proposal) -> str:
             return self.suggester.copied(self.settings, EDIT, "\n".join(edit.text for edit in one.edits))
 
         found = [replace(one, others=(), source=copied(one)) for one in (made, *made.others)]
         kept = [one for one in found if not one.source or self.settings.completion.copies != "hide"]
         if not kept:
-            return Refusal(f"what the model wrote copies a passage of {found[0].source}, which it was trained on; the "
-                           'setting "completion.copies" shows such edits')
+            return Refusal(
+                f"what the model wrote copies a passage of {found[0].source}, which it was trained on; the "
+                'setting "completion.copies" shows such edits'
+            )
         return replace(kept[0], others=tuple(kept[1:]))
 
     async def _diff(
@@ -160,9 +172,13 @@ class Assistant:
         settings, family = self.settings.edit, self.settings.model.family
         name = without_surrogates(document.uri.rsplit("/", 1)[-1])
         ask = EditAsk(name, shown, message, settings.max_tokens, family)
-        sampling = {"max_tokens": settings.max_tokens, "temperature": settings.temperature,
-                    "seconds": settings.time_budget_ms / 1000, "spread": True,
-                    "candidates": settings.candidates if settings.temperature > 0 else 1}
+        sampling = {
+            "max_tokens": settings.max_tokens,
+            "temperature": settings.temperature,
+            "seconds": settings.time_budget_ms / 1000,
+            "spread": True,
+            "candidates": settings.candidates if settings.temperature > 0 else 1,
+        }
         ticket = self.engine.submit(Request(ask, sampling, EDIT, key=document.uri), Lane.EDIT)
         try:
             async for piece in ticket.pieces():

@@ -63,6 +63,17 @@ class ModelFacts:
 def facts_of(model: Any) -> ModelFacts:
     """What there is to say of a model that the engine has loaded."""
     return ModelFacts(
-        model.name, model.architecture, prompts.markers(model.tokenizer), model.chat is not None, model.window,
-        model.parameters, model.nbytes, str(model.device), model.dtype, model.threads.count, model.module is None,
-        str(getattr(model.runner, "graphs", None) or ""), round(model.cost(8), 2))
+        model.name,
+        model.architecture,
+        prompts.markers(model.tokenizer),
+        model.chat is not None,
+        model.window,
+        model.parameters,
+        model.nbytes,
+        str(model.device),
+        model.dtype,
+        model.threads.count,
+        model.module is None,
+        str(getattr(model.runner, "graphs", None) or ""),
+        round(model.cost(8), 2),
+    )

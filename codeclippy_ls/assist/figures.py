@@ -89,11 +89,20 @@ class Figures:
     def exported(self) -> dict[str, Any]:
         """As plain values, for JSON; milliseconds of 50, 95 and 99 in a hundred answers."""
         rows = sorted(self.answers)
-        at = {f"p{share}": round(rows[min(len(rows) - 1, len(rows) * share // 100)] * 1000, 1)
-              for share in (50, 95, 99) if rows}
-        return {"shown": self.shown, "accepted": self.accepted, "typedThrough": self.typed_through,
-                "dismissed": self.dismissed, "charactersSaved": self.characters, "answers": len(rows),
-                "answerMilliseconds": at}
+        at = {
+            f"p{share}": round(rows[min(len(rows) - 1, len(rows) * share // 100)] * 1000, 1)
+            for share in (50, 95, 99)
+            if rows
+        }
+        return {
+            "shown": self.shown,
+            "accepted": self.accepted,
+            "typedThrough": self.typed_through,
+            "dismissed": self.dismissed,
+            "charactersSaved": self.characters,
+            "answers": len(rows),
+            "answerMilliseconds": at,
+        }
 
     def sentence(self) -> str:
         """For the user."""
@@ -102,5 +111,7 @@ class Figures:
             return "nothing was suggested yet"
         at = found["answerMilliseconds"]
         times = f"; answers took {at['p50']:.0f} ms, {at['p95']:.0f} ms at the 95th percentile" if at else ""
-        return (f"{self.shown} shown, {self.accepted} accepted, {self.typed_through} typed through, {self.dismissed} "
-                f"dismissed; {self.characters} characters saved{times}")
+        return (
+            f"{self.shown} shown, {self.accepted} accepted, {self.typed_through} typed through, {self.dismissed} "
+            f"dismissed; {self.characters} characters saved{times}"
+        )

@@ -19,15 +19,58 @@ _DOCSTRING = re.compile(r"(\"\"\"|''').*?\1\Z", re.DOTALL)
 _COMMENTS = re.compile(r"(?:\n[ \t]*(?:#|//|--|;+|\*)[^\n]*)+\Z")
 _STATEMENT_ENDS = re.compile(r"[)\]}'\"]\Z|\b(?:pass|break|continue)\Z")
 _SECRETS = (
-    ".env", ".env.*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.keystore", "*.jks", "id_rsa*", "id_dsa*",
-    "id_ecdsa*", "id_ed25519*", ".netrc", "_netrc", ".npmrc", ".pypirc", ".pgpass", ".htpasswd", "*.tfvars",
-    "*.tfvars.json", "credentials", "credentials.*", "secrets.*", "*.kdbx", "*.gpg", "*.asc")
+    ".env",
+    ".env.*",
+    "*.env",
+    "*.pem",
+    "*.key",
+    "*.p12",
+    "*.pfx",
+    "*.keystore",
+    "*.jks",
+    "id_rsa*",
+    "id_dsa*",
+    "id_ecdsa*",
+    "id_ed25519*",
+    ".netrc",
+    "_netrc",
+    ".npmrc",
+    ".pypirc",
+    ".pgpass",
+    ".htpasswd",
+    "*.tfvars",
+    "*.tfvars.json",
+    "credentials",
+    "credentials.*",
+    "secrets.*",
+    "*.kdbx",
+    "*.gpg",
+    "*.asc",
+)
 _MOST_LINES = 12  # of one statement
 _REACH = 4000  # characters looked at on either side of the cursor
 # Languages whose statements end with a sign.
-_SIGNED = frozenset({
-    "javascript", "javascriptreact", "typescript", "typescriptreact", "java", "c", "cpp", "csharp", "rust", "php",
-    "dart", "kotlin", "swift", "css", "scss", "less", "objective-c"})
+_SIGNED = frozenset(
+    {
+        "javascript",
+        "javascriptreact",
+        "typescript",
+        "typescriptreact",
+        "java",
+        "c",
+        "cpp",
+        "csharp",
+        "rust",
+        "php",
+        "dart",
+        "kotlin",
+        "swift",
+        "css",
+        "scss",
+        "less",
+        "objective-c",
+    }
+)
 
 
 def switched_off(uri: str, language: str, settings: CompletionSettings) -> str:

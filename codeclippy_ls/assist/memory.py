@@ -59,8 +59,10 @@ class Memory:
 
     def stands(self, uri: str, prefix: str, suffix: str) -> bool:
         """Whether the prefix ends in a whole suggestion made here."""
-        return any(prefix[kept.length :] == kept.suggestion.text and _fits(kept, prefix, suffix, kept.suggestion.text)
-                   for kept in self._kept.get(uri, ()))
+        return any(
+            prefix[kept.length :] == kept.suggestion.text and _fits(kept, prefix, suffix, kept.suggestion.text)
+            for kept in self._kept.get(uri, ())
+        )
 
     def forget(self, uri: str) -> None:
         """Drop a document's."""
@@ -69,5 +71,10 @@ class Memory:
 
 def _fits(kept: _Kept, prefix: str, suffix: str, typed: str) -> bool:
     start = kept.length - len(kept.before)
-    return (len(prefix) >= kept.length and len(suffix) == kept.left and suffix.startswith(kept.after)
-            and prefix.startswith(kept.before, start) and kept.suggestion.text.startswith(typed))
+    return (
+        len(prefix) >= kept.length
+        and len(suffix) == kept.left
+        and suffix.startswith(kept.after)
+        and prefix.startswith(kept.before, start)
+        and kept.suggestion.text.startswith(typed)
+    )

@@ -99,8 +99,10 @@ def _ranked(made: Sequence[Proposal]) -> list[Proposal]:
     for one in made:
         found.setdefault("".join(one.after.split()), []).append(one)
     best = [
-        replace(max(alike, key=lambda one: one.score), score=max(one.score for one in alike)
-                + _PER_AGREEMENT * (len(alike) - 1))
+        replace(
+            max(alike, key=lambda one: one.score),
+            score=max(one.score for one in alike) + _PER_AGREEMENT * (len(alike) - 1),
+        )
         for alike in found.values()
     ]
     return sorted(best, key=lambda one: -one.score)

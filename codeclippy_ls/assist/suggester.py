@@ -73,7 +73,13 @@ class Suggester:
     _target: dict[str, tuple[str, str]] = field(default_factory=dict, repr=False)  # what was last made ahead
 
     async def complete(
-        self, settings: Settings, document: Document, offset: int, *, automatic: bool, selected: Edit | None,
+        self,
+        settings: Settings,
+        document: Document,
+        offset: int,
+        *,
+        automatic: bool,
+        selected: Edit | None,
         candidates: int,
     ) -> Suggestions:
         """What `Assistant.complete` says."""
@@ -81,8 +87,10 @@ class Suggester:
         if gates.switched_off(document.uri, document.language, wanted):
             return Suggestions()
         if len(document.text) > wanted.max_file_kilobytes * 1024:
-            return Suggestions(notice=f"files above {wanted.max_file_kilobytes} kB get no suggestions; "
-                                      'the setting "completion.maxFileKilobytes" says so')
+            return Suggestions(
+                notice=f"files above {wanted.max_file_kilobytes} kB get no suggestions; "
+                'the setting "completion.maxFileKilobytes" says so'
+            )
         prefix, suffix = document.text[:offset], document.text[offset:]
         if selected is not None:
             prefix, suffix = document.text[: selected.start] + selected.text, document.text[selected.end :]
@@ -119,19 +127,22 @@ class Suggester:
             self._look_ahead(settings, cursor, items[0])
         return Suggestions(tuple(replace(item, offset=offset) for item in items), whole, generation=generation)
 
-    async def _generation(
-        self, settings: Settings, cursor: _Cursor, lane: Lane, candidates: int = 1
-    ) -> Generation:
+    async def _generation(self, settings: Settings, cursor: _Cursor, lane: Lane, candidates: int = 1) -> Generation:
         wanted = settings.completion
         name = cursor.document.uri.rsplit("/", 1)[-1]
-        context = Context(cursor.prefix, cursor.suffix, name, cursor.document.language,
-                          self._shown_beside(settings, cursor))
+        context = Context(
+            cursor.prefix, cursor.suffix, name, cursor.document.language, self._shown_beside(settings, cursor)
+        )
         if (facts := self.engine.status(COMPLETE).model) is not None and facts.window:
             context = context.within(facts.window)  # a large file need not cross a process's border at each key
         ask = CompletionAsk(context, wanted.max_tokens, cursor.multiline, settings.model.family, wanted.filters_off)
         sampling = {
-            "max_tokens": wanted.max_tokens, "temperature": wanted.temperature, "top_p": wanted.top_p, "spread": True,
-            "candidates": candidates if wanted.temperature > 0 else 1, "seconds": wanted.time_budget_ms / 1000,
+            "max_tokens": wanted.max_tokens,
+            "temperature": wanted.temperature,
+            "top_p": wanted.top_p,
+            "spread": True,
+            "candidates": candidates if wanted.temperature > 0 else 1,
+            "seconds": wanted.time_budget_ms / 1000,
         }
         return await self.engine.submit(Request(ask, sampling, COMPLETE, key=cursor.document.uri), lane).result()
 
@@ -164,8 +175,9 @@ class Suggester:
         source = self.copied(settings, COMPLETE, text) if text else ""
         if source and settings.completion.copies == "hide":
             text = ""
-        return Suggestion(with_eol(text, document.eol), len(cursor.prefix), source, replaces,
-                          math.exp(min(0.0, candidate.logprob)))
+        return Suggestion(
+            with_eol(text, document.eol), len(cursor.prefix), source, replaces, math.exp(min(0.0, candidate.logprob))
+        )
 
     def copied(self, settings: Settings, job: str, text: str) -> str:
         """The package whose passage a text of the shipped model copies, where anybody wants to know."""
@@ -206,7 +218,8 @@ class Suggester:
             self._target[uri] = (prefix, suffix)  # the same for every key that is typed through what is shown
             multiline = settings.completion.multiline and gates.wants_block(prefix, suffix)
             task = asyncio.get_running_loop().create_task(
-                self._make_ahead(settings, _Cursor(cursor.document, prefix, suffix, multiline)))
+                self._make_ahead(settings, _Cursor(cursor.document, prefix, suffix, multiline))
+            )
             self._ahead.add(task)
             task.add_done_callback(self._ahead.discard)
 

@@ -66,16 +66,20 @@ class Frame:
         if text not in self._after:
             table, (words, blanks) = self.vocabulary.bytes_of, self.vocabulary.by_blanks
             self._after[text] = (words if self.indents(text + b"x") else ()) + tuple(
-                id for id in blanks if self.indents(text + table[id]))
+                id for id in blanks if self.indents(text + table[id])
+            )
         return self._after[text]
 
     def beginnings(self) -> tuple[int, ...]:
         """Ids that an added line may begin with."""
         if b"" not in self._after:
             self._after[b""] = tuple(
-                id for data, id in self.vocabulary.beginning(b"+")
-                if data.find(b"\n") in (-1, len(data) - 1) and b"\r" not in data
-                and unfinished(data) is not None and self.indents(data)
+                id
+                for data, id in self.vocabulary.beginning(b"+")
+                if data.find(b"\n") in (-1, len(data) - 1)
+                and b"\r" not in data
+                and unfinished(data) is not None
+                and self.indents(data)
             )
         return self._after[b""]
 
@@ -153,7 +157,7 @@ class DiffState:
         for sign in self._signs():
             targets = list(self._targets(sign))
             if self.at is not None and targets:
-                (line, ids), = targets
+                ((line, ids),) = targets
                 found.append((self.frame.vocabulary.heads(line), ids[0]))
             elif targets:
                 found.append((tuple(dict.fromkeys(ids[0] for _, ids in targets)), None))
@@ -204,8 +208,9 @@ class DiffState:
     def _targets(self, sign: bytes) -> Iterator[tuple[bytes, tuple[int, ...]]]:
         """The lines of the document that may stand next with a sign, and their ids."""
         lines = self.frame.lines
-        places: Iterable[bytes] = lines[self.at : self.at + 1] if self.at is not None else dict.fromkeys(
-            lines[self.floor :])
+        places: Iterable[bytes] = (
+            lines[self.at : self.at + 1] if self.at is not None else dict.fromkeys(lines[self.floor :])
+        )
         for line in places:
             if (ids := self.frame.tokens(sign + line)) is not None:
                 yield sign + line, ids
@@ -296,8 +301,18 @@ class DiffState:
         shift = sum(_balance(body) for _, body in self.hunks) + _balance(self.body)
         header = Header(OPENING, self.at + 1, len(self.frame.lines), shift)
         hunks = (*self.hunks, (self.start, self.body))
-        return replace(self, mode=Mode.HEADER, header=header, hunks=hunks, floor=self.at, at=None, body=(), since=0,
-                       changed=False, tired=False)
+        return replace(
+            self,
+            mode=Mode.HEADER,
+            header=header,
+            hunks=hunks,
+            floor=self.at,
+            at=None,
+            body=(),
+            since=0,
+            changed=False,
+            tired=False,
+        )
 
     def _line_ended(self) -> DiffState:
         """After an added line, where it has ended; lines that repeat what was just added are dropped."""
@@ -306,8 +321,18 @@ class DiffState:
         at = 0 if self.at is None else self.at
         body = (*self.body, self.text[:-1])
         kept = _without_repetition(body)
-        return replace(self, mode=Mode.LINE, text=b"", at=at, since=0, changed=True, added=self.added + 1, body=kept,
-                       tired=len(kept) < len(body), start=self.start if self.at is not None else at)
+        return replace(
+            self,
+            mode=Mode.LINE,
+            text=b"",
+            at=at,
+            since=0,
+            changed=True,
+            added=self.added + 1,
+            body=kept,
+            tired=len(kept) < len(body),
+            start=self.start if self.at is not None else at,
+        )
 
     def _placed(self, line: bytes) -> DiffState:
         """After a kept or removed line."""
@@ -318,8 +343,14 @@ class DiffState:
             place = min(places, key=lambda index: abs(index + 1 - self.hint))
         removed = line[:1] == b"-"
         return replace(
-            self, begun=(), at=place + 1, start=place if self.at is None else self.start, body=(*self.body, line),
-            changed=self.changed or removed, since=0 if removed else self.since + 1, tired=False,
+            self,
+            begun=(),
+            at=place + 1,
+            start=place if self.at is None else self.start,
+            body=(*self.body, line),
+            changed=self.changed or removed,
+            since=0 if removed else self.since + 1,
+            tired=False,
         )
 
     def finished_hunks(self) -> DiffState:

@@ -23,8 +23,10 @@ def _minimal(script: Sequence[bytes]) -> list[bytes]:
         if line[:1] != b" ":
             (removed if line[:1] == b"-" else added).append(line[1:])
             continue
-        head = next((i for i, (old, new) in enumerate(zip(removed, added)) if old != new),  # noqa: B905
-                    min(len(removed), len(added)))
+        head = next(
+            (i for i, (old, new) in enumerate(zip(removed, added)) if old != new),  # noqa: B905
+            min(len(removed), len(added)),
+        )
         tail = 0
         while tail < min(len(removed), len(added)) - head and removed[-1 - tail] == added[-1 - tail]:
             tail += 1

@@ -49,9 +49,7 @@ def edits_at(places: Sequence[Place], ground: Ground, numbers: Sequence[int], dr
     eol = ground.document.eol
     blocks = [mapped(block) for place in places for block in _blocks(place, eol)]
     if blocks:
-        blocks += [
-            _Block(line, line + 1, ()) for line in dropped if not any(b.start <= line < b.end for b in blocks)
-        ]
+        blocks += [_Block(line, line + 1, ()) for line in dropped if not any(b.start <= line < b.end for b in blocks)]
         blocks.sort(key=lambda block: (block.start, block.end))
     return _edits(blocks, ground, not ground.lines or line_end(ground.lines[-1]) != "")
 

@@ -62,5 +62,8 @@ def _tanh_gelu(x: Tensor) -> Tensor:
 
 
 _KINDS: dict[str, tuple[Apply, Apply, tuple[str, str]]] = {
-    "gelu": (_gelu, _rough_gelu, ("gelu", "none")), "tanh": (_tanh_gelu, _tanh_gelu, ("gelu", "tanh")),
-    "silu": (functional.silu, functional.silu, ("swish", "")), "relu": (functional.relu, functional.relu, ("relu", ""))}
+    "gelu": (_gelu, _rough_gelu, ("gelu", "none")),
+    "tanh": (_tanh_gelu, _tanh_gelu, ("gelu", "tanh")),
+    "silu": (functional.silu, functional.silu, ("swish", "")),
+    "relu": (functional.relu, functional.relu, ("relu", "")),
+}

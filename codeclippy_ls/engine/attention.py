@@ -199,7 +199,8 @@ class Seats:
         for seat in seats:
             both = seat.cache.layers[layer][0]
             both.narrow(2, seat.past, seat.end - seat.start).copy_(
-                new if len(seats) == 1 else new[:, :, seat.start : seat.end])
+                new if len(seats) == 1 else new[:, :, seat.start : seat.end]
+            )
         return qkv[:, :width]
 
     def _attend(self, layer: int, q: Tensor, seat: _Seat) -> Tensor:
@@ -210,15 +211,21 @@ class Seats:
         first, seen = seat.seen(span)
         if tokens == 1:
             out = functional.scaled_dot_product_attention(
-                q.view(1, shape.groups, repeats, shape.size), keys.narrow(2, first, seen),
-                values.narrow(2, first, seen), scale=scale)
+                q.view(1, shape.groups, repeats, shape.size),
+                keys.narrow(2, first, seen),
+                values.narrow(2, first, seen),
+                scale=scale,
+            )
             return out.reshape(1, shape.heads * shape.size)
         # Heads that share keys stand below each other, as if they were more tokens: nothing is copied for them.
         q = q.view(tokens, shape.groups, repeats, shape.size).permute(1, 2, 0, 3)
         out = functional.scaled_dot_product_attention(
             q.reshape(1, shape.groups, repeats * tokens, shape.size),
-            keys.narrow(2, first, seen), values.narrow(2, first, seen),
-            attn_mask=seat.mask(span, q, repeats), scale=scale)
+            keys.narrow(2, first, seen),
+            values.narrow(2, first, seen),
+            attn_mask=seat.mask(span, q, repeats),
+            scale=scale,
+        )
         out = out.view(shape.groups, repeats, tokens, shape.size).permute(2, 0, 1, 3)
         return out.reshape(tokens, shape.heads * shape.size)
 

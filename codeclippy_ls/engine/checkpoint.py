@@ -64,9 +64,11 @@ def _from_hub(name: str) -> Path:
         weights = "*.safetensors" if any(file.endswith(".safetensors") for file in files) else "pytorch_model*.bin"
         return Path(snapshot_download(name, allow_patterns=[*wanted, weights]))
     except Exception as error:  # network and hub errors of many kinds
-        raise ModelError(f"the model {name!r} is no folder, is not on this machine and cannot be downloaded "
-                         f'({brief(error).partition(". ")[0]}); set "model" to a local folder, or remove the setting '
-                         "to use the shipped model") from error
+        raise ModelError(
+            f"the model {name!r} is no folder, is not on this machine and cannot be downloaded "
+            f'({brief(error).partition(". ")[0]}); set "model" to a local folder, or remove the setting '
+            "to use the shipped model"
+        ) from error
 
 
 def with_safetensors(folder: Path) -> Path:
@@ -145,8 +147,9 @@ def _converted(folder: Path, weights: list[Path]) -> Path:
         raise
     except Exception as error:
         if not target.is_dir():  # else another process was first
-            raise ModelError(f"the weights in {folder} cannot be kept as safetensors in {kept}: "
-                             f"{brief(error)}") from error
+            raise ModelError(
+                f"the weights in {folder} cannot be kept as safetensors in {kept}: {brief(error)}"
+            ) from error
     for other in kept.iterdir():
         if other != target:
             shutil.rmtree(other, ignore_errors=True)
@@ -178,8 +181,9 @@ def _unpickled(file: Path) -> dict[str, torch.Tensor]:
             warnings.simplefilter("ignore")  # of old pickle protocols
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ModelError(f"{file} is refused: it is damaged, or holds more than weights "
-                         f"({type(error).__name__})") from error
+        raise ModelError(
+            f"{file} is refused: it is damaged, or holds more than weights ({type(error).__name__})"
+        ) from error
     tensors: dict[str, torch.Tensor] = {}
     memory: set[int] = set()
     for key, value in state.items() if isinstance(state, dict) else ():

@@ -18,9 +18,14 @@ from codeclippy_ls.engine.tokenizer import brief, refuse_pointer
 
 _WINDOW = 2048  # of a model whose configuration names none: BLOOM's, and most models' of its time
 _WRITER = "5."  # transformers' version that writes all that matters, under these names
-_NAMES = {"n_embd": "hidden_size", "n_head": "num_attention_heads", "n_layer": "num_hidden_layers",
-          "n_positions": "max_position_embeddings", "num_heads": "num_attention_heads",
-          "num_layers": "num_hidden_layers"}
+_NAMES = {
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_layer": "num_hidden_layers",
+    "n_positions": "max_position_embeddings",
+    "num_heads": "num_attention_heads",
+    "num_layers": "num_hidden_layers",
+}
 _DTYPES = (None, "float32", "bfloat16", "float16")
 
 
@@ -109,8 +114,10 @@ def window_of(config: Any, model: str) -> int:
         found = getattr(text, name, None)
         if found:
             if not isinstance(found, int) or found < 2:
-                raise ModelError(f"config.json of {model or 'the shipped model'} says {name} is {found!r}, "
-                                 "where the window's length must stand")
+                raise ModelError(
+                    f"config.json of {model or 'the shipped model'} says {name} is {found!r}, "
+                    "where the window's length must stand"
+                )
             return found
     return _WINDOW
 

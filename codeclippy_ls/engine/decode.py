@@ -106,9 +106,7 @@ class Chooser:
         index, logprob = self._pick(logits[self._ids])
         return int(self._ids[index]), logprob
 
-    def _branch(
-        self, logits: torch.Tensor, branches: Sequence[tuple[Sequence[int], int | None]]
-    ) -> tuple[int, float]:
+    def _branch(self, logits: torch.Tensor, branches: Sequence[tuple[Sequence[int], int | None]]) -> tuple[int, float]:
         """A token of the branch that is chosen by its mass."""
         ids = torch.tensor([id for group, _ in branches for id in group], device=logits.device)
         parts = logits[ids].split([len(group) for group, _ in branches])
@@ -170,7 +168,12 @@ class Stream:
     """
 
     def __init__(
-        self, prefix: Prefix, constraint: Constraint | None, ends: frozenset[int], chooser: Chooser, room: int,
+        self,
+        prefix: Prefix,
+        constraint: Constraint | None,
+        ends: frozenset[int],
+        chooser: Chooser,
+        room: int,
         cost: Callable[[int], float] | None = None,
     ) -> None:
         self.prefix = prefix
@@ -264,10 +267,10 @@ Forward = Callable[[Sequence[Feed]], Sequence[torch.Tensor]]
 def decoded(forward: Forward, stream: Stream, prompt: Sequence[int]) -> Iterator[Step]:
     """The turns of a stream that runs by itself; empty steps while the prompt is read."""
     for feed in reading(stream.prefix, (*prompt, *stream.opening)):
-        logits, = forward([feed])
+        (logits,) = forward([feed])
         stream.prefix.tokens.extend(feed.tokens)
         yield Step()
     yield stream.take(logits)
     while not stream.ended:
-        logits, = forward([stream.feed()])
+        (logits,) = forward([stream.feed()])
         yield stream.take(logits)

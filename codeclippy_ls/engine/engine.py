@@ -35,8 +35,19 @@ from codeclippy_ls.engine.tickets import (
 if TYPE_CHECKING:
     from codeclippy_ls.engine.worker import Host
 
-__all__ = ["Ask", "Candidate", "Engine", "EngineFace", "Generation", "Lane", "Reason", "Request", "State", "Status",
-           "Ticket"]
+__all__ = [
+    "Ask",
+    "Candidate",
+    "Engine",
+    "EngineFace",
+    "Generation",
+    "Lane",
+    "Reason",
+    "Request",
+    "State",
+    "Status",
+    "Ticket",
+]
 
 log = logging.getLogger(__name__)
 

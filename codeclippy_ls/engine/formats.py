@@ -267,8 +267,14 @@ def measured(device: str, width: int = 768) -> Choice:
     weights = [torch.ones(4 * width, width) for _ in range(max(1, min(16, (1 << 19) // width**2)))]
     layers = {name: [one(name, Part(weight)) for weight in weights] for name in names}
     few, many = (min(names, key=lambda name: _seconds(layers[name], rows, width)) for rows in (1, MANY))
-    switch = next((rows for rows in (4, 8, 16, 24, 32, 48)
-                   if _seconds(layers[many], rows, width) < _seconds(layers[few], rows, width)), MANY)
+    switch = next(
+        (
+            rows
+            for rows in (4, 8, 16, 24, 32, 48)
+            if _seconds(layers[many], rows, width) < _seconds(layers[few], rows, width)
+        ),
+        MANY,
+    )
     return Choice(few, many, 0 if few == many else switch)
 
 

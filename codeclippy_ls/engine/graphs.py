@@ -99,8 +99,12 @@ class Fixed:
         q = self.written(layer, qkv).view(feeds, tokens, shape.groups, shape.repeats, shape.size)
         keys, values = self._layers[layer][:, :feeds, :, : self._span]
         out = functional.scaled_dot_product_attention(
-            q.permute(0, 2, 3, 1, 4).reshape(feeds, shape.groups, -1, shape.size).to(keys.dtype), keys, values,
-            attn_mask=self._masks[shape.spans[layer]], scale=shape.scales[layer])
+            q.permute(0, 2, 3, 1, 4).reshape(feeds, shape.groups, -1, shape.size).to(keys.dtype),
+            keys,
+            values,
+            attn_mask=self._masks[shape.spans[layer]],
+            scale=shape.scales[layer],
+        )
         out = out.view(feeds, shape.groups, shape.repeats, tokens, shape.size).permute(0, 3, 1, 2, 4)
         return out.reshape(feeds * tokens, shape.heads * shape.size)
 
@@ -230,8 +234,14 @@ class Graphs:
         places: list[Feed | None] = [None] * len(feeds)
         left: list[Feed] = []
         for feed in feeds:
-            place = next((place for place, owner in enumerate(self._owners[: len(feeds)])
-                          if owner is not None and owner() is feed.cache), None)
+            place = next(
+                (
+                    place
+                    for place, owner in enumerate(self._owners[: len(feeds)])
+                    if owner is not None and owner() is feed.cache
+                ),
+                None,
+            )
             if place is None:
                 left.append(feed)
             else:

@@ -61,57 +61,141 @@ def _bare(switch: str, *names: str) -> tuple[tuple[str, str], ...]:
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _GATED = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 _LLAMA = Layout(
-    embedding="model.embed_tokens", layer="model.layers.{}.", norms=("input_layernorm", "post_attention_layernorm"),
-    qkv=_QKV, out="self_attn.o_proj", rises=_GATED[:2], down=_GATED[2], last_norm="model.norm", turned="halves",
-    rms=True, bare=_bare("attention_bias", *_QKV, "self_attn.o_proj") + _bare("mlp_bias", *_GATED))
+    embedding="model.embed_tokens",
+    layer="model.layers.{}.",
+    norms=("input_layernorm", "post_attention_layernorm"),
+    qkv=_QKV,
+    out="self_attn.o_proj",
+    rises=_GATED[:2],
+    down=_GATED[2],
+    last_norm="model.norm",
+    turned="halves",
+    rms=True,
+    bare=_bare("attention_bias", *_QKV, "self_attn.o_proj") + _bare("mlp_bias", *_GATED),
+)
 
 LAYOUTS = {
     "gpt_neo": Layout(
-        embedding="transformer.wte", positions="transformer.wpe", layer="transformer.h.{}.", norms=("ln_1", "ln_2"),
+        embedding="transformer.wte",
+        positions="transformer.wpe",
+        layer="transformer.h.{}.",
+        norms=("ln_1", "ln_2"),
         qkv=("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
-        out="attn.attention.out_proj", rises=("mlp.c_fc",), down="mlp.c_proj", last_norm="transformer.ln_f",
+        out="attn.attention.out_proj",
+        rises=("mlp.c_fc",),
+        down="mlp.c_proj",
+        last_norm="transformer.ln_f",
         scaled=False,
-        bare=_bare("", "attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj")),
+        bare=_bare("", "attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
+    ),
     "gpt2": Layout(
-        embedding="transformer.wte", positions="transformer.wpe", layer="transformer.h.{}.", norms=("ln_1", "ln_2"),
-        qkv=("attn.c_attn",), out="attn.c_proj", rises=("mlp.c_fc",), down="mlp.c_proj", last_norm="transformer.ln_f",
-        transposed=True),
+        embedding="transformer.wte",
+        positions="transformer.wpe",
+        layer="transformer.h.{}.",
+        norms=("ln_1", "ln_2"),
+        qkv=("attn.c_attn",),
+        out="attn.c_proj",
+        rises=("mlp.c_fc",),
+        down="mlp.c_proj",
+        last_norm="transformer.ln_f",
+        transposed=True,
+    ),
     "gpt_bigcode": Layout(  # its matrix is packed by heads where each head has its own keys
-        embedding="transformer.wte", positions="transformer.wpe", layer="transformer.h.{}.", norms=("ln_1", "ln_2"),
-        qkv=("attn.c_attn",), packed="heads", out="attn.c_proj", rises=("mlp.c_fc",), down="mlp.c_proj",
-        last_norm="transformer.ln_f"),
+        embedding="transformer.wte",
+        positions="transformer.wpe",
+        layer="transformer.h.{}.",
+        norms=("ln_1", "ln_2"),
+        qkv=("attn.c_attn",),
+        packed="heads",
+        out="attn.c_proj",
+        rises=("mlp.c_fc",),
+        down="mlp.c_proj",
+        last_norm="transformer.ln_f",
+    ),
     "codegen": Layout(
-        embedding="transformer.wte", layer="transformer.h.{}.", norms=("ln_1", "ln_1"), qkv=("attn.qkv_proj",),
-        packed="quarters", out="attn.out_proj", rises=("mlp.fc_in",), down="mlp.fc_out", last_norm="transformer.ln_f",
-        turned="pairs", parallel=True, bare=_bare("", "attn.qkv_proj", "attn.out_proj"), voiced=True),
+        embedding="transformer.wte",
+        layer="transformer.h.{}.",
+        norms=("ln_1", "ln_1"),
+        qkv=("attn.qkv_proj",),
+        packed="quarters",
+        out="attn.out_proj",
+        rises=("mlp.fc_in",),
+        down="mlp.fc_out",
+        last_norm="transformer.ln_f",
+        turned="pairs",
+        parallel=True,
+        bare=_bare("", "attn.qkv_proj", "attn.out_proj"),
+        voiced=True,
+    ),
     "gptj": Layout(
-        embedding="transformer.wte", layer="transformer.h.{}.", norms=("ln_1", "ln_1"),
-        qkv=("attn.q_proj", "attn.k_proj", "attn.v_proj"), out="attn.out_proj", rises=("mlp.fc_in",),
-        down="mlp.fc_out", last_norm="transformer.ln_f", turned="pairs", parallel=True,
-        bare=_bare("", "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.out_proj"), voiced=True),
+        embedding="transformer.wte",
+        layer="transformer.h.{}.",
+        norms=("ln_1", "ln_1"),
+        qkv=("attn.q_proj", "attn.k_proj", "attn.v_proj"),
+        out="attn.out_proj",
+        rises=("mlp.fc_in",),
+        down="mlp.fc_out",
+        last_norm="transformer.ln_f",
+        turned="pairs",
+        parallel=True,
+        bare=_bare("", "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.out_proj"),
+        voiced=True,
+    ),
     "gpt_neox": Layout(
-        embedding="gpt_neox.embed_in", layer="gpt_neox.layers.{}.",
-        norms=("input_layernorm", "post_attention_layernorm"), qkv=("attention.query_key_value",), packed="heads",
-        out="attention.dense", rises=("mlp.dense_h_to_4h",), down="mlp.dense_4h_to_h",
-        last_norm="gpt_neox.final_layer_norm", turned="halves", parallel=True,
-        bare=_bare("attention_bias", "attention.query_key_value", "attention.dense")),
+        embedding="gpt_neox.embed_in",
+        layer="gpt_neox.layers.{}.",
+        norms=("input_layernorm", "post_attention_layernorm"),
+        qkv=("attention.query_key_value",),
+        packed="heads",
+        out="attention.dense",
+        rises=("mlp.dense_h_to_4h",),
+        down="mlp.dense_4h_to_h",
+        last_norm="gpt_neox.final_layer_norm",
+        turned="halves",
+        parallel=True,
+        bare=_bare("attention_bias", "attention.query_key_value", "attention.dense"),
+    ),
     "phi": Layout(
-        embedding="model.embed_tokens", layer="model.layers.{}.", norms=("input_layernorm", "input_layernorm"),
-        qkv=_QKV, out="self_attn.dense", rises=("mlp.fc1",), down="mlp.fc2", last_norm="model.final_layernorm",
-        turned="halves", parallel=True, voiced=True),
+        embedding="model.embed_tokens",
+        layer="model.layers.{}.",
+        norms=("input_layernorm", "input_layernorm"),
+        qkv=_QKV,
+        out="self_attn.dense",
+        rises=("mlp.fc1",),
+        down="mlp.fc2",
+        last_norm="model.final_layernorm",
+        turned="halves",
+        parallel=True,
+        voiced=True,
+    ),
     "llama": _LLAMA,
     "mistral": replace(_LLAMA, bare=_bare("", *_QKV, "self_attn.o_proj", *_GATED)),
     "qwen2": replace(_LLAMA, bare=_bare("", "self_attn.o_proj", *_GATED)),
     "starcoder2": Layout(
-        embedding="model.embed_tokens", layer="model.layers.{}.",
+        embedding="model.embed_tokens",
+        layer="model.layers.{}.",
         norms=("input_layernorm", "post_attention_layernorm"),
-        qkv=_QKV, out="self_attn.o_proj", rises=("mlp.c_fc",), down="mlp.c_proj", last_norm="model.norm",
-        turned="halves", bare=_bare("use_bias", *_QKV, "self_attn.o_proj", "mlp.c_fc", "mlp.c_proj")),
+        qkv=_QKV,
+        out="self_attn.o_proj",
+        rises=("mlp.c_fc",),
+        down="mlp.c_proj",
+        last_norm="model.norm",
+        turned="halves",
+        bare=_bare("use_bias", *_QKV, "self_attn.o_proj", "mlp.c_fc", "mlp.c_proj"),
+    ),
 }
 
 # Names in configurations; "gelu_fast" is the same function as the other tanh forms, written otherwise.
-ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh",
-               "gelu_fast": "tanh", "silu": "silu", "swish": "silu", "relu": "relu"}
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "tanh",
+    "gelu_pytorch_tanh": "tanh",
+    "gelu_fast": "tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +287,16 @@ def shape_of(config: Any) -> Shape | None:
         shape = _shape(config, layout)
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):  # a configuration may say anything
         return None
-    counts = (shape.layers, shape.width, shape.heads, shape.groups, shape.size, shape.window, shape.inner,
-              shape.vocabulary)
+    counts = (
+        shape.layers,
+        shape.width,
+        shape.heads,
+        shape.groups,
+        shape.size,
+        shape.window,
+        shape.inner,
+        shape.vocabulary,
+    )
     whole = all(isinstance(count, int) and count > 0 for count in counts)
     if not whole:
         return None
@@ -219,10 +311,12 @@ def _strange(config: Any) -> bool:
     rope = getattr(config, "rope_parameters", None) or {}
     activation = getattr(config, "hidden_act", None) or getattr(config, "activation_function", None)
     switches = ("qk_layernorm", "add_cross_attention", "is_encoder_decoder", "quantization_config")
-    return (any(getattr(config, switch, None) for switch in switches)
-            or getattr(config, "rope_scaling", None) not in (None, {}, rope)
-            or rope.get("rope_type", "default") != "default"
-            or activation not in ACTIVATIONS)
+    return (
+        any(getattr(config, switch, None) for switch in switches)
+        or getattr(config, "rope_scaling", None) not in (None, {}, rope)
+        or rope.get("rope_type", "default") != "default"
+        or activation not in ACTIVATIONS
+    )
 
 
 def _shape(config: Any, layout: Layout) -> Shape:
@@ -234,20 +328,34 @@ def _shape(config: Any, layout: Layout) -> Shape:
         groups = 1 if config.multi_query else heads
     scale = size**-0.5 if layout.scaled and getattr(config, "scale_attn_weights", True) else 1.0
     by_layer = getattr(config, "scale_attn_by_inverse_layer_idx", False)
-    epsilon = next(getattr(config, name) for name in ("layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps",
-                                                      "norm_epsilon") if hasattr(config, name))
+    epsilon = next(
+        getattr(config, name)
+        for name in ("layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps", "norm_epsilon")
+        if hasattr(config, name)
+    )
     rope = getattr(config, "rope_parameters", None) or {}
     turned = int(size * rope.get("partial_rotary_factor", 1.0)) if rope else config.rotary_dim if layout.turned else 0
     activation = getattr(config, "hidden_act", None) or config.activation_function
     return Shape(
-        kind=kind, layers=layers, width=width, heads=heads, groups=groups, size=size, turned=turned,
-        theta=float(rope.get("rope_theta", 10000.0)), activation=ACTIVATIONS[activation], epsilon=epsilon,
+        kind=kind,
+        layers=layers,
+        width=width,
+        heads=heads,
+        groups=groups,
+        size=size,
+        turned=turned,
+        theta=float(rope.get("rope_theta", 10000.0)),
+        activation=ACTIVATIONS[activation],
+        epsilon=epsilon,
         parallel=layout.parallel and getattr(config, "use_parallel_residual", True),
         scales=tuple(scale / (layer + 1 if by_layer else 1) for layer in range(layers)),
-        spans=_spans(config, layers), window=config.max_position_embeddings,
+        spans=_spans(config, layers),
+        window=config.max_position_embeddings,
         inner=getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width,
-        vocabulary=config.vocab_size, tied=bool(config.tie_word_embeddings),
-        bare=frozenset(name for name, switch in layout.bare if not (switch and getattr(config, switch))))
+        vocabulary=config.vocab_size,
+        tied=bool(config.tie_word_embeddings),
+        bare=frozenset(name for name, switch in layout.bare if not (switch and getattr(config, switch))),
+    )
 
 
 def _spans(config: Any, layers: int) -> tuple[int, ...]:
@@ -317,8 +425,14 @@ def read(shape: Shape, weights: Weights, layer: int) -> LayerWeights:
     rise, norm, other = stacked([one(name) for name in layout.rises]), one(first), one(second)
     if shape.parallel and second != first:
         qkv, rise, norm = _after(norm, qkv), _after(other, rise), _plain(norm)
-    return LayerWeights(norm=norm, second_norm=None if shape.parallel else other, qkv=qkv, out=one(layout.out),
-                        rise=rise, down=one(layout.down))
+    return LayerWeights(
+        norm=norm,
+        second_norm=None if shape.parallel else other,
+        qkv=qkv,
+        out=one(layout.out),
+        rise=rise,
+        down=one(layout.down),
+    )
 
 
 def _after(norm: Matrix, layer: Matrix) -> Matrix:

@@ -84,7 +84,11 @@ class Model:
     """
 
     def __init__(
-        self, runner: Any, tokenizer: Tokenizer, name: str, chat: tuple[str, str] | None = None,
+        self,
+        runner: Any,
+        tokenizer: Tokenizer,
+        name: str,
+        chat: tuple[str, str] | None = None,
         ends: frozenset[int] | None = None,
     ) -> None:
         self.runner: Runner = ModuleRunner(runner, name) if isinstance(runner, torch.nn.Module) else runner
@@ -157,8 +161,11 @@ def load(spec: ModelSpec, lean: bool = True) -> Model:
     ends = ends_of(config, read_generation(folder).get("eos_token_id"))
     shape = shape_of(config) if lean and device.type != "mps" and spec.device != SPREAD else None
     try:
-        runner: Runner = (_own(folder, config, shape, device, pick_choice(spec.dtype, device, shape)) if shape
-                          else _theirs(folder, config, device, dtype, spec))
+        runner: Runner = (
+            _own(folder, config, shape, device, pick_choice(spec.dtype, device, shape))
+            if shape
+            else _theirs(folder, config, device, dtype, spec)
+        )
         model = Model(runner, read_tokenizer(folder, runner.vocabulary), spec.name, read_chat(folder), ends)
         _try(model, folder)
         if spec.threads <= 0 and device.type == "cpu":
@@ -187,8 +194,9 @@ def _theirs(folder: Path, config: Any, device: torch.device, dtype: torch.dtype,
         config = transformers_config(folder)
     if spec.device == SPREAD:
         if find_spec("accelerate") is None:
-            raise ModelError(f'setting "device": {SPREAD!r} needs the package accelerate; '
-                             'install "codeclippy-ls[split]"')
+            raise ModelError(
+                f'setting "device": {SPREAD!r} needs the package accelerate; install "codeclippy-ls[split]"'
+            )
         return ModuleRunner(load_module(folder, config, dtype, SPREAD), spec.name)
     return ModuleRunner(load_module(folder, config, dtype).to(device), spec.name)
 
@@ -208,8 +216,10 @@ def _try(model: Model, folder: Path) -> None:
     differs = float((again - at_once).norm() / ((at_once - at_once.mean()).norm() + 1e-6))
     # In float32 the two differ by less than 1e-6, without a cache by 0.1 and more; other formats round in deep models.
     if cache.length != 2 or differs > (0.01 if model.dtype == "float32" else 0.5):
-        raise ModelError(f"the model in {folder} ({model.architecture}) does not continue a text from what it has read "
-                         "of it; choose a causal language model with attention")
+        raise ModelError(
+            f"the model in {folder} ({model.architecture}) does not continue a text from what it has read "
+            "of it; choose a causal language model with attention"
+        )
 
 
 def pass_seconds(runner: Runner, threads: Sequence[int]) -> dict[int, float]:

@@ -39,8 +39,9 @@ class ModuleRunner:
         self.parameters = sum(parameter.numel() for parameter in parameters)
         self.nbytes = sum(parameter.nbytes for parameter in parameters)
         # Of a module over several devices, where its ids go; what is kept elsewhere comes when it is wanted.
-        self.device: torch.device = next((one.device for one in parameters if one.device.type != "meta"),
-                                         torch.device("cpu"))
+        self.device: torch.device = next(
+            (one.device for one in parameters if one.device.type != "meta"), torch.device("cpu")
+        )
         self.dtype = str(parameters[0].dtype).removeprefix("torch.")
         heads = (module.get_input_embeddings(), module.get_output_embeddings())
         self.vocabulary = min(int(head.weight.shape[0]) for head in heads if head is not None)
@@ -59,7 +60,8 @@ class ModuleRunner:
         ids = torch.tensor([feed.tokens], device=self.device)
         kept = max(feed.rows, 1)  # 0 means all to transformers
         logits = self.module(
-            input_ids=ids, past_key_values=feed.cache.layers, use_cache=True, logits_to_keep=kept).logits
+            input_ids=ids, past_key_values=feed.cache.layers, use_cache=True, logits_to_keep=kept
+        ).logits
         return fetched(logits[0, logits.shape[1] - feed.rows :].float())
 
 
@@ -113,9 +115,17 @@ def load_module(folder: Path, config: Any, dtype: torch.dtype, spread: Any = Non
     try:
         packed = int8_weights(weights, dtype)
         module, report = architecture.from_pretrained(
-            weights if packed is None else None, state_dict=packed, config=config, generation_config=generation,
-            dtype=dtype, trust_remote_code=False, use_safetensors=True, local_files_only=True,
-            output_loading_info=True, ignore_mismatched_sizes=True, **({"device_map": spread} if spread else {}),
+            weights if packed is None else None,
+            state_dict=packed,
+            config=config,
+            generation_config=generation,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **({"device_map": spread} if spread else {}),
         )
     except Exception as error:  # damaged files raise a dozen kinds
         raise ModelError(f"the weights in {folder} cannot be read: {brief(error)}") from error
@@ -151,12 +161,15 @@ def _refuse_gaps(folder: Path, module: Any, report: dict[str, Any]) -> None:
     if lost := sorted(report["missing_keys"]):
         raise ModelError(f"the checkpoint in {folder} lacks {len(lost)} weights ({lost[0]} ...): it is not whole")
     if wrong := sorted(report.get("mismatched_keys") or ()):
-        raise ModelError(f"{len(wrong)} weights in {folder} have not the shape that its config.json says "
-                         f"({wrong[0][0]} ...)")
+        raise ModelError(
+            f"{len(wrong)} weights in {folder} have not the shape that its config.json says ({wrong[0][0]} ...)"
+        )
     kinds = {_of_any_layer(key) for key in module.state_dict()}
     if more := sorted(key for key in report["unexpected_keys"] if _of_any_layer(key) in kinds):
-        raise ModelError(f"the checkpoint in {folder} has {len(more)} weights ({more[0]} ...) of layers that its "
-                         "config.json leaves out")
+        raise ModelError(
+            f"the checkpoint in {folder} has {len(more)} weights ({more[0]} ...) of layers that its "
+            "config.json leaves out"
+        )
 
 
 def _of_any_layer(key: str) -> str:

@@ -122,7 +122,10 @@ class Ticket:
     """
 
     def __init__(
-        self, request: Request, lane: Lane, loop: asyncio.AbstractEventLoop,
+        self,
+        request: Request,
+        lane: Lane,
+        loop: asyncio.AbstractEventLoop,
         on_cancel: Callable[[Ticket], None] | None = None,
     ) -> None:
         self.request = request

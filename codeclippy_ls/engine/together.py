@@ -67,19 +67,21 @@ class _Joined:
     def __init__(self, name: str, parts: Sequence[Part]) -> None:
         weight, bias = torch.cat([part.weight for part in parts]), None
         if any(part.bias is not None for part in parts):
-            bias = torch.cat([weight.new_zeros(len(part.weight)) if part.bias is None else part.bias
-                              for part in parts])
+            bias = torch.cat([weight.new_zeros(len(part.weight)) if part.bias is None else part.bias for part in parts])
         self._layer = one(name, Part(weight, bias))
         kinds = [part.activation for part in parts]
-        self._activations = [None if kind is None else kind.roughly if name == "int8" else kind.exactly
-                             for kind in kinds]
+        self._activations = [
+            None if kind is None else kind.roughly if name == "int8" else kind.exactly for kind in kinds
+        ]
         self._sizes = [len(part.weight) for part in parts]
         self.nbytes = self._layer.nbytes
 
     def __call__(self, x: Tensor) -> Sequence[Tensor]:
         outs = torch.split_with_sizes(self._layer(x), self._sizes, 1)
-        return [out if activation is None else activation(out)
-                for out, activation in zip(outs, self._activations, strict=True)]
+        return [
+            out if activation is None else activation(out)
+            for out, activation in zip(outs, self._activations, strict=True)
+        ]
 
 
 class _Added:

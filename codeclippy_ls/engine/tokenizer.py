@@ -40,8 +40,9 @@ class Tokenizer:
             self._backend = _backend(plain)
             continued = _without_blank(plain)
             self._continued = self._backend if continued == plain else _backend(continued)
-            layout = json.dumps([data.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")],
-                                ensure_ascii=False)
+            layout = json.dumps(
+                [data.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")], ensure_ascii=False
+            )
             self._byte_level, self._metaspace = '"ByteLevel"' in layout, '"▁"' in layout
             self._refuse_leaks()
             self._refuse_unknown_ids(rows)
@@ -130,8 +131,9 @@ class Tokenizer:
 
     def _refuse_unknown_ids(self, rows: int | None) -> None:
         if rows is not None and self.size > rows:
-            raise ModelError(f"the tokenizer has ids up to {self.size - 1}, the model knows {rows}: "
-                             "they do not belong together")
+            raise ModelError(
+                f"the tokenizer has ids up to {self.size - 1}, the model knows {rows}: they do not belong together"
+            )
 
 
 def decode_complete(data: bytes) -> str:
@@ -280,8 +282,9 @@ def _converted(folder: Path) -> str:
         fast = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         return str(fast.backend_tokenizer.to_str())
     except Exception as error:  # every kind is raised here for a damaged folder
-        raise ModelError(f"{folder} has no tokenizer.json, and its older tokenizer cannot be converted: "
-                         f"{brief(error)}") from error
+        raise ModelError(
+            f"{folder} has no tokenizer.json, and its older tokenizer cannot be converted: {brief(error)}"
+        ) from error
 
 
 def _with_added(definition: str, extra: dict[str, int]) -> str:

@@ -97,9 +97,16 @@ class Transformer:
         once = head.data_ptr() == table.data_ptr() and multiplies_rows(choice, table.device)
         self._head = linear(self._embedding.table if once else head, weights.get(f"{HEADS[0]}.bias"), choice)
         self._turns = torch.empty(0)
-        self.nbytes = self._head.nbytes + (0 if once else self._embedding.nbytes) + sum(
-            part.nbytes for layer in self._layers
-            for part in (layer.enter, layer.leave, layer.rise, layer.down) if part is not None)
+        self.nbytes = (
+            self._head.nbytes
+            + (0 if once else self._embedding.nbytes)
+            + sum(
+                part.nbytes
+                for layer in self._layers
+                for part in (layer.enter, layer.leave, layer.rise, layer.down)
+                if part is not None
+            )
+        )
         if record is None and self.device.type == "cuda":
             record = CudaGraphs()
         self.graphs = None if record is None else Graphs(self, shape, self._memory, record)
@@ -115,10 +122,14 @@ class Transformer:
         parallel, last = weights.second_norm is None, index == shape.layers - 1
         together = parallel and not last
         return _Layer(
-            index, norm(weights.norm), fan([qkv, rise] if together else [qkv], choice),
+            index,
+            norm(weights.norm),
+            fan([qkv, rise] if together else [qkv], choice),
             summed([out, down] if parallel else [out], choice),
-            None if parallel else norm(weights.second_norm), None if together else fan([rise], choice),
-            None if parallel else summed([down], choice))
+            None if parallel else norm(weights.second_norm),
+            None if together else fan([rise], choice),
+            None if parallel else summed([down], choice),
+        )
 
     def new_cache(self) -> KeyValues:
         """An empty cache of this model's."""

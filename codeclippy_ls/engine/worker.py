@@ -197,7 +197,13 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _grown(
-    ticket: Ticket, model: Any, prefix: Any, prompt: Any, sampling: Any, deadline: Deadline, outputs: list[Output],
+    ticket: Ticket,
+    model: Any,
+    prefix: Any,
+    prompt: Any,
+    sampling: Any,
+    deadline: Deadline,
+    outputs: list[Output],
 ) -> Iterator[None]:
     """Grow all candidates side by side, pass by pass, until each has ended or time is up."""
     from codeclippy_ls.engine.decode import reading
@@ -205,7 +211,7 @@ def _grown(
     streams = [_stream(model, prefix, prompt, sampling, 0)]
     logits = None
     for feed in reading(prefix, (*prompt.tokens, *streams[0].opening)):
-        logits, = model.forward([feed])
+        (logits,) = model.forward([feed])
         prefix.tokens.extend(feed.tokens)
         yield
         if not len(logits) and deadline.over:
@@ -236,8 +242,9 @@ def _stream(model: Any, prefix: Any, prompt: Any, sampling: Any, index: int) -> 
     temperature = 0.0 if sampling.spread and index == 0 else sampling.temperature
     chooser = Chooser(temperature, sampling.top_p, sampling.seed + index)
     room = min(sampling.max_tokens, model.window - len(prompt.tokens))
-    return Stream(prefix, prompt.constraint, model.ends | prompt.ends, chooser, room,
-                  model.cost if sampling.drafts else None)
+    return Stream(
+        prefix, prompt.constraint, model.ends | prompt.ends, chooser, room, model.cost if sampling.drafts else None
+    )
 
 
 def _take(ticket: Ticket, model: Any, prompt: Any, stream: Any, output: Output, logits: Any, shown: bool) -> None:

@@ -52,5 +52,11 @@ def _hosted(settings: Settings) -> bool:
 
 def command(place: Place, settings: Settings) -> list[str]:
     """What starts the host."""
-    return [sys.executable, "-m", "codeclippy_ls", "host", f"--at={place.folder / place.name}",
-            f"--cache-megabytes={settings.model.cache_megabytes}"]
+    return [
+        sys.executable,
+        "-m",
+        "codeclippy_ls",
+        "host",
+        f"--at={place.folder / place.name}",
+        f"--cache-megabytes={settings.model.cache_megabytes}",
+    ]

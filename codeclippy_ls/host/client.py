@@ -40,7 +40,9 @@ class HostEngine:
     """
 
     def __init__(
-        self, find: Callable[[Notifications], Awaitable[Connection]], specs: Mapping[str, ModelSpec],
+        self,
+        find: Callable[[Notifications], Awaitable[Connection]],
+        specs: Mapping[str, ModelSpec],
         watch: Callable[[str, Status], None] | None = None,
     ) -> None:
         self._find = find
@@ -147,8 +149,12 @@ class HostEngine:
         request, stream = ticket.request, ticket.lane is Lane.EDIT
         self._sent.add(number)
         params = {
-            "ticket": number, "lane": int(ticket.lane), "spec": wire.spec_to(self._specs[request.model]),
-            "ask": wire.ask_to(request.ask), "sampling": dict(request.sampling), "stream": stream,
+            "ticket": number,
+            "lane": int(ticket.lane),
+            "spec": wire.spec_to(self._specs[request.model]),
+            "ask": wire.ask_to(request.ask),
+            "sampling": dict(request.sampling),
+            "stream": stream,
         }
         answer = self._connection.peer.send_request("submit", params)
         answer.add_done_callback(partial(self._answered, number))
@@ -234,7 +240,8 @@ class HostEngine:
             self._reason = _LOST
             try:
                 connection = await self._find(
-                    {"piece": self._piece, "status": self._status_said, "failed": self._failed})
+                    {"piece": self._piece, "status": self._status_said, "failed": self._failed}
+                )
                 self._begin(connection)
                 await self._until_lost(connection)
                 self._lose()

@@ -30,9 +30,25 @@ from codeclippy_ls.settings import Settings
 PACKAGE = Path(__file__).parent.parent
 # What a host inherits and its work depends on. Of Python's, where modules are found: others (PYTHONSTARTUP,
 # PYTHON_BASIC_REPL) an editor sets in its terminal, and an editor started there would have a host of its own.
-_ENVIRONMENT = ("CUDA_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TORCH", "PYTORCH_", "OMP_", "MKL_", "PYTHONPATH",
-                "PYTHONHOME", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "LD_", "DYLD_", "XDG_CACHE_HOME", "HTTP_PROXY",
-                "HTTPS_PROXY")
+_ENVIRONMENT = (
+    "CUDA_",
+    "HF_",
+    "HUGGINGFACE_",
+    "TRANSFORMERS_",
+    "TORCH",
+    "PYTORCH_",
+    "OMP_",
+    "MKL_",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "PYTHONUSERBASE",
+    "PYTHONNOUSERSITE",
+    "LD_",
+    "DYLD_",
+    "XDG_CACHE_HOME",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+)
 LOOPBACK = sys.platform == "win32"
 STARTER = "CODECLIPPY_STARTER"  # in a host's environment: the process that started it
 TAKEN = 75  # a host's exit code where another is there already
@@ -80,8 +96,16 @@ def place_for(settings: Settings) -> Place:
     """
     model = settings.model
     environment = sorted((name, value) for name, value in os.environ.items() if name.upper().startswith(_ENVIRONMENT))
-    facts = [version(), sys.executable, sys.version, str(PACKAGE), model.cache_megabytes, model.device, model.threads,
-             environment]
+    facts = [
+        version(),
+        sys.executable,
+        sys.version,
+        str(PACKAGE),
+        model.cache_megabytes,
+        model.device,
+        model.threads,
+        environment,
+    ]
     return Place(own_folder(), hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16])
 
 
@@ -110,12 +134,18 @@ def own_folder() -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
     except OSError as error:
-        raise HostError(f"the engine host has no place: {folder}: {error.strerror}; "
-                        'the setting "model.engine" can be "process"', lasting=True) from error
-    if not stat.S_ISDIR(found.st_mode) or (sys.platform != "win32" and (
-            found.st_uid != os.getuid() or found.st_mode & 0o077)):
-        raise HostError(f"the engine host has no safe place: {folder} is not a folder that only you can reach; remove "
-                        'it, or set "model.engine" to "process"', lasting=True)
+        raise HostError(
+            f'the engine host has no place: {folder}: {error.strerror}; the setting "model.engine" can be "process"',
+            lasting=True,
+        ) from error
+    if not stat.S_ISDIR(found.st_mode) or (
+        sys.platform != "win32" and (found.st_uid != os.getuid() or found.st_mode & 0o077)
+    ):
+        raise HostError(
+            f"the engine host has no safe place: {folder} is not a folder that only you can reach; remove "
+            'it, or set "model.engine" to "process"',
+            lasting=True,
+        )
     return folder
 
 

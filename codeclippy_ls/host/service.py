@@ -67,7 +67,8 @@ class Service:
         made = self.place.socket.stat()
         used = loop.time()
         while self.engine.failure is None and (
-                self.sessions or (loop.time() - used < self.idle and self._is_found(made) and self._is_awaited())):
+            self.sessions or (loop.time() - used < self.idle and self._is_found(made) and self._is_awaited())
+        ):
             # Where native code never lets Python go on, nothing of ours could notice: this ends the process then.
             faulthandler.dump_traceback_later(2 * PATIENCE, exit=True)
             self._news.clear()

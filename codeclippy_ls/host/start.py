@@ -52,9 +52,7 @@ class Connection:
         self.peer.frames.close()
 
 
-async def found(
-    place: Place, command: Sequence[str], idle: float, notifications: Notifications
-) -> Connection:
+async def found(place: Place, command: Sequence[str], idle: float, notifications: Notifications) -> Connection:
     """A connection to the place's host, which ``command`` starts where there is none.
 
     Args:
@@ -80,9 +78,7 @@ async def found(
     raise HostError(f"the engine host did not start within {_START_SECONDS:g} s; {place.log} may say why")
 
 
-async def _greeted(
-    place: Place, idle: float, notifications: Notifications
-) -> Connection:
+async def _greeted(place: Place, idle: float, notifications: Notifications) -> Connection:
     """A connection to the host that listens.
 
     Raises:
@@ -124,8 +120,14 @@ def _started(place: Place, command: Sequence[str]) -> subprocess.Popen[bytes]:
                 os.truncate(log_file, 0)
             # In its own folder: the editor's may hold files that are named like modules.
             return subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log_file, cwd=place.folder,
-                env=_environment(), **detached)
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log_file,
+                cwd=place.folder,
+                env=_environment(),
+                **detached,
+            )
         finally:
             os.close(log_file)
     except OSError as error:
@@ -133,8 +135,7 @@ def _started(place: Place, command: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's and its id; modules are found as they are here: in the host's folder relative places mean others.
-    """
+    """This process's and its id; modules are found as they are here: in the host's folder relative places mean others."""
     environment = {**os.environ, STARTER: str(os.getpid())}
     places = [os.path.abspath(place) for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]  # noqa: PTH100
     if PACKAGE.parent.name not in ("site-packages", "dist-packages"):  # a checkout, perhaps found by the current folder

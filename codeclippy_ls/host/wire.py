@@ -42,7 +42,9 @@ class Peer(JsonRPCProtocol):
     """
 
     def __init__(
-        self, writer: asyncio.StreamWriter, requests: Mapping[str, Callable[[Any], Any]],
+        self,
+        writer: asyncio.StreamWriter,
+        requests: Mapping[str, Callable[[Any], Any]],
         notifications: Mapping[str, Callable[[Any], None]],
     ) -> None:
         super().__init__(self, Converter())  # type: ignore[arg-type]  # it asks its server for nothing here

@@ -28,8 +28,13 @@ _PLAIN_TAGS = ("<NME>", "<BEF>", "<MSG>", "<DFF>")
 NEW_FILE = "ADDFILE"
 # What a model that follows instructions is asked; it answers in a fence, of which the first line is given.
 _INSTRUCTION: Template = (
-    "Change the file ", Slot.NAME, " as asked: ", Slot.MESSAGE, "\n\nAnswer with a unified diff of the file, with "
-    "three lines of context, and nothing else.\n\n```\n", Slot.DOCUMENT, "```",
+    "Change the file ",
+    Slot.NAME,
+    " as asked: ",
+    Slot.MESSAGE,
+    "\n\nAnswer with a unified diff of the file, with three lines of context, and nothing else.\n\n```\n",
+    Slot.DOCUMENT,
+    "```",
 )
 _FENCE = "```diff\n"
 _CLOSING_FENCES = ("```", "``", "`")
@@ -205,8 +210,9 @@ def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: s
     """
     family = family_of(view, wanted)
     if not edits(family, view.chat is not None):
-        raise ValueError(f"{family.name} models write no diffs; set a diff model or one that follows instructions for "
-                         "edits")
+        raise ValueError(
+            f"{family.name} models write no diffs; set a diff model or one that follows instructions for edits"
+        )
     if family.edit is not None:
         refuse_tags(family, edited)
     message = " ".join(edited.message.split())
@@ -220,12 +226,22 @@ def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: s
         assert view.chat is not None
         before, after = view.chat
         asked = instruction(slots)
-        return [*tokenizer.encode_template(before), *tokenizer.encode_continued(asked),
-                *tokenizer.encode_template(after), *tokenizer.encode_continued(_FENCE)]
+        return [
+            *tokenizer.encode_template(before),
+            *tokenizer.encode_continued(asked),
+            *tokenizer.encode_template(after),
+            *tokenizer.encode_continued(_FENCE),
+        ]
 
     frame = len(filled("")) + 4
-    start, end = window_for(lambda text: len(tokenizer.encode_continued(text)), edited.lines, edited.first, edited.last,
-                            window - frame, reserve)
+    start, end = window_for(
+        lambda text: len(tokenizer.encode_continued(text)),
+        edited.lines,
+        edited.first,
+        edited.last,
+        window - frame,
+        reserve,
+    )
     new = NEW_FILE if family.edit is not None else ""
     tokens = filled(f"{new}\n" if edited.new else "\n".join(edited.lines[start:end]) + "\n")
     ends = _ends(family, tokenizer)
@@ -263,9 +279,7 @@ def _healed(prefix: str) -> str:
     return heal[1:] if heal[:1] == "\n" and prefix[-len(heal) - 1 : -len(heal)] == "\r" else heal
 
 
-def _shared(
-    tokenizer: Tokenizer, prefix: str, suffix: str, budget: int, skipped: int
-) -> tuple[list[int], list[int]]:
+def _shared(tokenizer: Tokenizer, prefix: str, suffix: str, budget: int, skipped: int) -> tuple[list[int], list[int]]:
     """Ids of prefix and suffix that fit ``budget`` together; ``skipped`` lines stand before the prefix."""
     reach = budget * CHARACTERS_PER_TOKEN
     before = to_lf(prefix[-reach:])

@@ -30,9 +30,26 @@ _MOST_STOPS = 4  # of OpenAI's interface
 _LEAST_REPEATED = 2  # letters of a begun word that an answer repeats
 # Of a model of which nothing is known, these are markup more often than control tokens.
 _MARKUP = frozenset({"<s>", "</s>", "<bos>", "<eos>", "<NME>", "<BEF>", "<MSG>", "<DFF>", "<filename>"})
-_CHAT = ("<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>",
-         "<end_of_turn>", "[INST]", "[/INST]", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>", "<｜User｜>",
-         "<｜Assistant｜>", "<|start|>", "<|message|>", "<|channel|>")
+_CHAT = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "[INST]",
+    "[/INST]",
+    "<|user|>",
+    "<|assistant|>",
+    "<|system|>",
+    "<|end|>",
+    "<｜User｜>",
+    "<｜Assistant｜>",
+    "<|start|>",
+    "<|message|>",
+    "<|channel|>",
+)
 _CLOSED = re.compile(r"```[^\n]*\n(?:.*\n)?```", re.DOTALL)
 
 
@@ -109,8 +126,9 @@ def plain_completion(served: Served, context: Context, reserve: int, wanted: str
     suffix = None
     if served.infill == "suffix":
         suffix = _guarded((after,), family, spelled)
-    return PlainPrompt(text or "\n", family, suffix, stop=family.ends[:_MOST_STOPS], spelled=spelled,
-                       begun=begun_word(before).strip())
+    return PlainPrompt(
+        text or "\n", family, suffix, stop=family.ends[:_MOST_STOPS], spelled=spelled, begun=begun_word(before).strip()
+    )
 
 
 def plain_edit(served: Served, edited: Edited, reserve: int, wanted: str = "") -> PlainPrompt:
@@ -121,8 +139,10 @@ def plain_edit(served: Served, edited: Edited, reserve: int, wanted: str = "") -
     """
     family = served_family(served.name, wanted)
     if family.edit is None and not served.chat:
-        raise ValueError(f"{served.name} is not known to write diffs; set a diff model of the endpoint, or one that "
-                         "follows instructions, as the model for edits")
+        raise ValueError(
+            f"{served.name} is not known to write diffs; set a diff model of the endpoint, or one that "
+            "follows instructions, as the model for edits"
+        )
     if family.edit is not None:
         refuse_tags(family, edited)
     fixed = {Slot.NAME: edited.name or "file", Slot.MESSAGE: " ".join(edited.message.split())}
@@ -133,14 +153,14 @@ def plain_edit(served: Served, edited: Edited, reserve: int, wanted: str = "") -
         return _filled(family.edit, slots) if family.edit is not None else (instruction(slots),)
 
     room = served.window - sum(tokens_of(_text(part)) for part in filled("")) - 4
-    start, end = window_for(
-        tokens_of, edited.lines, edited.first, edited.last, room, min(reserve, served.window // 2))
+    start, end = window_for(tokens_of, edited.lines, edited.first, edited.last, room, min(reserve, served.window // 2))
     new = NEW_FILE if family.edit is not None else ""
     shown = f"{new}\n" if edited.new else "\n".join(edited.lines[start:end]) + "\n"
     text = _guarded(filled(shown), family, spelled)
     chat = family.edit is None
-    return PlainPrompt(text, family, chat=chat, stop=() if chat else family.ends[:_MOST_STOPS], spelled=spelled,
-                       lines=(start, end))
+    return PlainPrompt(
+        text, family, chat=chat, stop=() if chat else family.ends[:_MOST_STOPS], spelled=spelled, lines=(start, end)
+    )
 
 
 def continued(text: str, prompt: PlainPrompt) -> str:
@@ -168,8 +188,11 @@ def _template(family: Family, infill: str) -> Template:
 
 def _filled(template: Template, slots: dict[Slot, str]) -> tuple[str | Control, ...]:
     """The parts of a template; what stands at the beginning of every text is left to the service."""
-    return tuple(slots[part] if isinstance(part, Slot) else part for part in template
-                 if not (isinstance(part, Control) and part.optional))
+    return tuple(
+        slots[part] if isinstance(part, Slot) else part
+        for part in template
+        if not (isinstance(part, Control) and part.optional)
+    )
 
 
 def _text(part: str | Control) -> str:
@@ -184,8 +207,9 @@ def _spelled(family: Family) -> tuple[str, ...]:
     found = [part.token for part in parts if isinstance(part, Control)]
     found += [token for row in rows for token in (*row.markers, *row.ends, row.file) if token]
     plain = len(rows) > 1
-    return tuple(token for token in dict.fromkeys(found)
-                 if not plain or (token.startswith("<") and token not in _MARKUP))
+    return tuple(
+        token for token in dict.fromkeys(found) if not plain or (token.startswith("<") and token not in _MARKUP)
+    )
 
 
 @lru_cache(maxsize=64)

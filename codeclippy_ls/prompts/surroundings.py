@@ -15,13 +15,17 @@ from codeclippy_ls.prompts.trim import indentation
 from codeclippy_ls.text import to_lf
 
 _IMPORT = re.compile(
-    r"(?:import|from|use|using|package|require|#include|#import|namespace|open|library)\b|(?:const|let|var)\b.*\brequire\(")
+    r"(?:import|from|use|using|package|require|#include|#import|namespace|open|library)\b|(?:const|let|var)\b.*\brequire\("
+)
 SCOPE = re.compile(
     r"\s*(?:(?:export|default|public|private|protected|static|async|pub|abstract|final|inline)\s+)*"
-    r"(?:def|class|function|fn|func|fun|interface|struct|enum|impl|trait|module|namespace|sub)\b")
+    r"(?:def|class|function|fn|func|fun|interface|struct|enum|impl|trait|module|namespace|sub)\b"
+)
 _DEFINITION = re.compile(
     r"^([ \t]*)(?:(?:export|default|public|static|async|pub|abstract|final)\s+)*"
-    r"(?:def|class|function|fn|func|fun|interface|struct|enum|trait)\s+(\w{3,})", re.M)
+    r"(?:def|class|function|fn|func|fun|interface|struct|enum|trait)\s+(\w{3,})",
+    re.M,
+)
 _WORD = re.compile(r"[^\W\d]\w{2,}")
 IMPORT_REACH = 20_000  # characters at the file's start in which imports are looked for
 SCOPE_REACH = 60_000  # characters before the window in which heads are looked for
@@ -32,8 +36,26 @@ _LEAST_ALIKE = 0.22  # share of words that two passages have in common
 _MOST_COPIED = 0.34  # share of a passage's lines that the file has already
 _MOST_OTHER = 400_000  # characters of another file that are looked at
 _COMMENT_SIGNS = {
-    **dict.fromkeys(("python", "shellscript", "sh", "yaml", "toml", "ruby", "perl", "r", "julia", "makefile",
-                     "dockerfile", "elixir", "nix", "cmake", "gdscript"), "#"),
+    **dict.fromkeys(
+        (
+            "python",
+            "shellscript",
+            "sh",
+            "yaml",
+            "toml",
+            "ruby",
+            "perl",
+            "r",
+            "julia",
+            "makefile",
+            "dockerfile",
+            "elixir",
+            "nix",
+            "cmake",
+            "gdscript",
+        ),
+        "#",
+    ),
     **dict.fromkeys(("lua", "sql", "haskell", "elm", "ada", "vhdl"), "--"),
     **dict.fromkeys(("lisp", "elisp", "emacs-lisp", "clojure", "scheme", "racket"), ";;"),
     **dict.fromkeys(("tex", "latex", "matlab", "erlang", "prolog"), "%"),
@@ -171,8 +193,14 @@ def _definitions(other: Other, wanted: Iterable[str]) -> list[tuple[float, Passa
         if (start := defined.get(name)) is None:
             continue
         lines = _lines(other.text)[start : start + _DEFINITION_LINES]
-        end = next((index for index, line in enumerate(lines)
-                    if index and line.strip() and not indentation(line) and line.strip()[0] not in ")]}"), len(lines))
+        end = next(
+            (
+                index
+                for index, line in enumerate(lines)
+                if index and line.strip() and not indentation(line) and line.strip()[0] not in ")]}"
+            ),
+            len(lines),
+        )
         found.append((len(name) / 100, Passage(other.path, "\n".join(lines[:end]).rstrip())))
     return found
 

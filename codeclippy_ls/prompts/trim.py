@@ -17,7 +17,8 @@ _UNPRINTABLE = re.compile("[\ufffd\u202a-\u202e\u2066-\u2069]")
 _CONTROL = re.compile(
     r"<\|(?:endoftext|im_end|im_start|eot_id|end_of_text|fim_\w+|file_sep(?:arator)?|repo_name|SUF|PRE|MID)\|>"
     r"|<fim[_-](?:prefix|middle|suffix|pad)>|<(?:file_sep|repo_name|reponame|filename|gh_stars|PRE|SUF|MID|EOT)>"
-    r"|<(?:NME|BEF|MSG|DFF)>")
+    r"|<(?:NME|BEF|MSG|DFF)>"
+)
 _OPENING = {"(": ")", "[": "]", "{": "}"}
 _MOST_LINES = 8  # of one statement whose brackets are open
 _CLOSING = {closing: opening for opening, closing in _OPENING.items()}

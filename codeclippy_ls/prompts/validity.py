@@ -22,10 +22,27 @@ _MOST_HEADS = 6
 _CODE_BEGINS = re.compile(r"\n(?:def|class|@|import|from|function|const|let|export|public|static|func|fn|pub)\b")
 _CONTINUES = re.compile(r"(?:else|elif|except|finally|case)\b|[)\]}]|\s|#|$")  # the statement of the line above
 _HASH_COMMENTS = frozenset(
-    {"python", "shellscript", "sh", "yaml", "toml", "ruby", "perl", "r", "julia", "makefile", "dockerfile"})
-_BRACKETED = frozenset({
-    "javascript", "javascriptreact", "typescript", "typescriptreact", "java", "c", "cpp", "csharp", "go", "kotlin",
-    "dart", "swift", "css", "scss", "less"})
+    {"python", "shellscript", "sh", "yaml", "toml", "ruby", "perl", "r", "julia", "makefile", "dockerfile"}
+)
+_BRACKETED = frozenset(
+    {
+        "javascript",
+        "javascriptreact",
+        "typescript",
+        "typescriptreact",
+        "java",
+        "c",
+        "cpp",
+        "csharp",
+        "go",
+        "kotlin",
+        "dart",
+        "swift",
+        "css",
+        "scss",
+        "less",
+    }
+)
 # What may stand in place of a line: a statement, heads of what is indented below, openers; inside brackets, items.
 _LINES = ("pass", "if x:", "else:", "except x:", "x = (", "x = [", "x = {", "def x(")
 _ITEMS = ("", "x,", "x: x,", "x=x,", "x(", "x in x", "x: (")
@@ -172,14 +189,19 @@ def _member(before: str, after: str) -> tuple[str, str]:
         return before, after
     margin = head[1]
     rest = after.split("\n")
-    end = next((index for index, line in enumerate(rest) if index and line.strip() and line.strip()[0] not in ")]}"
-                and indentation(line) <= indentation(margin)), len(rest))
+    end = next(
+        (
+            index
+            for index, line in enumerate(rest)
+            if index and line.strip() and line.strip()[0] not in ")]}" and indentation(line) <= indentation(margin)
+        ),
+        len(rest),
+    )
     mine = lines[start:]
     if any(line.strip() and not line.startswith(margin) for line in (*mine, *rest[1:end])):
         return before, after
     cut = len(margin)
-    return ("\n".join(line[cut:] for line in mine),
-            "\n".join([rest[0], *(line[cut:] for line in rest[1:end])]) + "\n")
+    return ("\n".join(line[cut:] for line in mine), "\n".join([rest[0], *(line[cut:] for line in rest[1:end])]) + "\n")
 
 
 def parses(code: str) -> bool:

@@ -43,12 +43,16 @@ def endpoint(url: str) -> Endpoint:
     if parts.scheme not in ("http", "https") or not host:
         raise ValueError('setting "model.endpoint" must begin with https://, or http:// for this machine')
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        raise ValueError('setting "model.endpoint" may hold no user, password, query or fragment; a key comes from the '
-                         'variable that "model.endpointKeyVariable" names')
+        raise ValueError(
+            'setting "model.endpoint" may hold no user, password, query or fragment; a key comes from the '
+            'variable that "model.endpointKeyVariable" names'
+        )
     loopback = _is_loopback(host)
     if parts.scheme == "http" and not loopback:
-        raise ValueError(f'setting "model.endpoint": {host} is another machine, to which nothing goes but over https; '
-                         "use https://, or a tunnel to a port of this machine")
+        raise ValueError(
+            f'setting "model.endpoint": {host} is another machine, to which nothing goes but over https; '
+            "use https://, or a tunnel to a port of this machine"
+        )
     shown = f"[{host}]" if ":" in host else host
     path = parts.path.rstrip("/") or "/v1"
     return Endpoint(f"{parts.scheme}://{shown}{f':{port}' if port else ''}{path}", host, loopback)
@@ -63,15 +67,20 @@ def key_from(variable: str, environment: Mapping[str, str]) -> str:
     if not variable:
         return ""
     if not _NAME.match(variable):
-        raise ValueError('setting "model.endpointKeyVariable" is no name of an environment variable; it names the '
-                         "variable that holds the key, and never is the key itself")
+        raise ValueError(
+            'setting "model.endpointKeyVariable" is no name of an environment variable; it names the '
+            "variable that holds the key, and never is the key itself"
+        )
     key = environment.get(variable, "").strip()
     if not key:
-        raise ValueError(f'the environment variable {variable} holds no key (setting "model.endpointKeyVariable"); '
-                         "set it where the editor is started")
+        raise ValueError(
+            f'the environment variable {variable} holds no key (setting "model.endpointKeyVariable"); '
+            "set it where the editor is started"
+        )
     if not _KEY.match(key):
-        raise ValueError(f"the environment variable {variable} holds something that is no key: it has blanks or signs "
-                         "beyond ASCII")
+        raise ValueError(
+            f"the environment variable {variable} holds something that is no key: it has blanks or signs beyond ASCII"
+        )
     return key
 
 

@@ -66,8 +66,11 @@ class Connection:
                 yield parsed(await self._whole(response, _MOST_WHOLE), self.endpoint.url)
                 return
             if kind != "text/event-stream":
-                raise RemoteError(f'{self.endpoint.url} answers with {kind[:40] or "no type"}, not with events; '
-                                  '"model.endpoint" ends in /v1 as a rule', Fault.GARBLED)
+                raise RemoteError(
+                    f"{self.endpoint.url} answers with {kind[:40] or 'no type'}, not with events; "
+                    '"model.endpoint" ends in /v1 as a rule',
+                    Fault.GARBLED,
+                )
             events = Events(self.endpoint.url)
             async for data in response.aiter_raw():
                 for event in events.feed(data):
@@ -94,21 +97,24 @@ class Connection:
             try:
                 if response.status_code != 200:
                     said = await self._whole(response, _MOST_REFUSAL, cut=True)
-                    raise refusal(url, response.status_code, said, response.headers.get("retry-after", ""), sent,
-                                  self._key)
+                    raise refusal(
+                        url, response.status_code, said, response.headers.get("retry-after", ""), sent, self._key
+                    )
                 if response.headers.get("content-encoding", "identity").lower() != "identity":
                     raise RemoteError(f"{url} sends compressed what was asked for plain", Fault.GARBLED)
                 yield response
             finally:
                 await response.aclose()
         except httpx2.ConnectTimeout:
-            raise RemoteError(f"{url} cannot be reached within {CONNECT_SECONDS:.0f} seconds",
-                              Fault.UNREACHABLE) from None
+            raise RemoteError(
+                f"{url} cannot be reached within {CONNECT_SECONDS:.0f} seconds", Fault.UNREACHABLE
+            ) from None
         except httpx2.TimeoutException:
             raise RemoteError(f"{url} sent nothing for {self._patience:.0f} seconds", Fault.SLOW) from None
         except (httpx2.ConnectError, httpx2.ProxyError) as error:
-            raise RemoteError(f"{url} cannot be reached ({_cause(error)}); is the service running there?",
-                              Fault.UNREACHABLE) from None
+            raise RemoteError(
+                f"{url} cannot be reached ({_cause(error)}); is the service running there?", Fault.UNREACHABLE
+            ) from None
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             raise RemoteError(f"{url} broke off ({type(error).__name__})", Fault.BROKEN) from None
         except httpx2.InvalidURL:
@@ -136,8 +142,11 @@ class Connection:
                 try:
                     self._client = await asyncio.to_thread(self._made)
                 except (OSError, ValueError) as error:  # certificates or proxies of the environment
-                    raise RemoteError(f"{self.endpoint.url} cannot be asked: the certificates or proxies of the "
-                                      f"environment are wrong ({type(error).__name__})", Fault.UNREACHABLE) from None
+                    raise RemoteError(
+                        f"{self.endpoint.url} cannot be asked: the certificates or proxies of the "
+                        f"environment are wrong ({type(error).__name__})",
+                        Fault.UNREACHABLE,
+                    ) from None
             return self._client
 
     async def _check_loopback(self) -> None:
@@ -149,8 +158,9 @@ class Connection:
         except OSError:
             found = []
         if not found or not all(is_loopback_address(str(address[0])) for *_, address in found):
-            raise RemoteError('setting "model.endpoint": localhost is not this machine here; use 127.0.0.1',
-                              Fault.UNREACHABLE)
+            raise RemoteError(
+                'setting "model.endpoint": localhost is not this machine here; use 127.0.0.1', Fault.UNREACHABLE
+            )
 
     def _made(self) -> httpx2.AsyncClient:
         import httpx2
@@ -162,9 +172,13 @@ class Connection:
             headers["Authorization"] = f"Bearer {self._key}"
         timeout = httpx2.Timeout(self._patience, connect=CONNECT_SECONDS, write=_WRITE_SECONDS)
         return httpx2.AsyncClient(
-            headers=headers, timeout=timeout, follow_redirects=False, trust_env=not self.endpoint.loopback,
+            headers=headers,
+            timeout=timeout,
+            follow_redirects=False,
+            trust_env=not self.endpoint.loopback,
             verify=httpx2.create_ssl_context(),  # also on loopback with the authorities that the environment names
-            limits=httpx2.Limits(max_connections=32, max_keepalive_connections=8, keepalive_expiry=4.0))
+            limits=httpx2.Limits(max_connections=32, max_keepalive_connections=8, keepalive_expiry=4.0),
+        )
 
 
 async def _sent(client: httpx2.AsyncClient, method: str, url: str, body: dict[str, Any] | None) -> httpx2.Response:

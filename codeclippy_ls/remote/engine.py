@@ -54,8 +54,11 @@ class RemoteEngine:
     """
 
     def __init__(
-        self, settings: ModelSettings, specs: Mapping[str, ModelSpec],
-        watch: Callable[[str, Status], None] | None = None, patience: float = PATIENCE,
+        self,
+        settings: ModelSettings,
+        specs: Mapping[str, ModelSpec],
+        watch: Callable[[str, Status], None] | None = None,
+        patience: float = PATIENCE,
         pauses: tuple[float, ...] = PAUSES,
     ) -> None:
         self._settings = settings

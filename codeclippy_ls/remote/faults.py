@@ -77,13 +77,16 @@ def _refusal(url: str, status: int, said: str, keyed: bool) -> RemoteError:
         hint = "the key was not accepted" if keyed else 'it wants a key: set "model.endpointKeyVariable"'
         return RemoteError(f"{url} refuses the request ({status}); {hint}{because}", Fault.DENIED)
     if status == 404:
-        return RemoteError(f"{url} knows no such model or path (404); see the settings \"model.endpoint\" and "
-                           f"\"model.complete\"{because}", Fault.MISSING)
+        return RemoteError(
+            f'{url} knows no such model or path (404); see the settings "model.endpoint" and "model.complete"{because}',
+            Fault.MISSING,
+        )
     if status in (429, 503):
         return RemoteError(f"{url} is busy ({status}){because}", Fault.BUSY)
     if 300 <= status < 400:
-        return RemoteError(f"{url} redirects ({status}), which is not followed; set \"model.endpoint\" to where it is",
-                           Fault.MISSING)
+        return RemoteError(
+            f'{url} redirects ({status}), which is not followed; set "model.endpoint" to where it is', Fault.MISSING
+        )
     if status >= 500:
         return RemoteError(f"{url} failed ({status}){because}", Fault.BROKEN)
     return RemoteError(f"{url} refuses the request ({status}){because}", Fault.REFUSED)

@@ -73,13 +73,18 @@ class Job:
         seconds = min(float(self._sampling.get("seconds") or _LONGEST), _LONGEST)
         wanted = streams(self._sampling)
         writings = [Writing(self._connection.endpoint.url, 1 if self._bare else one.count) for one in wanted]
-        reading = [self._read(one, writing, not number)
-                   for number, (one, writing) in enumerate(zip(wanted, writings, strict=True))]
+        reading = [
+            self._read(one, writing, not number)
+            for number, (one, writing) in enumerate(zip(wanted, writings, strict=True))
+        ]
         left = seconds - (time.monotonic() - self._started)
         late = not await _all_within(reading, max(left, 0.0))
         if late and self._first is None:
-            raise RemoteError(f"{self._connection.endpoint.url} wrote nothing in the {seconds:g} seconds that it has; "
-                              'the settings "completion.timeBudgetMs" and "edit.timeBudgetMs" give it more', Fault.SLOW)
+            raise RemoteError(
+                f"{self._connection.endpoint.url} wrote nothing in the {seconds:g} seconds that it has; "
+                'the settings "completion.timeBudgetMs" and "edit.timeBudgetMs" give it more',
+                Fault.SLOW,
+            )
         first, *others = (candidate for writing in writings for candidate in writing.candidates)
         # One that does not know how to write several leaves the others empty.
         written = [first, *(one for one in others if one.text)]
@@ -133,7 +138,9 @@ class Job:
         """The path and the body of an HTTP request."""
         prompt = self.prompt
         body: dict[str, Any] = {
-            "model": self._model, "stream": True, "temperature": stream.temperature,
+            "model": self._model,
+            "stream": True,
+            "temperature": stream.temperature,
             "max_tokens": int(self._sampling.get("max_tokens", 256)),
         }
         if stream.temperature > 0:

@@ -88,7 +88,8 @@ def inline_item(
         return types.InlineCompletionItem(insert_text=suggestion.text, range=range, command=accepted(document))
     range = to_range(document, selected.start, selected.end + suggestion.replaces, encoding)
     return types.InlineCompletionItem(
-        insert_text=selected.text + suggestion.text, range=range, command=accepted(document))
+        insert_text=selected.text + suggestion.text, range=range, command=accepted(document)
+    )
 
 
 def workspace_edit(proposal: Proposal, label: str, encoding: Encoding, annotate: bool, confirm: bool) -> Any:

@@ -51,9 +51,7 @@ class Edits:
         self._diffs: dict[str, str] = {}
         self._folder: Path | None = None
 
-    async def make(
-        self, assistant: Assistant, document: Document, message: str, lines: tuple[int, int] | None
-    ) -> None:
+    async def make(self, assistant: Assistant, document: Document, message: str, lines: tuple[int, int] | None) -> None:
         """Make an edit and have the client apply it, or say why there is none."""
         task = asyncio.current_task()
         assert task is not None
@@ -129,7 +127,8 @@ class Edits:
         which = f" ({number + 1} of {len(proposals)})" if len(proposals) > 1 else ""
         actions = [_APPLY, *([_NEXT] if len(proposals) > 1 else []), _DISCARD]
         params = types.ShowMessageRequestParams(
-            type=types.MessageType.Info, message=f"{convert.title(label)}: apply this edit to {name}?{which}",
+            type=types.MessageType.Info,
+            message=f"{convert.title(label)}: apply this edit to {name}?{which}",
             actions=[types.MessageActionItem(title) for title in actions],
         )
         try:

@@ -59,9 +59,7 @@ async def completion(server: Server, params: types.CompletionParams) -> types.Co
     return types.CompletionList(is_incomplete=True, items=items)
 
 
-async def inline_completion(
-    server: Server, params: types.InlineCompletionParams
-) -> types.InlineCompletionList | None:
+async def inline_completion(server: Server, params: types.InlineCompletionParams) -> types.InlineCompletionList | None:
     """Suggestions as ghost text; ``None`` for a text that has changed meanwhile, which leaves what is shown alone."""
     document = server.documents.get(params.text_document.uri)
     if document is None:
@@ -237,14 +235,19 @@ FEATURES: dict[str, tuple[Callable[..., Any], Any]] = {
     ),
     types.CODE_ACTION_RESOLVE: (code_action_resolve, None),
     types.WORKSPACE_TEXT_DOCUMENT_CONTENT: (
-        text_document_content, types.TextDocumentContentRegistrationOptions(schemes=[SCHEME])),
+        text_document_content,
+        types.TextDocumentContentRegistrationOptions(schemes=[SCHEME]),
+    ),
     types.WORKSPACE_DID_CHANGE_CONFIGURATION: (did_change_configuration, None),
     types.WINDOW_WORK_DONE_PROGRESS_CANCEL: (work_done_progress_cancel, None),
 }
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    EDIT_COMMAND: edit, NEXT_COMMAND: next_edit, RELOAD_COMMAND: reload, FIGURES_COMMAND: figures,
+    EDIT_COMMAND: edit,
+    NEXT_COMMAND: next_edit,
+    RELOAD_COMMAND: reload,
+    FIGURES_COMMAND: figures,
     convert.ACCEPTED_COMMAND: accepted,
 }
 

@@ -289,4 +289,5 @@ def survives_exit(function: Callable[..., Any]) -> Callable[..., Any]:
             return await function(*args)
         except SystemExit as error:
             raise RuntimeError("a library tried to end the process") from error
+
     return guarded

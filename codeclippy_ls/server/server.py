@@ -143,8 +143,9 @@ class Server(LanguageServer):
         self.documents.lose(uri)
         if self.client is not None:
             name = uri.rsplit("/", 1)[-1]
-            self.client.say_once(f"the text of {name} got out of step with the editor; close it and open it again",
-                                 key=f"lost {uri}")
+            self.client.say_once(
+                f"the text of {name} got out of step with the editor; close it and open it again", key=f"lost {uri}"
+            )
 
     # Life cycle.
 
@@ -273,8 +274,11 @@ class Server(LanguageServer):
 
     def _other_files(self, uri: str) -> list[Other]:
         """The other files that are open, the one opened or changed last first; none that holds secrets."""
-        return [Other(convert.path_from(uri, other.uri), other.text) for other in self.documents.latest(_MOST_OTHERS)
-                if other.uri != uri and not secret(other.uri)]
+        return [
+            Other(convert.path_from(uri, other.uri), other.text)
+            for other in self.documents.latest(_MOST_OTHERS)
+            if other.uri != uri and not secret(other.uri)
+        ]
 
     def actions(self, document: Document, lines: tuple[int, int]) -> list[tuple[str, str]]:
         """Title and message of each edit that is offered for these lines; an empty message is read from a comment."""

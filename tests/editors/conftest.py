@@ -92,8 +92,10 @@ def report(
     request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
 ) -> Callable[[str, float], None]:
     """Prints how long something took: a figure to look at, not one that a test asserts."""
+
     def say(what: str, seconds: float) -> None:
         record_property(what, round(seconds, 2))
         with capsys.disabled():
             print(f"\n{request.node.name}: {what}: {seconds:.1f} s")
+
     return say

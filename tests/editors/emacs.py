@@ -68,12 +68,30 @@ class Emacs:
         self._socket, self._terminal = folder / "eval", ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
         (folder / "home").mkdir()
         environment = {
-            "HOME": str(folder / "home"), "LANG": "C.UTF-8", "TERM": "xterm-256color", "COLORTERM": "truecolor",
-            "TEST_CLIENT": str(CLIENT.parent), "TEST_COMMAND": json.dumps(command), "TEST_SOCKET": str(self._socket),
+            "HOME": str(folder / "home"),
+            "LANG": "C.UTF-8",
+            "TERM": "xterm-256color",
+            "COLORTERM": "truecolor",
+            "TEST_CLIENT": str(CLIENT.parent),
+            "TEST_COMMAND": json.dumps(command),
+            "TEST_SOCKET": str(self._socket),
         }
         given = [f"{name}={value}" for name, value in environment.items()]
-        self._tmux("new-session", "-d", "-x", str(WIDTH), "-y", str(HEIGHT), "env", *given, program, "-nw", "-q",
-                   "-l", str(INIT))
+        self._tmux(
+            "new-session",
+            "-d",
+            "-x",
+            str(WIDTH),
+            "-y",
+            str(HEIGHT),
+            "env",
+            *given,
+            program,
+            "-nw",
+            "-q",
+            "-l",
+            str(INIT),
+        )
         self._tmux("set", "-g", "status", "off")
         self._tmux("set", "-s", "escape-time", "0")
         self.until(self._socket.exists, "the editor to start")
@@ -103,8 +121,10 @@ class Emacs:
 
     def command(self, name: str) -> None:
         """Run a command by its name, as M-x does, without typing it."""
-        self.lisp(f"(progn (run-at-time 0 nil (lambda () (with-current-buffer (window-buffer (selected-window))"
-                  f" (call-interactively #'{name})))) nil)")
+        self.lisp(
+            f"(progn (run-at-time 0 nil (lambda () (with-current-buffer (window-buffer (selected-window))"
+            f" (call-interactively #'{name})))) nil)"
+        )
 
     def meta_x(self, name: str) -> None:
         """Run a command as a user does: by its name behind M-x."""
@@ -169,8 +189,8 @@ class Emacs:
         self.lisp(
             "(progn (when (> (minibuffer-depth) 0) (run-at-time 0 nil #'top-level))"
             " (dolist (buffer (buffer-list)) (when (or (buffer-file-name buffer)"
-            " (string-prefix-p \"*codeclippy edit\" (buffer-name buffer))"
-            " (equal (buffer-name buffer) \"*Completions*\"))"
+            ' (string-prefix-p "*codeclippy edit" (buffer-name buffer))'
+            ' (equal (buffer-name buffer) "*Completions*"))'
             " (with-current-buffer buffer (set-buffer-modified-p nil)"
             " (when (and (fboundp 'eglot-current-server) (eglot-current-server))"
             " (ignore-errors (eglot-shutdown (eglot-current-server)))))"

@@ -16,7 +16,9 @@ from tests.test_host import alive
 
 # An edit that takes long enough to be killed in the middle of it.
 LONG_EDITS: dict[str, dict[str, Any]] = {
-    "edit": {"maxTokens": 800, "temperature": 1.0, "candidates": 8}, "completion": {"timeBudgetMs": 20000}}
+    "edit": {"maxTokens": 800, "temperature": 1.0, "candidates": 8},
+    "completion": {"timeBudgetMs": 20000},
+}
 HOLE = "def add(first, second):\n    return first + second\n\n\ndef mul(first, second):\n    "
 MANY = "".join(f"def f{number}(x):\n    return x + {number}\n\n\n" for number in range(12)) + HOLE
 TOLD = "the engine has ended; it is started again"
@@ -76,8 +78,11 @@ class Hosts:
 
     def torches(self) -> list[int]:
         """The processes, of all that use this folder, that have the library in memory that models need."""
-        users = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()
-                 and f"XDG_RUNTIME_DIR={self.folder}" in _read(path / "environ").split("\0")]
+        users = [
+            int(path.name)
+            for path in Path("/proc").iterdir()
+            if path.name.isdigit() and f"XDG_RUNTIME_DIR={self.folder}" in _read(path / "environ").split("\0")
+        ]
         return [process for process in users if "libtorch" in _read(Path(f"/proc/{process}/maps"))]
 
 

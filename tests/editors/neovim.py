@@ -29,15 +29,31 @@ class Nvim:
         notifier: whether the user has one, which the test reads; else Neovim's command line shows what is said.
     """
 
-    def __init__(self, version: str, folder: Path, command: list[str], options: dict[str, Any] | None = None, *,
-                 columns: int = 100, notifier: bool = True) -> None:
+    def __init__(
+        self,
+        version: str,
+        folder: Path,
+        command: list[str],
+        options: dict[str, Any] | None = None,
+        *,
+        columns: int = 100,
+        notifier: bool = True,
+    ) -> None:
         pynvim = pytest.importorskip("pynvim", reason="pynvim is not installed; `make test-editors` installs it")
         binary = installed(BINARIES[version], f"Neovim {version}")
         init = folder / "init.lua"
         self.write_init(init, command, options or {})
         own = [f"XDG_{kind}_HOME={folder / kind.lower()}" for kind in ("CONFIG", "DATA", "STATE", "CACHE")]
-        arguments = ["env", *own, f"NVIM_LOG_FILE={folder / 'nvim.log'}", str(binary), "--embed", "--headless",
-                     "-u", str(init)]
+        arguments = [
+            "env",
+            *own,
+            f"NVIM_LOG_FILE={folder / 'nvim.log'}",
+            str(binary),
+            "--embed",
+            "--headless",
+            "-u",
+            str(init),
+        ]
         self.rpc = pynvim.attach("child", argv=arguments)
         self.rpc.ui_attach(columns, 24, rgb=True, ext_linegrid=True)
         self.lua("_G.notes = {}")
@@ -105,7 +121,8 @@ class Nvim:
         """Whether any suggestion is drawn."""
         drawn: int = self.lua(
             "return #vim.tbl_filter(function(mark) return mark[4].virt_text ~= nil end, "
-            "vim.api.nvim_buf_get_extmarks(0, -1, 0, -1, { details = true }))")
+            "vim.api.nvim_buf_get_extmarks(0, -1, 0, -1, { details = true }))"
+        )
         return drawn > 0
 
     def notes(self) -> list[str]:

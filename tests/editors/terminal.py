@@ -26,10 +26,40 @@ class Terminal:
         self._name = f"codeclippy-{uuid.uuid4().hex[:8]}"
         given = [argument for key, value in environment.items() for argument in ("-e", f"{key}={value}")]
         width, height = size
-        self._tmux("-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", str(height), "-c", str(folder),
-                   *given, command, ";", "set", "-g", "default-terminal", "tmux-256color", ";",
-                   "set", "-ga", "terminal-overrides", ",*:Tc", ";", "set", "-g", "status", "off",
-                   ";", "set", "-s", "escape-time", "0")
+        self._tmux(
+            "-f",
+            "/dev/null",
+            "new-session",
+            "-d",
+            "-x",
+            str(width),
+            "-y",
+            str(height),
+            "-c",
+            str(folder),
+            *given,
+            command,
+            ";",
+            "set",
+            "-g",
+            "default-terminal",
+            "tmux-256color",
+            ";",
+            "set",
+            "-ga",
+            "terminal-overrides",
+            ",*:Tc",
+            ";",
+            "set",
+            "-g",
+            "status",
+            "off",
+            ";",
+            "set",
+            "-s",
+            "escape-time",
+            "0",
+        )
 
     def _tmux(self, *arguments: str) -> str:
         done = subprocess.run(["tmux", "-L", self._name, *arguments], capture_output=True, text=True, check=True)
@@ -73,8 +103,7 @@ def draw(captured: str, width: int, file: Path, title: str) -> None:
     """Draw what tmux captured, colours and all, as an SVG; needs rich."""
     console = pytest.importorskip("rich.console", reason="rich is not installed; `make test-editors` installs it")
     text = pytest.importorskip("rich.text")
-    drawn = console.Console(record=True, width=width, file=io.StringIO(), force_terminal=True,
-                            color_system="truecolor")
+    drawn = console.Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     drawn.print(text.Text.from_ansi(captured.rstrip("\n")), highlight=False, no_wrap=True, crop=True)
     # The fonts would be asked for from the web each time somebody looks at the picture.
     svg = re.sub(r"@font-face \{.*?\}", "", drawn.export_svg(title=title), flags=re.DOTALL)

@@ -68,12 +68,14 @@ def emacs(running: Emacs, script: Script) -> Emacs:
 @pytest.fixture
 def file(emacs: Emacs, tmp_path: Path) -> File:
     """Opens a file of the test's own folder: a server remembers what it has said to a text."""
+
     def opened(text: str, name: str = "add.py", mode: bool = True) -> Path:
         path = tmp_path / name
         emacs.open(path, f"# Two numbers.\n{text}", mode)
         if mode:
             emacs.ready()
         return path
+
     return opened
 
 
@@ -96,8 +98,9 @@ def until_body(emacs: Emacs, text: str, what: str) -> None:
     emacs.until(lambda: body(emacs) == text, f"{what}: {text!r}")
 
 
-def test_ghost_text_is_accepted_whole_and_undone_in_one_step(emacs: Emacs, file: File, script: Script, shots: Path,
-                                                             running: Emacs, request: pytest.FixtureRequest) -> None:
+def test_ghost_text_is_accepted_whole_and_undone_in_one_step(
+    emacs: Emacs, file: File, script: Script, shots: Path, running: Emacs, request: pytest.FixtureRequest
+) -> None:
     ghost(emacs, file, script, "total = a + b\n    return total")
     emacs.until_drawn("    return total")
     emacs.shot(shots / f"emacs-{request.node.callspec.params['running']}-ghost.svg", "Emacs: a suggestion")
@@ -155,7 +158,7 @@ def test_typing_something_else_hides_the_suggestion(emacs: Emacs, file: File, sc
     emacs.type("x = 1")
     until_body(emacs, "def add(a, b):\n    x = 1", "the typed text")
     emacs.until(lambda: "return" not in emacs.screen(), "the suggestion to go")
-    assert emacs.lisp("(eq (key-binding (kbd \"TAB\")) 'indent-for-tab-command)"), "an ordinary Tab"
+    assert emacs.lisp('(eq (key-binding (kbd "TAB")) \'indent-for-tab-command)'), "an ordinary Tab"
 
 
 def test_a_key_or_another_place_hides_the_suggestion(emacs: Emacs, file: File, script: Script) -> None:
@@ -169,8 +172,9 @@ def test_a_key_or_another_place_hides_the_suggestion(emacs: Emacs, file: File, s
     assert body(emacs) == "def add(a, b):\n    "
 
 
-def test_two_windows_and_two_projects_share_one_server(emacs: Emacs, file: File, script: Script,
-                                                       tmp_path: Path) -> None:
+def test_two_windows_and_two_projects_share_one_server(
+    emacs: Emacs, file: File, script: Script, tmp_path: Path
+) -> None:
     ghost(emacs, file, script)
     server = emacs.server()
     (tmp_path / "other" / ".git").mkdir(parents=True)
@@ -194,15 +198,18 @@ def test_two_windows_and_two_projects_share_one_server(emacs: Emacs, file: File,
     assert emacs.screen().count("return b + a") == 1
 
 
-def test_completion_at_point_of_plain_eglot(emacs: Emacs, file: File, script: Script, shots: Path,
-                                            request: pytest.FixtureRequest) -> None:
+def test_completion_at_point_of_plain_eglot(
+    emacs: Emacs, file: File, script: Script, shots: Path, request: pytest.FixtureRequest
+) -> None:
     script.says(complete="sum(a, b)")
     emacs.lisp("(progn (setf (alist-get 'python-mode eglot-server-programs) #'codeclippy-eglot-contact) nil)")
     file("def add(a, b):\n    return checked_", mode=False)
     emacs.meta_x("eglot")
     emacs.until(lambda: emacs.lisp("(and (eglot-current-server) t)"), "eglot to connect")
-    emacs.lisp("(progn (require 'company) (setq company-idle-delay nil"
-               " company-frontends '(company-pseudo-tooltip-frontend)) (company-mode 1) nil)")
+    emacs.lisp(
+        "(progn (require 'company) (setq company-idle-delay nil"
+        " company-frontends '(company-pseudo-tooltip-frontend)) (company-mode 1) nil)"
+    )
     emacs.meta_x("company-manual-begin")
     emacs.until(lambda: emacs.lisp("(length company-candidates)"), "the menu")
     emacs.until_drawn("checked_sum(a, b)")
@@ -218,7 +225,7 @@ def test_plain_eglot_serves_a_mode_without_another_server(emacs: Emacs, file: Fi
     file("proc add {a b} {\n  return $a\n}\n", "add.tcl", mode=False)
     emacs.meta_x("eglot")
     emacs.until(lambda: emacs.lisp("(and (eglot-current-server) t)"), "eglot to connect")
-    assert emacs.lisp("(format \"%s\" (eieio-object-class (eglot-current-server)))") == "codeclippy-eglot-server"
+    assert emacs.lisp('(format "%s" (eieio-object-class (eglot-current-server)))') == "codeclippy-eglot-server"
     assert emacs.lisp("(equal (car (last eglot-server-programs)) '(prog-mode . codeclippy-eglot-contact))"), "appended"
 
 
@@ -244,10 +251,11 @@ def test_an_edit_through_eglot_is_made_without_the_mode(emacs: Emacs, file: File
     file(PLAIN, mode=False)
     emacs.meta_x("eglot")
     emacs.until(lambda: emacs.lisp("(and (eglot-current-server) t)"), "eglot to connect")
-    emacs.lisp("(progn (goto-char (point-max)) (insert \"\\n# unsent\") (forward-line -2)"
-               " (codeclippy-edit \"Add a comment\") nil)")
+    emacs.lisp(
+        '(progn (goto-char (point-max)) (insert "\\n# unsent") (forward-line -2) (codeclippy-edit "Add a comment") nil)'
+    )
     emacs.until_drawn("y apply", "+    # adds")
-    assert emacs.lisp("(with-current-buffer \"add.py\" codeclippy-mode)") is None
+    assert emacs.lisp('(with-current-buffer "add.py" codeclippy-mode)') is None
     emacs.keys("y")
     until_body(emacs, COMMENTED + "\n# unsent", "the edit")
 
@@ -265,8 +273,9 @@ def preview(emacs: Emacs, file: File, script: Script, message: str = "Add a comm
     return path
 
 
-def test_edit_with_message_is_previewed_applied_and_undone(emacs: Emacs, file: File, script: Script, shots: Path,
-                                                           request: pytest.FixtureRequest) -> None:
+def test_edit_with_message_is_previewed_applied_and_undone(
+    emacs: Emacs, file: File, script: Script, shots: Path, request: pytest.FixtureRequest
+) -> None:
     path = preview(emacs, file, script)
     assert emacs.lisp(f"(with-current-buffer {quoted(path.name)} (buffer-modified-p))") is None
     emacs.shot(shots / f"emacs-{request.node.callspec.params['running']}-preview.svg", "Emacs: an edit's preview")
@@ -288,7 +297,7 @@ def test_a_discarded_edit_leaves_the_text_alone(emacs: Emacs, file: File, script
 
 def test_a_text_that_changed_under_the_preview_is_left_alone(emacs: Emacs, file: File, script: Script) -> None:
     path = preview(emacs, file, script)
-    emacs.lisp(f"(progn (with-current-buffer {quoted(path.name)} (goto-char (point-max)) (insert \"x = 1\")) nil)")
+    emacs.lisp(f'(progn (with-current-buffer {quoted(path.name)} (goto-char (point-max)) (insert "x = 1")) nil)')
     emacs.keys("y")
     emacs.until_drawn("the document changed meanwhile")
     assert body(emacs) == PLAIN + "x = 1"
@@ -316,8 +325,10 @@ def test_an_edit_without_confirmation_is_applied_at_once(emacs: Emacs, file: Fil
     emacs.lisp("(progn (customize-set-variable 'codeclippy-settings '(:edit (:confirm nil))) nil)")
     try:
         file(PLAIN)
-        emacs.lisp("(progn (goto-char (point-min)) (forward-line 1) (push-mark (point-max) t t)"
-                   " (codeclippy-edit \"Add a comment\" (region-beginning) (region-end)) nil)")
+        emacs.lisp(
+            "(progn (goto-char (point-min)) (forward-line 1) (push-mark (point-max) t t)"
+            ' (codeclippy-edit "Add a comment" (region-beginning) (region-end)) nil)'
+        )
         until_body(emacs, COMMENTED, "the edit")
         assert "y apply" not in emacs.screen()
     finally:
@@ -328,8 +339,10 @@ def test_an_edit_without_confirmation_is_applied_at_once(emacs: Emacs, file: Fil
 def test_a_diff_is_shown_and_the_next_one_chosen(emacs: Emacs, file: File, script: Script, eglot: bool) -> None:
     """With the server's setting for it, by our own connection and by eglot's; q takes none of them."""
     script.says(edit=[HUNKS, HUNKS.replace("adds", "sums")])
-    emacs.lisp("(progn (setq codeclippy-settings '(:edit (:showDiff t))) (codeclippy-restart)"
-               " (setf (alist-get 'python-mode eglot-server-programs) #'codeclippy-eglot-contact) nil)")
+    emacs.lisp(
+        "(progn (setq codeclippy-settings '(:edit (:showDiff t))) (codeclippy-restart)"
+        " (setf (alist-get 'python-mode eglot-server-programs) #'codeclippy-eglot-contact) nil)"
+    )
     try:
         path = file(PLAIN, mode=not eglot)
         if eglot:
@@ -337,7 +350,7 @@ def test_a_diff_is_shown_and_the_next_one_chosen(emacs: Emacs, file: File, scrip
             emacs.until(lambda: emacs.lisp("(and (eglot-current-server) t)"), "eglot to connect")
 
         def ask() -> None:
-            emacs.lisp("(progn (goto-char (point-min)) (forward-line 2) (codeclippy-edit \"Add a comment\") nil)")
+            emacs.lisp('(progn (goto-char (point-min)) (forward-line 2) (codeclippy-edit "Add a comment") nil)')
             emacs.until_drawn("y apply", "M-n next", "+    # adds", "apply this edit to add.py? (1 of 2)")
 
         ask()
@@ -359,8 +372,10 @@ def test_a_diff_is_shown_and_the_next_one_chosen(emacs: Emacs, file: File, scrip
 
 
 def test_every_edit_is_previewed_where_the_user_wants_it(emacs: Emacs, file: File, script: Script) -> None:
-    emacs.lisp("(progn (customize-set-variable 'codeclippy-settings '((edit . ((confirm . nil)))))"
-               " (setq codeclippy-confirm-edits t) nil)")
+    emacs.lisp(
+        "(progn (customize-set-variable 'codeclippy-settings '((edit . ((confirm . nil)))))"
+        " (setq codeclippy-confirm-edits t) nil)"
+    )
     try:
         preview(emacs, file, script)
         emacs.keys("n")
@@ -371,7 +386,7 @@ def test_every_edit_is_previewed_where_the_user_wants_it(emacs: Emacs, file: Fil
 def test_cancel_stops_an_edit(emacs: Emacs, file: File, script: Script) -> None:
     script.says(edit=HUNKS, delay=120)
     file(PLAIN)
-    emacs.lisp("(progn (goto-char (point-min)) (forward-line 2) (codeclippy-edit \"Add a comment\") nil)")
+    emacs.lisp('(progn (goto-char (point-min)) (forward-line 2) (codeclippy-edit "Add a comment") nil)')
     emacs.until(lambda: emacs.state() == "writing", "the edit to begin")
     emacs.until_drawn("Clippy:writing")
     emacs.command("codeclippy-cancel")
@@ -381,12 +396,15 @@ def test_cancel_stops_an_edit(emacs: Emacs, file: File, script: Script) -> None:
 
 def test_crlf_and_astral_characters_survive_byte_for_byte(emacs: Emacs, script: Script, tmp_path: Path) -> None:
     before = f"# 😀 ü {emacs.folder}\r\ndef add(a, b):\r\n    return '😀', a  # ü\r\n".encode()
-    script.says(edit=f"@@ -1,3 +1,4 @@\n # 😀 ü {emacs.folder}\n def add(a, b):\n-    return '😀', a  # ü\n+    # 𝛼\n"
-                     "+    return '😀', b  # ü\n", complete="👍 done")
+    script.says(
+        edit=f"@@ -1,3 +1,4 @@\n # 😀 ü {emacs.folder}\n def add(a, b):\n-    return '😀', a  # ü\n+    # 𝛼\n"
+        "+    return '😀', b  # ü\n",
+        complete="👍 done",
+    )
     path = tmp_path / "astral.py"
     emacs.open(path, before)
     emacs.ready()
-    emacs.lisp("(progn (mark-whole-buffer) (codeclippy-edit \"Add a comment\" (point-min) (point-max)) nil)")
+    emacs.lisp('(progn (mark-whole-buffer) (codeclippy-edit "Add a comment" (point-min) (point-max)) nil)')
     emacs.until_drawn("y apply")
     emacs.keys("y")
     emacs.until(lambda: "𝛼" in emacs.text() and "y apply" not in emacs.screen(), "the edit")
@@ -398,33 +416,37 @@ def test_crlf_and_astral_characters_survive_byte_for_byte(emacs: Emacs, script: 
     emacs.until(lambda: "👍" in emacs.text(), "the suggestion")
     emacs.keys("C-x", "C-s")
     expected = before.replace(b"    return", "    # 𝛼\r\n    return".encode()).replace(
-        ", a  # ü".encode(), ", b  # ü 😀 👍 done".encode())
+        ", a  # ü".encode(), ", b  # ü 😀 👍 done".encode()
+    )
     emacs.until(lambda: path.read_bytes() == expected, f"the file {path.read_bytes()!r} to be {expected!r}")
 
 
 def test_what_the_server_has_is_what_emacs_has(emacs: Emacs, file: File, script: Script) -> None:
     """Many changes of all kinds between two requests; an edit then lands only where the texts agree."""
     file("".join(f"line {number} 😀\n" for number in range(60)))
-    emacs.lisp("(progn (defun test-agrees () (let ((old (with-temp-buffer (insert test-text) (buffer-string)))"
-               " (change (and codeclippy--changed (save-restriction (widen) (codeclippy--change)))))"
-               " (setq test-text (cond ((null change) old) ((plist-get change :range)"
-               " (with-temp-buffer (insert old) (let* ((range (plist-get change :range))"
-               " (place (lambda (position) (goto-char (point-min)) (forward-line (plist-get position :line)) (point)))"
-               " (start (funcall place (plist-get range :start))) (end (funcall place (plist-get range :end))))"
-               " (delete-region start end) (goto-char start) (insert (plist-get change :text)) (buffer-string))))"
-               " (t (plist-get change :text)))) (codeclippy--flush codeclippy--connection)"
-               " (equal test-text (buffer-substring-no-properties (point-min) (point-max)))))"
-               " (codeclippy--flush codeclippy--connection) (setq codeclippy-idle-delay nil)"
-               " (setq test-text (buffer-substring-no-properties (point-min) (point-max))) nil)")
+    emacs.lisp(
+        "(progn (defun test-agrees () (let ((old (with-temp-buffer (insert test-text) (buffer-string)))"
+        " (change (and codeclippy--changed (save-restriction (widen) (codeclippy--change)))))"
+        " (setq test-text (cond ((null change) old) ((plist-get change :range)"
+        " (with-temp-buffer (insert old) (let* ((range (plist-get change :range))"
+        " (place (lambda (position) (goto-char (point-min)) (forward-line (plist-get position :line)) (point)))"
+        " (start (funcall place (plist-get range :start))) (end (funcall place (plist-get range :end))))"
+        " (delete-region start end) (goto-char start) (insert (plist-get change :text)) (buffer-string))))"
+        " (t (plist-get change :text)))) (codeclippy--flush codeclippy--connection)"
+        " (equal test-text (buffer-substring-no-properties (point-min) (point-max)))))"
+        " (codeclippy--flush codeclippy--connection) (setq codeclippy-idle-delay nil)"
+        " (setq test-text (buffer-substring-no-properties (point-min) (point-max))) nil)"
+    )
     outcome = emacs.lisp(
-        "(let ((wrong nil)) (random \"the same every time\") (dotimes (step 400)"
+        '(let ((wrong nil)) (random "the same every time") (dotimes (step 400)'
         " (dotimes (_ (1+ (random 3))) (goto-char (1+ (random (max 1 (buffer-size)))))"
-        " (pcase (random 6) (0 (insert \"x\")) (1 (insert \"a\\nb\")) (2 (delete-region (point) (min (point-max)"
-        " (+ (point) (random 30))))) (3 (insert \"\\n\")) (4 (goto-char (point-max)) (insert \"end\"))"
+        ' (pcase (random 6) (0 (insert "x")) (1 (insert "a\\nb")) (2 (delete-region (point) (min (point-max)'
+        ' (+ (point) (random 30))))) (3 (insert "\\n")) (4 (goto-char (point-max)) (insert "end"))'
         " (_ (upcase-region (point) (min (point-max) (+ (point) 9))))))"
         " (unless (test-agrees) (push step wrong)))"
-        " (erase-buffer) (unless (test-agrees) (push 'empty wrong)) (insert \"new\")"
-        " (unless (test-agrees) (push 'new wrong)) (setq codeclippy-idle-delay 0.15) wrong)")
+        ' (erase-buffer) (unless (test-agrees) (push \'empty wrong)) (insert "new")'
+        " (unless (test-agrees) (push 'new wrong)) (setq codeclippy-idle-delay 0.15) wrong)"
+    )
     assert outcome is None
 
 
@@ -448,21 +470,25 @@ def test_it_runs_beside_another_language_server(emacs: Emacs, file: File, script
     file("def value():\n    return checked_", mode=False)
     emacs.meta_x("eglot")
     emacs.until(lambda: emacs.lisp("(and (eglot-current-server) t)"), "eglot to connect")
-    assert emacs.lisp("(format \"%s\" (eieio-object-class (eglot-current-server)))") == "eglot-lsp-server"
+    assert emacs.lisp('(format "%s" (eieio-object-class (eglot-current-server)))') == "eglot-lsp-server"
     script.says(complete="or of_ours")
     emacs.lisp("(progn (codeclippy-mode 1) nil)")
     emacs.ready()
-    emacs.until(lambda: emacs.lisp(
-        "(let ((found (run-hook-wrapped 'completion-at-point-functions (lambda (function)"
-        " (let ((data (ignore-errors (funcall function)))) (and (consp data) data))))))"
-        " (and found (member \"checked_of_other_server()\" (mapcar #'substring-no-properties"
-        " (all-completions \"checked_\" (nth 2 found)))) t))"), "the other server's completion")
+    emacs.until(
+        lambda: emacs.lisp(
+            "(let ((found (run-hook-wrapped 'completion-at-point-functions (lambda (function)"
+            " (let ((data (ignore-errors (funcall function)))) (and (consp data) data))))))"
+            ' (and found (member "checked_of_other_server()" (mapcar #\'substring-no-properties'
+            ' (all-completions "checked_" (nth 2 found)))) t))'
+        ),
+        "the other server's completion",
+    )
     emacs.type("x ")
     emacs.until_drawn("checked_x or of_ours")
     emacs.command("completion-at-point")
     emacs.keys("C-g")
     script.says(edit="@@ -2,2 +2,2 @@\n def value():\n-    return checked_x \n+    return 1\n")
-    emacs.lisp("(progn (codeclippy-edit \"Use one\") nil)")
+    emacs.lisp('(progn (codeclippy-edit "Use one") nil)')
     emacs.until_drawn("y apply")
     emacs.keys("y")
     emacs.until(lambda: "return 1" in emacs.text(), "the edit by our server")
@@ -532,7 +558,7 @@ def test_what_became_of_suggestions_is_told(emacs: Emacs, file: File, script: Sc
 
 
 def test_without_a_server_the_cure_is_told(emacs: Emacs, file: File, script: Script) -> None:
-    command = emacs.lisp("(prog1 (vconcat codeclippy-command) (setq codeclippy-command '(\"no-such-program\")))")
+    command = emacs.lisp('(prog1 (vconcat codeclippy-command) (setq codeclippy-command \'("no-such-program")))')
     emacs.command("codeclippy-restart")
     emacs.until(lambda: "pip install codeclippy-ls" in emacs.notes(), "the cure")
     assert emacs.state() == "failed"
@@ -544,8 +570,10 @@ def test_without_a_server_the_cure_is_told(emacs: Emacs, file: File, script: Scr
 def test_leaving_closes_documents(emacs: Emacs, file: File, script: Script) -> None:
     path = file("x = 1\n")
     assert emacs.lisp("(hash-table-count codeclippy--buffers)") == 1
-    emacs.lisp(f"(progn (rename-file {quoted(path)} {quoted(path.with_name('new.py'))})"
-               f" (set-visited-file-name {quoted(path.with_name('new.py'))}) (set-buffer-modified-p nil) nil)")
+    emacs.lisp(
+        f"(progn (rename-file {quoted(path)} {quoted(path.with_name('new.py'))})"
+        f" (set-visited-file-name {quoted(path.with_name('new.py'))}) (set-buffer-modified-p nil) nil)"
+    )
     emacs.until(lambda: emacs.lisp("codeclippy--uri").endswith("new.py"), "the new name")
     assert emacs.lisp("(hash-table-count codeclippy--buffers)") == 1
     emacs.lisp("(progn (kill-buffer) nil)")
@@ -558,8 +586,10 @@ def serving(emacs: Emacs, command: list[str], settings: str) -> Iterator[None]:
     before = emacs.lisp("(vconcat codeclippy-command)")
 
     def use(command: list[str], settings: str) -> None:
-        emacs.lisp(f"(progn (setq codeclippy-command '({' '.join(quoted(part) for part in command)})"
-                   f" codeclippy-settings '{settings} codeclippy-idle-delay 0.15) (codeclippy-restart) nil)")
+        emacs.lisp(
+            f"(progn (setq codeclippy-command '({' '.join(quoted(part) for part in command)})"
+            f" codeclippy-settings '{settings} codeclippy-idle-delay 0.15) (codeclippy-restart) nil)"
+        )
 
     use(command, settings)
     try:
@@ -578,8 +608,10 @@ def test_the_real_server_suggests_and_edits(emacs: Emacs, tmp_path: Path) -> Non
         emacs.until(lambda: emacs.text() != HOLE, "the suggestion to be text")
         assert emacs.text().startswith(HOLE)
         before = emacs.text()
-        emacs.lisp("(progn (setq codeclippy-idle-delay nil) (goto-char (point-min))"
-                   " (codeclippy-edit \"Rename first to left\") nil)")
+        emacs.lisp(
+            "(progn (setq codeclippy-idle-delay nil) (goto-char (point-min))"
+            ' (codeclippy-edit "Rename first to left") nil)'
+        )
         told = emacs.notes().count("no edit")
         emacs.until(lambda: "y apply" in emacs.screen() or emacs.notes().count("no edit") > told, "an outcome", 120)
         if "y apply" in emacs.screen():
@@ -603,10 +635,12 @@ def test_a_killed_host_costs_a_message_and_no_text(
     with serving(emacs, hosts.command, LONG):
         emacs.open(tmp_path / "many.py", MANY[:-1])
         emacs.ready()
-        emacs.lisp("(progn (setq test-written nil) (advice-add 'codeclippy--progress :before (lambda (_ _ value)"
-                   " (setq test-written (plist-get value :message))) '((name . test))) nil)")
+        emacs.lisp(
+            "(progn (setq test-written nil) (advice-add 'codeclippy--progress :before (lambda (_ _ value)"
+            " (setq test-written (plist-get value :message))) '((name . test))) nil)"
+        )
         notes = emacs.notes()
-        emacs.lisp("(progn (codeclippy-edit \"Add a docstring to each function\" (point-min) (point-max)) nil)")
+        emacs.lisp('(progn (codeclippy-edit "Add a docstring to each function" (point-min) (point-max)) nil)')
         emacs.until(lambda: "hunk 1, line" in (emacs.lisp("test-written") or ""), "a part of the edit to be written")
         emacs.lisp("(progn (advice-remove 'codeclippy--progress 'test) nil)")
         first, when = hosts.kill()
@@ -630,25 +664,38 @@ def test_the_file_compiles_without_warnings_and_its_docstrings_are_in_order(vers
     copy = tmp_path / CLIENT.name
     copy.write_text(CLIENT.read_text())
     strict = "(setq byte-compile-error-on-warn t)"
-    said = batch(version, tmp_path / "home", "-f", "package-initialize", "--eval", strict,
-                 "-f", "batch-byte-compile", str(copy))
+    said = batch(
+        version, tmp_path / "home", "-f", "package-initialize", "--eval", strict, "-f", "batch-byte-compile", str(copy)
+    )
     said += batch(version, tmp_path / "home", "--eval", f"(checkdoc-file {quoted(copy)})")
     assert "Warning" not in said, said
 
 
 def test_package_lint_finds_nothing(tmp_path: Path) -> None:
-    if batch("28", tmp_path / "home", "-f", "package-initialize", "--eval",
-             "(princ (locate-library \"package-lint\"))") == "nil":
+    if (
+        batch("28", tmp_path / "home", "-f", "package-initialize", "--eval", '(princ (locate-library "package-lint"))')
+        == "nil"
+    ):
         pytest.skip("package-lint is not installed (elpa-package-lint)")
     # What an archive that has eglot would say; none is asked here.
     known = tmp_path / "home" / ".emacs.d" / "elpa" / "archives" / "gnu" / "archive-contents"
     known.parent.mkdir(parents=True)
     known.write_text('(1 (eglot . [(1 9) ((emacs (26 3))) "The client" tar nil]))')
     # Not its batch command: that of Debian 12 is older than Emacs 28.1 and so calls it unreleased, which fails it.
-    check = (f"(with-current-buffer (find-file-noselect {quoted(CLIENT)}) (dolist (found (package-lint-buffer))"
-             " (princ (format \"%s\\n\" found))))")
-    said = batch("28", tmp_path / "home", "-f", "package-initialize", "-l", "package-lint", "--eval",
-                 check.replace("package-lint-buffer", "package-lint-buffer (current-buffer)"))
+    check = (
+        f"(with-current-buffer (find-file-noselect {quoted(CLIENT)}) (dolist (found (package-lint-buffer))"
+        ' (princ (format "%s\\n" found))))'
+    )
+    said = batch(
+        "28",
+        tmp_path / "home",
+        "-f",
+        "package-initialize",
+        "-l",
+        "package-lint",
+        "--eval",
+        check.replace("package-lint-buffer", "package-lint-buffer (current-buffer)"),
+    )
     # The other: the file has no home of its own on the web yet.
     known_of = ("uninstallable in all released Emacs versions", "Homepage or URL")
     said = "\n".join(line for line in said.splitlines() if not any(words in line for words in known_of))
@@ -660,13 +707,24 @@ def test_the_file_is_a_package(version: str, tmp_path: Path) -> None:
     """By the README's words, in an Emacs with nothing of a user's; another Emacs then has the commands."""
     home = tmp_path / "home"
     batch(version, home, "-f", "package-initialize", "--eval", f"(package-install-file {quoted(CLIENT)})")
-    said = batch(version, home, "-f", "package-initialize", "--eval",
-                 "(progn (princ (json-encode (list (and (commandp 'codeclippy-edit) t)"
-                 " (and (commandp 'codeclippy-mode) t)"
-                 " (and (commandp 'global-codeclippy-mode) t) (featurep 'codeclippy)))) (terpri))"
-                 ).splitlines()[0]
+    said = batch(
+        version,
+        home,
+        "-f",
+        "package-initialize",
+        "--eval",
+        "(progn (princ (json-encode (list (and (commandp 'codeclippy-edit) t)"
+        " (and (commandp 'codeclippy-mode) t)"
+        " (and (commandp 'global-codeclippy-mode) t) (featurep 'codeclippy)))) (terpri))",
+    ).splitlines()[0]
     assert json.loads(said) == [True, True, True, None]
-    said = batch(version, home, "-f", "package-initialize", "--eval",
-                 "(progn (require 'codeclippy) (princ (format \"%s %s\" (symbol-file 'codeclippy-edit)"
-                 " (cdr (assq 'prog-mode eglot-server-programs)))) (terpri))").splitlines()[0]
+    said = batch(
+        version,
+        home,
+        "-f",
+        "package-initialize",
+        "--eval",
+        "(progn (require 'codeclippy) (princ (format \"%s %s\" (symbol-file 'codeclippy-edit)"
+        " (cdr (assq 'prog-mode eglot-server-programs)))) (terpri))",
+    ).splitlines()[0]
     assert said.endswith("codeclippy.elc codeclippy-eglot-contact")

@@ -29,8 +29,11 @@ def helix(tmp_path: Path, script: Script, request: pytest.FixtureRequest) -> Ter
     (tmp_path / "config" / "helix" / "languages.toml").write_text(config)
     (tmp_path / "add.py").write_text("def add(a, b):\n    return a + b\n")
     environment = {
-        "XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        "HELIX_RUNTIME": str(HELIX.parent / "runtime"), "PATH": os.environ["PATH"], "COLORTERM": "truecolor",
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "HELIX_RUNTIME": str(HELIX.parent / "runtime"),
+        "PATH": os.environ["PATH"],
+        "COLORTERM": "truecolor",
     }
     terminal = Terminal(f"{binary} add.py", tmp_path, environment)
     request.addfinalizer(terminal.close)

@@ -21,8 +21,10 @@ ADD = "def add(a, b):\n    \n"
 HUNKS = "@@ -1,2 +1,3 @@\n def add(a, b):\n+    # adds\n     return a + b\n"
 PLAIN = "def add(a, b):\n    return a + b\n"
 CART = "def total(items):\n    return \n\n\ndef names(items):\n    return [item.name for item in items]\n"
-CART_HUNKS = ("@@ -1,2 +1,3 @@\n def total(items):\n-    return \n"
-              '+    """Return the price of all items."""\n+    return sum(item.price for item in items)\n')
+CART_HUNKS = (
+    "@@ -1,2 +1,3 @@\n def total(items):\n-    return \n"
+    '+    """Return the price of all items."""\n+    return sum(item.price for item in items)\n'
+)
 COLOURS = "-c 'hi Normal guibg=#292929' -c 'hi NormalFloat guibg=#292929'"  # those of the picture's frame
 
 
@@ -155,8 +157,10 @@ def test_a_diff_is_shown_and_the_next_one_chosen(start: Start, script: Script, t
     nvim.keys("1<CR>")
     nvim.until(lambda: nvim.text().splitlines()[1] == "    # sums", "the edit")
     assert nvim.lua("return { #vim.api.nvim_list_wins(), #vim.api.nvim_list_bufs() }") == [1, 1], "nothing is left"
-    nvim.lua("vim.lsp.buf.code_action({ apply = true, filter = function(action) "
-             "return action.title:find('another version') ~= nil end })")
+    nvim.lua(
+        "vim.lsp.buf.code_action({ apply = true, filter = function(action) "
+        "return action.title:find('another version') ~= nil end })"
+    )
     nvim.until(lambda: nvim.text().splitlines()[1] == "    # adds", "the other edit")
     nvim.open(tmp_path / "other.py", PLAIN)
     nvim.keys(":1,2CodeClippyEdit Add a comment<CR>")
@@ -198,8 +202,10 @@ def test_the_message_is_asked_for_with_history(nvim: Nvim, script: Script, tmp_p
 def test_a_preset_is_a_code_action(nvim: Nvim, script: Script, tmp_path: Path) -> None:
     script.says(edit=HUNKS)
     nvim.open(tmp_path / "plain.py", PLAIN)
-    nvim.lua("vim.schedule(function() vim.lsp.buf.code_action({ apply = true, "
-             "filter = function(action) return action.title == 'Code Clippy: Fix the bug' end }) end)")
+    nvim.lua(
+        "vim.schedule(function() vim.lsp.buf.code_action({ apply = true, "
+        "filter = function(action) return action.title == 'Code Clippy: Fix the bug' end }) end)"
+    )
     nvim.until_drawn("y apply")
     nvim.keys("y")
     nvim.until(lambda: "# adds" in nvim.text(), "the edit")
@@ -341,8 +347,10 @@ def test_what_became_of_suggestions_is_told(nvim: Nvim) -> None:
 def test_settings_change_while_it_runs(nvim: Nvim) -> None:
     ghost(nvim)
     nvim.keys("<Esc>")
-    change = ("require('codeclippy').client():notify('workspace/didChangeConfiguration', "
-              "{ settings = { codeclippy = { completion = { enabled = %s } } } })")
+    change = (
+        "require('codeclippy').client():notify('workspace/didChangeConfiguration', "
+        "{ settings = { codeclippy = { completion = { enabled = %s } } } })"
+    )
     nvim.lua(change % "false")
     nvim.keys("A ")
     time.sleep(1.0)

