@@ -29,11 +29,13 @@ test-editors: editors $(VENV)/installed-test $(VENV)/installed-editors ## the cl
 test-services: $(SERVICES)/installed ## the remote engine against llama.cpp's server and transformers' serve
 	$(SERVICES)/bin/python -m pytest tests/test_remote_services.py -rs
 
-fix: $(VENV)/installed-lint ## format what can be fixed by itself
+fix: $(VENV)/installed-lint ## apply ruff's autofixes and format
 	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
-lint: $(VENV)/installed-lint
+lint: $(VENV)/installed-lint ## check style and formatting
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 types: $(VENV)/installed-lint $(VENV)/installed-test
 	$(BIN)/mypy
