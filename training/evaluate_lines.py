@@ -230,8 +230,8 @@ def written(model: Model, measure: Measure, holes: Sequence[Hole], with_suffix: 
         model.at_cursor(
             fitting_prefix(hole.prefix),
             hole.suffix[:AFTER] if with_suffix else "",
-            lambda text, hole=hole: measure.finished(text, hole),
-            measure.tokens,  # type: ignore[misc]
+            lambda text, hole=hole: measure.finished(text, hole),  # type: ignore[misc]
+            measure.tokens,
         )
         for hole in holes
     ]

@@ -135,7 +135,7 @@ def _started(place: Place, command: Sequence[str]) -> subprocess.Popen[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's and its id; modules are found as they are here: in the host's folder relative places mean others."""
+    """Copy this process's environment and add its id; module paths become absolute, since the host runs elsewhere."""
     environment = {**os.environ, STARTER: str(os.getpid())}
     places = [os.path.abspath(place) for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]  # noqa: PTH100
     if PACKAGE.parent.name not in ("site-packages", "dist-packages"):  # a checkout, perhaps found by the current folder
