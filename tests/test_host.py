@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import os
 import shutil
@@ -39,7 +40,7 @@ from codeclippy_ls.host import client, place, wire
 from codeclippy_ls.host import open_engine as open_host
 from codeclippy_ls.host.client import HostEngine
 from codeclippy_ls.host.place import HostError, Place, own_folder, place_for
-from codeclippy_ls.host.service import Service
+from codeclippy_ls.host.service import Service, run
 from codeclippy_ls.host.start import Connection, Notifications, found
 from codeclippy_ls.prompts import Context
 from codeclippy_ls.server.server import Server
@@ -529,6 +530,44 @@ async def test_a_host_takes_away_its_own_socket_only() -> None:
     where.socket.write_text("another's")
     assert await asyncio.wait_for(task, 10) == 0 and where.socket.read_text() == "another's"
     where.socket.unlink()
+
+
+@pytest.fixture
+def watchdog(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The calls to the timer that would end this process."""
+    calls: list[str] = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *args, **options: calls.append("armed"))
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: calls.append("cancelled"))
+    return calls
+
+
+async def test_service_inside_another_process_arms_no_watchdog(watchdog: list[str]) -> None:
+    """The watchdog would end the process that runs the service, such as pytest."""
+    async with service(Place(own_folder(), "unwatched")):
+        await asyncio.sleep(0)
+    assert watchdog == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_host_process_arms_its_watchdog_and_cancels_it(
+    fails: bool, watchdog: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the engine cannot be opened."""
+
+    def open_engine(watch: Callable[[str, Status], None]) -> Engine:
+        if fails:
+            raise ZeroDivisionError
+        return Engine(ScriptedHost, {}, watch)
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(faulthandler, "enable", lambda: None)
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr("codeclippy_ls.host.service._FIRST_SECONDS", 0.0)  # nobody comes
+    with pytest.raises(ZeroDivisionError if fails else SystemExit):
+        run(Place(own_folder(), "watched"), open_engine)
+    assert watchdog[-1] == "cancelled" and ("armed" in watchdog or fails)
 
 
 async def test_a_model_that_failed_is_tried_again_when_it_is_wanted_again(script: Path) -> None:

@@ -69,8 +69,6 @@ class Service:
         while self.engine.failure is None and (
             self.sessions or (loop.time() - used < self.idle and self._is_found(made) and self._is_awaited())
         ):
-            # Where native code never lets Python go on, nothing of ours could notice: this ends the process then.
-            faulthandler.dump_traceback_later(2 * PATIENCE, exit=True)
             self._news.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._news.wait(), _BEAT_SECONDS)
@@ -242,9 +240,27 @@ def run(place: Place, open_engine: Open) -> int:
     faulthandler.enable()
 
     async def serve() -> int:
-        return await Service(place, open_engine).run()
+        watchdog = asyncio.create_task(_feed_watchdog())
+        try:
+            return await Service(place, open_engine).run()
+        finally:
+            watchdog.cancel()
 
-    code = asyncio.run(serve())
-    logging.shutdown()
-    # The engine's thread may be inside a step that never ends; the lock goes with the process.
-    os._exit(code)
+    try:
+        code = asyncio.run(serve())
+        logging.shutdown()
+        # The engine's thread may be inside a step that never ends; the lock goes with the process.
+        os._exit(code)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+async def _feed_watchdog() -> None:
+    """Keep putting off the end of this process.
+
+    Native code that never returns to Python also stops this loop, and nothing of ours could notice; then the watchdog
+    ends the process. Only for a process of the host's own: it ends whatever else runs in it.
+    """
+    while True:
+        faulthandler.dump_traceback_later(2 * PATIENCE, exit=True)
+        await asyncio.sleep(_BEAT_SECONDS)
