@@ -17,13 +17,13 @@ from typing import Any, Protocol
 
 import torch
 
-from codeclippy_ls.engine.cache import Feed, Prefix, PrefixCache
-from codeclippy_ls.engine.decode import CHUNK, Chooser, Stream, decoded
-from codeclippy_ls.engine.formats import PLAIN, Choice
-from codeclippy_ls.engine.layouts import forms, shape_of
-from codeclippy_ls.engine.models import Model
-from codeclippy_ls.engine.module import ModuleKeyValues
-from codeclippy_ls.engine.transformer import Transformer
+from codeclippy_ls.engine.decoder.architectures import forms, shape_of
+from codeclippy_ls.engine.decoder.linear import PLAIN, Choice
+from codeclippy_ls.engine.decoder.transformer import Transformer
+from codeclippy_ls.engine.generation.decoding import CHUNK, Chooser, Stream, decoded
+from codeclippy_ls.engine.generation.kv_cache import Feed, Prefix, PrefixCache
+from codeclippy_ls.engine.loading.models import Model
+from codeclippy_ls.engine.loading.transformers_module import ModuleKeyValues
 
 BITS = {"float32": 32, "bfloat16": 16, "float16": 16, "int8": 8}
 

@@ -13,16 +13,18 @@ from typing import Any
 
 import torch
 
-from codeclippy_ls import diffs, prompts
-from codeclippy_ls.assist import EditAsk
+from codeclippy_ls import diffs
 from codeclippy_ls.assist.proposals import Proposal, Refusal, proposal_from
-from codeclippy_ls.assist.regions import Marker, Shown
-from codeclippy_ls.engine import models
-from codeclippy_ls.engine.engine import Engine, Generation, Lane, Reason, Request
-from codeclippy_ls.engine.errors import EngineError
-from codeclippy_ls.engine.spec import ModelSpec
-from codeclippy_ls.engine.worker import LocalHost
+from codeclippy_ls.engine.loading import models
+from codeclippy_ls.engine.thread_engine import ThreadEngine
+from codeclippy_ls.engine.worker import ModelWorker
+from codeclippy_ls.inference.errors import EngineError
+from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Sampling
+from codeclippy_ls.inference.spec import ModelSpec
+from codeclippy_ls.prompts.build import Prompt
 from codeclippy_ls.settings import Settings
+from codeclippy_ls.tasks.edit import EditTask
+from codeclippy_ls.tasks.edit_context import EditContext, Marker
 from codeclippy_ls.text import Document, apply
 
 # What the model says, shape (vocabulary,), and the tokens it was said after; returns what is said instead.
@@ -89,9 +91,9 @@ def loading(make: Callable[[ModelSpec], models.Model]) -> Iterator[None]:
         setattr(models, "load", original)  # noqa: B010
 
 
-def open_engine(*names: str) -> Engine:
+def open_engine(*names: str) -> ThreadEngine:
     """An engine over one model for each name, which is its spec's too; no prompt is remembered."""
-    return Engine(lambda: LocalHost(0), {name: ModelSpec(name) for name in names})
+    return ThreadEngine(lambda: ModelWorker(0), {name: ModelSpec(name) for name in names})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class Asking:
     """What a user would hand over, and what of the document is shown."""
 
     document: Document
-    shown: Shown
+    shown: EditContext
     message: str
     marker: Marker | None = None
 
@@ -129,28 +131,28 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class WatchedAsk(EditAsk):
+class WatchedAsk(EditTask):
     """The assistant's own, without the grammar where that is not wanted; ``begin`` is told the model and the prompt."""
 
     constrained: bool = True
-    begin: Callable[[Any, prompts.Prompt], None] | None = None
+    begin: Callable[[Any, Prompt], None] | None = None
 
-    def prompt(self, model: Any, window: int) -> prompts.Prompt:
+    def prompt(self, model: Any, window: int) -> Prompt:
         """The assistant's prompt."""
-        prompt = EditAsk.prompt(self, model, window)
+        prompt = EditTask.prompt(self, model, window)
         if self.begin is not None:
             self.begin(model, prompt)
         return prompt if self.constrained else replace(prompt, constraint=None)
 
 
 async def made(
-    engine: Engine,
+    engine: ThreadEngine,
     model: str,
     asking: Asking,
     way: Way,
     sampling: Mapping[str, Any],
     family: str = "",
-    begin: Callable[[Any, prompts.Prompt], None] | None = None,
+    begin: Callable[[Any, Prompt], None] | None = None,
 ) -> Made:
     """Ask for an edit.
 
@@ -161,11 +163,11 @@ async def made(
 
     name = asking.document.uri.rsplit("/", 1)[-1]
     ask = WatchedAsk(name, asking.shown, asking.message, sampling["max_tokens"], family, way.constrained, begin)
-    options = {**sampling, "drafts": way.drafts, "candidates": way.candidates, "spread": True}
+    options = Sampling(**sampling, use_drafts=way.drafts, candidates=way.candidates, greedy_first=True)
     if way.candidates > 1:
-        options["temperature"] = Settings().edit.temperature
+        options = replace(options, temperature=Settings().edit.temperature)
     try:
-        generation = await engine.submit(Request(ask, options, model), Lane.EDIT).result()
+        generation = await engine.submit(Request(ask, options, model), Priority.EDIT).result()
     except EngineError as error:
         return Made(reason=str(error))
     return _constrained(asking, generation) if way.constrained else _free(asking, generation)
@@ -190,7 +192,7 @@ def _free(asking: Asking, generation: Generation) -> Made:
     text, document = generation.text, asking.document
     part = Document(document.uri, "".join(document.line(number) + "\n" for number in numbers))
     near = part.starts[max(asking.shown.first - start, 0)]
-    whole = generation.reason is Reason.END
+    whole = generation.finish_reason is FinishReason.END
     reading = diffs.read(text, part, near, whole=whole)
     if not reading.edits:
         reading = diffs.read(text, part, whole=whole)

@@ -25,10 +25,10 @@ from typing import Any
 
 from bench import edit_documents
 from bench.edit_asking import Asking, Facts, Made, Way, loading, made, open_engine
-from codeclippy_ls.assist.regions import marker_at, shown_part
-from codeclippy_ls.engine.engine import Engine
-from codeclippy_ls.engine.spec import SHIPPED
-from codeclippy_ls.prompts import Prompt
+from codeclippy_ls.engine.thread_engine import ThreadEngine
+from codeclippy_ls.inference.spec import SHIPPED_FOLDER
+from codeclippy_ls.prompts.build import Prompt
+from codeclippy_ls.tasks.edit_context import marker_at, shown_part
 from codeclippy_ls.text import Document, lines, to_lf, without_surrogates
 
 TOKENIZERS = Path(__file__).parent.parent.parent / "shared" / "tokenizers"
@@ -106,12 +106,12 @@ def random_model(name: str) -> Any:
     import torch
     import transformers
 
-    from codeclippy_ls.engine.models import Model
-    from codeclippy_ls.engine.tokenizer import read_tokenizer
+    from codeclippy_ls.engine.loading.models import Model
+    from codeclippy_ls.engine.loading.tokenizer import read_tokenizer
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    tokenizer = read_tokenizer(SHIPPED if name == "shipped" else TOKENIZERS / name)
+    tokenizer = read_tokenizer(SHIPPED_FOLDER if name == "shipped" else TOKENIZERS / name)
     end = tokenizer.id_of("<|endoftext|>")
     common = {"vocab_size": tokenizer.size, "bos_token_id": end, "eos_token_id": end}
     if name == "codegen":
@@ -245,7 +245,7 @@ def expected(trial: Trial, numbers: Sequence[int], patched: str) -> str:
     return "".join([*head, patched, *tail])
 
 
-async def _answers(trials: Iterator[Trial], engine: Engine, facts: dict[str, Facts]) -> Any:
+async def _answers(trials: Iterator[Trial], engine: ThreadEngine, facts: dict[str, Facts]) -> Any:
     for one in trials:
         known = facts[one.model]
 

@@ -82,10 +82,10 @@ def random_codegen(tokenizer: Any, seed: int = 0) -> Any:
     """A model of CodeGen-350M's size with random weights, as the engine would run it on this machine."""
     import transformers
 
-    from codeclippy_ls.engine import models
-    from codeclippy_ls.engine.layouts import shape_of
-    from codeclippy_ls.engine.threads import counts
-    from codeclippy_ls.engine.transformer import Transformer
+    from codeclippy_ls.engine.decoder.architectures import shape_of
+    from codeclippy_ls.engine.decoder.transformer import Transformer
+    from codeclippy_ls.engine.generation.threads import counts
+    from codeclippy_ls.engine.loading import models
 
     torch.set_num_threads(counts()[0])
     torch.manual_seed(seed)

@@ -37,11 +37,12 @@ from bench.edit_asking import Asking, Facts, Way, loading, made, open_engine
 from bench.edit_cases import Case, changed
 from bench.edit_figures import Outcome, bandwidth, processor, report
 from bench.edit_replay import Teacher, random_codegen, true_diff
-from codeclippy_ls.assist.regions import Shown, shown_part
-from codeclippy_ls.engine.engine import Engine, Reason
-from codeclippy_ls.engine.spec import ModelSpec
-from codeclippy_ls.prompts import Prompt
+from codeclippy_ls.engine.thread_engine import ThreadEngine
+from codeclippy_ls.inference.requests import FinishReason
+from codeclippy_ls.inference.spec import ModelSpec
+from codeclippy_ls.prompts.build import Prompt
 from codeclippy_ls.settings import Settings
+from codeclippy_ls.tasks.edit_context import EditContext, shown_part
 from codeclippy_ls.text import Document
 
 TOKENIZERS = Path(__file__).parent.parent.parent / "shared" / "tokenizers"
@@ -96,11 +97,11 @@ def asking(case: Case, whole: bool = False) -> Asking:
     if not whole:
         return Asking(document, shown_part(document, span, None), case.message)
     every = shown_part(document, None, None)
-    return Asking(document, Shown(every.lines, every.numbers, *span), case.message)
+    return Asking(document, EditContext(every.lines, every.numbers, *span), case.message)
 
 
 async def outcome(
-    engine: Engine, facts: Facts, case: Case, one: Asking, way: Way, begin: Callable[..., None]
+    engine: ThreadEngine, facts: Facts, case: Case, one: Asking, way: Way, begin: Callable[..., None]
 ) -> Outcome:
     """Ask once."""
     assert facts.watch is not None
@@ -114,9 +115,9 @@ async def outcome(
         after is not None,
         after is not None and parses(after),
         found.reason,
-        generation is not None and generation.reason is Reason.END,
+        generation is not None and generation.finish_reason is FinishReason.END,
         generation.prompt_tokens if generation else 0,
-        len(generation.candidates[0].tokens) if generation else 0,
+        len(generation.candidates[0].token_ids) if generation else 0,
         watch.passes,
         watch.reading,
         seconds,
@@ -127,7 +128,7 @@ async def asked(
     cases: Sequence[Case], model: str, facts: Facts, ways: Sequence[Way] = (*WAYS, SERVER)
 ) -> dict[str, list[Outcome]]:
     """Each case in each way by a real model."""
-    from codeclippy_ls.engine import models
+    from codeclippy_ls.engine.loading import models
 
     load = models.load
 
@@ -145,8 +146,8 @@ async def replayed(
     cases: Sequence[Case], folder: Path, facts: Facts, ways: Sequence[Way] = WAYS
 ) -> dict[str, list[Outcome]]:
     """Each case in each way by a random model of CodeGen-350M's size that is told the commit's own diff."""
-    from codeclippy_ls.engine import models
-    from codeclippy_ls.engine.tokenizer import read_tokenizer
+    from codeclippy_ls.engine.loading import models
+    from codeclippy_ls.engine.loading.tokenizer import read_tokenizer
 
     def make(spec: ModelSpec) -> models.Model:
         return facts.note(random_codegen(read_tokenizer(folder)))
@@ -180,7 +181,7 @@ async def _all_ways(
     with loading(make):
         engine = open_engine(_MODEL)
         try:
-            await engine.prepare(_MODEL).result()
+            await engine.load(_MODEL).result()
             # The first passes over a model are slow.
             await outcome(engine, facts, cases[0], asking(cases[0], whole), ways[-1], told(cases[0]))
             for case in cases:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from codeclippy_ls.diffs import read
-from codeclippy_ls.frames import MAX_HEADER, FrameError, frame, read_frame
+from codeclippy_ls.framing import MAX_HEADER, FrameError, frame, read_frame
 from codeclippy_ls.text import Change, Document, Documents, Position, apply, lines
 
 CORPUS = Path(__file__).parent.parent / "tests" / "cases" / "fuzz"
@@ -99,12 +99,12 @@ def main() -> None:
         for name in [name for name in sys.modules if name.startswith("codeclippy_ls")]:
             del sys.modules[name]
         import codeclippy_ls.diffs
-        import codeclippy_ls.frames
+        import codeclippy_ls.framing
         import codeclippy_ls.text
     globals().update(
         read=codeclippy_ls.diffs.read,
-        read_frame=codeclippy_ls.frames.read_frame,
-        FrameError=codeclippy_ls.frames.FrameError,
+        read_frame=codeclippy_ls.framing.read_frame,
+        FrameError=codeclippy_ls.framing.FrameError,
         Document=codeclippy_ls.text.Document,
         Documents=codeclippy_ls.text.Documents,
         Change=codeclippy_ls.text.Change,

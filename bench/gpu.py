@@ -24,10 +24,10 @@ from typing import Any
 
 import torch
 
-from codeclippy_ls.engine.cache import Feed, KeyValues
-from codeclippy_ls.engine.formats import Choice
-from codeclippy_ls.engine.layouts import forms, shape_of
-from codeclippy_ls.engine.transformer import Transformer
+from codeclippy_ls.engine.decoder.architectures import forms, shape_of
+from codeclippy_ls.engine.decoder.linear import Choice
+from codeclippy_ls.engine.decoder.transformer import Transformer
+from codeclippy_ls.engine.generation.kv_cache import Feed, KeyValues
 
 PROMPT, TYPED, WRITTEN = 512, 256, 16
 CHECKED, BATCHES = (1, 2, 4, 8, 16, 32, 64), (1, 2, 4, 8)

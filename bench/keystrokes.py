@@ -160,17 +160,17 @@ def asked(columns: Sequence[Any], ids: Sequence[int], tokens: int, found: dict[s
 
 def prompt(model: Any, prefix: str, suffix: str, tokens: int) -> list[int]:
     """The token ids that the server asks its engine with."""
-    from codeclippy_ls import prompts
+    from codeclippy_ls.prompts.build import Context, completion_prompt
 
     reserve = min(tokens + 8, model.window // 2)
-    return list(prompts.completion_prompt(model, prompts.Context(prefix, suffix), model.window, reserve).tokens)
+    return list(completion_prompt(model, Context(prefix, suffix), model.window, reserve).tokens)
 
 
 def beside(subject: Subject, peers: bool) -> list[Column]:
     """Ours without the server, the naive way, and llama.cpp where it can be had."""
     from bench.peers import LIBRARY, SERVER, PeerError, opened
-    from codeclippy_ls.engine.formats import Choice
-    from codeclippy_ls.engine.formats import measured as fastest
+    from codeclippy_ls.engine.decoder.linear import Choice
+    from codeclippy_ls.engine.decoder.linear import measured as fastest
 
     best, exact = fastest("cpu", subject.module.config.hidden_size), Choice("float32", "float32")
     found: list[Column] = [Own(subject, best, f"engine alone ({best})"), Own(subject, exact, "engine alone float32")]
@@ -274,8 +274,8 @@ def measured(extent: Extent, tokens: int, peers: bool) -> dict[str, Any]:
     import torch
 
     from bench.speed import shipped
-    from codeclippy_ls.engine.models import load
-    from codeclippy_ls.engine.spec import ModelSpec
+    from codeclippy_ls.engine.loading.models import load
+    from codeclippy_ls.inference.spec import ModelSpec
 
     model, subject = load(ModelSpec(device="cpu", threads=1)), shipped()
     torch.set_num_threads(1)

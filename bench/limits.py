@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from codeclippy_ls.engine.formats import Choice, available, linear
+from codeclippy_ls.engine.decoder.linear import Choice, available, linear
 
 
 def seconds(run: Callable[[], object], least: int = 3, budget: float = 0.4) -> float:

@@ -149,9 +149,9 @@ def columns(subject: Subject, forms: Sequence[str] = (), threads: int = 0) -> li
 
 def agreement(subject: Subject, peer: Peer, prompt: Sequence[int], count: int = 16) -> int:
     """How many of its first tokens are ours in float32."""
-    from codeclippy_ls.engine.cache import Feed
-    from codeclippy_ls.engine.formats import Choice
-    from codeclippy_ls.engine.transformer import Transformer
+    from codeclippy_ls.engine.decoder.linear import Choice
+    from codeclippy_ls.engine.decoder.transformer import Transformer
+    from codeclippy_ls.engine.generation.kv_cache import Feed
 
     runner = Transformer(subject.module.config, subject.module.state_dict(), Choice("float32", "float32"))
     cache, tokens, read = runner.new_cache(), list(prompt), list(prompt)
@@ -188,8 +188,8 @@ def neox_34m() -> Subject:
 def compared(subject: Subject, threads: int, quick: bool) -> dict[str, dict[str, Any]]:
     """Ours and theirs in turns: milliseconds of a prefill of 512 tokens, of a token written after it, of a key."""
     from bench.speed import QUICK, Extent, in_turns, keystrokes, prompts
-    from codeclippy_ls.engine.formats import Choice, available
-    from codeclippy_ls.engine.formats import measured as fastest
+    from codeclippy_ls.engine.decoder.linear import Choice, available
+    from codeclippy_ls.engine.decoder.linear import measured as fastest
 
     torch.set_num_threads(threads)
     extent = QUICK if quick else Extent(seconds=20.0, keystrokes=8)

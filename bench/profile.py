@@ -19,11 +19,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from codeclippy_ls import prompts
-from codeclippy_ls.assist import Assistant, open_engine, suggester
-from codeclippy_ls.engine import decode, models, worker
+from codeclippy_ls.assist import suggester
+from codeclippy_ls.assist.assistant import Assistant
+from codeclippy_ls.engine import worker
+from codeclippy_ls.engine.generation import decoding
+from codeclippy_ls.engine.loading import models
+from codeclippy_ls.engines import open_thread_engine
 from codeclippy_ls.server import convert
 from codeclippy_ls.settings import CompletionSettings, Settings
+from codeclippy_ls.tasks import completion
 from codeclippy_ls.text import Change, Documents, Position
 
 SAMPLE = Path(__file__).parent.parent / "codeclippy_ls" / "text.py"
@@ -78,16 +82,16 @@ class Watch:
 def watched() -> Watch:
     """All stages' functions, timed."""
     watch = Watch()
-    watch.around(prompts, "completion_prompt", "prompt")
-    watch.around(worker.LocalHost, "start", "prompt")
+    watch.around(completion, "completion_prompt", "prompt")
+    watch.around(worker.ModelWorker, "start", "prompt")
     watch.around(
         models.Model, "forward", lambda model, feeds: "read" if len(feeds[0].tokens) - feeds[0].rows > 0 else "write"
     )
-    watch.around(decode.Stream, "take", "choose")
-    watch.around(decode.Stream, "feed", "choose")
+    watch.around(decoding.Stream, "take", "choose")
+    watch.around(decoding.Stream, "feed", "choose")
     watch.around(worker, "_accept", "text")
-    watch.around(prompts, "trim", "tidy")
-    watch.around(prompts, "fitting", "tidy")
+    watch.around(suggester, "trim", "tidy")
+    watch.around(suggester, "fitting", "tidy")
     watch.around(suggester.Suggester, "copied", "tidy")
     watch.around(Documents, "change", "change")
     watch.around(convert, "inline_item", "answer")
@@ -97,7 +101,7 @@ def watched() -> Watch:
 async def typed(keys: int) -> list[dict[str, float]]:
     """Milliseconds by stage of each key that got an answer from the model."""
     settings = Settings(completion=CompletionSettings(ahead=False))  # which would be told as the next key's
-    subject = Assistant(open_engine(settings), settings)
+    subject = Assistant(open_thread_engine(settings), settings)
     await subject.prepare()
     watch, rows = watched(), []
     text = SAMPLE.read_text(encoding="utf-8")

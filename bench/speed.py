@@ -142,10 +142,10 @@ def keystrokes(columns: Sequence[Column], typed: Sequence[Sequence[int]], extent
 
 def prompts(subject: Subject, extent: Extent) -> tuple[list[int], list[list[int]]]:
     """A prompt, and the prompts of successive keystrokes, in the shipped model's tokens."""
-    from codeclippy_ls.engine.spec import SHIPPED
-    from codeclippy_ls.engine.tokenizer import read_tokenizer
+    from codeclippy_ls.engine.loading.tokenizer import read_tokenizer
+    from codeclippy_ls.inference.spec import SHIPPED_FOLDER
 
-    tokenizer = read_tokenizer(SHIPPED)
+    tokenizer = read_tokenizer(SHIPPED_FOLDER)
     text = SAMPLE.read_text(encoding="utf-8") * 2
     words = subject.module.config.vocab_size
     tokens = [token % words for token in tokenizer.encode(text)]
@@ -168,8 +168,8 @@ def least(subject: Subject, column: Column, extent: Extent, machine: dict[str, A
 
 def columns_of(subject: Subject, quick: bool) -> list[Column]:
     """Ours in three formats, transformers in two, other engines; a large model, or one for a quick run, in fewer."""
-    from codeclippy_ls.engine.formats import Choice, available
-    from codeclippy_ls.engine.formats import measured as fastest
+    from codeclippy_ls.engine.decoder.linear import Choice, available
+    from codeclippy_ls.engine.decoder.linear import measured as fastest
 
     here = [name for name in ("bfloat16", _EXACT) if name in available("cpu")]
     if "bfloat16" in str(subject.module.dtype):  # made so since float32 would not fit
@@ -186,8 +186,8 @@ def columns_of(subject: Subject, quick: bool) -> list[Column]:
 
 def shipped() -> Subject:
     """The model inside the package."""
-    from codeclippy_ls.engine.models import load
-    from codeclippy_ls.engine.spec import ModelSpec
+    from codeclippy_ls.engine.loading.models import load
+    from codeclippy_ls.inference.spec import ModelSpec
 
     return Subject("shipped", load(ModelSpec(device="cpu", dtype="float32"), lean=False).module)
 
@@ -324,7 +324,7 @@ def examined(threads: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and print."""
-    from codeclippy_ls.engine.threads import counts
+    from codeclippy_ls.engine.generation.threads import counts
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="less than two minutes")

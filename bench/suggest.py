@@ -30,9 +30,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from codeclippy_ls.assist import Assistant, open_engine
-from codeclippy_ls.prompts import Other
+from codeclippy_ls.assist.assistant import Assistant
+from codeclippy_ls.engines import open_thread_engine
 from codeclippy_ls.prompts import build as building
+from codeclippy_ls.prompts.context_snippets import OpenFile
 from codeclippy_ls.settings import FILTERS, parse
 from codeclippy_ls.text import Document
 
@@ -178,13 +179,13 @@ def harmful(hole: Hole, text: str) -> bool:
     return bool(following) and len(following[0]) > 3 and text.strip().split("\n")[-1].strip() == following[0]
 
 
-def beside(hole: Hole, package: list[File]) -> list[Other]:
+def beside(hole: Hole, package: list[File]) -> list[OpenFile]:
     """Some other files of the package, those of the same folder first, as an editor has some open."""
     others = sorted(
         (file for file in package if file.path != hole.file.path),
         key=lambda file: (file.path.rpartition("/")[0] != hole.file.path.rpartition("/")[0], file.path),
     )
-    return [Other(file.path.rpartition("/")[2], file.text) for file in others[:_MOST_OPEN]]
+    return [OpenFile(file.path.rpartition("/")[2], file.text) for file in others[:_MOST_OPEN]]
 
 
 async def measure(
@@ -282,7 +283,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     cut = {place: holes(found, place, options.holes, options.seed) for place in PLACES}
     base = {"timeBudgetMs": 60000, "copies": "show", "ahead": False, "debounce": False}
     settings, _ = parse({"model": {"complete": options.model}, "completion": base})
-    assistant = Assistant(open_engine(settings), settings)
+    assistant = Assistant(open_thread_engine(settings), settings)
     await assistant.prepare()
     results: dict[str, Any] = {}
     print(

@@ -23,11 +23,11 @@ from typing import Any
 import torch
 
 from bench.gpu import built
-from codeclippy_ls.engine.cache import Feed
-from codeclippy_ls.engine.formats import measured
-from codeclippy_ls.engine.models import load, pass_seconds
-from codeclippy_ls.engine.spec import ModelSpec
-from codeclippy_ls.engine.threads import Threads, cores
+from codeclippy_ls.engine.decoder.linear import measured
+from codeclippy_ls.engine.generation.kv_cache import Feed
+from codeclippy_ls.engine.generation.threads import Threads, cores
+from codeclippy_ls.engine.loading.models import load, pass_seconds
+from codeclippy_ls.inference.spec import ModelSpec
 
 _READ = 128
 

@@ -39,9 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     # that is being loaded is worth waiting for.
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        from codeclippy_ls import oneshot
+        from codeclippy_ls import commands
 
-        code: int = getattr(oneshot, parsed.verb)(parsed, _options(parsed))
+        code: int = getattr(commands, parsed.verb)(parsed, _options(parsed))
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # `| head` has left
@@ -224,10 +224,12 @@ def _serve(parsed: argparse.Namespace) -> int:
 
 
 def _host(parsed: argparse.Namespace) -> int:
-    from codeclippy_ls.host.place import Place
-    from codeclippy_ls.host.service import open_local, run
+    from codeclippy_ls.engines import make_thread_engine
+    from codeclippy_ls.host.address import HostAddress
+    from codeclippy_ls.host.service import run
 
-    return run(Place(parsed.at.parent, parsed.at.name), open_local(parsed.cache_megabytes))
+    place = HostAddress(parsed.at.parent, parsed.at.name)
+    return run(place, lambda on_status: make_thread_engine(parsed.cache_megabytes, {}, on_status))
 
 
 async def _session(

@@ -77,12 +77,12 @@ def _device(report: Report) -> None:
 
 
 def _shipped(report: Report) -> None:
-    from codeclippy_ls.engine.spec import SHIPPED, shipped_card
+    from codeclippy_ls.inference.spec import SHIPPED_FOLDER, read_shipped_card
 
     cure = "install the package again: the model inside it is not whole"
     try:
-        card = shipped_card()
-        digest = hashlib.sha256((SHIPPED / "model.safetensors").read_bytes()).hexdigest()
+        card = read_shipped_card()
+        digest = hashlib.sha256((SHIPPED_FOLDER / "model.safetensors").read_bytes()).hexdigest()
     except (OSError, ValueError) as error:
         report.bad("shipped model", str(error), cure)
         return
@@ -96,7 +96,7 @@ def _shipped(report: Report) -> None:
 
 
 def _model(report: Report, options: dict[str, Any]) -> None:
-    from codeclippy_ls.engine.errors import EngineError
+    from codeclippy_ls.inference.errors import EngineError
     from codeclippy_ls.settings import parse
 
     model = {"engine": "process", **options.get("model", {})}
@@ -110,15 +110,16 @@ def _model(report: Report, options: dict[str, Any]) -> None:
 
 
 async def _try(report: Report, settings: Any) -> None:
-    from codeclippy_ls.assist import COMPLETE, Assistant
-    from codeclippy_ls.host import open_engine
+    from codeclippy_ls.assist.assistant import Assistant
+    from codeclippy_ls.engines import open_engine
+    from codeclippy_ls.inference.spec import ModelRole
     from codeclippy_ls.text import Document
 
     assistant = Assistant(open_engine(settings), settings)
     try:
         started = time.monotonic()
         await assistant.prepare()
-        model = assistant.engine.status(COMPLETE).model
+        model = assistant.engine.status(ModelRole.COMPLETE).info
         family = model.family(settings.model.family)
         if model.served:
             report.good(
@@ -134,11 +135,11 @@ async def _try(report: Report, settings: Any) -> None:
         if generation is None or not generation.candidates[0].text:
             report.bad("completion", "the model wrote nothing", "try another model")
             return
-        tokens = len(generation.candidates[0].tokens)
+        tokens = len(generation.candidates[0].token_ids)
         report.good(
             "completion",
             (f"{tokens} tokens in " if tokens else "made in ")
-            + f"{generation.seconds * 1000:.0f} ms, the first after {generation.first_token * 1000:.0f} ms",
+            + f"{generation.seconds * 1000:.0f} ms, the first after {generation.first_token_seconds * 1000:.0f} ms",
         )
     finally:
         await assistant.close()

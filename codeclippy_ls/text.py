@@ -291,3 +291,9 @@ class Documents:
 
     def __len__(self) -> int:
         return len(self._open)
+
+
+def indent_width(line: str) -> int:
+    """Return the columns of leading white space; a tab counts as eight, as in Python."""
+    expanded = line.expandtabs(8)
+    return len(expanded) - len(expanded.lstrip(" "))

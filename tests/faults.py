@@ -11,46 +11,47 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from codeclippy_ls.engine.engine import Generation, Ticket
+from codeclippy_ls.inference.handles import RequestHandle
+from codeclippy_ls.inference.requests import Generation
 from tests import checkpoints
 
 if TYPE_CHECKING:
-    from codeclippy_ls.engine.worker import LocalHost
+    from codeclippy_ls.engine.worker import ModelWorker
 
 PIECES = 5_000  # of a flood
 
 
-def sleep(ticket: Ticket) -> Iterator[Generation | None]:
+def sleep(ticket: RequestHandle) -> Iterator[Generation | None]:
     """A step that takes its time, in which nothing can be cancelled."""
     time.sleep(0.2)
     yield None
 
 
-def hang(ticket: Ticket) -> Iterator[Generation | None]:
+def hang(ticket: RequestHandle) -> Iterator[Generation | None]:
     """A step that does not end."""
     time.sleep(600)
     yield None
 
 
-def error(ticket: Ticket) -> Iterator[Generation | None]:
+def error(ticket: RequestHandle) -> Iterator[Generation | None]:
     """An exception."""
     yield None
     raise RuntimeError("a fault of the test's")
 
 
-def leave(ticket: Ticket) -> Iterator[Generation | None]:
+def leave(ticket: RequestHandle) -> Iterator[Generation | None]:
     """A library ends the process as Python does it."""
     yield None
     raise SystemExit("a library exits")
 
 
-def die(ticket: Ticket) -> Iterator[Generation | None]:
+def die(ticket: RequestHandle) -> Iterator[Generation | None]:
     """The process is no more."""
     yield None
     os._exit(9)
 
 
-def flood(ticket: Ticket) -> Iterator[Generation | None]:
+def flood(ticket: RequestHandle) -> Iterator[Generation | None]:
     """Text in very many pieces, each of which is a line, and as many messages to the log."""
     for number in range(PIECES):
         ticket.emit(f"line {number}\n")
@@ -59,7 +60,7 @@ def flood(ticket: Ticket) -> Iterator[Generation | None]:
             yield None
 
 
-def stray(ticket: Ticket) -> Iterator[Generation | None]:
+def stray(ticket: RequestHandle) -> Iterator[Generation | None]:
     """Output on stdout by Python, by the descriptor, and by a program that is started."""
     for _ in range(20):
         print("stray print", flush=True)
@@ -68,7 +69,7 @@ def stray(ticket: Ticket) -> Iterator[Generation | None]:
     yield None
 
 
-def ask(ticket: Ticket) -> Iterator[Generation | None]:
+def ask(ticket: RequestHandle) -> Iterator[Generation | None]:
     """A question on stdin, as a library asks whether it may run a checkpoint's code."""
     try:
         answer = input("may I? ")
@@ -78,7 +79,7 @@ def ask(ticket: Ticket) -> Iterator[Generation | None]:
     yield None
 
 
-STEPS: dict[str, Callable[[Ticket], Iterator[Generation | None]]] = {
+STEPS: dict[str, Callable[[RequestHandle], Iterator[Generation | None]]] = {
     "sleep": sleep,
     "hang": hang,
     "error": error,
@@ -91,14 +92,14 @@ STEPS: dict[str, Callable[[Ticket], Iterator[Generation | None]]] = {
 MODELS = ("memory", "device", "nan", "endless")
 
 
-def model_host(fault: str) -> LocalHost:
+def model_host(fault: str) -> ModelWorker:
     """What runs models, with one that has a fault, whatever is asked for."""
     import torch
 
-    from codeclippy_ls.engine.cache import PrefixCache
-    from codeclippy_ls.engine.models import Model
-    from codeclippy_ls.engine.tokenizer import Tokenizer
-    from codeclippy_ls.engine.worker import LocalHost
+    from codeclippy_ls.engine.generation.kv_cache import PrefixCache
+    from codeclippy_ls.engine.loading.models import Model
+    from codeclippy_ls.engine.loading.tokenizer import Tokenizer
+    from codeclippy_ls.engine.worker import ModelWorker
 
     class Keys:
         """No keys; only how many there would be."""
@@ -129,7 +130,7 @@ def model_host(fault: str) -> LocalHost:
                     logits.zero_()[:, 40 + time.monotonic_ns() % 60] = 9.0  # some letter, another one each time
             return found
 
-    class Broken(LocalHost):
+    class Broken(ModelWorker):
         def __init__(self) -> None:
             super().__init__()
             made = Model(Runner(), Tokenizer(checkpoints.definition()), "faulty")

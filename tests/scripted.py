@@ -12,18 +12,21 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
-from codeclippy_ls import prompts
-from codeclippy_ls.assist import ModelFacts
 from codeclippy_ls.constrain.grammar import Mode
-from codeclippy_ls.engine.engine import PATIENCE, Ask, Candidate, Engine, Generation, Reason, Status, Ticket
-from codeclippy_ls.engine.errors import EngineError, ModelError
-from codeclippy_ls.engine.tokenizer import Tokenizer
+from codeclippy_ls.engine.loading.tokenizer import Tokenizer
+from codeclippy_ls.engine.thread_engine import ThreadEngine
+from codeclippy_ls.inference.engine import STEP_TIMEOUT, ModelStatus
+from codeclippy_ls.inference.errors import EngineError, ModelError
+from codeclippy_ls.inference.handles import RequestHandle
+from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Task
+from codeclippy_ls.prompts.build import markers
 from codeclippy_ls.settings import Settings
+from codeclippy_ls.tasks.model_info import ModelInfo
 from tests import checkpoints
 
 
 @dataclass(frozen=True, slots=True)
-class Built(Ask):
+class Built(Task):
     """Asks for a prompt that is there already."""
 
     built: Any
@@ -43,27 +46,27 @@ class ScriptedHost:
         self.started = threading.Event()
         self.fail_load = ""
         self.prompts: list[str] = []
-        self.stopped: list[Reason] = []
+        self.stopped: list[FinishReason] = []
         self.unloaded: list[str] = []
-        self.patience = PATIENCE
+        self.patience = STEP_TIMEOUT
 
-    def open(self, settings: Settings, watch: Callable[[str, Status], None]) -> Engine:
+    def open(self, settings: Settings, watch: Callable[[str, ModelStatus], None]) -> ThreadEngine:
         """An engine over this host."""
         specs: Mapping[str, Any] = {"complete": None, "edit": None}
-        return Engine(lambda: self, specs, watch, self.patience)
+        return ThreadEngine(lambda: self, specs, watch, self.patience)
 
     def load(self, name: str, spec: Any) -> Any:
         """Say what there is to say of a model."""
         if self.fail_load:
             raise ModelError(self.fail_load)
         tokenizer = Tokenizer(checkpoints.definition())
-        return ModelFacts("", "gpt_neox", prompts.markers(tokenizer), window=2048)
+        return ModelInfo("", "gpt_neox", markers(tokenizer), window=2048)
 
     def unload(self, name: str) -> None:
         """Remember who was let go."""
         self.unloaded.append(name)
 
-    def start(self, ticket: Ticket) -> Iterator[Generation | None]:
+    def start(self, ticket: RequestHandle) -> Iterator[Generation | None]:
         """One step, then the answer."""
         model = SimpleNamespace(
             name="",
@@ -72,13 +75,13 @@ class ScriptedHost:
             chat=None,
             tokenizer=Tokenizer(checkpoints.definition()),
         )
-        prompt = ticket.request.ask.prompt(model, 2048)
+        prompt = ticket.request.task.prompt(model, 2048)
         self.prompts.append(model.tokenizer.decode_bytes(prompt.tokens).decode() + prompt.heal)
         self.started.set()
         yield None
         while self.gate is not None and not self.gate.wait(0.01):
-            if ticket.stopping is not None:
-                self.stopped.append(ticket.stopping)
+            if ticket.cancel_reason is not None:
+                self.stopped.append(ticket.cancel_reason)
                 return
             yield None
         if isinstance(self.says, BaseException):
@@ -86,15 +89,15 @@ class ScriptedHost:
         says = self.says(self.prompts[-1]) if callable(self.says) else self.says
         says = [says] if isinstance(says, str) else says
         made = [self._candidate(model, prompt, text) for text in says]
-        candidates = tuple(replace(one, answer=ticket.request.ask.answer(one, prompt)) for one in made)
+        candidates = tuple(replace(one, answer=ticket.request.task.answer(one, prompt)) for one in made)
         ticket.emit(candidates[0].text)
-        yield Generation(Reason.END, candidates, len(prompt.tokens))
+        yield Generation(FinishReason.END, candidates, len(prompt.tokens))
 
     def _candidate(self, model: Any, prompt: Any, says: str) -> Candidate:
         text = prompt.heal + says  # a model would have to begin with the word that was begun
         state = prompt.constraint
         if state is None or prompt.heal:
-            return Candidate(text, tuple(model.tokenizer.encode(text)), -0.1, Reason.END)
+            return Candidate(text, tuple(model.tokenizer.encode(text)), -0.1, FinishReason.END)
         tokens: list[int] = []
         # Line by line, as the constraint has the document's lines; a header's numbers may be of the whole document.
         for line in text.splitlines(keepends=True):
@@ -107,7 +110,7 @@ class ScriptedHost:
                     raise EngineError(f"the script is not allowed at {state.text!r} after {state.body!r}: {line!r}")
                 state = state.step(token)
                 tokens.append(token)
-        return Candidate(text, tuple(tokens), -0.1, Reason.END)
+        return Candidate(text, tuple(tokens), -0.1, FinishReason.END)
 
 
 def header(tokenizer: Tokenizer, state: Any, line: str) -> list[int]:

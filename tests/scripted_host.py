@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from codeclippy_ls.engine.engine import Engine, Status
-from codeclippy_ls.host.place import Place
+from codeclippy_ls.engine.thread_engine import ThreadEngine
+from codeclippy_ls.host.address import HostAddress
 from codeclippy_ls.host.service import run
+from codeclippy_ls.inference.engine import ModelStatus
 from tests.scripted_server import FileHost
 
 PATIENCE = 1.5
@@ -20,10 +21,10 @@ PATIENCE = 1.5
 def main() -> None:
     at, script = Path(sys.argv[2]), Path(sys.argv[3])
 
-    def open_engine(watch: Callable[[str, Status], None]) -> Engine:
-        return Engine(lambda: FileHost(script), {}, watch, patience=PATIENCE)
+    def open_engine(watch: Callable[[str, ModelStatus], None]) -> ThreadEngine:
+        return ThreadEngine(lambda: FileHost(script), {}, watch, patience=PATIENCE)
 
-    run(Place(at.parent, at.name), open_engine)
+    run(HostAddress(at.parent, at.name), open_engine)
 
 
 if __name__ == "__main__":

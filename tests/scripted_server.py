@@ -22,11 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from codeclippy_ls import cli
-from codeclippy_ls.assist import model_specs
-from codeclippy_ls.engine.engine import PATIENCE, Engine, EngineFace, Generation, Lane, Status, Ticket
+from codeclippy_ls.engine.thread_engine import ThreadEngine
+from codeclippy_ls.host.address import HostAddress, own_folder
 from codeclippy_ls.host.client import HostEngine
-from codeclippy_ls.host.place import Place, own_folder
-from codeclippy_ls.host.start import Connection, Notifications, found
+from codeclippy_ls.host.start import Connection, Notifications, find_host
+from codeclippy_ls.inference.engine import STEP_TIMEOUT, Engine, ModelStatus
+from codeclippy_ls.inference.handles import RequestHandle
+from codeclippy_ls.inference.requests import Generation, Priority
+from codeclippy_ls.model_specs import model_specs
 from codeclippy_ls.server import server
 from codeclippy_ls.settings import Settings
 from tests import faults
@@ -41,7 +44,7 @@ class FileHost(ScriptedHost):
     def __init__(self, script: Path) -> None:
         super().__init__()
         self.file = script
-        self.patience = self.script().get("patience", PATIENCE)
+        self.patience = self.script().get("patience", STEP_TIMEOUT)
 
     def script(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
@@ -53,7 +56,7 @@ class FileHost(ScriptedHost):
         time.sleep(script.get("load_delay", 0))
         return super().load(name, spec)
 
-    def start(self, ticket: Ticket) -> Iterator[Generation | None]:
+    def start(self, ticket: RequestHandle) -> Iterator[Generation | None]:
         script = self.script()
         if script.get("crash"):
             os._exit(9)
@@ -62,7 +65,7 @@ class FileHost(ScriptedHost):
             return
         if "fault" in script:
             yield from faults.STEPS[script["fault"]](ticket)
-        is_edit = ticket.lane is Lane.EDIT
+        is_edit = ticket.priority is Priority.EDIT
         hunks = script.get("edit", "")
         ways = [hunks] if isinstance(hunks, str) else hunks
         self.says = [" " + way for way in ways] if is_edit else script.get("complete", "")
@@ -70,7 +73,7 @@ class FileHost(ScriptedHost):
             self.says = partial(seen, length=script["seen"])
         ready = time.monotonic() + script.get("delay", 0)
         for step in super().start(ticket):
-            while time.monotonic() < ready and ticket.stopping is None:
+            while time.monotonic() < ready and ticket.cancel_reason is None:
                 time.sleep(0.005)
                 yield None
             yield step
@@ -81,18 +84,18 @@ def seen(text: str, length: int) -> str:
     return f"seen_{zlib.crc32(text[-length:].encode()):08x}"
 
 
-def opened(script: Path, settings: Settings, watch: Callable[[str, Status], None]) -> Engine:
+def opened(script: Path, settings: Settings, watch: Callable[[str, ModelStatus], None]) -> ThreadEngine:
     """A scripted engine on a thread of this process."""
     return FileHost(script).open(settings, watch)
 
 
-def hosted(script: Path, settings: Settings, watch: Callable[[str, Status], None]) -> EngineFace:
+def hosted(script: Path, settings: Settings, watch: Callable[[str, ModelStatus], None]) -> Engine:
     """A scripted engine in a process of its own."""
-    where = Place(own_folder(), script.stem)
+    where = HostAddress(own_folder(), script.stem)
     command = [sys.executable, "-m", "tests.scripted_host", "--at", str(where.folder / where.name), str(script)]
 
     async def find(notifications: Notifications) -> Connection:
-        return await found(where, command, _IDLE, notifications)
+        return await find_host(where, command, _IDLE, notifications)
 
     return HostEngine(find, model_specs(settings), watch)
 

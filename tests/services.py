@@ -240,11 +240,11 @@ def write_gguf(folder: Path, path: Path) -> None:
 def _serve(scratch: Path) -> None:
     import xllamacpp
 
-    from codeclippy_ls.engine.spec import SHIPPED
+    from codeclippy_ls.inference.spec import SHIPPED_FOLDER
 
     path = scratch / "shipped.gguf"
     if not path.exists():
-        write_gguf(SHIPPED, path)
+        write_gguf(SHIPPED_FOLDER, path)
     options = xllamacpp.CommonParams()
     options.model.path = str(path)
     options.n_ctx, options.n_parallel, options.n_gpu_layers = 4096, 4, 0

@@ -9,34 +9,40 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "codeclippy_ls"
 SOURCES = [path for path in PACKAGE.rglob("*.py") if path.parent.name != "samples"]
-ROOMS = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in SOURCES}
+# Folders of the engine that are rooms of their own.
+_ENGINE_ROOMS = {"generation", "decoder", "loading"}
 # What each room may import of ours, beside itself.
-MAY_IMPORT = {
+MAY_IMPORT: dict[str, set[str]] = {
     "text": set(),
     "settings": set(),
-    "frames": set(),
-    "engine": set(),
+    "framing": set(),
+    "secret_files": set(),
+    "inference": set(),
+    "model_specs": {"inference", "settings"},
+    "postprocess": {"text"},
     "prompts": {"text"},
     "diffs": {"text"},
     "constrain": {"text"},
-    "assist": {"prompts", "diffs", "constrain", "text", "engine", "settings"},
-    "remote": {"assist", "engine", "prompts", "settings"},
-    "host": {"assist", "remote", "engine", "frames", "settings", ""},
-    "server": {"host", "assist", "engine", "prompts", "settings", "frames", "text", ""},
-    "cli": ROOMS | {""},
-    "oneshot": ROOMS | {""},
-    "doctor": ROOMS | {""},
-    "demo": {"diffs", "text", ""},
-    "__init__": set(),
-    "__main__": {"cli"},
+    "tasks": {"prompts", "postprocess", "diffs", "constrain", "inference", "secret_files", "text"},
+    "assist": {"tasks", "prompts", "postprocess", "diffs", "inference", "model_specs", "settings", "text"},
+    "engine/generation": {"inference"},
+    "engine/decoder": {"engine/generation"},
+    "engine/loading": {"engine/decoder", "engine/generation", "inference"},
+    "engine": {"engine/generation", "engine/loading", "inference"},
+    "host": {"tasks", "inference", "settings", "framing", ""},
+    "remote": {"tasks", "prompts", "inference", "settings"},
+    "engines": {"engine", "host", "remote", "tasks", "inference", "model_specs", "settings"},
+    "server": {"engines", "assist", "tasks", "prompts", "inference", "settings", "framing", "secret_files", "text", ""},
 }
+_COMMAND_LINE = {"cli", "commands", "doctor", "demo", "__main__"}
+ROOMS = {*MAY_IMPORT, *_COMMAND_LINE, "__init__"}
 # Libraries that only some rooms know.
 KNOWN_BY = {
     "torch": {"engine", "doctor"},
     "transformers": {"engine"},
     "safetensors": {"engine"},
     "tokenizers": {"engine"},
-    "huggingface_hub": {"engine"},
+    "huggingface_hub": {"engine", "inference"},
     "pygls": {"server", "host", "demo"},
     "lsprotocol": {"server", "demo"},
     "cattrs": {"server", "host"},
@@ -46,11 +52,19 @@ KNOWN_BY = {
 }
 
 
+def room_of(module: str) -> str:
+    """Return the room of a module, given as ``room/room.py`` parts or a dotted name below the package."""
+    first, *rest = module.split(".")
+    if first == "engine" and rest and rest[0] in _ENGINE_ROOMS:
+        return f"engine/{rest[0]}"
+    return first if first in ROOMS else ""
+
+
 def imports() -> list[tuple[str, str, Path]]:
     """Room, imported module and file, for every import in the package, also inside functions."""
     found = []
     for path in SOURCES:
-        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        room = room_of(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 found += [(room, alias.name, path) for alias in node.names]
@@ -63,13 +77,31 @@ def imports() -> list[tuple[str, str, Path]]:
 
 
 def test_imports_run_one_way() -> None:
-    """No room knows one above it."""
-    assert set(MAY_IMPORT) == ROOMS
+    """No room imports one that is not listed for it; only the command line may import all."""
+    assert {room for room, _, _ in imports()} <= ROOMS
     for room, module, path in imports():
-        if module.startswith("codeclippy_ls"):
-            other = ([*module.split("."), ""])[1]
-            other = other if other in ROOMS else ""
-            assert other == room or other in MAY_IMPORT[room], f"{path} imports {module}"
+        if module.startswith("codeclippy_ls") and room not in _COMMAND_LINE:
+            other = room_of(module.removeprefix("codeclippy_ls").removeprefix("."))
+            assert other == room or other in MAY_IMPORT.get(room, ()), f"{path} imports {module}"
+
+
+def test_rooms_have_no_circle() -> None:
+    """What a room may import never leads back to it."""
+    left = {room: set(others) for room, others in MAY_IMPORT.items()}
+    while left:
+        free = {room for room, others in left.items() if not others & left.keys()}
+        assert free, f"a circle among {sorted(left)}"
+        left = {room: others for room, others in left.items() if room not in free}
+
+
+def test_packages_re_export_nothing() -> None:
+    """Each name has one door: the module that defines it."""
+    for path in SOURCES:
+        if path.name == "__init__.py" and path.parent.name not in {"codeclippy_ls", "diffs", "constrain"}:
+            imported = [
+                node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ImportFrom)
+            ]
+            assert not [node for node in imported if str(node.module).startswith("codeclippy_ls")], f"{path} re-exports"
 
 
 def test_only_their_rooms_know_the_libraries() -> None:
@@ -77,7 +109,7 @@ def test_only_their_rooms_know_the_libraries() -> None:
     for room, module, path in imports():
         library = module.split(".")[0]
         if library in KNOWN_BY:
-            assert room in KNOWN_BY[library], f"{path} imports {module}"
+            assert room.split("/")[0] in KNOWN_BY[library], f"{path} imports {module}"
         else:
             assert library in sys.stdlib_module_names or library == "codeclippy_ls", f"{path} imports {module}"
 
@@ -95,7 +127,7 @@ def test_the_server_starts_without_torch() -> None:
 def test_nothing_prints_but_the_command_line() -> None:
     """Stdout belongs to the protocol."""
     for path in SOURCES:
-        if path.stem in {"oneshot", "doctor", "demo"}:
+        if path.stem in {"commands", "doctor", "demo"}:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":

@@ -9,9 +9,13 @@ from typing import Any
 
 import pytest
 
-from codeclippy_ls.assist import EDIT, Assistant, Proposal, Refusal, marker_at, open_engine, scope, shown_part
-from codeclippy_ls.engine.errors import EngineError
+from codeclippy_ls.assist.assistant import Assistant
+from codeclippy_ls.assist.proposals import Proposal, Refusal
+from codeclippy_ls.engines import open_thread_engine
+from codeclippy_ls.inference.errors import EngineError
+from codeclippy_ls.inference.spec import ModelRole
 from codeclippy_ls.settings import parse
+from codeclippy_ls.tasks.edit_context import marker_at, scope, shown_part
 from codeclippy_ls.text import Document, apply
 from tests import checkpoints
 from tests.editor import in_process
@@ -31,7 +35,7 @@ async def with_model(options: dict[str, Any], work: Callable[[Assistant], Any]) 
     """Run work on an assistant over real checkpoints."""
     settings, problems = parse(options)
     assert not problems
-    assistant = Assistant(open_engine(settings), settings)
+    assistant = Assistant(open_thread_engine(settings), settings)
     try:
         await assistant.prepare()
         return await work(assistant)
@@ -107,7 +111,7 @@ async def test_a_model_that_only_continues_leaves_edits_to_the_shipped_one(tmp_p
         assert assistant.edits_possible()
         edited = await assistant.edit(Document("file:///x.py", "def f(x):\n    return x\n", 1), "Add a docstring")
         assert isinstance(edited, (Proposal, Refusal))
-        return assistant.engine.status(EDIT).model.name
+        return assistant.engine.status(ModelRole.EDIT).info.name
 
     assert await with_model(options(folder), work) == ""
 

@@ -20,11 +20,11 @@ from bench.edit_cases import Case, Clone
 from bench.edit_figures import Outcome, ratios, summary
 from bench.edit_replay import Teacher, true_diff
 from codeclippy_ls import constrain
-from codeclippy_ls.assist import ShownDiff
-from codeclippy_ls.assist.regions import Shown
-from codeclippy_ls.engine.engine import Candidate, Generation, Reason
-from codeclippy_ls.engine.models import Model
-from codeclippy_ls.engine.tokenizer import Tokenizer
+from codeclippy_ls.engine.loading.models import Model
+from codeclippy_ls.engine.loading.tokenizer import Tokenizer
+from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation
+from codeclippy_ls.tasks.edit import ContextDiff
+from codeclippy_ls.tasks.edit_context import EditContext
 from codeclippy_ls.text import Document
 from tests import checkpoints
 
@@ -267,7 +267,7 @@ async def test_a_model_that_is_told_what_to_write_is_exact_in_every_way(monkeypa
         lambda tokenizer: Model(checkpoints.module("codegen", window=2048), tokenizer, "diff-codegen-toy"),
     )
     monkeypatch.setattr(
-        "codeclippy_ls.engine.tokenizer.read_tokenizer", lambda folder: Tokenizer(checkpoints.definition())
+        "codeclippy_ls.engine.loading.tokenizer.read_tokenizer", lambda folder: Tokenizer(checkpoints.definition())
     )
     facts = Facts()
     found = await edits.replayed([CASE], Path(), facts)
@@ -318,10 +318,10 @@ GOOD = "@@ -1,2 +1,2 @@\n-a\n+A\n b\n"
 )
 def test_the_law_s_judges_see_what_is_wrong(diff: str, said: str, tmp_path: Path) -> None:
     """A wrong line, count, place, and edits that are not what the diff says."""
-    asking = Asking(Document("file:///f", "a\r\nb"), Shown(("a", "b"), (0, 1), 0, 1), "x")
+    asking = Asking(Document("file:///f", "a\r\nb"), EditContext(("a", "b"), (0, 1), 0, 1), "x")
     trial = edit_law.Trial("", "", "", asking, {}, (0, 0), True)
-    candidate = Candidate(diff, (), 0.0, Reason.END, ShownDiff(diff, 0, 2))
-    found = Made(Generation(Reason.END, (candidate,)), "A\r\nb", diff)
+    candidate = Candidate(diff, (), 0.0, FinishReason.END, ContextDiff(diff, 0, 2))
+    found = Made(Generation(FinishReason.END, (candidate,)), "A\r\nb", diff)
     wrong = edit_law.problem(trial, found, edit_law.Judges(tmp_path))
     assert wrong.startswith(said) and bool(wrong) == bool(said), wrong
     assert edit_law.problem(trial, Made(reason="it was Tuesday"), edit_law.Judges(tmp_path))

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bench import gpu
-from codeclippy_ls.engine.layouts import shape_of
+from codeclippy_ls.engine.decoder.architectures import shape_of
 
 
 def test_it_runs_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

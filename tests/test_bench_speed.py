@@ -9,7 +9,7 @@ import pytest
 
 from bench import limits, speed
 from bench.columns import Generated, Own, Subject, Theirs
-from codeclippy_ls.engine.formats import Choice
+from codeclippy_ls.engine.decoder.linear import Choice
 from tests import checkpoints
 
 

@@ -12,8 +12,8 @@ import torch
 
 from codeclippy_ls import constrain
 from codeclippy_ls.constrain.vocabulary import unfinished
-from codeclippy_ls.engine.decode import Chooser
-from codeclippy_ls.engine.tokenizer import Tokenizer, read_tokenizer
+from codeclippy_ls.engine.generation.decoding import Chooser
+from codeclippy_ls.engine.loading.tokenizer import Tokenizer, read_tokenizer
 from tests import checkpoints
 from tests.shared import tokenizer_folder
 

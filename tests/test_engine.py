@@ -17,17 +17,20 @@ import pytest
 import torch
 
 from codeclippy_ls import constrain
-from codeclippy_ls.engine.cache import Prefix, PrefixCache, common_length
-from codeclippy_ls.engine.configuration import ends_of
-from codeclippy_ls.engine.decode import Chooser, Step, Stream, decoded
-from codeclippy_ls.engine.draft import Cost, Lookup, best_length
-from codeclippy_ls.engine.engine import Ask, Candidate, Engine, Generation, Lane, Reason, Request, State, Ticket
-from codeclippy_ls.engine.errors import EngineError, ModelError, NonFiniteError
-from codeclippy_ls.engine.formats import Choice
-from codeclippy_ls.engine.models import Model
-from codeclippy_ls.engine.tokenizer import Tokenizer, decode_complete
-from codeclippy_ls.engine.transformer import Transformer
-from codeclippy_ls.engine.worker import LocalHost
+from codeclippy_ls.engine.decoder.linear import Choice
+from codeclippy_ls.engine.decoder.transformer import Transformer
+from codeclippy_ls.engine.generation.decoding import Chooser, Step, Stream, decoded
+from codeclippy_ls.engine.generation.drafting import Cost, Lookup, best_length
+from codeclippy_ls.engine.generation.kv_cache import Prefix, PrefixCache, common_length
+from codeclippy_ls.engine.loading.config import ends_of
+from codeclippy_ls.engine.loading.models import Model
+from codeclippy_ls.engine.loading.tokenizer import Tokenizer, decode_complete
+from codeclippy_ls.engine.thread_engine import ThreadEngine
+from codeclippy_ls.engine.worker import ModelWorker
+from codeclippy_ls.inference.engine import ModelState
+from codeclippy_ls.inference.errors import EngineError, ModelError, NonFiniteError
+from codeclippy_ls.inference.handles import RequestHandle
+from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Priority, Request, Sampling, Task
 from tests import checkpoints
 from tests.scripted import Built
 
@@ -334,11 +337,11 @@ class Script:
         """Say so."""
         self.say(f"unload {name}")
 
-    def start(self, ticket: Ticket) -> Iterator[Generation | None]:
+    def start(self, ticket: RequestHandle) -> Iterator[Generation | None]:
         """Steps named by the request's ask."""
-        name, steps = ticket.request.ask.prompt(None, 0)
+        name, steps = ticket.request.task.prompt(None, 0)
         for step in range(steps):
-            if ticket.stopping is not None:
+            if ticket.cancel_reason is not None:
                 self.say(f"{name} stopped")
                 return
             self.gate.acquire(timeout=10)
@@ -348,7 +351,7 @@ class Script:
             raise RuntimeError("a fault")
         if name == "exit":
             raise SystemExit("a library exits")
-        yield Generation(Reason.END, (Candidate(name, (), 0.0, Reason.END),))
+        yield Generation(FinishReason.END, (Candidate(name, (), 0.0, FinishReason.END),))
 
 
 def job(name: str, steps: int = 1, key: str | None = None) -> Request:
@@ -364,10 +367,10 @@ async def settle(script: Script, permits: int) -> None:
 
 
 @pytest.fixture
-def scripted() -> Iterator[tuple[Engine, Script]]:
+def scripted() -> Iterator[tuple[ThreadEngine, Script]]:
     """An engine with a scripted host."""
     script = Script()
-    engine = Engine(lambda: script, {"default": None})
+    engine = ThreadEngine(lambda: script, {"default": None})
     yield engine, script
     for _ in range(100):
         script.gate.release()
@@ -375,13 +378,13 @@ def scripted() -> Iterator[tuple[Engine, Script]]:
     assert engine.join(10)
 
 
-async def test_a_keystroke_goes_before_an_edit_and_the_edit_resumes(scripted: tuple[Engine, Script]) -> None:
+async def test_a_keystroke_goes_before_an_edit_and_the_edit_resumes(scripted: tuple[ThreadEngine, Script]) -> None:
     """Pre-emption between two steps, and nothing of the edit is lost."""
     engine, script = scripted
-    edit = engine.submit(job("edit", 3), Lane.EDIT)
+    edit = engine.submit(job("edit", 3), Priority.EDIT)
     await settle(script, 1)
     await script.reached("edit0")
-    key = engine.submit(job("key", 1), Lane.KEYSTROKE)
+    key = engine.submit(job("key", 1), Priority.KEYSTROKE)
     await settle(script, 6)
     assert (await key.result()).text == "key" and (await edit.result()).text == "edit"
     assert [entry for entry in script.log if entry != "load default"] in (
@@ -390,7 +393,7 @@ async def test_a_keystroke_goes_before_an_edit_and_the_edit_resumes(scripted: tu
     )
 
 
-async def test_the_newest_of_a_key_wins(scripted: tuple[Engine, Script]) -> None:
+async def test_the_newest_of_a_key_wins(scripted: tuple[ThreadEngine, Script]) -> None:
     """The losers are answered at once, waiting or running."""
     engine, script = scripted
     running = engine.submit(job("a", 5, key="doc"))
@@ -398,14 +401,14 @@ async def test_the_newest_of_a_key_wins(scripted: tuple[Engine, Script]) -> None
     await script.reached("a0")
     waiting = engine.submit(job("b", 1, key="doc"))
     newest = engine.submit(job("c", 1, key="doc"))
-    assert (await running.result()).reason is Reason.SUPERSEDED
-    assert (await waiting.result()).reason is Reason.SUPERSEDED
+    assert (await running.result()).finish_reason is FinishReason.SUPERSEDED
+    assert (await waiting.result()).finish_reason is FinishReason.SUPERSEDED
     await settle(script, 5)
-    assert (await newest.result()).reason is Reason.END
+    assert (await newest.result()).finish_reason is FinishReason.END
     assert "b0" not in script.log
 
 
-async def test_cancelling_frees_the_engine_within_a_step(scripted: tuple[Engine, Script]) -> None:
+async def test_cancelling_frees_the_engine_within_a_step(scripted: tuple[ThreadEngine, Script]) -> None:
     """The ticket is answered at once; the thread goes on after the step it is in."""
     engine, script = scripted
     ticket = engine.submit(job("long", 50))
@@ -422,7 +425,7 @@ async def test_cancelling_frees_the_engine_within_a_step(scripted: tuple[Engine,
     assert sum(entry.startswith("long") for entry in script.log) <= 4
 
 
-async def test_a_fault_fails_its_ticket_only(scripted: tuple[Engine, Script]) -> None:
+async def test_a_fault_fails_its_ticket_only(scripted: tuple[ThreadEngine, Script]) -> None:
     """The next request runs as if nothing had been."""
     engine, script = scripted
     bad, good = engine.submit(job("boom", 1)), engine.submit(job("good", 1))
@@ -432,7 +435,7 @@ async def test_a_fault_fails_its_ticket_only(scripted: tuple[Engine, Script]) ->
     assert (await good.result()).text == "good"
 
 
-async def test_a_dead_thread_answers_everybody(scripted: tuple[Engine, Script]) -> None:
+async def test_a_dead_thread_answers_everybody(scripted: tuple[ThreadEngine, Script]) -> None:
     """Whatever escapes fails the running and the waiting tickets, and later ones, each with the reason."""
     engine, script = scripted
     dying, waiting = engine.submit(job("exit", 1)), engine.submit(job("never", 1))
@@ -442,21 +445,21 @@ async def test_a_dead_thread_answers_everybody(scripted: tuple[Engine, Script]) 
             await ticket.result()
     with pytest.raises(EngineError, match="the engine stopped"):
         await engine.submit(job("late", 1)).result()
-    assert engine.status().state is State.FAILED
+    assert engine.status().state is ModelState.FAILED
 
 
 async def test_a_step_that_does_not_end_fails_the_engine() -> None:
     """Everybody is answered, also those who come later; loading may take as long as it likes."""
     script = Script()
-    engine = Engine(lambda: script, {"default": None}, patience=0.2)
+    engine = ThreadEngine(lambda: script, {"default": None}, patience=0.2)
     script.load_delay = 0.5
     try:
-        await engine.prepare().result()
+        await engine.load().result()
         hung, waiting = engine.submit(job("hung", 1)), engine.submit(job("never", 1))
         for ticket in (hung, waiting):
             with pytest.raises(EngineError, match="hangs"):
                 await asyncio.wait_for(ticket.result(), 10)
-        assert engine.failure and engine.status().state is State.FAILED
+        assert engine.failure and engine.status().state is ModelState.FAILED
         with pytest.raises(EngineError, match="hangs"):
             await engine.submit(job("late", 1)).result()
     finally:
@@ -474,7 +477,7 @@ async def test_a_lost_device_fails_the_engine_and_not_the_request_alone() -> Non
         raise torch.AcceleratorError("CUDA error: device-side assert triggered\nmore")
 
     subject.forward = lost
-    engine = Engine(lambda: Loaded(subject), {"default": None})
+    engine = ThreadEngine(lambda: Loaded(subject), {"default": None})
     try:
         tickets = [engine.submit(prompt(list(range(20, 60)))) for _ in range(2)]
         for ticket in tickets:
@@ -487,52 +490,54 @@ async def test_a_lost_device_fails_the_engine_and_not_the_request_alone() -> Non
 
 
 async def test_clients_take_turns_below_keystrokes(
-    scripted: tuple[Engine, Script], monkeypatch: pytest.MonkeyPatch
+    scripted: tuple[ThreadEngine, Script], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An editor's edit does not wait for the end of another's; one editor's own edits come one after the other."""
-    monkeypatch.setattr("codeclippy_ls.engine.engine._TURN", 0.0)
+    monkeypatch.setattr("codeclippy_ls.engine.thread_engine._TURN", 0.0)
     engine, script = scripted
-    first = engine.submit(replace(job("a", 3), client=1), Lane.EDIT)
+    first = engine.submit(replace(job("a", 3), client=1), Priority.EDIT)
     await settle(script, 1)
     await script.reached("a0")
-    others = [engine.submit(replace(job(name, 2), client=client), Lane.EDIT) for name, client in (("b", 1), ("c", 2))]
+    others = [
+        engine.submit(replace(job(name, 2), client=client), Priority.EDIT) for name, client in (("b", 1), ("c", 2))
+    ]
     await settle(script, 6)
     for ticket in (first, *others):
-        assert (await ticket.result()).reason is Reason.END
+        assert (await ticket.result()).finish_reason is FinishReason.END
     steps = [entry for entry in script.log if entry != "load default"]
     assert steps.index("c0") < steps.index("a2")
 
 
-async def test_loading_fails_with_its_reason_and_can_be_tried_again(scripted: tuple[Engine, Script]) -> None:
+async def test_loading_fails_with_its_reason_and_can_be_tried_again(scripted: tuple[ThreadEngine, Script]) -> None:
     """By ``prepare`` again, without a new engine."""
     engine, script = scripted
     script.fail_load = "no such model"
     with pytest.raises(EngineError, match="no such model"):
-        await engine.prepare().result()
+        await engine.load().result()
     with pytest.raises(EngineError, match="no such model"):
         await engine.submit(job("x", 1)).result()
     script.fail_load = ""
-    await engine.prepare().result()
-    assert engine.status().state is State.READY
+    await engine.load().result()
+    assert engine.status().state is ModelState.READY
 
 
-async def test_a_thread_that_dies_while_loading_answers_everybody(scripted: tuple[Engine, Script]) -> None:
+async def test_a_thread_that_dies_while_loading_answers_everybody(scripted: tuple[ThreadEngine, Script]) -> None:
     """The load's own ticket too."""
     engine, script = scripted
     script.fail_load = "exit"
-    loading, waiting = engine.prepare(), engine.submit(job("never", 1))
+    loading, waiting = engine.load(), engine.submit(job("never", 1))
     for ticket in (loading, waiting):
         with pytest.raises(EngineError, match="the engine stopped: SystemExit"):
             await asyncio.wait_for(ticket.result(), 10)
 
 
-async def test_closing_answers_the_waiting(scripted: tuple[Engine, Script]) -> None:
+async def test_closing_answers_the_waiting(scripted: tuple[ThreadEngine, Script]) -> None:
     """And refuses what comes later."""
     engine, script = scripted
     tickets = [engine.submit(job(name, 3)) for name in "ab"]
     await script.reached("load default")
     engine.close()
-    assert [(await ticket.result()).reason for ticket in tickets] == [Reason.CANCELLED] * 2
+    assert [(await ticket.result()).finish_reason for ticket in tickets] == [FinishReason.CANCELLED] * 2
     with pytest.raises(EngineError, match="closed"):
         await engine.submit(job("c", 1)).result()
 
@@ -540,7 +545,7 @@ async def test_closing_answers_the_waiting(scripted: tuple[Engine, Script]) -> N
 # The real host.
 
 
-class Loaded(LocalHost):
+class Loaded(ModelWorker):
     """The real host over a model made in the test."""
 
     def __init__(self, subject: Model) -> None:
@@ -556,29 +561,29 @@ class Loaded(LocalHost):
 def prompt(tokens: list[int], **extra: Any) -> Request:
     """A request for plain tokens."""
     built = SimpleNamespace(tokens=tuple(tokens), ends=frozenset(), stop=extra.pop("stop", ()), constraint=None)
-    return Request(Built(built), sampling=extra)
+    return Request(Built(built), sampling=Sampling(**extra))
 
 
 async def test_streaming_budgets_stops_and_candidates() -> None:
     """Pieces make up the text; budgets and stop strings end it; candidates share the prompt and differ by seed."""
     subject = model("gpt_neox")
-    engine = Engine(lambda: Loaded(subject), {"default": None})
+    engine = ThreadEngine(lambda: Loaded(subject), {"default": None})
     tokens = list(range(20, 60))
     try:
         ticket = engine.submit(prompt(tokens, max_tokens=12))
-        pieces = [piece async for piece in ticket.pieces()]
+        pieces = [piece async for piece in ticket.deltas()]
         whole = await ticket.result()
-        assert "".join(pieces) == whole.text and whole.reason is Reason.LENGTH
-        assert list(whole.candidates[0].tokens) == reference(subject, tokens, 12)
+        assert "".join(pieces) == whole.text and whole.finish_reason is FinishReason.LENGTH
+        assert list(whole.candidates[0].token_ids) == reference(subject, tokens, 12)
         again = await engine.submit(prompt(tokens, max_tokens=12)).result()
-        assert again.text == whole.text and again.reused == len(tokens) - 1
+        assert again.text == whole.text and again.cached_tokens == len(tokens) - 1
         stop = whole.text[3:6]
         stopped = await engine.submit(prompt(tokens, max_tokens=12, stop=(stop,))).result()
-        assert stopped.reason is Reason.STOP and stopped.text == whole.text[: whole.text.index(stop)]
+        assert stopped.finish_reason is FinishReason.STOP and stopped.text == whole.text[: whole.text.index(stop)]
         timed = await engine.submit(prompt(tokens, max_tokens=200, seconds=0.0)).result()
-        assert timed.reason is Reason.TIME and len(timed.candidates[0].tokens) <= 1
+        assert timed.finish_reason is FinishReason.TIME and len(timed.candidates[0].token_ids) <= 1
         several = await engine.submit(prompt(tokens, max_tokens=8, temperature=1.0, candidates=3, seed=5)).result()
-        assert len({candidate.tokens for candidate in several.candidates}) == 3
+        assert len({candidate.token_ids for candidate in several.candidates}) == 3
         with pytest.raises(EngineError, match="window"):
             await engine.submit(prompt(list(range(9, 400)))).result()
     finally:
@@ -589,7 +594,7 @@ async def test_streaming_budgets_stops_and_candidates() -> None:
 async def test_a_forward_pass_that_fails_spoils_no_cache() -> None:
     """Keys that were written before the fault are not continued from."""
     subject = model("gpt_neox")
-    engine = Engine(lambda: Loaded(subject), {"default": None})
+    engine = ThreadEngine(lambda: Loaded(subject), {"default": None})
     tokens = list(range(20, 60))
     forward = subject.forward
     try:
@@ -605,7 +610,7 @@ async def test_a_forward_pass_that_fails_spoils_no_cache() -> None:
         subject.forward = forward
         for more in ([63], [61, 64], [61, 62, 65]):
             result = await engine.submit(prompt([*tokens, *more], max_tokens=8)).result()
-            assert list(result.candidates[0].tokens) == reference(subject, [*tokens, *more], 8)
+            assert list(result.candidates[0].token_ids) == reference(subject, [*tokens, *more], 8)
     finally:
         engine.close()
         assert engine.join(10)
@@ -620,19 +625,19 @@ async def test_out_of_memory_is_tried_again_at_half_the_window(error: BaseExcept
     subject = model("gpt_neox")
     windows: list[int] = []
 
-    class Refused(Ask):
+    class Refused(Task):
         def prompt(self, model: Any, window: int) -> Any:
             windows.append(window)
             if window == checkpoints.WINDOW or len(windows) > 2:
                 raise error
             return SimpleNamespace(tokens=(9, 10, 11), ends=frozenset(), stop=(), constraint=None)
 
-    engine = Engine(lambda: Loaded(subject), {"default": None})
+    engine = ThreadEngine(lambda: Loaded(subject), {"default": None})
     try:
-        assert (await engine.submit(Request(Refused(), {"max_tokens": 2})).result()).candidates
+        assert (await engine.submit(Request(Refused(), Sampling(max_tokens=2))).result()).candidates
         assert windows == [checkpoints.WINDOW, checkpoints.WINDOW // 2]
         with pytest.raises(EngineError, match="out of memory"):
-            await engine.submit(Request(Refused(), {"max_tokens": 2})).result()
+            await engine.submit(Request(Refused(), Sampling(max_tokens=2))).result()
     finally:
         engine.close()
         assert engine.join(10)

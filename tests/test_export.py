@@ -9,9 +9,9 @@ import pytest
 import torch
 import transformers
 
-from codeclippy_ls.engine.cache import Feed
-from codeclippy_ls.engine.models import load
-from codeclippy_ls.engine.spec import SHIPPED, ModelSpec
+from codeclippy_ls.engine.generation.kv_cache import Feed
+from codeclippy_ls.engine.loading.models import load
+from codeclippy_ls.inference.spec import SHIPPED_FOLDER, ModelSpec
 from training.export import export
 from training.train import Progress, Shape, in_bf16, new_model
 
@@ -33,8 +33,8 @@ def logits(folder: Path, lean: bool = True) -> torch.Tensor:
 
 
 def test_int8_is_half_the_size_and_nearly_the_same(checkpoint: Path, tmp_path: Path) -> None:
-    about = export(checkpoint, SHIPPED, tmp_path / "bf16", "toy", "1")
-    export(checkpoint, SHIPPED, tmp_path / "int8", "toy", "1", "int8")
+    about = export(checkpoint, SHIPPED_FOLDER, tmp_path / "bf16", "toy", "1")
+    export(checkpoint, SHIPPED_FOLDER, tmp_path / "int8", "toy", "1", "int8")
     sizes = [(tmp_path / form / "model.safetensors").stat().st_size for form in ("bf16", "int8")]
     assert sizes[1] < 0.6 * sizes[0]
     wanted, found = logits(tmp_path / "bf16"), logits(tmp_path / "int8")
@@ -49,9 +49,9 @@ def test_int8_is_half_the_size_and_nearly_the_same(checkpoint: Path, tmp_path: P
 def test_int8_weights_that_do_not_fill_the_model_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    from codeclippy_ls.engine.errors import ModelError
+    from codeclippy_ls.inference.errors import ModelError
 
-    export(checkpoint, SHIPPED, tmp_path / "int8", "toy", "1", "int8")
+    export(checkpoint, SHIPPED_FOLDER, tmp_path / "int8", "toy", "1", "int8")
     file = tmp_path / "int8" / "model.safetensors"
     tensors = load_file(file)
     tensors.pop("gpt_neox.layers.1.mlp.dense_h_to_4h.weight")

@@ -13,11 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeclippy_ls.engine import graphs, together
-from codeclippy_ls.engine.cache import Feed
-from codeclippy_ls.engine.formats import Choice
-from codeclippy_ls.engine.graphs import LONGEST, SLOTS, TOKENS, CudaGraphs
-from codeclippy_ls.engine.transformer import Transformer
+from codeclippy_ls.engine.decoder import cuda_graphs, fused_linear
+from codeclippy_ls.engine.decoder.cuda_graphs import LONGEST, SLOTS, TOKENS, CudaGraphs
+from codeclippy_ls.engine.decoder.linear import Choice
+from codeclippy_ls.engine.decoder.transformer import Transformer
+from codeclippy_ls.engine.generation.kv_cache import Feed
 from tests.tape import taped
 from tests.test_transformer import CASES, EXACT, ids, near, pair
 
@@ -30,7 +30,7 @@ def recording(case: str, record: Callable[[Any], Any] = taped, choice: Choice = 
     module, _ = pair(case)
     weights = {name: weight.to(device) for name, weight in module.state_dict().items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(together, "calls_cost", lambda device: True)
+        patch.setattr(fused_linear, "calls_cost", lambda device: True)
         return Transformer(module.config, weights, choice, record)
 
 
@@ -180,7 +180,7 @@ def test_no_text_is_kept_alive() -> None:
 
 def test_without_room_for_a_slot_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slots take a share of the device's free memory, and no more."""
-    monkeypatch.setattr(graphs, "_free", lambda device: 1000)
+    monkeypatch.setattr(cuda_graphs, "_free", lambda device: 1000)
     subject = recording("neox")
     cache = length(3, subject)
     assert not subject.graphs.takes([Feed([1], cache)])

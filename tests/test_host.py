@@ -19,32 +19,28 @@ from typing import Any
 
 import pytest
 
-from codeclippy_ls import frames
-from codeclippy_ls.assist import (
-    COMPLETE,
-    EDIT,
-    Assistant,
-    CompletionAsk,
-    EditAsk,
-    ModelFacts,
-    Refusal,
-    ShownDiff,
-    model_specs,
-    open_engine,
-    shown_part,
-)
-from codeclippy_ls.engine.engine import Candidate, Engine, Generation, Reason, Request, State, Status
-from codeclippy_ls.engine.errors import EngineError
-from codeclippy_ls.engine.spec import ModelSpec
-from codeclippy_ls.host import client, place, wire
-from codeclippy_ls.host import open_engine as open_host
+from codeclippy_ls import framing
+from codeclippy_ls.assist.assistant import Assistant
+from codeclippy_ls.assist.proposals import Refusal
+from codeclippy_ls.engine.thread_engine import ThreadEngine
+from codeclippy_ls.engines import open_engine, open_thread_engine
+from codeclippy_ls.host import address, client, messages
+from codeclippy_ls.host.address import HostAddress, HostError, host_address, own_folder
 from codeclippy_ls.host.client import HostEngine
-from codeclippy_ls.host.place import HostError, Place, own_folder, place_for
 from codeclippy_ls.host.service import Service, run
-from codeclippy_ls.host.start import Connection, Notifications, found
-from codeclippy_ls.prompts import Context
+from codeclippy_ls.host.start import Connection, Notifications, find_host
+from codeclippy_ls.inference.engine import ModelState, ModelStatus
+from codeclippy_ls.inference.errors import EngineError
+from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Request, Sampling
+from codeclippy_ls.inference.spec import ModelRole, ModelSpec
+from codeclippy_ls.model_specs import model_specs
+from codeclippy_ls.prompts.build import Context
 from codeclippy_ls.server.server import Server
 from codeclippy_ls.settings import EditSettings, Settings, parse
+from codeclippy_ls.tasks.completion import CompletionTask
+from codeclippy_ls.tasks.edit import ContextDiff, EditTask
+from codeclippy_ls.tasks.edit_context import shown_part
+from codeclippy_ls.tasks.model_info import ModelInfo
 from codeclippy_ls.text import Document
 from tests.editor import Editor, in_process, process
 from tests.scripted import ScriptedHost
@@ -88,7 +84,7 @@ def document(text: str = CODE) -> Document:
 async def assistant(made: Settings | None = None, engine: Any = None) -> AsyncIterator[Assistant]:
     """An assistant over the host, or another engine."""
     made = made or settings()
-    subject = Assistant(engine or open_host(made), made)
+    subject = Assistant(engine or open_engine(made), made)
     try:
         await subject.prepare()
         yield subject
@@ -110,8 +106,8 @@ async def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
 @pytest.mark.parametrize(
     "ask",
     [
-        CompletionAsk(Context("a\r\n\ud800", "\x00é😀", "x.py"), 48, False, "clippy"),
-        EditAsk("x.py", shown_part(document("a\n\fb\u2028\udfff\n"), (0, 1), None), "do\nit", 400),
+        CompletionTask(Context("a\r\n\ud800", "\x00é😀", "x.py"), 48, False, "clippy"),
+        EditTask("x.py", shown_part(document("a\n\fb\u2028\udfff\n"), (0, 1), None), "do\nit", 400),
     ],
 )
 def test_asks_and_answers_survive_the_wire(ask: Any) -> None:
@@ -120,14 +116,17 @@ def test_asks_and_answers_survive_the_wire(ask: Any) -> None:
     def sent(value: Any) -> Any:
         return json.loads(json.dumps(value))
 
-    assert wire.ask_from(sent(wire.ask_to(ask))) == ask
-    answer = ShownDiff("@@\ud800", 1, 2) if isinstance(ask, EditAsk) else "text\udfff"
-    candidate = Candidate("text", (1, 2), -0.1 / 3, Reason.STOP, answer)
-    generation = Generation(Reason.TIME, (candidate, candidate), 7, 5, 0.1, 0.2)
-    assert wire.generation_from(sent(wire.generation_to(generation)), ask) == generation
+    assert messages.ask_from(sent(messages.ask_to(ask))) == ask
+    answer = ContextDiff("@@\ud800", 1, 2) if isinstance(ask, EditTask) else "text\udfff"
+    candidate = Candidate("text", (1, 2), -0.1 / 3, FinishReason.STOP, answer)
+    generation = Generation(FinishReason.TIME, (candidate, candidate), 7, 5, 0.1, 0.2)
+    assert messages.generation_from(sent(messages.generation_to(generation)), ask) == generation
     spec = ModelSpec("a/b", "cpu", "int8", 2)
-    for status in (Status(State.FAILED, "why"), Status(State.READY, "", ModelFacts("a", "b", (("x", 1),), True, 9))):
-        assert wire.status_from(sent(wire.status_to(spec, status))) == (spec, status)
+    for status in (
+        ModelStatus(ModelState.FAILED, "why"),
+        ModelStatus(ModelState.READY, "", ModelInfo("a", "b", (("x", 1),), True, 9)),
+    ):
+        assert messages.status_from(sent(messages.status_to(spec, status))) == (spec, status)
 
 
 # Where it is found.
@@ -152,17 +151,21 @@ def test_the_folder_must_be_the_user_s_alone(tmp_path: Path, monkeypatch: pytest
 
 def test_hosts_that_differ_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     """By settings of the whole process, by environment, by version; not by model."""
-    base = place_for(settings())
-    assert place_for(settings(complete="/other", idleMinutes=3)) == base
+    base = host_address(settings())
+    assert host_address(settings(complete="/other", idleMinutes=3)) == base
     for name in ("PYTHONSTARTUP", "PYTHON_BASIC_REPL", "TERM_PROGRAM"):  # of an editor's terminal
         monkeypatch.setenv(name, "1")
-    assert place_for(settings()) == base
-    others = [place_for(settings(threads=3)), place_for(settings(device="cuda")), place_for(settings(cacheMegabytes=1))]
+    assert host_address(settings()) == base
+    others = [
+        host_address(settings(threads=3)),
+        host_address(settings(device="cuda")),
+        host_address(settings(cacheMegabytes=1)),
+    ]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    others.append(place_for(settings()))
+    others.append(host_address(settings()))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(place, "__version__", "0.0.0")
-    others.append(place_for(settings()))
+    monkeypatch.setattr(address, "__version__", "0.0.0")
+    others.append(host_address(settings()))
     assert len({one.name for one in (base, *others)}) == 6
 
 
@@ -185,7 +188,7 @@ async def test_two_servers_share_one_host_and_load_no_model(folder: Path) -> Non
             assert "libtorch" not in Path(f"/proc/{child.pid}/maps").read_text()
         await first.stop()
         await second.stop()
-    where = place_for(settings())
+    where = host_address(settings())
     modes = {path: path.stat().st_mode & 0o777 for path in (where.folder, where.socket, where.lock, where.log)}
     assert modes == {where.folder: 0o700, where.socket: 0o600, where.lock: 0o600, where.log: 0o600}
     async with assistant() as third:
@@ -202,22 +205,22 @@ async def test_greedy_output_is_the_in_process_engine_s() -> None:
             for offset in (len(CODE), CODE.index("total +="), CODE.index("\n") + 1):
                 suggestions = await subject.complete(document(), offset)
                 assert suggestions.generation is not None
-                found.append((suggestions.items, suggestions.generation.candidates[0].tokens))
+                found.append((suggestions.items, suggestions.generation.candidates[0].token_ids))
             pieces: list[str] = []
             edited = await subject.edit(document(CODE + "total\n"), "Add a docstring", None, pieces.append)
             found += [getattr(edited, "diff", edited), "".join(pieces)]
             return found
 
-    expected = await answers(open_engine(made))
-    assert await answers(open_host(made)) == expected and expected[-1].startswith(" @@")
+    expected = await answers(open_thread_engine(made))
+    assert await answers(open_engine(made)) == expected and expected[-1].startswith(" @@")
 
 
 async def test_whoever_starts_at_once_finds_one_host() -> None:
     """Four at a time, where there is none yet."""
     made = settings(cacheMegabytes=7)
-    engines: list[Any] = [open_host(made) for _ in range(4)]
+    engines: list[Any] = [open_engine(made) for _ in range(4)]
     try:
-        await asyncio.gather(*(engine.prepare(COMPLETE).result() for engine in engines))
+        await asyncio.gather(*(engine.load(ModelRole.COMPLETE).result() for engine in engines))
         assert len({engine.process for engine in engines}) == 1
     finally:
         for engine in engines:
@@ -264,7 +267,9 @@ async def test_a_killed_host_costs_no_answer_and_one_message() -> None:
             assert result is None or isinstance(result["items"], list)
         told = await editor.until("window/showMessage")
         assert "is started again" in told["message"]
-        await until(lambda: engine.process not in (None, killed) and engine.status(COMPLETE).state is State.READY)
+        await until(
+            lambda: engine.process not in (None, killed) and engine.status(ModelRole.COMPLETE).state is ModelState.READY
+        )
         offset = editor.type(buffer, len(CODE), "total")
         assert await editor.ghost(buffer, offset) is not None
         document_now = server.documents.get(buffer.uri)
@@ -286,7 +291,9 @@ async def test_a_host_killed_during_an_edit_leaves_the_text_alone() -> None:
         os.kill(killed, signal.SIGKILL)
         outcome = await editor.outcome()
         assert "no edit" in outcome["message"] and "is started again" in outcome["message"]
-        await until(lambda: engine.process not in (None, killed) and engine.status(COMPLETE).state is State.READY)
+        await until(
+            lambda: engine.process not in (None, killed) and engine.status(ModelRole.COMPLETE).state is ModelState.READY
+        )
         assert buffer.text == before
 
 
@@ -300,18 +307,20 @@ async def test_a_host_killed_while_nothing_was_asked_of_it_is_no_message() -> No
         engine = host_of(server)
         killed = process_of(engine)
         os.kill(killed, signal.SIGKILL)
-        await until(lambda: engine.process not in (None, killed) and engine.status(COMPLETE).state is State.READY)
+        await until(
+            lambda: engine.process not in (None, killed) and engine.status(ModelRole.COMPLETE).state is ModelState.READY
+        )
         assert await editor.ghost(buffer, len(CODE))
         await editor.stop()
 
 
 def scripted(folder: Path, script: Path) -> Callable[[Notifications], Any]:
     """Finds or starts a scripted host."""
-    where = Place(folder, script.stem)
+    where = HostAddress(folder, script.stem)
     command = [sys.executable, "-m", "tests.scripted_host", "--at", str(folder / script.stem), str(script)]
 
     async def find(notifications: Notifications) -> Connection:
-        return await found(where, command, 0.2, notifications)
+        return await find_host(where, command, 0.2, notifications)
 
     return find
 
@@ -326,7 +335,7 @@ def script(tmp_path: Path) -> Path:
 
 async def test_a_hung_host_ends_itself_and_everybody_is_answered(script: Path, folder: Path) -> None:
     """A step that never ends; afterwards another process serves."""
-    watched: list[tuple[str, Status]] = []
+    watched: list[tuple[str, ModelStatus]] = []
     made = settings()
     engine = HostEngine(scripted(own_folder(), script), model_specs(made), lambda *status: watched.append(status))
     async with assistant(made, engine) as subject:
@@ -337,9 +346,11 @@ async def test_a_hung_host_ends_itself_and_everybody_is_answered(script: Path, f
         ):
             assert isinstance(outcome, (EngineError, Refusal)) and "hangs" in str(outcome)
         script.write_text(json.dumps({"complete": "total"}))
-        await until(lambda: engine.process not in (None, hung) and engine.status(COMPLETE).state is State.READY)
+        await until(
+            lambda: engine.process not in (None, hung) and engine.status(ModelRole.COMPLETE).state is ModelState.READY
+        )
         assert (await subject.complete(document(), len(CODE))).items[0].text == "total"
-        assert not [status for _, status in watched if status.state is State.FAILED]
+        assert not [status for _, status in watched if status.state is ModelState.FAILED]
     assert engine.process is None
 
 
@@ -357,12 +368,12 @@ async def test_a_stopped_host_is_left_and_everybody_is_answered(script: Path, mo
             os.kill(stopped, signal.SIGSTOP)
             outcome = await asyncio.wait_for(subject.edit(document(), "Do it"), 20)
             assert isinstance(outcome, Refusal) and "does not answer" in outcome.reason
-            await until(lambda: engine.status(COMPLETE).state is State.FAILED)
+            await until(lambda: engine.status(ModelRole.COMPLETE).state is ModelState.FAILED)
         finally:
             os.kill(stopped, signal.SIGCONT)
         monkeypatch.setattr("codeclippy_ls.host.start._HELLO_SECONDS", 10.0)
         monkeypatch.setattr(client, "_SILENCE_SECONDS", 60.0)
-        await engine.prepare(COMPLETE).result()
+        await engine.load(ModelRole.COMPLETE).result()
         assert (await subject.complete(document(), len(CODE))).items
 
 
@@ -389,7 +400,7 @@ async def test_cancelling_frees_the_host_within_a_step(script: Path) -> None:
 async def test_a_host_that_nobody_uses_ends_and_leaves_nothing_behind(script: Path) -> None:
     """Its socket goes; a socket that a dead one left is no obstacle."""
     made = settings()
-    where = Place(own_folder(), script.stem)
+    where = HostAddress(own_folder(), script.stem)
     async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as subject:
         first = process_of(subject.engine)
         assert where.socket.exists()
@@ -402,7 +413,7 @@ async def test_a_host_that_nobody_uses_ends_and_leaves_nothing_behind(script: Pa
         await until(
             lambda: (
                 subject.engine.process not in (None, second)  # type: ignore[attr-defined]
-                and subject.engine.status(COMPLETE).state is State.READY
+                and subject.engine.status(ModelRole.COMPLETE).state is ModelState.READY
             )
         )
         assert (await subject.complete(document(), len(CODE))).items
@@ -428,7 +439,9 @@ async def test_a_host_that_cannot_be_started_is_given_up_with_one_message(monkey
     async def find(notifications: Notifications) -> Connection:
         nonlocal tries
         tries += 1
-        return await found(Place(own_folder(), "broken"), [sys.executable, "-c", "exit(3)"], 1.0, notifications)
+        return await find_host(
+            HostAddress(own_folder(), "broken"), [sys.executable, "-c", "exit(3)"], 1.0, notifications
+        )
 
     def opened(made: Settings, watch: Any) -> HostEngine:
         return HostEngine(find, model_specs(made), watch)
@@ -452,8 +465,8 @@ async def test_whatever_goes_wrong_in_finding_a_host_everybody_is_answered(monke
         raise ZeroDivisionError
 
     engine = HostEngine(find, model_specs(settings()))
-    ask = CompletionAsk(Context("a", ""), 4)
-    tickets = [engine.prepare(COMPLETE), engine.submit(Request(ask, {}, COMPLETE))]
+    ask = CompletionTask(Context("a", ""), 4)
+    tickets = [engine.load(ModelRole.COMPLETE), engine.submit(Request(ask, Sampling(), ModelRole.COMPLETE))]
     for ticket in tickets:
         with pytest.raises(EngineError, match="cannot be reached"):
             await asyncio.wait_for(ticket.result(), 10)
@@ -468,11 +481,11 @@ class Raw(Editor):
 
 
 @asynccontextmanager
-async def service(where: Place, script: ScriptedHost | None = None) -> AsyncIterator[Service]:
+async def service(where: HostAddress, script: ScriptedHost | None = None) -> AsyncIterator[Service]:
     """A host on this loop, over a script."""
 
-    def open_scripted(watch: Callable[[str, Status], None]) -> Engine:
-        return Engine(lambda: script or ScriptedHost(), {}, watch)
+    def open_scripted(watch: Callable[[str, ModelStatus], None]) -> ThreadEngine:
+        return ThreadEngine(lambda: script or ScriptedHost(), {}, watch)
 
     made = Service(where, open_scripted)
     task = asyncio.ensure_future(made.run())
@@ -490,7 +503,7 @@ async def service(where: Place, script: ScriptedHost | None = None) -> AsyncIter
 @pytest.mark.parametrize("loopback", [False, True])
 async def test_only_who_shows_the_token_and_runs_the_same_code_comes_in(loopback: bool, tmp_path: Path) -> None:
     """Over a socket and over a port; everybody else gets a reason, and no service."""
-    where = Place(own_folder(), f"raw{loopback}", loopback or place.LOOPBACK)
+    where = HostAddress(own_folder(), f"raw{loopback}", loopback or address.LOOPBACK)
     async with service(where) as made:
         if loopback and os.name == "posix":
             assert where.socket.stat().st_mode & 0o777 == 0o600
@@ -499,19 +512,19 @@ async def test_only_who_shows_the_token_and_runs_the_same_code_comes_in(loopback
             ({**good, "version": "0.0.0 1 2"}, "restart the language server"),
             ({**good, "token": "guess"}, "does not know this client"),
         ):
-            reader, writer, token = await place.connect(where)
+            reader, writer, token = await address.connect(where)
             assert token == made.token
             raw = Raw(reader, writer.write)
             with pytest.raises(Exception, match=reason):
                 await raw.call("hello", hello)
             await asyncio.wait_for(raw._task, 10)
             writer.close()
-        reader, writer, _ = await place.connect(where)
+        reader, writer, _ = await address.connect(where)
         raw = Raw(reader, writer.write)
         with pytest.raises(Exception, match="says hello first"):
-            await raw.call("prepare", {"spec": wire.spec_to(ModelSpec())})
+            await raw.call("prepare", {"spec": messages.spec_to(ModelSpec())})
         assert (await raw.call("hello", good))["statuses"] == []
-        assert await raw.call("prepare", {"spec": wire.spec_to(ModelSpec())}) is None
+        assert await raw.call("prepare", {"spec": messages.spec_to(ModelSpec())}) is None
         with pytest.raises(Exception, match="-32601"):
             await raw.call("other", {})
         raw.send_raw(b"GET / HTTP/1.1\r\n\r\n")
@@ -522,8 +535,8 @@ async def test_only_who_shows_the_token_and_runs_the_same_code_comes_in(loopback
 
 async def test_a_host_takes_away_its_own_socket_only() -> None:
     """Where its files were removed, another may have taken the place; and it ends, since nobody can find it."""
-    where = Place(own_folder(), "moved", loopback=True)
-    made = Service(where, lambda watch: Engine(ScriptedHost, {}, watch))
+    where = HostAddress(own_folder(), "moved", loopback=True)
+    made = Service(where, lambda watch: ThreadEngine(ScriptedHost, {}, watch))
     task = asyncio.ensure_future(made.run())
     await until(where.socket.exists)
     where.socket.rename(where.socket.with_suffix(".old"))
@@ -543,7 +556,7 @@ def watchdog(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 async def test_service_inside_another_process_arms_no_watchdog(watchdog: list[str]) -> None:
     """The watchdog would end the process that runs the service, such as pytest."""
-    async with service(Place(own_folder(), "unwatched")):
+    async with service(HostAddress(own_folder(), "unwatched")):
         await asyncio.sleep(0)
     assert watchdog == []
 
@@ -554,10 +567,10 @@ def test_host_process_arms_its_watchdog_and_cancels_it(
 ) -> None:
     """Also if the engine cannot be opened."""
 
-    def open_engine(watch: Callable[[str, Status], None]) -> Engine:
+    def open_engine(watch: Callable[[str, ModelStatus], None]) -> ThreadEngine:
         if fails:
             raise ZeroDivisionError
-        return Engine(ScriptedHost, {}, watch)
+        return ThreadEngine(ScriptedHost, {}, watch)
 
     def leave(code: int) -> None:
         raise SystemExit(code)
@@ -566,7 +579,7 @@ def test_host_process_arms_its_watchdog_and_cancels_it(
     monkeypatch.setattr(os, "_exit", leave)
     monkeypatch.setattr("codeclippy_ls.host.service._FIRST_SECONDS", 0.0)  # nobody comes
     with pytest.raises(ZeroDivisionError if fails else SystemExit):
-        run(Place(own_folder(), "watched"), open_engine)
+        run(HostAddress(own_folder(), "watched"), open_engine)
     assert watchdog[-1] == "cancelled" and ("armed" in watchdog or fails)
 
 
@@ -576,30 +589,33 @@ async def test_a_model_that_failed_is_tried_again_when_it_is_wanted_again(script
     async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as subject:
         engine, other = subject.engine, ModelSpec("/other")
         script.write_text(json.dumps({"fail_load": "no such model", "complete": "total"}))
-        engine.use(EDIT, other)
+        engine.set_model(ModelRole.EDIT, other)
         with pytest.raises(EngineError, match="no such model"):
-            await engine.prepare(EDIT).result()
-        assert (engine.status(EDIT).state, engine.status(COMPLETE).state) == (State.FAILED, State.READY)
+            await engine.load(ModelRole.EDIT).result()
+        assert (engine.status(ModelRole.EDIT).state, engine.status(ModelRole.COMPLETE).state) == (
+            ModelState.FAILED,
+            ModelState.READY,
+        )
         script.write_text(json.dumps({"complete": "total"}))
-        engine.use(EDIT, other)
-        await until(lambda: engine.status(EDIT).state is State.READY)
+        engine.set_model(ModelRole.EDIT, other)
+        await until(lambda: engine.status(ModelRole.EDIT).state is ModelState.READY)
         assert (await subject.complete(document(), len(CODE))).items[0].text == "total"
 
 
 async def test_models_that_nobody_uses_any_more_make_room_for_another() -> None:
     """When one is to be loaded, and not before: who comes back finds the model warm."""
-    where, script = Place(own_folder(), "room"), ScriptedHost()
+    where, script = HostAddress(own_folder(), "room"), ScriptedHost()
 
     @asynccontextmanager
     async def greeted(made: Service) -> AsyncIterator[Raw]:
-        reader, writer, token = await place.connect(where)
+        reader, writer, token = await address.connect(where)
         raw = Raw(reader, writer.write)
         await raw.call("hello", {"version": made.version, "token": token, "idle": 5.0})
         yield raw
         writer.close()
         await asyncio.wait_for(raw._task, 10)
 
-    one, two = ({"spec": wire.spec_to(ModelSpec(name))} for name in ("one", "two"))
+    one, two = ({"spec": messages.spec_to(ModelSpec(name))} for name in ("one", "two"))
     async with service(where, script) as made:
         async with greeted(made) as first:
             await first.call("prepare", one)
@@ -611,7 +627,7 @@ async def test_models_that_nobody_uses_any_more_make_room_for_another() -> None:
         async with greeted(made) as third:
             await third.call("prepare", two)
             assert not script.unloaded
-            await third.call("prepare", {"spec": wire.spec_to(ModelSpec("three"))})
+            await third.call("prepare", {"spec": messages.spec_to(ModelSpec("three"))})
             assert script.unloaded == [repr(ModelSpec("one"))]
             await third.call("prepare", one)
 
@@ -619,18 +635,18 @@ async def test_models_that_nobody_uses_any_more_make_room_for_another() -> None:
 @posix
 async def test_a_client_of_a_host_that_stops_reading_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others are served meanwhile and afterwards."""
-    monkeypatch.setattr(frames, "MAX_UNSENT", 1 << 20)  # beside what the system's buffers hold
-    where, script = Place(own_folder(), "unread"), ScriptedHost()
-    spec = wire.spec_to(ModelSpec())
+    monkeypatch.setattr(framing, "MAX_UNSENT", 1 << 20)  # beside what the system's buffers hold
+    where, script = HostAddress(own_folder(), "unread"), ScriptedHost()
+    spec = messages.spec_to(ModelSpec())
 
     def submit(ticket: int) -> dict[str, Any]:
-        ask = wire.ask_to(CompletionAsk(Context("x = ", ""), 8))
-        return {"ticket": ticket, "lane": 0, "spec": spec, "ask": ask, "sampling": {}, "stream": False}
+        ask = messages.ask_to(CompletionTask(Context("x = ", ""), 8))
+        return {"ticket": ticket, "lane": 0, "spec": spec, "ask": ask, "sampling": {"max_tokens": 64}, "stream": False}
 
     async with service(where, script) as made:
         hello = {"version": made.version, "token": made.token, "idle": 5.0}
-        reading, writing, _ = await place.connect(where)
-        _, writer, _ = await place.connect(where)
+        reading, writing, _ = await address.connect(where)
+        _, writer, _ = await address.connect(where)
         deaf, well = Raw(asyncio.StreamReader(), writer.write), Raw(reading, writing.write)
         deaf.request("hello", hello)
         await well.call("hello", hello)
@@ -658,8 +674,8 @@ async def test_another_version_is_one_message_and_no_restart(script: Path, monke
             patch.setattr("codeclippy_ls.host.start.version", lambda: "0.0.0 1 2")
             other = HostEngine(scripted(own_folder(), script), model_specs(made))
             with pytest.raises(EngineError, match="restart the language server"):
-                await other.prepare(COMPLETE).result()
-            assert other.status(EDIT).state is State.FAILED
+                await other.load(ModelRole.COMPLETE).result()
+            assert other.status(ModelRole.EDIT).state is ModelState.FAILED
             other.close()
         assert (await subject.complete(document(), len(CODE))).items
         assert subject.engine.process == process  # type: ignore[attr-defined]

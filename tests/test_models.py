@@ -26,18 +26,20 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from codeclippy_ls.engine import models
-from codeclippy_ls.engine.cache import Feed
-from codeclippy_ls.engine.configuration import transformers_config
-from codeclippy_ls.engine.engine import Engine, Request, State
-from codeclippy_ls.engine.errors import EngineError, ModelError, NonFiniteError
-from codeclippy_ls.engine.formats import available
-from codeclippy_ls.engine.models import Model, load
-from codeclippy_ls.engine.module import ModuleRunner, load_module
-from codeclippy_ls.engine.spec import SHIPPED, ModelSpec, on_disk, shipped_card
-from codeclippy_ls.engine.threads import cores, counts
-from codeclippy_ls.engine.tokenizer import Tokenizer, read_tokenizer
-from codeclippy_ls.engine.worker import LocalHost
+from codeclippy_ls.engine.decoder.linear import available
+from codeclippy_ls.engine.generation.kv_cache import Feed
+from codeclippy_ls.engine.generation.threads import cores, counts
+from codeclippy_ls.engine.loading import models
+from codeclippy_ls.engine.loading.config import transformers_config
+from codeclippy_ls.engine.loading.models import Model, load
+from codeclippy_ls.engine.loading.tokenizer import Tokenizer, read_tokenizer
+from codeclippy_ls.engine.loading.transformers_module import ModuleRunner, load_module
+from codeclippy_ls.engine.thread_engine import ThreadEngine
+from codeclippy_ls.engine.worker import ModelWorker
+from codeclippy_ls.inference.engine import ModelState
+from codeclippy_ls.inference.errors import EngineError, ModelError, NonFiniteError
+from codeclippy_ls.inference.requests import Request, Sampling
+from codeclippy_ls.inference.spec import SHIPPED_FOLDER, ModelSpec, list_cached_hub_models, read_shipped_card
 from tests import checkpoints
 from tests.scripted import Built
 from tests.shared import tokenizer_folder
@@ -287,10 +289,10 @@ def test_threads_are_those_asked_for(master: Path) -> None:
 
 def test_the_shipped_model_is_whole() -> None:
     """It has the hash on its card, and loads when nothing is set."""
-    if not (SHIPPED / "model.safetensors").is_file():
+    if not (SHIPPED_FOLDER / "model.safetensors").is_file():
         pytest.skip("there is no shipped model yet")
-    card = shipped_card()
-    assert hashlib.sha256((SHIPPED / "model.safetensors").read_bytes()).hexdigest() == card["sha256"]
+    card = read_shipped_card()
+    assert hashlib.sha256((SHIPPED_FOLDER / "model.safetensors").read_bytes()).hexdigest() == card["sha256"]
     model = load(ModelSpec(device="cpu"))
     assert (model.parameters, model.window) == (card["parameters"], card["window"])
     assert model.tokenizer.size <= card["vocabulary"]
@@ -666,7 +668,7 @@ def test_the_hub_cache_is_enough(master: Path, tmp_path: Path, monkeypatch: pyte
     tree.write_tree_cache(str(repository), commit, dict.fromkeys([*names, "pytorch_model.bin"], entry))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     assert load(ModelSpec("owner/toy", device="cpu")).name == "owner/toy"
-    assert on_disk() == ["owner/toy"]
+    assert list_cached_hub_models() == ["owner/toy"]
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta", "hpu", "privateuseone", "", "cpu:x"])
@@ -904,9 +906,9 @@ def test_an_id_has_one_name() -> None:
 
 
 @pytest.fixture
-def engine(toy: Path) -> Iterator[Engine]:
+def engine(toy: Path) -> Iterator[ThreadEngine]:
     """An engine over a checkpoint that the test may damage."""
-    made = Engine(LocalHost, {"default": spec(toy, threads=1)})
+    made = ThreadEngine(ModelWorker, {"default": spec(toy, threads=1)})
     yield made
     made.close()
     assert made.join(10)
@@ -915,12 +917,12 @@ def engine(toy: Path) -> Iterator[Engine]:
 def answer() -> Request:
     """A request of four tokens."""
     built = SimpleNamespace(tokens=tuple(TOKENS), ends=frozenset(), stop=(), constraint=None)
-    return Request(Built(built), sampling={"max_tokens": 4})
+    return Request(Built(built), sampling=Sampling(max_tokens=4))
 
 
 def test_a_model_is_let_go_with_its_last_name(toy: Path) -> None:
     """Its memory is free then, and it can be loaded again."""
-    host, wanted = LocalHost(), spec(toy, threads=1)
+    host, wanted = ModelWorker(), spec(toy, threads=1)
     for name in ("complete", "edit"):
         host.load(name, wanted)
     subject = weakref.ref(host._models["edit"][0])
@@ -931,29 +933,29 @@ def test_a_model_is_let_go_with_its_last_name(toy: Path) -> None:
     host.load("complete", wanted)
 
 
-async def test_a_repaired_checkpoint_loads_in_the_same_engine(engine: Engine, toy: Path) -> None:
+async def test_a_repaired_checkpoint_loads_in_the_same_engine(engine: ThreadEngine, toy: Path) -> None:
     """After every failure the engine lives, says why, and ``prepare`` tries again."""
     good = (toy / "model.safetensors").read_bytes()
     for bad in (b"", POINTER, good[:-100]):
         (toy / "model.safetensors").write_bytes(bad)
         with pytest.raises(EngineError, match=re.escape(str(toy))):
-            await engine.prepare().result()
-        assert engine.status().state is State.FAILED and str(toy) in engine.status().reason
+            await engine.load().result()
+        assert engine.status().state is ModelState.FAILED and str(toy) in engine.status().reason
         with pytest.raises(EngineError, match=re.escape(str(toy))):
             await engine.submit(answer()).result()
     (toy / "model.safetensors").write_bytes(good)
-    await engine.prepare().result()
-    assert len((await engine.submit(answer()).result()).candidates[0].tokens) == 4
+    await engine.load().result()
+    assert len((await engine.submit(answer()).result()).candidates[0].token_ids) == 4
 
 
-async def test_a_tokenizer_that_panics_does_not_end_the_engine(engine: Engine, toy: Path) -> None:
+async def test_a_tokenizer_that_panics_does_not_end_the_engine(engine: ThreadEngine, toy: Path) -> None:
     """A panic of the library is no ``Exception``, and would take the thread with it."""
     good = (toy / "tokenizer.json").read_text(encoding="utf-8")
     (toy / "tokenizer.json").write_text(changed(continuing_subword_prefix="ab"), encoding="utf-8")
     with pytest.raises(EngineError, match="tokenizer"):
-        await engine.prepare().result()
+        await engine.load().result()
     (toy / "tokenizer.json").write_text(good, encoding="utf-8")
-    await engine.prepare().result()
+    await engine.load().result()
 
 
 def test_loading_is_silent(toy: Path, tmp_path: Path, own_cache: Path) -> None:
@@ -962,9 +964,9 @@ def test_loading_is_silent(toy: Path, tmp_path: Path, own_cache: Path) -> None:
     to_bin(old)
     code = """
 import sys
-from codeclippy_ls.engine.errors import ModelError
-from codeclippy_ls.engine.models import load
-from codeclippy_ls.engine.spec import ModelSpec
+from codeclippy_ls.inference.errors import ModelError
+from codeclippy_ls.engine.loading.models import load
+from codeclippy_ls.inference.spec import ModelSpec
 for name in sys.argv[1:]:
     try:
         load(ModelSpec(name, device="cpu"))

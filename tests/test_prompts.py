@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from codeclippy_ls.engine.cache import common_length
-from codeclippy_ls.engine.chat import read_chat
-from codeclippy_ls.engine.tokenizer import Tokenizer, read_tokenizer
-from codeclippy_ls.prompts import FAMILIES, Context, Edited, Job, completion_prompt, edit_prompt, edits, recognise
-from codeclippy_ls.prompts.build import family_of
+from codeclippy_ls.engine.generation.kv_cache import common_length
+from codeclippy_ls.engine.loading.chat_template import read_chat
+from codeclippy_ls.engine.loading.tokenizer import Tokenizer, read_tokenizer
+from codeclippy_ls.prompts.build import Context, Edited, completion_prompt, edit_prompt, edits, family_of
+from codeclippy_ls.prompts.families import FAMILIES, Job, recognise
 from tests import checkpoints
 from tests.shared import tokenizer_folder
 
@@ -259,10 +259,10 @@ def test_the_table_is_whole() -> None:
 
 def test_the_shipped_model_is_asked_as_it_was_trained() -> None:
     """The ids the server builds are those of the training samples, segment by segment, for holes and for edits."""
-    from codeclippy_ls.engine.spec import SHIPPED
+    from codeclippy_ls.inference.spec import SHIPPED_FOLDER
     from training import samples
 
-    tokenizer, encode = read_tokenizer(SHIPPED), samples.encoder(SHIPPED)
+    tokenizer, encode = read_tokenizer(SHIPPED_FOLDER), samples.encoder(SHIPPED_FOLDER)
     subject = view(tokenizer, "gpt_neox")
     for prefix, suffix in ((PREFIX, SUFFIX), ("import o", ""), ("x = '<|MID|>😀'\n\tif a:\n", "        \n\n")):
         prompt = completion_prompt(subject, Context(prefix, suffix), 512, 32)

@@ -18,13 +18,17 @@ from typing import Any
 
 import pytest
 
-from codeclippy_ls.assist import COMPLETE, EDIT, Assistant, Proposal, Refusal, model_specs
-from codeclippy_ls.engine.errors import EngineError
-from codeclippy_ls.engine.tickets import Lane, Reason, Request, State, Status
-from codeclippy_ls.host import open_engine
-from codeclippy_ls.prompts import Other
-from codeclippy_ls.remote import RemoteEngine
+from codeclippy_ls.assist.assistant import Assistant
+from codeclippy_ls.assist.proposals import Proposal, Refusal
+from codeclippy_ls.engines import open_engine
+from codeclippy_ls.inference.engine import ModelState, ModelStatus
+from codeclippy_ls.inference.errors import EngineError
+from codeclippy_ls.inference.requests import FinishReason, Priority, Request
+from codeclippy_ls.inference.spec import ModelRole
+from codeclippy_ls.model_specs import model_specs
+from codeclippy_ls.prompts.context_snippets import OpenFile
 from codeclippy_ls.remote.address import endpoint, key_from
+from codeclippy_ls.remote.engine import RemoteEngine
 from codeclippy_ls.remote.served import facts_from
 from codeclippy_ls.server.server import Server
 from codeclippy_ls.settings import Settings, parse
@@ -50,11 +54,11 @@ def settings_for(url: str, **model: Any) -> Settings:
 
 @asynccontextmanager
 async def assistant(
-    settings: Settings, watched: list[tuple[str, Status]] | None = None, **options: Any
+    settings: Settings, watched: list[tuple[str, ModelStatus]] | None = None, **options: Any
 ) -> AsyncIterator[Assistant]:
     """An assistant over a remote engine that loses no time after failures."""
 
-    def watch(model: str, status: Status) -> None:
+    def watch(model: str, status: ModelStatus) -> None:
         if watched is not None:
             watched.append((model, status))
 
@@ -194,9 +198,9 @@ async def test_passages_go_along_unless_they_are_secret_or_spell_control_tokens(
     """Only with the setting context open."""
     text = "def area(width, height):\n    return width * height  # {}\n"
     others = [
-        Other("good.py", text.format("GOOD")),
-        Other("deep/.env", text.format("SECRET")),
-        Other("bad.py", text.format("BAD <|fim_suffix|>")),
+        OpenFile("good.py", text.format("GOOD")),
+        OpenFile("deep/.env", text.format("SECRET")),
+        OpenFile("bad.py", text.format("BAD <|fim_suffix|>")),
     ]
     code = "from good import area\n\nx = area(width, height)\ny = "
     for context, along in (("open", True), ("off", False)):
@@ -494,7 +498,7 @@ async def test_each_fault_is_one_clear_error_and_the_engine_recovers(fault: str)
         assert said in str(raised.value) and service.url in str(raised.value)
         service.answer = saying("width")
         assert await suggested(subject) == ["width"]
-        assert subject.engine.status(COMPLETE).state is State.READY
+        assert subject.engine.status(ModelRole.COMPLETE).state is ModelState.READY
 
 
 async def test_an_endless_answer_ends() -> None:
@@ -514,7 +518,7 @@ async def test_an_endless_answer_ends() -> None:
 
 async def test_a_service_that_dies_and_comes_back() -> None:
     """In the middle of an answer, then for a while; the models are failed with the reason, and ready again after."""
-    watched: list[tuple[str, Status]] = []
+    watched: list[tuple[str, ModelStatus]] = []
     async with stub(hanging(head(), event("w"))) as service:
         settings, port = settings_for(service.url), service.port
         async with assistant(settings, watched) as subject:
@@ -527,12 +531,12 @@ async def test_a_service_that_dies_and_comes_back() -> None:
     async with assistant(settings, watched) as subject:
         with pytest.raises(EngineError, match=r"cannot be reached \(.+\); is the service running"):
             await subject.prepare()
-        assert subject.engine.status(COMPLETE).state is State.FAILED
+        assert subject.engine.status(ModelRole.COMPLETE).state is ModelState.FAILED
         async with stub(saying("width"), port) as service:
             assert await suggested(subject) == ["width"]
-            assert subject.engine.status(COMPLETE).state is State.READY
-    states = [status.state for model, status in watched if model == COMPLETE]
-    assert states == [State.LOADING, State.READY, State.LOADING, State.FAILED, State.READY]
+            assert subject.engine.status(ModelRole.COMPLETE).state is ModelState.READY
+    states = [status.state for model, status in watched if model == ModelRole.COMPLETE]
+    assert states == [ModelState.LOADING, ModelState.READY, ModelState.LOADING, ModelState.FAILED, ModelState.READY]
 
 
 async def test_keystrokes_leave_a_failing_service_alone_for_a_while() -> None:
@@ -562,7 +566,7 @@ async def test_a_service_without_models_is_failed_with_the_reason() -> None:
             service.models = models
             with pytest.raises(EngineError, match=said):
                 await subject.prepare()
-            assert said in subject.engine.status(EDIT).reason
+            assert said in subject.engine.status(ModelRole.EDIT).reason
 
 
 async def test_a_connection_that_was_kept_too_long_costs_nothing() -> None:
@@ -616,11 +620,11 @@ async def test_the_newest_of_a_key_wins_and_closing_answers_everybody() -> None:
         await subject.prepare()
         asked = [asyncio.create_task(subject.complete(Document("file:///a.py", CODE), len(CODE))) for _ in range(2)]
         generation = (await asked[0]).generation
-        assert generation is not None and generation.reason is Reason.SUPERSEDED
+        assert generation is not None and generation.finish_reason is FinishReason.SUPERSEDED
         await subject.close()
         generation = (await asked[1]).generation
-        assert generation is not None and generation.reason is Reason.CANCELLED
-        ticket = subject.engine.submit(Request(None, model=COMPLETE), Lane.EDIT)  # type: ignore[arg-type]
+        assert generation is not None and generation.finish_reason is FinishReason.CANCELLED
+        ticket = subject.engine.submit(Request(None, model=ModelRole.COMPLETE), Priority.EDIT)  # type: ignore[arg-type]
         with pytest.raises(EngineError, match="closed"):
             await ticket.result()
 
@@ -735,8 +739,8 @@ async def test_the_setting_chooses_the_engine_and_a_workspace_may_not_set_it() -
     engine = open_engine(settings)
     assert isinstance(engine, RemoteEngine)
     with pytest.raises(EngineError, match="another machine"):
-        await engine.prepare(COMPLETE).result()
-    assert engine.status(COMPLETE).state is State.FAILED
+        await engine.load(ModelRole.COMPLETE).result()
+    assert engine.status(ModelRole.COMPLETE).state is ModelState.FAILED
     engine.close()
     for name, value in (
         ("endpoint", "https://evil.example"),

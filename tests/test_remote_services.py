@@ -16,13 +16,18 @@ from typing import Any
 
 import pytest
 
-from codeclippy_ls.assist import COMPLETE, Assistant, CompletionAsk, Proposal, model_specs, open_engine
-from codeclippy_ls.engine.engine import EngineFace, Generation, Lane, Reason, Request
-from codeclippy_ls.engine.errors import EngineError
-from codeclippy_ls.engine.spec import SHIPPED
-from codeclippy_ls.prompts import Context
-from codeclippy_ls.remote import RemoteEngine
+from codeclippy_ls.assist.assistant import Assistant
+from codeclippy_ls.assist.proposals import Proposal
+from codeclippy_ls.engines import open_thread_engine
+from codeclippy_ls.inference.engine import Engine
+from codeclippy_ls.inference.errors import EngineError
+from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Sampling
+from codeclippy_ls.inference.spec import SHIPPED_FOLDER, ModelRole
+from codeclippy_ls.model_specs import model_specs
+from codeclippy_ls.prompts.build import Context
+from codeclippy_ls.remote.engine import RemoteEngine
 from codeclippy_ls.settings import Settings, parse
+from codeclippy_ls.tasks.completion import CompletionTask
 from codeclippy_ls.text import Document
 from tests.services import llama_server, transformers_server
 
@@ -71,12 +76,12 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         with llama_server(scratch) as url:
             yield Service(kind, url, "")
     else:
-        with transformers_server(SHIPPED, scratch) as url:
-            yield Service(kind, url, str(SHIPPED))
+        with transformers_server(SHIPPED_FOLDER, scratch) as url:
+            yield Service(kind, url, str(SHIPPED_FOLDER))
 
 
 @asynccontextmanager
-async def assistant(engine: EngineFace, settings: Settings) -> AsyncIterator[Assistant]:
+async def assistant(engine: Engine, settings: Settings) -> AsyncIterator[Assistant]:
     """An assistant with an engine whose models are there."""
     made = Assistant(engine, settings)
     try:
@@ -96,23 +101,23 @@ def local(service: Service) -> Any:
     """An assistant whose engine runs the same weights in this process."""
     settings = service.settings()
     settings = replace(settings, model=replace(settings.model, complete="", endpoint=""))
-    return assistant(open_engine(settings), settings)
+    return assistant(open_thread_engine(settings), settings)
 
 
 @dataclass(frozen=True, slots=True)
-class Unended(CompletionAsk):
+class Unended(CompletionTask):
     """A completion that only the model or its budget ends."""
 
-    def done(self, text: str, prompt: Any) -> bool:
+    def is_done(self, text: str, prompt: Any) -> bool:
         """Never."""
         return False
 
 
-async def written(engine: EngineFace, code: str, tokens: int = 24, **sampling: Any) -> Generation:
+async def written(engine: Engine, code: str, tokens: int = 24, **sampling: Any) -> Generation:
     """What an engine writes at the end of some code, before a closing line."""
     ask = Unended(Context(code, "\n# end\n", "a.py", "python"), tokens, family="clippy")
-    wanted = {"max_tokens": tokens, "temperature": 0.0, "seconds": 60.0, **sampling}
-    return await engine.submit(Request(ask, wanted, COMPLETE), Lane.EDIT).result()
+    wanted = Sampling(max_tokens=tokens, seconds=60.0, **sampling)
+    return await engine.submit(Request(ask, wanted, ModelRole.COMPLETE), Priority.EDIT).result()
 
 
 async def test_greedy_text_is_the_in_process_engines(service: Service) -> None:
@@ -122,7 +127,7 @@ async def test_greedy_text_is_the_in_process_engines(service: Service) -> None:
         for code in codes:
             found, expected = await written(there.engine, code), await written(here.engine, code)
             assert expected.text
-            assert (found.text, found.reason) == (expected.text, expected.reason), code
+            assert (found.text, found.finish_reason) == (expected.text, expected.finish_reason), code
 
 
 async def test_suggestions_with_candidates(service: Service) -> None:
@@ -142,7 +147,7 @@ async def test_a_long_file_fits_the_window(service: Service) -> None:
     line = "    value_{0} = compute[{0}]({0}.5, 'naïve ü {0}', **options)  # ☃ {0}\n"
     code = "".join(map(line.format, range(4000)))
     async with remote(service, **({} if service.kind == "llama.cpp" else {"endpointWindow": 1024})) as subject:
-        assert subject.engine.status(COMPLETE).model.window == 1024
+        assert subject.engine.status(ModelRole.COMPLETE).model.window == 1024
         generation = await written(subject.engine, code, 16)
         assert generation.text
 
@@ -151,12 +156,12 @@ async def test_a_service_is_free_after_a_cancel(service: Service) -> None:
     """It notices that the connection is closed, and answers the next at once."""
     async with remote(service) as subject:
         asked = Unended(Context("import os\n", "", "a.py"), 900, family="clippy")
-        wanted = {"max_tokens": 900, "temperature": 1.0, "candidates": 2, "seconds": 60.0}
-        ticket = subject.engine.submit(Request(asked, wanted, COMPLETE), Lane.EDIT)
-        async for _ in ticket.pieces():
+        wanted = Sampling(max_tokens=900, temperature=1.0, candidates=2, seconds=60.0)
+        ticket = subject.engine.submit(Request(asked, wanted, ModelRole.COMPLETE), Priority.EDIT)
+        async for _ in ticket.deltas():
             ticket.cancel()
             break
-        assert (await ticket.result()).reason is Reason.CANCELLED
+        assert (await ticket.result()).reason is FinishReason.CANCELLED
         assert (await written(subject.engine, "import os\n", 4)).text
         if service.kind == "llama.cpp":
             for _ in range(50):

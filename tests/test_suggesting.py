@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from codeclippy_ls.assist.gates import secret
+from codeclippy_ls.secret_files import is_secret_uri
 from codeclippy_ls.server.convert import path_from
 from codeclippy_ls.server.server import Server
 from tests.editor import Editor, ServerError
@@ -240,4 +240,4 @@ def test_the_path_that_a_model_is_told(uri: str, other: str, path: str) -> None:
 )
 def test_files_that_hold_secrets(name: str, expected: bool) -> None:
     """By their names."""
-    assert secret(f"file:///home/a%20b/{name}") is expected
+    assert is_secret_uri(f"file:///home/a%20b/{name}") is expected

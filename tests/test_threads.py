@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from codeclippy_ls.engine import threads
-from codeclippy_ls.engine.threads import Threads
+from codeclippy_ls.engine.generation import threads
+from codeclippy_ls.engine.generation.threads import Threads
 
 Machine = Callable[[int, float], float]  # seconds of a pass by so many threads, at a time
 

@@ -19,18 +19,18 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 import codeclippy_ls.text
-from codeclippy_ls.engine import together
-from codeclippy_ls.engine.activations import Activation
-from codeclippy_ls.engine.attention import GROWTH, KeyValues
-from codeclippy_ls.engine.cache import Feed
-from codeclippy_ls.engine.checkpoint import int8_weights
-from codeclippy_ls.engine.configuration import read_config
-from codeclippy_ls.engine.formats import PLAIN, Choice, Part, available, linear, measured
-from codeclippy_ls.engine.layouts import LAYOUTS, forms, shape_of, supported
-from codeclippy_ls.engine.spec import SHIPPED
-from codeclippy_ls.engine.stored import whole
-from codeclippy_ls.engine.together import fan, summed
-from codeclippy_ls.engine.transformer import Transformer
+from codeclippy_ls.engine.decoder import fused_linear
+from codeclippy_ls.engine.decoder.activations import Activation
+from codeclippy_ls.engine.decoder.architectures import LAYOUTS, forms, shape_of, supported
+from codeclippy_ls.engine.decoder.attention import GROWTH, KeyValues
+from codeclippy_ls.engine.decoder.fused_linear import fan, summed
+from codeclippy_ls.engine.decoder.linear import PLAIN, Choice, Part, available, linear, measured
+from codeclippy_ls.engine.decoder.transformer import Transformer
+from codeclippy_ls.engine.generation.kv_cache import Feed
+from codeclippy_ls.engine.loading.checkpoint import int8_weights
+from codeclippy_ls.engine.loading.config import read_config
+from codeclippy_ls.engine.loading.weights import whole
+from codeclippy_ls.inference.spec import SHIPPED_FOLDER
 
 VOCABULARY = 200
 EXACT = Choice("float32", "float32")
@@ -391,11 +391,11 @@ def test_other_configurations_are_left_to_transformers(config: Any) -> None:
 @lru_cache
 def shipped() -> tuple[Any, dict[str, torch.Tensor], list[int]]:
     """The shipped model's configuration and weights, and the tokens of a Python file of ours."""
-    weights = int8_weights(SHIPPED, torch.float32) or {
-        name: value.float() for name, value in load_file(SHIPPED / "model.safetensors").items()
+    weights = int8_weights(SHIPPED_FOLDER, torch.float32) or {
+        name: value.float() for name, value in load_file(SHIPPED_FOLDER / "model.safetensors").items()
     }
-    config = transformers.AutoConfig.from_pretrained(SHIPPED)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(SHIPPED)
+    config = transformers.AutoConfig.from_pretrained(SHIPPED_FOLDER)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(SHIPPED_FOLDER)
     source = inspect.getsource(codeclippy_ls.text)
     return config, weights, tokenizer(source)["input_ids"][:600]
 
@@ -451,7 +451,7 @@ def test_layers_together_are_the_layers_alone(
     """Of one input, with activations or gates, and added up: whether in one product, as on GPUs, or in several."""
     if name not in available("cpu"):
         pytest.skip(f"no {name} on this machine")
-    monkeypatch.setattr(together, "calls_cost", lambda device: at_once)
+    monkeypatch.setattr(fused_linear, "calls_cost", lambda device: at_once)
     torch.manual_seed(2)
     choice, bound = Choice(name, name), {"float32": 1e-4, "bfloat16": 0.1, "int8": 0.15}[name]
     plain = {

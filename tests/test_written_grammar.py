@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from codeclippy_ls import diffs
-from codeclippy_ls.assist import EditAsk, ShownDiff
-from codeclippy_ls.assist.regions import Shown
 from codeclippy_ls.constrain import applied, gbnf
 from codeclippy_ls.constrain.written import MOST_LINES
-from codeclippy_ls.engine.tickets import Candidate, Reason
-from codeclippy_ls.prompts import Served
+from codeclippy_ls.inference.requests import Candidate, FinishReason
+from codeclippy_ls.prompts.text_prompts import Served
+from codeclippy_ls.tasks.edit import ContextDiff, EditTask
+from codeclippy_ls.tasks.edit_context import EditContext
 from codeclippy_ls.text import Document, apply
 
 DOCUMENTS = [
@@ -160,9 +160,9 @@ def test_a_long_document_has_none() -> None:
 def test_an_edit_takes_what_followed_it_and_what_did_not(answer: str) -> None:
     """A service that has no grammars answers as it did."""
     document = Document("file:///a.py", "a\nb\nc\n")
-    ask = EditAsk("a.py", Shown(("a", "b", "c"), (0, 1, 2), 0, 3), "Make b large", 200)
+    ask = EditTask("a.py", EditContext(("a", "b", "c"), (0, 1, 2), 0, 3), "Make b large", 200)
     prompt = ask.text_prompt(Served("qwen2.5-coder-7b-instruct", 4096, chat=True))
     assert 't1 ::= "2"' in prompt.grammar
-    made = ask.answer(Candidate(answer, (), 0.0, Reason.END), prompt)
-    assert isinstance(made, ShownDiff)
+    made = ask.answer(Candidate(answer, (), 0.0, FinishReason.END), prompt)
+    assert isinstance(made, ContextDiff)
     assert apply(document.text, diffs.read(made.text, document).edits) == "a\nB\nc\n"

@@ -1,7 +1,7 @@
 """Write the filter that flags suggestions which copy the corpus, and measure how often it fires.
 
-See `codeclippy_ls.assist.copies` for what is kept. Hashes of a file's windows are computed by numpy, one lexeme of the
-window at a time; they equal those of the server (a test compares). Windows in three packages or more are left out.
+See `codeclippy_ls.assist.attribution` for what is kept. Hashes of a file's windows are computed by numpy, one lexeme of
+the window at a time; they equal those of the server (a test compares). Windows in three packages or more are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codeclippy_ls.assist.copies import BASE, MAGIC, WINDOW, Copies, lexemes, number_of
+from codeclippy_ls.assist.attribution import BASE, MAGIC, WINDOW, Copies, lexemes, number_of
 
 HERE = Path(__file__).resolve().parent
 COMMON = 3  # packages: what as many share is nobody's

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from codeclippy_ls.assist import Assistant, Proposal, open_engine
+from codeclippy_ls.assist.assistant import Assistant
+from codeclippy_ls.assist.proposals import Proposal
+from codeclippy_ls.engines import open_thread_engine
 from codeclippy_ls.settings import parse
 from codeclippy_ls.text import Document
 from training import samples
@@ -73,7 +75,7 @@ def hopeless(before: str, diff: str) -> bool:
 async def edited_by_server(folder: Path, asked: Iterable[Asking], threads: int = 1) -> list[str | None]:
     """The texts after each edit as the server makes it, under constraints; `None` where it is refused."""
     settings, _ = parse({"model": {"complete": str(folder.resolve()), "threads": threads}})
-    assistant = Assistant(open_engine(settings), settings)
+    assistant = Assistant(open_thread_engine(settings), settings)
     try:
         await assistant.prepare()
         results = [await assistant.edit(Document(f"/{name}", before), message) for name, before, message in asked]

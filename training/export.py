@@ -20,9 +20,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
-from codeclippy_ls.engine.checkpoint import SCALE
-from codeclippy_ls.engine.models import load
-from codeclippy_ls.engine.spec import ModelSpec
+from codeclippy_ls.engine.loading.checkpoint import SCALE
+from codeclippy_ls.engine.loading.models import load
+from codeclippy_ls.inference.spec import ModelSpec
 from training.tokenizer import CONTROL_TOKENS
 from training.train import HERE, Shape, in_bf16, new_model
 

@@ -18,7 +18,9 @@ from pathlib import Path
 
 import torch
 
-from codeclippy_ls.assist import Assistant, Refusal, open_engine
+from codeclippy_ls.assist.assistant import Assistant
+from codeclippy_ls.assist.proposals import Refusal
+from codeclippy_ls.engines import open_thread_engine
 from codeclippy_ls.settings import parse
 from codeclippy_ls.text import Document
 from training.writer import Model
@@ -75,7 +77,7 @@ def at_cursors(model: Model, cases: Sequence[Case]) -> dict[int, str]:
 async def edits(folder: Path, cases: Iterable[Case]) -> dict[int, str]:
     """The diff the server makes of each edit, or its sentence that says why there is none."""
     settings, _ = parse({"model": {"complete": str(folder.resolve()), "threads": 1}})
-    assistant = Assistant(open_engine(settings), settings)
+    assistant = Assistant(open_thread_engine(settings), settings)
     found = {}
     try:
         await assistant.prepare()

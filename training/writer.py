@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from codeclippy_ls.engine.models import load
-from codeclippy_ls.engine.spec import ModelSpec
+from codeclippy_ls.engine.loading.models import load
+from codeclippy_ls.inference.spec import ModelSpec
 from training import samples
 from training.tokenizer import CONTROL_TOKENS, plain_encoder
 

@@ -6,48 +6,26 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from codeclippy_ls.assist.asks import EditAsk
-from codeclippy_ls.assist.facts import facts_of
 from codeclippy_ls.assist.proposals import Proposal, Refusal, proposal_from
-from codeclippy_ls.assist.regions import Shown, marker_at, shown_part
-from codeclippy_ls.assist.suggester import COMPLETE, Suggester, Suggestions
-from codeclippy_ls.engine.engine import Engine, EngineFace, Generation, Lane, Reason, Request, State, Status
-from codeclippy_ls.engine.errors import EngineError
-from codeclippy_ls.engine.spec import ModelSpec
-from codeclippy_ls.engine.worker import LocalHost
+from codeclippy_ls.assist.suggester import Suggester, Suggestions
+from codeclippy_ls.inference.engine import Engine, ModelState
+from codeclippy_ls.inference.errors import EngineError
+from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Sampling
+from codeclippy_ls.inference.spec import ModelRole
+from codeclippy_ls.model_specs import model_spec
 from codeclippy_ls.settings import Settings
+from codeclippy_ls.tasks.edit import EditTask
+from codeclippy_ls.tasks.edit_context import EditContext, marker_at, shown_part
 from codeclippy_ls.text import Document, Edit, without_surrogates
 
-EDIT = "edit"
 _JOIN_SECONDS = 10.0
-
-
-def open_engine(settings: Settings, watch: Callable[[str, Status], None] | None = None) -> Engine:
-    """An engine in this process for the models the settings name; nothing is loaded yet."""
-
-    def host() -> LocalHost:
-        return LocalHost(settings.model.cache_megabytes << 20, facts_of)
-
-    return Engine(host, model_specs(settings), watch)
-
-
-def model_specs(settings: Settings) -> dict[str, ModelSpec]:
-    """What each job's model is loaded from."""
-    specs = {COMPLETE: _spec(settings, settings.model.complete)}
-    specs[EDIT] = _spec(settings, settings.model.edit) if settings.model.edit else specs[COMPLETE]
-    return specs
-
-
-def _spec(settings: Settings, name: str) -> ModelSpec:
-    model = settings.model
-    return ModelSpec(name, model.device, model.dtype, model.threads)
 
 
 @dataclass
 class Assistant:
     """Joins one engine and the settings in force. Belongs to the loop thread."""
 
-    engine: EngineFace
+    engine: Engine
     settings: Settings = field(default_factory=Settings)
     suggester: Suggester = field(init=False, repr=False)
 
@@ -91,16 +69,18 @@ class Assistant:
         Raises:
             EngineError: it cannot be loaded; the message is for the user.
         """
-        await self.engine.prepare(COMPLETE).result()
-        model = self.engine.status(COMPLETE).model
+        await self.engine.load(ModelRole.COMPLETE).result()
+        model = self.engine.status(ModelRole.COMPLETE).info
         try:
             writes_diffs = model.writes_diffs(self.settings.model.family)
         except ValueError as error:
             raise EngineError(str(error)) from error
         if not self.settings.model.edit and not writes_diffs:
-            self.engine.use(EDIT, _spec(self.settings, ""))
-        elif self.engine.status(EDIT).state is State.FAILED:
-            self.engine.use(EDIT, _spec(self.settings, self.settings.model.edit or self.settings.model.complete))
+            self.engine.set_model(ModelRole.EDIT, model_spec(self.settings, ""))
+        elif self.engine.status(ModelRole.EDIT).state is ModelState.FAILED:
+            self.engine.set_model(
+                ModelRole.EDIT, model_spec(self.settings, self.settings.model.edit or self.settings.model.complete)
+            )
 
     async def close(self) -> None:
         """Close the engine and wait for its thread: torch aborts a process that ends while one of its threads runs."""
@@ -110,15 +90,15 @@ class Assistant:
 
     def edits_possible(self) -> bool:
         """Whether the model for edits writes diffs, as far as is known: one that still loads may."""
-        status = self.engine.status(EDIT)
-        if not self.settings.edit.enabled or status.state is State.FAILED:
+        status = self.engine.status(ModelRole.EDIT)
+        if not self.settings.edit.enabled or status.state is ModelState.FAILED:
             return False
-        if status.model is None:
+        if status.info is None:
             return True
         # A family named in the settings is meant for the model of completion, unless one is set for edits.
-        wanted = self.settings.model.family if status.model.name else ""
+        wanted = self.settings.model.family if status.info.name else ""
         try:
-            return bool(status.model.writes_diffs(wanted))
+            return bool(status.info.writes_diffs(wanted))
         except ValueError:
             return False
 
@@ -141,13 +121,13 @@ class Assistant:
             return Refusal("an edit needs a message that says what to change")
         shown = shown_part(document, span, marker)
         try:
-            if not self.settings.model.edit and self.engine.status(COMPLETE).state is not State.READY:
+            if not self.settings.model.edit and self.engine.status(ModelRole.COMPLETE).state is not ModelState.READY:
                 await self.prepare()  # only then is it known which model writes diffs
             generation = await self._diff(document, shown, message, on_text)
         except EngineError as error:
             return Refusal(str(error))
-        if generation.reason in (Reason.CANCELLED, Reason.SUPERSEDED):
-            return Refusal(f"the edit was {generation.reason.value}", cancelled=True)
+        if generation.finish_reason in (FinishReason.CANCELLED, FinishReason.SUPERSEDED):
+            return Refusal(f"the edit was {generation.finish_reason.value}", cancelled=True)
         made = await asyncio.to_thread(proposal_from, document, shown, marker, generation)  # parsing takes time
         return made if isinstance(made, Refusal) else self._own(made)
 
@@ -155,7 +135,7 @@ class Assistant:
         """The best of a proposal and its others that copies nobody's passage, or marked where that is wanted."""
 
         def copied(one: Proposal) -> str:
-            return self.suggester.copied(self.settings, EDIT, "\n".join(edit.text for edit in one.edits))
+            return self.suggester.copied(self.settings, ModelRole.EDIT, "\n".join(edit.text for edit in one.edits))
 
         found = [replace(one, others=(), source=copied(one)) for one in (made, *made.others)]
         kept = [one for one in found if not one.source or self.settings.completion.copies != "hide"]
@@ -167,21 +147,21 @@ class Assistant:
         return replace(kept[0], others=tuple(kept[1:]))
 
     async def _diff(
-        self, document: Document, shown: Shown, message: str, on_text: Callable[[str], None] | None
+        self, document: Document, shown: EditContext, message: str, on_text: Callable[[str], None] | None
     ) -> Generation:
         settings, family = self.settings.edit, self.settings.model.family
         name = without_surrogates(document.uri.rsplit("/", 1)[-1])
-        ask = EditAsk(name, shown, message, settings.max_tokens, family)
-        sampling = {
-            "max_tokens": settings.max_tokens,
-            "temperature": settings.temperature,
-            "seconds": settings.time_budget_ms / 1000,
-            "spread": True,
-            "candidates": settings.candidates if settings.temperature > 0 else 1,
-        }
-        ticket = self.engine.submit(Request(ask, sampling, EDIT, key=document.uri), Lane.EDIT)
+        ask = EditTask(name, shown, message, settings.max_tokens, family)
+        sampling = Sampling(
+            max_tokens=settings.max_tokens,
+            temperature=settings.temperature,
+            candidates=settings.candidates if settings.temperature > 0 else 1,
+            greedy_first=True,
+            seconds=settings.time_budget_ms / 1000,
+        )
+        ticket = self.engine.submit(Request(ask, sampling, ModelRole.EDIT, key=document.uri), Priority.EDIT)
         try:
-            async for piece in ticket.pieces():
+            async for piece in ticket.deltas():
                 if on_text is not None:
                     on_text(piece)
             return await ticket.result()

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from codeclippy_ls import diffs
-from codeclippy_ls.assist.asks import ShownDiff
-from codeclippy_ls.assist.regions import Marker, Shown
-from codeclippy_ls.engine.engine import Candidate, Generation, Reason
-from codeclippy_ls.prompts import spoilt
+from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation
+from codeclippy_ls.postprocess.syntax_check import spoilt
+from codeclippy_ls.tasks.edit import ContextDiff
+from codeclippy_ls.tasks.edit_context import EditContext, Marker
 from codeclippy_ls.text import Document, Edit, apply
 
 # Bidirectional controls show code in another order than it runs in (CVE-2021-42574).
@@ -53,7 +53,7 @@ class Refusal:
 
 
 def proposal_from(
-    document: Document, shown: Shown, marker: Marker | None, generation: Generation
+    document: Document, shown: EditContext, marker: Marker | None, generation: Generation
 ) -> Proposal | Refusal:
     """The best of a generation's candidates with the others behind it; where all are refused, why the first is."""
     made = [_made(document, shown, marker, candidate) for candidate in generation.candidates]
@@ -64,14 +64,16 @@ def proposal_from(
     return replace(best, others=tuple(others))
 
 
-def _made(document: Document, shown: Shown, marker: Marker | None, candidate: Candidate) -> Proposal | Refusal:
+def _made(document: Document, shown: EditContext, marker: Marker | None, candidate: Candidate) -> Proposal | Refusal:
     """A candidate's diff, read again like any other diff."""
-    answer: ShownDiff = candidate.answer
+    answer: ContextDiff = candidate.answer
     diff, start, end = answer.text, answer.start, answer.end
     if answer.problem:
         return Refusal(f"the model's diff was refused: {answer.problem}")
     if not diff:
-        unfinished = "" if candidate.reason is Reason.END else f" within the {candidate.reason.value} budget"
+        unfinished = (
+            "" if candidate.finish_reason is FinishReason.END else f" within the {candidate.finish_reason.value} budget"
+        )
         return Refusal(f"the model proposed no change{unfinished}")
     edits, problems = diffs.read_at(diff, document, shown.numbers[start:end], (marker.line,) if marker else ())
     if not edits:

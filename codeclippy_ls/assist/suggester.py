@@ -11,20 +11,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from codeclippy_ls import prompts
-from codeclippy_ls.assist import copies, gates
-from codeclippy_ls.assist.asks import CompletionAsk
-from codeclippy_ls.assist.figures import Figures
-from codeclippy_ls.assist.memory import Memory, Suggestion
-from codeclippy_ls.assist.pace import Pace
-from codeclippy_ls.engine.engine import Candidate, EngineFace, Generation, Lane, Reason, Request, State
-from codeclippy_ls.engine.errors import EngineError
-from codeclippy_ls.engine.spec import SHIPPED
-from codeclippy_ls.prompts import Context, Other, Passage
+from codeclippy_ls.assist import attribution, triggers
+from codeclippy_ls.assist.debounce import AdaptiveDebounce
+from codeclippy_ls.assist.metrics import Metrics
+from codeclippy_ls.assist.suggestion_cache import Suggestion, SuggestionCache
+from codeclippy_ls.inference.engine import Engine, ModelState
+from codeclippy_ls.inference.errors import EngineError
+from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Priority, Request, Sampling
+from codeclippy_ls.inference.spec import SHIPPED_FOLDER, ModelRole
+from codeclippy_ls.postprocess.cleanup import replaced, trim
+from codeclippy_ls.postprocess.syntax_check import fitting
+from codeclippy_ls.prompts.build import Context
+from codeclippy_ls.prompts.context_snippets import OpenFile, Snippet, passages
 from codeclippy_ls.settings import Settings
+from codeclippy_ls.tasks.completion import CompletionTask
 from codeclippy_ls.text import Document, Edit, to_lf, with_eol
 
-COMPLETE = "complete"
 _REACH = 4000  # characters on either side of the cursor that the clean-up looks at
 _PASSAGE_CHARACTERS = 3000  # of other files, at most; a small window takes less
 _PASSAGE_STEP = 16  # lines that the cursor may move before they are chosen anew: each choice costs the whole KV cache
@@ -62,13 +64,13 @@ class Suggester:
         figures: what became of what was shown.
     """
 
-    engine: EngineFace
-    others: Callable[[str], Sequence[Other]] = field(default=lambda uri: ())
-    figures: Figures = field(default_factory=Figures)
-    _memory: Memory = field(default_factory=Memory, repr=False)
-    _pace: Pace = field(default_factory=Pace, repr=False)
+    engine: Engine
+    others: Callable[[str], Sequence[OpenFile]] = field(default=lambda uri: ())
+    figures: Metrics = field(default_factory=Metrics)
+    _memory: SuggestionCache = field(default_factory=SuggestionCache, repr=False)
+    _pace: AdaptiveDebounce = field(default_factory=AdaptiveDebounce, repr=False)
     _changes: dict[str, int] = field(default_factory=dict, repr=False)
-    _passages: dict[str, tuple[object, tuple[Passage, ...]]] = field(default_factory=dict, repr=False)
+    _passages: dict[str, tuple[object, tuple[Snippet, ...]]] = field(default_factory=dict, repr=False)
     _ahead: set[asyncio.Task[None]] = field(default_factory=set, repr=False)
     _target: dict[str, tuple[str, str]] = field(default_factory=dict, repr=False)  # what was last made ahead
 
@@ -84,7 +86,7 @@ class Suggester:
     ) -> Suggestions:
         """What `Assistant.complete` says."""
         wanted = settings.completion
-        if gates.switched_off(document.uri, document.language, wanted):
+        if triggers.switched_off(document.uri, document.language, wanted):
             return Suggestions()
         if len(document.text) > wanted.max_file_kilobytes * 1024:
             return Suggestions(
@@ -96,14 +98,14 @@ class Suggester:
             prefix, suffix = document.text[: selected.start] + selected.text, document.text[selected.end :]
             if self._memory.stands(document.uri, prefix, suffix):
                 return Suggestions()  # the list's item is our own: there is nothing to add to it
-        cursor = _Cursor(document, prefix, suffix, wanted.multiline and gates.wants_block(prefix, suffix))
+        cursor = _Cursor(document, prefix, suffix, wanted.multiline and triggers.wants_block(prefix, suffix))
         known = self._memory.find(document.uri, prefix, suffix)
         if known is not None and (automatic or candidates == 1):
             self._look_ahead(settings, cursor, known)
             return Suggestions((replace(known, offset=offset),))
         if automatic and _not_worth_asking(cursor, selected):
             return Suggestions()
-        if self.engine.status(COMPLETE).state in (State.ABSENT, State.LOADING):
+        if self.engine.status(ModelRole.COMPLETE).state in (ModelState.ABSENT, ModelState.LOADING):
             return Suggestions(complete=False)
         if automatic and wanted.debounce and await self._overtaken(document.uri):
             return Suggestions(complete=False)
@@ -114,12 +116,12 @@ class Suggester:
     ) -> Suggestions:
         """From the engine."""
         uri, started = cursor.document.uri, time.monotonic()
-        self.engine.cancel(uri, Lane.BACKGROUND)  # what would have followed another suggestion
+        self.engine.cancel(uri, Priority.BACKGROUND)  # what would have followed another suggestion
         self._target.pop(uri, None)
-        generation = await self._generation(settings, cursor, Lane.KEYSTROKE, candidates)
+        generation = await self._generation(settings, cursor, Priority.KEYSTROKE, candidates)
         self._pace.answered(time.monotonic() - started)
         items = await self._items(settings, cursor, generation.candidates)
-        whole = generation.reason is not Reason.TIME  # one that was cut off is not the last word
+        whole = generation.finish_reason is not FinishReason.TIME  # one that was cut off is not the last word
         if automatic:
             items = tuple(item for item in items if item.confidence >= settings.completion.least_confidence)
         if items and whole:
@@ -127,24 +129,26 @@ class Suggester:
             self._look_ahead(settings, cursor, items[0])
         return Suggestions(tuple(replace(item, offset=offset) for item in items), whole, generation=generation)
 
-    async def _generation(self, settings: Settings, cursor: _Cursor, lane: Lane, candidates: int = 1) -> Generation:
+    async def _generation(self, settings: Settings, cursor: _Cursor, lane: Priority, candidates: int = 1) -> Generation:
         wanted = settings.completion
         name = cursor.document.uri.rsplit("/", 1)[-1]
         context = Context(
             cursor.prefix, cursor.suffix, name, cursor.document.language, self._shown_beside(settings, cursor)
         )
-        if (facts := self.engine.status(COMPLETE).model) is not None and facts.window:
+        if (facts := self.engine.status(ModelRole.COMPLETE).info) is not None and facts.window:
             context = context.within(facts.window)  # a large file need not cross a process's border at each key
-        ask = CompletionAsk(context, wanted.max_tokens, cursor.multiline, settings.model.family, wanted.filters_off)
-        sampling = {
-            "max_tokens": wanted.max_tokens,
-            "temperature": wanted.temperature,
-            "top_p": wanted.top_p,
-            "spread": True,
-            "candidates": candidates if wanted.temperature > 0 else 1,
-            "seconds": wanted.time_budget_ms / 1000,
-        }
-        return await self.engine.submit(Request(ask, sampling, COMPLETE, key=cursor.document.uri), lane).result()
+        ask = CompletionTask(context, wanted.max_tokens, cursor.multiline, settings.model.family, wanted.filters_off)
+        sampling = Sampling(
+            max_tokens=wanted.max_tokens,
+            temperature=wanted.temperature,
+            top_p=wanted.top_p,
+            candidates=candidates if wanted.temperature > 0 else 1,
+            greedy_first=True,
+            seconds=wanted.time_budget_ms / 1000,
+        )
+        return await self.engine.submit(
+            Request(ask, sampling, ModelRole.COMPLETE, key=cursor.document.uri), lane
+        ).result()
 
     async def _items(
         self, settings: Settings, cursor: _Cursor, candidates: Sequence[Candidate]
@@ -154,7 +158,7 @@ class Suggester:
         By the whole text's probability: ranked by the mean per token, fewer of the first were right (`bench.suggest`).
         """
         found: dict[str, Suggestion] = {}
-        for candidate in sorted(candidates, key=lambda one: -one.logprob * max(1, len(one.tokens))):
+        for candidate in sorted(candidates, key=lambda one: -one.logprob * max(1, len(one.token_ids))):
             item = await self._item(settings, cursor, candidate)
             if item.text:
                 found.setdefault(item.text, item)
@@ -164,15 +168,15 @@ class Suggester:
         """A candidate after the clean-up; its text is empty where nothing of it is left."""
         document, off = cursor.document, settings.completion.filters_off
         before, after = to_lf(cursor.prefix[-_REACH:]), to_lf(cursor.suffix[:_REACH])
-        text = prompts.trim(candidate.answer, before, after, cursor.multiline, off)
-        replaces = prompts.replaced(text, after) if text and "closers" not in off else 0
+        text = trim(candidate.answer, before, after, cursor.multiline, off)
+        replaces = replaced(text, after) if text and "closers" not in off else 0
         if text and "validity" not in off:
             # Parsing takes milliseconds: not on the loop.
             rest = to_lf(cursor.suffix[replaces:])
-            text = await asyncio.to_thread(prompts.fitting, text, to_lf(cursor.prefix), rest, document.language)
-        if replaces and prompts.replaced(text, after) != replaces:
+            text = await asyncio.to_thread(fitting, text, to_lf(cursor.prefix), rest, document.language)
+        if replaces and replaced(text, after) != replaces:
             text = ""  # a head of it would leave a bracket out
-        source = self.copied(settings, COMPLETE, text) if text else ""
+        source = self.copied(settings, ModelRole.COMPLETE, text) if text else ""
         if source and settings.completion.copies == "hide":
             text = ""
         return Suggestion(
@@ -181,10 +185,10 @@ class Suggester:
 
     def copied(self, settings: Settings, job: str, text: str) -> str:
         """The package whose passage a text of the shipped model copies, where anybody wants to know."""
-        model = self.engine.status(job).model
+        model = self.engine.status(job).info
         if settings.completion.copies == "show" or model is None or model.name:
             return ""
-        known = copies.shipped(SHIPPED)
+        known = attribution.shipped(SHIPPED_FOLDER)
         return known.source(text) if known is not None else ""
 
     async def _overtaken(self, uri: str) -> bool:
@@ -195,28 +199,28 @@ class Suggester:
         await asyncio.sleep(delay)
         return self._changes.get(uri, 0) != before
 
-    def _shown_beside(self, settings: Settings, cursor: _Cursor) -> tuple[Passage, ...]:
+    def _shown_beside(self, settings: Settings, cursor: _Cursor) -> tuple[Snippet, ...]:
         """Passages of other files, the same while the cursor stays where it is and the others are not edited."""
         uri = cursor.document.uri
         others = self.others(uri) if settings.completion.context == "open" else ()
         place = (cursor.prefix.count("\n") // _PASSAGE_STEP, tuple((other.path, len(other.text)) for other in others))
         if others and self._passages.get(uri, (None, ()))[0] != place:
-            found = prompts.passages(to_lf(cursor.prefix), to_lf(cursor.suffix), others, _PASSAGE_CHARACTERS)
+            found = passages(to_lf(cursor.prefix), to_lf(cursor.suffix), others, _PASSAGE_CHARACTERS)
             self._passages[uri] = (place, found)
         return self._passages[uri][1] if others else ()
 
     def _look_ahead(self, settings: Settings, cursor: _Cursor, shown: Suggestion) -> None:
         """Make what would follow a suggestion once it is accepted, where nothing else is to do."""
         wanted = settings.completion.ahead and not settings.model.endpoint  # a service's time is not ours to spend
-        if not wanted or self.engine.status(COMPLETE).state is not State.READY:
+        if not wanted or self.engine.status(ModelRole.COMPLETE).state is not ModelState.READY:
             return
         prefix, suffix = cursor.prefix + shown.text, cursor.suffix[shown.replaces :]
-        if gates.finished(prefix, suffix, cursor.document.language):
-            prefix = gates.after_enter(prefix, cursor.document.eol)
+        if triggers.finished(prefix, suffix, cursor.document.language):
+            prefix = triggers.after_enter(prefix, cursor.document.eol)
         uri = cursor.document.uri
         if self._target.get(uri) != (prefix, suffix) and self._memory.find(uri, prefix, suffix) is None:
             self._target[uri] = (prefix, suffix)  # the same for every key that is typed through what is shown
-            multiline = settings.completion.multiline and gates.wants_block(prefix, suffix)
+            multiline = settings.completion.multiline and triggers.wants_block(prefix, suffix)
             task = asyncio.get_running_loop().create_task(
                 self._make_ahead(settings, _Cursor(cursor.document, prefix, suffix, multiline))
             )
@@ -225,17 +229,17 @@ class Suggester:
 
     async def _make_ahead(self, settings: Settings, cursor: _Cursor) -> None:
         try:
-            generation = await self._generation(settings, cursor, Lane.BACKGROUND)
+            generation = await self._generation(settings, cursor, Priority.BACKGROUND)
         except EngineError:
             return  # whoever asks for it will be told
         items = await self._items(settings, cursor, generation.candidates)
-        if items and generation.reason is not Reason.TIME:
+        if items and generation.finish_reason is not FinishReason.TIME:
             if items[0].confidence >= settings.completion.least_confidence:
                 self._memory.keep(cursor.document.uri, cursor.prefix, cursor.suffix, items[0])
 
     def changed(self, uri: str, document: Document | None) -> None:
         """A document has a new text, or is lost: what is being made for its cursor is stale."""
-        self.engine.cancel(uri, Lane.KEYSTROKE)
+        self.engine.cancel(uri, Priority.KEYSTROKE)
         self._pace.key(time.monotonic())
         self._changes[uri] = self._changes.get(uri, 0) + 1
         if document is not None:
@@ -243,7 +247,7 @@ class Suggester:
 
     def forget(self, uri: str) -> None:
         """Drop what was kept for a document that closes."""
-        self.engine.cancel(uri, Lane.BACKGROUND)
+        self.engine.cancel(uri, Priority.BACKGROUND)
         self._memory.forget(uri)
         self._changes.pop(uri, None)
         self._passages.pop(uri, None)
@@ -257,6 +261,6 @@ class Suggester:
 
 
 def _not_worth_asking(cursor: _Cursor, selected: Edit | None) -> bool:
-    if gates.inside_word(cursor.prefix, cursor.suffix):
+    if triggers.inside_word(cursor.prefix, cursor.suffix):
         return True
-    return selected is None and gates.finished(cursor.prefix, cursor.suffix, cursor.document.language)
+    return selected is None and triggers.finished(cursor.prefix, cursor.suffix, cursor.document.language)

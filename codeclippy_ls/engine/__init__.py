@@ -1,4 +1,4 @@
-"""The engine: models, tokenizers and KV caches behind one background thread.
+"""The engine in this process: models, tokenizers and KV caches behind one background thread.
 
 Knows token ids only: no documents, no LSP, no diffs. Importing this package imports no torch.
 """

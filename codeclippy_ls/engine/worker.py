@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from codeclippy_ls.engine.engine import Ask, Candidate, Generation, Lane, Reason
-from codeclippy_ls.engine.errors import DeviceError, EngineError
-from codeclippy_ls.engine.tokenizer import decode_complete
+from codeclippy_ls.engine.loading.tokenizer import decode_complete
+from codeclippy_ls.inference.errors import DeviceError, EngineError
+from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Priority, Task
 
 if TYPE_CHECKING:
-    from codeclippy_ls.engine.engine import Ticket
+    from codeclippy_ls.inference.handles import RequestHandle
 
 
 # Two engines in one process, one for each TCP client, must not import transformers at the same time: its modules load
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _LOADING = threading.Lock()
 
 
-class Host(Protocol):
+class Worker(Protocol):
     """Loads models and runs jobs; made and used on the engine thread only."""
 
     def load(self, name: str, spec: Any) -> Any:
@@ -40,7 +40,7 @@ class Host(Protocol):
     def unload(self, name: str) -> None:
         """Let a model go that was loaded."""
 
-    def start(self, ticket: Ticket) -> Iterator[Generation | None]:
+    def start(self, ticket: RequestHandle) -> Iterator[Generation | None]:
         """The ticket's steps: ``None`` after each, the generation at last."""
 
 
@@ -65,15 +65,15 @@ class Output:
     text: str = ""
     logprob: float = 0.0
     chosen: int = 0
-    reason: Reason = Reason.LENGTH
+    reason: FinishReason = FinishReason.LENGTH
 
-    def candidate(self, ask: Ask, prompt: Any) -> Candidate:
+    def candidate(self, ask: Task, prompt: Any) -> Candidate:
         """The finished candidate."""
         made = Candidate(self.text, tuple(self.tokens), self.logprob / max(self.chosen, 1), self.reason)
         return replace(made, answer=ask.answer(made, prompt))
 
 
-class LocalHost:
+class ModelWorker:
     """Models on this machine, each with its prefix cache.
 
     Args:
@@ -90,8 +90,8 @@ class LocalHost:
     def load(self, name: str, spec: Any) -> Any:
         """Load a ``models.ModelSpec``; a spec that is loaded already under another name is shared."""
         with _LOADING:
-            from codeclippy_ls.engine import models
-            from codeclippy_ls.engine.cache import PrefixCache
+            from codeclippy_ls.engine.generation.kv_cache import PrefixCache
+            from codeclippy_ls.engine.loading import models
 
             if spec not in self._loaded:
                 self._loaded[spec] = models.load(spec), PrefixCache(self._cache_bytes)
@@ -107,7 +107,7 @@ class LocalHost:
             gc.collect()
             _give_back()
 
-    def start(self, ticket: Ticket) -> Iterator[Generation | None]:
+    def start(self, ticket: RequestHandle) -> Iterator[Generation | None]:
         """The steps of a ticket; out of memory, the caches go and it is tried once more at half the window."""
         model, cache = self._models[ticket.request.model]
         try:
@@ -132,34 +132,33 @@ class LocalHost:
             model.spare()
         _give_back()
 
-    def _generate(self, ticket: Ticket, model: Any, cache: Any, window: int) -> Iterator[Generation | None]:
-        from codeclippy_ls.engine.decode import Sampling
+    def _generate(self, ticket: RequestHandle, model: Any, cache: Any, window: int) -> Iterator[Generation | None]:
 
         started = time.monotonic()
-        if ticket.stopping is not None:
+        if ticket.cancel_reason is not None:
             return
         try:
-            prompt = ticket.request.ask.prompt(model, window)
+            prompt = ticket.request.task.prompt(model, window)
         except ValueError as error:  # what a builder refuses, it refuses with a sentence for the user
             raise EngineError(str(error)) from error
-        sampling = Sampling(**ticket.request.sampling)
+        sampling = ticket.request.sampling
         tokens = list(prompt.tokens)
         if not tokens or len(tokens) >= window:
             raise EngineError(f"the prompt has {len(tokens)} tokens, the window {window}")
         # Who types has waited since the request; an edit's budget is for the writing.
-        since = ticket.submitted if ticket.lane is Lane.KEYSTROKE else started
+        since = ticket.submitted_at if ticket.priority is Priority.KEYSTROKE else started
         deadline = Deadline(since + sampling.seconds if sampling.seconds is not None else math.inf)
         prefix = cache.take(tokens, model.new_cache)
         reused, first = len(prefix.tokens), 0.0
         outputs: list[Output] = []
         try:
             for _ in _grown(ticket, model, prefix, prompt, sampling, deadline, outputs):
-                if ticket.stopping is not None:
+                if ticket.cancel_reason is not None:
                     return
                 first = first or (time.monotonic() - started if outputs else 0.0)
                 left = time.monotonic()
                 yield None
-                if ticket.lane is not Lane.KEYSTROKE:
+                if ticket.priority is not Priority.KEYSTROKE:
                     deadline.at += time.monotonic() - left
         except Exception:
             prefix = None  # keys and tokens may no longer agree
@@ -168,8 +167,10 @@ class LocalHost:
             # Whatever was read of the prompt is worth keeping; the output's keys are too, for text that is accepted.
             if prefix is not None:
                 cache.put(prefix)
-        candidates = tuple(output.candidate(ticket.request.ask, prompt) for output in outputs)
-        yield Generation(candidates[0].reason, candidates, len(tokens), reused, first, time.monotonic() - started)
+        candidates = tuple(output.candidate(ticket.request.task, prompt) for output in outputs)
+        yield Generation(
+            candidates[0].finish_reason, candidates, len(tokens), reused, first, time.monotonic() - started
+        )
 
 
 def _give_back() -> None:
@@ -197,7 +198,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _grown(
-    ticket: Ticket,
+    ticket: RequestHandle,
     model: Any,
     prefix: Any,
     prompt: Any,
@@ -206,7 +207,7 @@ def _grown(
     outputs: list[Output],
 ) -> Iterator[None]:
     """Grow all candidates side by side, pass by pass, until each has ended or time is up."""
-    from codeclippy_ls.engine.decode import reading
+    from codeclippy_ls.engine.generation.decoding import reading
 
     streams = [_stream(model, prefix, prompt, sampling, 0)]
     logits = None
@@ -215,7 +216,7 @@ def _grown(
         prefix.tokens.extend(feed.tokens)
         yield
         if not len(logits) and deadline.over:
-            outputs.append(Output(reason=Reason.TIME))
+            outputs.append(Output(reason=FinishReason.TIME))
             return
     for index in range(1, sampling.candidates):
         streams.append(_stream(model, prefix.copy(len(prefix.tokens)), prompt, sampling, index))
@@ -227,7 +228,7 @@ def _grown(
         left = [(stream, output) for stream, output, _ in growing if not stream.ended]
         if left and deadline.over:
             for _, output in left:
-                output.reason = Reason.TIME
+                output.reason = FinishReason.TIME
             return
         if left:
             yield
@@ -237,30 +238,32 @@ def _grown(
 
 def _stream(model: Any, prefix: Any, prompt: Any, sampling: Any, index: int) -> Any:
     """A candidate's stream; the first is greedy where candidates are spread."""
-    from codeclippy_ls.engine.decode import Chooser, Stream
+    from codeclippy_ls.engine.generation.decoding import Chooser, Stream
 
-    temperature = 0.0 if sampling.spread and index == 0 else sampling.temperature
+    temperature = 0.0 if sampling.greedy_first and index == 0 else sampling.temperature
     chooser = Chooser(temperature, sampling.top_p, sampling.seed + index)
     room = min(sampling.max_tokens, model.window - len(prompt.tokens))
     return Stream(
-        prefix, prompt.constraint, model.ends | prompt.ends, chooser, room, model.cost if sampling.drafts else None
+        prefix, prompt.constraint, model.ends | prompt.ends, chooser, room, model.cost if sampling.use_drafts else None
     )
 
 
-def _take(ticket: Ticket, model: Any, prompt: Any, stream: Any, output: Output, logits: Any, shown: bool) -> None:
+def _take(
+    ticket: RequestHandle, model: Any, prompt: Any, stream: Any, output: Output, logits: Any, shown: bool
+) -> None:
     """Let a stream choose, and its text grow; it ends where the model, a stop string or the caller's test says so."""
     step = stream.take(logits)
     output.logprob += step.logprob
     output.chosen += step.chosen
     for token in step.tokens:
         if _accept(ticket, model, prompt, token, output, shown):
-            output.reason, stream.ended = Reason.STOP, True
+            output.reason, stream.ended = FinishReason.STOP, True
             return
     if stream.ended:
-        output.reason = Reason.END if stream.finished else Reason.LENGTH
+        output.reason = FinishReason.END if stream.finished else FinishReason.LENGTH
 
 
-def _accept(ticket: Ticket, model: Any, prompt: Any, token: int, output: Output, shown: bool) -> bool:
+def _accept(ticket: RequestHandle, model: Any, prompt: Any, token: int, output: Output, shown: bool) -> bool:
     """Take a token in; true where a stop string or the caller's test ends the text here."""
     output.tokens.append(token)
     output.bytes += model.tokenizer.decode_bytes((token,))
@@ -272,4 +275,4 @@ def _accept(ticket: Ticket, model: Any, prompt: Any, token: int, output: Output,
         output.text = output.text[: min(places)]
     if shown and len(output.text) > before:
         ticket.emit(output.text[before:])
-    return bool(places) or ticket.request.ask.done(output.text, prompt)
+    return bool(places) or ticket.request.task.is_done(output.text, prompt)

@@ -14,12 +14,14 @@ from collections.abc import Awaitable, Callable, Hashable, Mapping
 from functools import partial
 from typing import Any
 
-from codeclippy_ls.engine.engine import Ask, Generation, Lane, Reason, Request, State, Status, Ticket
-from codeclippy_ls.engine.errors import EngineError
-from codeclippy_ls.engine.spec import ModelSpec
-from codeclippy_ls.host import wire
-from codeclippy_ls.host.place import HostError
+from codeclippy_ls.host import messages
+from codeclippy_ls.host.address import HostError
 from codeclippy_ls.host.start import Connection, Notifications
+from codeclippy_ls.inference.engine import ModelState, ModelStatus
+from codeclippy_ls.inference.errors import EngineError
+from codeclippy_ls.inference.handles import RequestHandle
+from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Task
+from codeclippy_ls.inference.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -43,17 +45,17 @@ class HostEngine:
         self,
         find: Callable[[Notifications], Awaitable[Connection]],
         specs: Mapping[str, ModelSpec],
-        watch: Callable[[str, Status], None] | None = None,
+        watch: Callable[[str, ModelStatus], None] | None = None,
     ) -> None:
         self._find = find
         self._specs = dict(specs)
         self._watch = watch
-        self._status: dict[ModelSpec, Status] = {}
+        self._status: dict[ModelSpec, ModelStatus] = {}
         self._numbers = itertools.count(1)
-        self._tickets: dict[int, Ticket] = {}  # asked for and not answered
+        self._tickets: dict[int, RequestHandle] = {}  # asked for and not answered
         self._sent: set[int] = set()
         self._streamed: set[int] = set()
-        self._loading: dict[ModelSpec, list[Ticket]] = {}
+        self._loading: dict[ModelSpec, list[RequestHandle]] = {}
         self._connection: Connection | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._losses: list[float] = []
@@ -70,51 +72,51 @@ class HostEngine:
     def failure(self) -> None:
         """None: a host that is lost is started again when a model is prepared."""
 
-    def status(self, model: str = "default") -> Status:
+    def status(self, model: str = "default") -> ModelStatus:
         """A model's status now."""
-        return self._status.get(self._specs[model], Status(State.ABSENT))
+        return self._status.get(self._specs[model], ModelStatus(ModelState.ABSENT))
 
-    def submit(self, request: Request, lane: Lane = Lane.KEYSTROKE) -> Ticket:
+    def submit(self, request: Request, lane: Priority = Priority.KEYSTROKE) -> RequestHandle:
         """Queue a request; while there is no host, it waits for one."""
-        ticket = Ticket(request, lane, asyncio.get_running_loop(), self._cancelled)
+        ticket = RequestHandle(request, lane, asyncio.get_running_loop(), self._cancelled)
         if (reason := self._refusal()) is not None:
-            ticket.settle(EngineError(reason))
+            ticket.resolve(EngineError(reason))
             return ticket
         if request.key is not None:
-            self.cancel(request.key, lane, Reason.SUPERSEDED)
+            self.cancel(request.key, lane, FinishReason.SUPERSEDED)
         number = next(self._numbers)
         self._tickets[number] = ticket
         self._send(number, ticket)
         return ticket
 
-    def prepare(self, model: str = "default") -> Ticket:
+    def load(self, model: str = "default") -> RequestHandle:
         """Load a model, also again after a failure, or after the host was given up."""
-        ticket = Ticket(Request(Ask(), model=model), Lane.KEYSTROKE, asyncio.get_running_loop())
+        ticket = RequestHandle(Request(Task(), model=model), Priority.KEYSTROKE, asyncio.get_running_loop())
         if self._closed:
-            ticket.settle(EngineError("the engine is closed"))
+            ticket.resolve(EngineError("the engine is closed"))
             return ticket
         if self._failure:
             self._failure, self._losses = "", []
         spec = self._specs[model]
         waiting = self._loading.setdefault(spec, [])
         waiting.append(ticket)
-        if self.status(model).state is not State.READY:
-            self._set_status(spec, Status(State.LOADING))
+        if self.status(model).state is not ModelState.READY:
+            self._set_status(spec, ModelStatus(ModelState.LOADING))
         if len(waiting) == 1:
             self._load(spec)
         return ticket
 
-    def cancel(self, key: Hashable, lane: Lane, reason: Reason = Reason.CANCELLED) -> None:
+    def cancel(self, key: Hashable, lane: Priority, reason: FinishReason = FinishReason.CANCELLED) -> None:
         """Cancel what waits or runs under a key in a lane."""
         for ticket in list(self._tickets.values()):
-            if ticket.lane is lane and ticket.request.key == key:
+            if ticket.priority is lane and ticket.request.key == key:
                 ticket.cancel(reason)
 
-    def use(self, model: str, spec: ModelSpec) -> None:
+    def set_model(self, model: str, spec: ModelSpec) -> None:
         """Let requests for ``model`` run on another spec, loaded when the first of them starts."""
         self._specs[model] = spec
-        if self.status_of(spec).state is State.FAILED:  # the host would not try again by itself
-            self._set_status(spec, Status(State.LOADING))
+        if self.status_of(spec).state is ModelState.FAILED:  # the host would not try again by itself
+            self._set_status(spec, ModelStatus(ModelState.LOADING))
             self._loading.setdefault(spec, [])
             self._load(spec)
         elif self._watch is not None:
@@ -142,18 +144,18 @@ class HostEngine:
 
     # What goes out.
 
-    def _send(self, number: int, ticket: Ticket) -> None:
+    def _send(self, number: int, ticket: RequestHandle) -> None:
         if self._connection is None:
             self._keep()
             return
-        request, stream = ticket.request, ticket.lane is Lane.EDIT
+        request, stream = ticket.request, ticket.priority is Priority.EDIT
         self._sent.add(number)
         params = {
             "ticket": number,
-            "lane": int(ticket.lane),
-            "spec": wire.spec_to(self._specs[request.model]),
-            "ask": wire.ask_to(request.ask),
-            "sampling": dict(request.sampling),
+            "lane": int(ticket.priority),
+            "spec": messages.spec_to(self._specs[request.model]),
+            "ask": messages.ask_to(request.task),
+            "sampling": messages.sampling_to(request.sampling),
             "stream": stream,
         }
         answer = self._connection.peer.send_request("submit", params)
@@ -163,10 +165,10 @@ class HostEngine:
         if self._connection is None:
             self._keep()
             return
-        answer = self._connection.peer.send_request("prepare", {"spec": wire.spec_to(spec)})
+        answer = self._connection.peer.send_request("prepare", {"spec": messages.spec_to(spec)})
         answer.add_done_callback(partial(self._loaded, spec))
 
-    def _cancelled(self, ticket: Ticket) -> None:
+    def _cancelled(self, ticket: RequestHandle) -> None:
         """Forget a ticket that was answered here, and let the host drop it at its next step."""
         number = next((number for number, one in self._tickets.items() if one is ticket), None)
         if number is None:
@@ -175,7 +177,7 @@ class HostEngine:
         if self._connection is not None:
             self._connection.peer.notify("cancel", {"ticket": number})
 
-    def _drop(self, number: int) -> Ticket | None:
+    def _drop(self, number: int) -> RequestHandle | None:
         self._sent.discard(number)
         self._streamed.discard(number)
         return self._tickets.pop(number, None)
@@ -188,39 +190,39 @@ class HostEngine:
         if ticket is None:
             return
         try:
-            generation = wire.generation_from(answer.result(), ticket.request.ask)
+            generation = messages.generation_from(answer.result(), ticket.request.task)
         except Exception as error:  # the host's, or an answer that makes no sense
-            ticket.settle(EngineError(_said(error)))
+            ticket.resolve(EngineError(_said(error)))
             return
         if not streamed and generation.text:
             ticket.emit(generation.text)
-        ticket.settle(generation)
+        ticket.resolve(generation)
 
     def _loaded(self, spec: ModelSpec, answer: Any) -> None:
         error = answer.exception()
-        if error is not None and self.status_of(spec).state is State.LOADING:
-            self._set_status(spec, Status(State.FAILED, _said(error)))
+        if error is not None and self.status_of(spec).state is ModelState.LOADING:
+            self._set_status(spec, ModelStatus(ModelState.FAILED, _said(error)))
         for ticket in self._loading.pop(spec, ()):
-            ticket.settle(Generation(Reason.END) if error is None else EngineError(_said(error)))
+            ticket.resolve(Generation(FinishReason.END) if error is None else EngineError(_said(error)))
 
-    def status_of(self, spec: ModelSpec) -> Status:
+    def status_of(self, spec: ModelSpec) -> ModelStatus:
         """A spec's status now."""
-        return self._status.get(spec, Status(State.ABSENT))
+        return self._status.get(spec, ModelStatus(ModelState.ABSENT))
 
-    def _piece(self, params: Any) -> None:
+    def _delta(self, params: Any) -> None:
         if (ticket := self._tickets.get(params["ticket"])) is not None:
             self._streamed.add(params["ticket"])
             ticket.emit(params["text"])
 
     def _status_said(self, params: Any) -> None:
-        spec, status = wire.status_from(params)
-        if status.state is not State.ABSENT:
+        spec, status = messages.status_from(params)
+        if status.state is not ModelState.ABSENT:
             self._set_status(spec, status)
 
     def _failed(self, params: Any) -> None:
         self._reason = str(params["reason"]).removesuffix("; restart the server")
 
-    def _set_status(self, spec: ModelSpec, status: Status) -> None:
+    def _set_status(self, spec: ModelSpec, status: ModelStatus) -> None:
         changed = self.status_of(spec) != status
         self._status[spec] = status
         for name, used in self._specs.items():
@@ -240,7 +242,7 @@ class HostEngine:
             self._reason = _LOST
             try:
                 connection = await self._find(
-                    {"piece": self._piece, "status": self._status_said, "failed": self._failed}
+                    {"delta": self._delta, "status": self._status_said, "failed": self._failed}
                 )
                 self._begin(connection)
                 await self._until_lost(connection)
@@ -274,7 +276,7 @@ class HostEngine:
         for found in connection.statuses:
             self._status_said(found)
         for spec, status in self._status.items():
-            if status.state is State.LOADING:
+            if status.state is ModelState.LOADING:
                 self._loading.setdefault(spec, [])
         for spec in list(self._loading):
             self._load(spec)
@@ -293,21 +295,21 @@ class HostEngine:
         said = f"{self._reason}; it is started again"
         lost = [ticket for number in list(self._sent) if (ticket := self._drop(number)) is not None]
         for ticket in lost:
-            ticket.settle(EngineError(said))
-        lanes = {ticket.lane for ticket in lost}
-        reason = said if Lane.KEYSTROKE in lanes and Lane.EDIT not in lanes else ""
+            ticket.resolve(EngineError(said))
+        lanes = {ticket.priority for ticket in lost}
+        reason = said if Priority.KEYSTROKE in lanes and Priority.EDIT not in lanes else ""
         for spec, status in list(self._status.items()):
-            if status.state is State.READY:
-                self._set_status(spec, Status(State.LOADING, reason))
+            if status.state is ModelState.READY:
+                self._set_status(spec, ModelStatus(ModelState.LOADING, reason))
 
     def _give_up(self, reason: str) -> None:
         self._failure = reason
         log.error("%s", reason)
         for ticket in (*self._tickets.values(), *itertools.chain(*self._loading.values())):
-            ticket.settle(EngineError(self._failure))
+            ticket.resolve(EngineError(self._failure))
         for specs in (set(self._specs.values()), set(self._loading)):
             for spec in specs:
-                self._set_status(spec, Status(State.FAILED, self._failure))
+                self._set_status(spec, ModelStatus(ModelState.FAILED, self._failure))
         self._tickets.clear()
         self._loading.clear()
 

@@ -18,13 +18,13 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from codeclippy_ls.assist import facts_of
-from codeclippy_ls.engine.engine import PATIENCE, Engine, Lane, Request, State, Status, Ticket
-from codeclippy_ls.engine.errors import EngineError
-from codeclippy_ls.engine.spec import ModelSpec
-from codeclippy_ls.engine.worker import LocalHost
-from codeclippy_ls.host import wire
-from codeclippy_ls.host.place import STARTER, TAKEN, Place, is_own, listen, version
+from codeclippy_ls.host import messages
+from codeclippy_ls.host.address import ALREADY_RUNNING, STARTER, HostAddress, is_own, listen, version
+from codeclippy_ls.inference.engine import STEP_TIMEOUT, LocalEngine, ModelState, ModelStatus, StatusListener
+from codeclippy_ls.inference.errors import EngineError
+from codeclippy_ls.inference.handles import RequestHandle
+from codeclippy_ls.inference.requests import Priority, Request
+from codeclippy_ls.inference.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _ANSWER_SECONDS = 0.2  # until somebody who was refused has read why
 _BEAT_SECONDS = 1.0
 _FIRST_SECONDS = 60.0  # for the first client, which started it
 
-Open = Callable[[Callable[[str, Status], None]], Engine]
+OpenEngine = Callable[[StatusListener], LocalEngine]
 
 
 class Service:
@@ -45,7 +45,7 @@ class Service:
         open_engine: makes the engine, given what to call from any thread when a model's status changes.
     """
 
-    def __init__(self, place: Place, open_engine: Open) -> None:
+    def __init__(self, place: HostAddress, open_engine: OpenEngine) -> None:
         self.place, self.token = place, ""
         self.version = version()
         self.idle = _FIRST_SECONDS  # without a connection, after which it ends; clients say how long that is
@@ -55,7 +55,7 @@ class Service:
         self.specs: dict[str, ModelSpec] = {}
         loop = asyncio.get_running_loop()
 
-        def watch(key: str, status: Status) -> None:
+        def watch(key: str, status: ModelStatus) -> None:
             loop.call_soon_threadsafe(self._status_changed, key, status)
 
         self.engine = open_engine(watch)
@@ -113,24 +113,24 @@ class Service:
         session.models.add(key)
         if key not in self.specs:
             self.specs[key] = spec
-            self.engine.use(key, spec)
-        if self.engine.status(key).state is not State.READY:
+            self.engine.set_model(key, spec)
+        if self.engine.status(key).state is not ModelState.READY:
             used = set[str]().union(*(one.models for one in self.sessions))
             for other in self.specs.keys() - used:
-                if self.engine.status(other).state is State.READY:
+                if self.engine.status(other).state is ModelState.READY:
                     self.engine.unload(other)
         return key
 
     def statuses(self) -> list[Any]:
         """What there is to say of each model."""
-        return [wire.status_to(spec, self.engine.status(key)) for key, spec in self.specs.items()]
+        return [messages.status_to(spec, self.engine.status(key)) for key, spec in self.specs.items()]
 
-    def _status_changed(self, key: str, status: Status) -> None:
+    def _status_changed(self, key: str, status: ModelStatus) -> None:
         if self.engine.failure is not None:
             self._news.set()
         else:
             for session in self.sessions:
-                session.tell("status", wire.status_to(self.specs[key], status))
+                session.tell("status", messages.status_to(self.specs[key], status))
 
     async def _tell(self, reason: str) -> None:
         for session in self.sessions:
@@ -143,11 +143,11 @@ class Session:
 
     def __init__(self, service: Service, writer: asyncio.StreamWriter) -> None:
         self._service = service
-        self._tickets: dict[int, Ticket] = {}
+        self._tickets: dict[int, RequestHandle] = {}
         self._known = False
         self.models: set[str] = set()
         requests = {"hello": self.hello, "prepare": self.prepare, "submit": self.submit, "ping": self.ping}
-        self.peer = wire.Peer(writer, requests, {"cancel": self.cancel})
+        self.peer = messages.Peer(writer, requests, {"cancel": self.cancel})
 
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Serve the client until it leaves; who does not say hello is not served."""
@@ -184,21 +184,23 @@ class Session:
 
     async def prepare(self, params: dict[str, Any]) -> None:
         """Load a model."""
-        await self._answered(self._engine().prepare(self._service.model(wire.spec_from(params["spec"]), self)))
+        await self._answered(self._engine().load(self._service.model(messages.spec_from(params["spec"]), self)))
 
     async def submit(self, params: dict[str, Any]) -> Any:
         """Run a request; pieces of its text go out as they come where the client wants that."""
         engine, id = self._engine(), params["ticket"]
         if len(self._tickets) >= _MOST_WAITING:
             raise EngineError("too many requests wait")
-        model = self._service.model(wire.spec_from(params["spec"]), self)
-        request = Request(wire.ask_from(params["ask"]), params["sampling"], model, client=self)
-        ticket = self._tickets[id] = engine.submit(request, Lane(params["lane"]))
+        model = self._service.model(messages.spec_from(params["spec"]), self)
+        request = Request(
+            messages.ask_from(params["ask"]), messages.sampling_from(params["sampling"]), model, client=self
+        )
+        ticket = self._tickets[id] = engine.submit(request, Priority(params["lane"]))
         try:
             if params["stream"]:
-                async for piece in ticket.pieces():
-                    self.peer.notify("piece", {"ticket": id, "text": piece})
-            return wire.generation_to(await self._answered(ticket))
+                async for delta in ticket.deltas():
+                    self.peer.notify("delta", {"ticket": id, "text": delta})
+            return messages.generation_to(await self._answered(ticket))
         finally:
             del self._tickets[id]
 
@@ -207,7 +209,7 @@ class Session:
         if (ticket := self._tickets.get(params["ticket"])) is not None:
             ticket.cancel()
 
-    async def _answered(self, ticket: Ticket) -> Any:
+    async def _answered(self, ticket: RequestHandle) -> Any:
         try:
             return await ticket.result()
         except EngineError:
@@ -215,7 +217,7 @@ class Session:
                 await asyncio.Event().wait()  # the process ends, and says so to everybody at once
             raise
 
-    def _engine(self) -> Engine:
+    def _engine(self) -> LocalEngine:
         if not self._known:
             raise EngineError("a client says hello first")
         return self._service.engine
@@ -225,18 +227,13 @@ class Session:
             self.peer.frames.close()
 
 
-def open_local(cache_megabytes: int) -> Open:
-    """An engine over models of this machine."""
-    return lambda watch: Engine(lambda: LocalHost(cache_megabytes << 20, facts_of), {}, watch)
-
-
-def run(place: Place, open_engine: Open) -> int:
-    """Be the host of a place; returns the exit code, `TAKEN` where there is one already."""
+def run(place: HostAddress, open_engine: OpenEngine) -> int:
+    """Be the host of a place; returns the exit code, `ALREADY_RUNNING` where there is one already."""
     lock = FileLock(place.lock, timeout=0, mode=0o600)
     try:
         lock.acquire()
     except Timeout:
-        return TAKEN
+        return ALREADY_RUNNING
     faulthandler.enable()
 
     async def serve() -> int:
@@ -262,5 +259,5 @@ async def _feed_watchdog() -> None:
     ends the process. Only for a process of the host's own: it ends whatever else runs in it.
     """
     while True:
-        faulthandler.dump_traceback_later(2 * PATIENCE, exit=True)
+        faulthandler.dump_traceback_later(2 * STEP_TIMEOUT, exit=True)
         await asyncio.sleep(_BEAT_SECONDS)

@@ -13,8 +13,8 @@ from typing import Any
 
 from pygls.exceptions import JsonRpcException
 
-from codeclippy_ls.host.place import PACKAGE, STARTER, TAKEN, HostError, Place, connect, version
-from codeclippy_ls.host.wire import Peer
+from codeclippy_ls.host.address import ALREADY_RUNNING, PACKAGE, STARTER, HostAddress, HostError, connect, version
+from codeclippy_ls.host.messages import Peer
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,9 @@ class Connection:
         self.peer.frames.close()
 
 
-async def found(place: Place, command: Sequence[str], idle: float, notifications: Notifications) -> Connection:
+async def find_host(
+    place: HostAddress, command: Sequence[str], idle: float, notifications: Notifications
+) -> Connection:
     """A connection to the place's host, which ``command`` starts where there is none.
 
     Args:
@@ -71,14 +73,14 @@ async def found(place: Place, command: Sequence[str], idle: float, notifications
         if process is None:
             process = _started(place, command)
         elif (code := process.poll()) is not None:
-            if code != TAKEN:
+            if code != ALREADY_RUNNING:
                 raise HostError(f"the engine host could not be started (exit code {code}); {place.log} may say why")
             process = None
         await asyncio.sleep(_LOOK_SECONDS)
     raise HostError(f"the engine host did not start within {_START_SECONDS:g} s; {place.log} may say why")
 
 
-async def _greeted(place: Place, idle: float, notifications: Notifications) -> Connection:
+async def _greeted(place: HostAddress, idle: float, notifications: Notifications) -> Connection:
     """A connection to the host that listens.
 
     Raises:
@@ -102,7 +104,7 @@ async def _greeted(place: Place, idle: float, notifications: Notifications) -> C
         raise
 
 
-def _started(place: Place, command: Sequence[str]) -> subprocess.Popen[bytes]:
+def _started(place: HostAddress, command: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start the host as a process of its own, which outlives this one.
 
     Raises:

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from codeclippy_ls.prompts.context_snippets import IMPORT_REACH, SCOPE_REACH, Snippet, as_comment, head_of
 from codeclippy_ls.prompts.families import FAMILIES, Control, Family, Part, Slot, Template, recognise
-from codeclippy_ls.prompts.surroundings import IMPORT_REACH, SCOPE_REACH, Passage, as_comment, head_of
 from codeclippy_ls.prompts.window import CHARACTERS_PER_TOKEN, coarse_start, window_for
 from codeclippy_ls.text import to_lf
 
@@ -82,7 +82,7 @@ class Context:
     suffix: str
     name: str = ""
     language: str = ""
-    passages: tuple[Passage, ...] = ()
+    passages: tuple[Snippet, ...] = ()
     skipped: int = 0
 
     def within(self, window: int) -> Context:

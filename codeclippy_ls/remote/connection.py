@@ -16,8 +16,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from codeclippy_ls.remote.address import Endpoint, is_loopback_address
+from codeclippy_ls.remote.errors import Fault, RemoteError, refusal
 from codeclippy_ls.remote.events import Events, parsed
-from codeclippy_ls.remote.faults import Fault, RemoteError, refusal
 
 if TYPE_CHECKING:
     import httpx2

@@ -16,16 +16,18 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from codeclippy_ls.assist import EDIT, ModelFacts, model_specs
-from codeclippy_ls.engine.errors import EngineError
-from codeclippy_ls.engine.spec import ModelSpec
-from codeclippy_ls.engine.tickets import Ask, Generation, Lane, Reason, Request, State, Status, Ticket
+from codeclippy_ls.inference.engine import ModelState, ModelStatus
+from codeclippy_ls.inference.errors import EngineError
+from codeclippy_ls.inference.handles import RequestHandle
+from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Task
+from codeclippy_ls.inference.spec import ModelRole, ModelSpec
 from codeclippy_ls.remote.address import endpoint, key_from
 from codeclippy_ls.remote.connection import Connection
-from codeclippy_ls.remote.faults import Fault, RemoteError
+from codeclippy_ls.remote.errors import Fault, RemoteError
 from codeclippy_ls.remote.job import Job
 from codeclippy_ls.remote.served import facts_from
-from codeclippy_ls.settings import ModelSettings, Settings
+from codeclippy_ls.settings import ModelSettings
+from codeclippy_ls.tasks.model_info import ModelInfo
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +37,7 @@ _LONGEST_RETRY = 10.0  # seconds that an edit waits for its second try
 # Of services that have no list of models, or have lost it.
 _NO_LIST = frozenset({404, 405, 500, 501})
 # At a time; more wait, those of one lane for each other only.
-_AT_ONCE = {Lane.KEYSTROKE: 4, Lane.EDIT: 2, Lane.BACKGROUND: 1}
-
-
-def open_remote(settings: Settings, watch: Callable[[str, Status], None] | None = None) -> RemoteEngine:
-    """An engine over the endpoint that the settings name; nothing is sent yet."""
-    return RemoteEngine(settings.model, model_specs(settings), watch)
+_AT_ONCE = {Priority.KEYSTROKE: 4, Priority.EDIT: 2, Priority.BACKGROUND: 1}
 
 
 class RemoteEngine:
@@ -57,7 +54,7 @@ class RemoteEngine:
         self,
         settings: ModelSettings,
         specs: Mapping[str, ModelSpec],
-        watch: Callable[[str, Status], None] | None = None,
+        watch: Callable[[str, ModelStatus], None] | None = None,
         patience: float = PATIENCE,
         pauses: tuple[float, ...] = PAUSES,
     ) -> None:
@@ -65,8 +62,8 @@ class RemoteEngine:
         self._specs = dict(specs)
         self._watch = watch
         self._patience, self._pauses = patience, pauses
-        self._status = {model: Status(State.ABSENT) for model in specs}
-        self._tickets: dict[Ticket, asyncio.Task[None]] = {}
+        self._status = {model: ModelStatus(ModelState.ABSENT) for model in specs}
+        self._tickets: dict[RequestHandle, asyncio.Task[None]] = {}
         self._turns = {lane: asyncio.Semaphore(count) for lane, count in _AT_ONCE.items()}
         self._connection: Connection | None = None
         self._finding: asyncio.Task[None] | None = None
@@ -74,51 +71,51 @@ class RemoteEngine:
         self._failures = 0
         self._quiet_until = 0.0
         self._quiet: EngineError | None = None
-        self._bare: set[Lane] = set()
+        self._bare: set[Priority] = set()
         self._closed = False
 
     @property
     def failure(self) -> None:
         """None: a service may come back."""
 
-    def status(self, model: str = "default") -> Status:
+    def status(self, model: str = "default") -> ModelStatus:
         """A model's status now."""
         return self._status[model]
 
-    def submit(self, request: Request, lane: Lane = Lane.KEYSTROKE) -> Ticket:
+    def submit(self, request: Request, lane: Priority = Priority.KEYSTROKE) -> RequestHandle:
         """Send a request; while the models are not known, it waits for them."""
-        ticket = Ticket(request, lane, asyncio.get_running_loop(), self._cancelled)
+        ticket = RequestHandle(request, lane, asyncio.get_running_loop(), self._cancelled)
         if self._closed:
-            ticket.settle(EngineError("the engine is closed"))
+            ticket.resolve(EngineError("the engine is closed"))
             return ticket
         if request.key is not None:
-            self.cancel(request.key, lane, Reason.SUPERSEDED)
-        if lane is not Lane.EDIT and self._quiet is not None and time.monotonic() < self._quiet_until:
-            ticket.settle(self._quiet)
+            self.cancel(request.key, lane, FinishReason.SUPERSEDED)
+        if lane is not Priority.EDIT and self._quiet is not None and time.monotonic() < self._quiet_until:
+            ticket.resolve(self._quiet)
             return ticket
         self._tickets[ticket] = asyncio.get_running_loop().create_task(self._run(ticket))
         return ticket
 
-    def prepare(self, model: str = "default") -> Ticket:
+    def load(self, model: str = "default") -> RequestHandle:
         """Ask the service for its models, also again after a failure."""
-        ticket = Ticket(Request(Ask(), model=model), Lane.EDIT, asyncio.get_running_loop(), self._cancelled)
+        ticket = RequestHandle(Request(Task(), model=model), Priority.EDIT, asyncio.get_running_loop(), self._cancelled)
         if self._closed:
-            ticket.settle(EngineError("the engine is closed"))
+            ticket.resolve(EngineError("the engine is closed"))
             return ticket
         self._tickets[ticket] = asyncio.get_running_loop().create_task(self._prepare(ticket))
         return ticket
 
-    def cancel(self, key: Hashable, lane: Lane, reason: Reason = Reason.CANCELLED) -> None:
+    def cancel(self, key: Hashable, lane: Priority, reason: FinishReason = FinishReason.CANCELLED) -> None:
         """Cancel what waits or runs under a key in a lane."""
         for ticket in list(self._tickets):
-            if ticket.lane is lane and ticket.request.key == key:
+            if ticket.priority is lane and ticket.request.key == key:
                 ticket.cancel(reason)
 
-    def use(self, model: str, spec: ModelSpec) -> None:
+    def set_model(self, model: str, spec: ModelSpec) -> None:
         """Let requests for ``model`` run on another of the service's models; it does not have the shipped one."""
         if spec.name:
             self._specs[model] = spec
-            self._set_status(model, Status(State.ABSENT))
+            self._set_status(model, ModelStatus(ModelState.ABSENT))
 
     def close(self) -> None:
         """Answer what waits and leave the service."""
@@ -136,41 +133,41 @@ class RemoteEngine:
 
     # Tickets.
 
-    def _cancelled(self, ticket: Ticket) -> None:
+    def _cancelled(self, ticket: RequestHandle) -> None:
         """Leave a ticket's request, which closes its connections."""
         if (task := self._tickets.pop(ticket, None)) is not None:
             task.cancel()
 
-    async def _run(self, ticket: Ticket) -> None:
+    async def _run(self, ticket: RequestHandle) -> None:
         await self._settled(ticket, self._answered(ticket))
 
-    async def _prepare(self, ticket: Ticket) -> None:
+    async def _prepare(self, ticket: RequestHandle) -> None:
         async def found() -> Generation:
             await self._found()
-            return Generation(Reason.END)
+            return Generation(FinishReason.END)
 
         await self._settled(ticket, found())
 
-    async def _settled(self, ticket: Ticket, answer: Any) -> None:
+    async def _settled(self, ticket: RequestHandle, answer: Any) -> None:
         """Answer a ticket once, whatever happens."""
         try:
-            ticket.settle(await answer)
+            ticket.resolve(await answer)
         except EngineError as error:
-            ticket.settle(error)
+            ticket.resolve(error)
         except Exception as error:
             log.exception("a request of the endpoint failed")
-            ticket.settle(EngineError(f"the request failed ({type(error).__name__}); the log has the details"))
+            ticket.resolve(EngineError(f"the request failed ({type(error).__name__}); the log has the details"))
         finally:
             self._tickets.pop(ticket, None)
 
-    async def _answered(self, ticket: Ticket) -> Generation:
-        async with self._turns[ticket.lane]:
+    async def _answered(self, ticket: RequestHandle) -> Generation:
+        async with self._turns[ticket.priority]:
             for last in (False, True):
                 job = None
                 try:
                     facts = await self._facts(ticket.request.model)
                     assert self._connection is not None
-                    bare = ticket.lane in self._bare
+                    bare = ticket.priority in self._bare
                     job = Job(self._connection, facts, ticket, self._settings.endpoint_infill, bare)
                     generation = await self._with_fewer_fields(job, facts, ticket)
                     self._succeeded()
@@ -179,32 +176,38 @@ class RemoteEngine:
                     self._failed(error)
                     shown = job is not None and job.emitted
                     wait = error.after if error.after is not None else self._pauses[0]
-                    if last or shown or ticket.lane is not Lane.EDIT or not error.passing or wait > _LONGEST_RETRY:
+                    if (
+                        last
+                        or shown
+                        or ticket.priority is not Priority.EDIT
+                        or not error.passing
+                        or wait > _LONGEST_RETRY
+                    ):
                         raise
                 await asyncio.sleep(wait)
         raise AssertionError("unreachable")
 
-    async def _with_fewer_fields(self, job: Job, facts: ModelFacts, ticket: Ticket) -> Generation:
+    async def _with_fewer_fields(self, job: Job, facts: ModelInfo, ticket: RequestHandle) -> Generation:
         """The generation; a service that refuses the fields that not all have is asked without them from then on: in
         this lane, since edits have one more, the grammar."""
         try:
             return await job.generation()
         except RemoteError as error:
-            if error.fault is not Fault.REFUSED or ticket.lane in self._bare:
+            if error.fault is not Fault.REFUSED or ticket.priority in self._bare:
                 raise
         assert self._connection is not None
         again = Job(self._connection, facts, ticket, self._settings.endpoint_infill, bare=True)
         generation = await again.generation()
-        self._bare.add(ticket.lane)
+        self._bare.add(ticket.priority)
         return generation
 
     # The service.
 
-    async def _facts(self, model: str) -> ModelFacts:
+    async def _facts(self, model: str) -> ModelInfo:
         """Facts of a model, of which the service is asked where nothing is known, or where it failed."""
-        if self._status[model].state is not State.READY:
+        if self._status[model].state is not ModelState.READY:
             await self._found()
-        facts: ModelFacts = self._status[model].model
+        facts: ModelInfo = self._status[model].info
         return facts
 
     async def _found(self) -> None:
@@ -217,19 +220,19 @@ class RemoteEngine:
 
     async def _find(self) -> None:
         for model, status in list(self._status.items()):
-            if status.state is State.ABSENT:
-                self._set_status(model, Status(State.LOADING))
+            if status.state is ModelState.ABSENT:
+                self._set_status(model, ModelStatus(ModelState.LOADING))
         try:
             connection = self._connected()
             listed = await self._listed(connection)
             for model, spec in self._specs.items():
-                own = model == EDIT and bool(self._settings.edit)
+                own = model == ModelRole.EDIT and bool(self._settings.edit)
                 facts = facts_from(listed, spec.name, self._settings.endpoint_window, own, connection.endpoint.url)
-                self._set_status(model, Status(State.READY, model=facts))
+                self._set_status(model, ModelStatus(ModelState.READY, info=facts))
         except Exception as error:
             said = str(error) if isinstance(error, EngineError) else f"the endpoint failed ({type(error).__name__})"
             for model in self._status:
-                self._set_status(model, Status(State.FAILED, said))
+                self._set_status(model, ModelStatus(ModelState.FAILED, said))
             raise
 
     async def _listed(self, connection: Connection) -> Any:
@@ -264,9 +267,9 @@ class RemoteEngine:
         self._quiet_until = time.monotonic() + max(pause, error.after or 0.0)
         if error.lasting:
             for model in self._status:
-                self._set_status(model, Status(State.FAILED, str(error)))
+                self._set_status(model, ModelStatus(ModelState.FAILED, str(error)))
 
-    def _set_status(self, model: str, status: Status) -> None:
+    def _set_status(self, model: str, status: ModelStatus) -> None:
         if self._status[model] != status:
             self._status[model] = status
             if self._watch is not None:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from codeclippy_ls.engine.tickets import Reason
-from codeclippy_ls.remote.faults import Fault, RemoteError
+from codeclippy_ls.inference.requests import FinishReason
+from codeclippy_ls.remote.errors import Fault, RemoteError
 
 _MOST_LINE = 1 << 20  # bytes; an event with log-probabilities has some hundred
 _MOST_BYTES = 32 << 20
@@ -85,7 +85,7 @@ class Written:
     """A candidate as far as it is written."""
 
     text: str = ""
-    reason: Reason | None = None
+    reason: FinishReason | None = None
     logprobs: list[float] = field(default_factory=list)
 
     @property
@@ -122,7 +122,7 @@ class Writing:
         except (TypeError, ValueError, KeyError, IndexError, AttributeError):
             raise RemoteError(f"{self._url} sends JSON that is no answer", Fault.GARBLED) from None
         if finish is not None:
-            written.reason = Reason.END if finish in _FINISHED else Reason.LENGTH
+            written.reason = FinishReason.END if finish in _FINISHED else FinishReason.LENGTH
         return index
 
 

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from codeclippy_ls.assist import ModelFacts
-from codeclippy_ls.engine.errors import EngineError
-from codeclippy_ls.engine.tickets import Candidate, Generation, Reason, Ticket
-from codeclippy_ls.prompts import PlainPrompt, Served, without_control
+from codeclippy_ls.inference.errors import EngineError
+from codeclippy_ls.inference.handles import RequestHandle
+from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Sampling
+from codeclippy_ls.prompts.text_prompts import PlainPrompt, Served, without_control
 from codeclippy_ls.remote.connection import Connection
+from codeclippy_ls.remote.errors import Fault, RemoteError
 from codeclippy_ls.remote.events import Writing, Written
-from codeclippy_ls.remote.faults import Fault, RemoteError
+from codeclippy_ls.tasks.model_info import ModelInfo
 
 _COMPLETIONS, _CHAT = "/completions", "/chat/completions"
 _LONGEST = 600.0  # seconds, where a request names no time
@@ -34,9 +35,9 @@ class Stream:
     temperature: float
 
 
-def streams(sampling: Any) -> list[Stream]:
+def streams(sampling: Sampling) -> list[Stream]:
     """What a request's candidates are written by."""
-    count, temperature = int(sampling.get("candidates", 1)), float(sampling.get("temperature", 0.0))
+    count, temperature = sampling.candidates, sampling.temperature
     if count == 1 or temperature <= 0:
         return [Stream(1, 0.0)]
     return [Stream(1, 0.0), Stream(count - 1, temperature)]
@@ -50,11 +51,13 @@ class Job:
         bare: whether the service takes nothing but the common fields: no `n`, `logprobs`, `stop`.
     """
 
-    def __init__(self, connection: Connection, facts: ModelFacts, ticket: Ticket, infill: str, bare: bool) -> None:
+    def __init__(
+        self, connection: Connection, facts: ModelInfo, ticket: RequestHandle, infill: str, bare: bool
+    ) -> None:
         self._connection = connection
         self._model, self._served = facts.name, facts.served
         self._ticket = ticket
-        self._ask, self._sampling = ticket.request.ask, ticket.request.sampling
+        self._ask, self._sampling = ticket.request.task, ticket.request.sampling
         self._bare = bare
         self._started = time.monotonic()
         self._first: float | None = None
@@ -70,7 +73,7 @@ class Job:
         Raises:
             RemoteError: it did not, or not in a form that can be read.
         """
-        seconds = min(float(self._sampling.get("seconds") or _LONGEST), _LONGEST)
+        seconds = min(self._sampling.seconds or _LONGEST, _LONGEST)
         wanted = streams(self._sampling)
         writings = [Writing(self._connection.endpoint.url, 1 if self._bare else one.count) for one in wanted]
         reading = [
@@ -90,13 +93,15 @@ class Job:
         written = [first, *(one for one in others if one.text)]
         made = await asyncio.to_thread(self._candidates, written)
         waited = (self._first or self._started) - self._started
-        return Generation(made[0].reason, made, first_token=waited, seconds=time.monotonic() - self._started)
+        return Generation(
+            made[0].finish_reason, made, first_token_seconds=waited, seconds=time.monotonic() - self._started
+        )
 
     def _candidates(self, written: Sequence[Written]) -> tuple[Candidate, ...]:
         """Finished candidates with their answers; made beside the loop, as reading a diff takes time."""
         made = []
         for one in written:
-            reason = one.reason or Reason.TIME
+            reason = one.reason or FinishReason.TIME
             candidate = Candidate(one.text, (), one.logprob, reason)
             made.append(Candidate(one.text, (), one.logprob, reason, self._ask.answer(candidate, self.prompt)))
         return tuple(made)
@@ -120,7 +125,7 @@ class Job:
                     self._ticket.emit(written.text[told:])
                     told, self.emitted = len(written.text), True
                 if written.reason is None and self._ended(written.text):
-                    written.reason = Reason.STOP
+                    written.reason = FinishReason.STOP
                 if all(one.reason is not None for one in writing.candidates):
                     return
         finally:
@@ -128,11 +133,11 @@ class Job:
         if not any(one.reason is not None for one in writing.candidates):
             raise RemoteError(f"{self._connection.endpoint.url} broke off in the middle of its answer", Fault.BROKEN)
         for one in writing.candidates:  # what was not finished may end anywhere
-            one.reason = one.reason or Reason.LENGTH
+            one.reason = one.reason or FinishReason.LENGTH
 
     def _ended(self, text: str) -> bool:
         """Whether a text is all that is wanted of a candidate: by the ask, or because it spells a control token."""
-        return len(without_control(text, self.prompt)) < len(text) or self._ask.done(text, self.prompt)
+        return len(without_control(text, self.prompt)) < len(text) or self._ask.is_done(text, self.prompt)
 
     def _request(self, stream: Stream) -> tuple[str, dict[str, Any]]:
         """The path and the body of an HTTP request."""
@@ -141,10 +146,10 @@ class Job:
             "model": self._model,
             "stream": True,
             "temperature": stream.temperature,
-            "max_tokens": int(self._sampling.get("max_tokens", 256)),
+            "max_tokens": self._sampling.max_tokens,
         }
         if stream.temperature > 0:
-            body["top_p"] = float(self._sampling.get("top_p", 1.0))
+            body["top_p"] = self._sampling.top_p
         if prompt.chat:
             body["messages"] = [{"role": "user", "content": prompt.text}]
         else:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from codeclippy_ls.assist import ModelFacts
-from codeclippy_ls.remote.faults import Fault, RemoteError
+from codeclippy_ls.remote.errors import Fault, RemoteError
+from codeclippy_ls.tasks.model_info import ModelInfo
 
 # Where nothing is known; every model of today has as much.
 _UNKNOWN_WINDOW = 2048
@@ -17,7 +17,7 @@ _WINDOWS = ("max_model_len", "n_ctx", "context_length", "context_window", "max_c
 _INSTRUCTED = ("instruct", "chat", "-it", ":it", "assistant", "gpt-oss", "qwen3-coder")
 
 
-def facts_from(found: Any, wanted: str, window: int, job_of_its_own: bool, url: str) -> ModelFacts:
+def facts_from(found: Any, wanted: str, window: int, job_of_its_own: bool, url: str) -> ModelInfo:
     """Facts of the model that does a job.
 
     Args:
@@ -40,7 +40,7 @@ def facts_from(found: Any, wanted: str, window: int, job_of_its_own: bool, url: 
     width = window or min(_window(entry or {}) or _UNKNOWN_WINDOW, _WIDEST_UNASKED)
     owner = (entry or {}).get("owned_by")
     served = owner if isinstance(owner, str) and owner else "a service"
-    return ModelFacts(name, chat=chat, window=width, device=url, served=served)
+    return ModelInfo(name, chat=chat, window=width, device=url, served=served)
 
 
 def _entries(found: Any) -> list[Mapping[str, Any]]:

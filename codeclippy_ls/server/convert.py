@@ -10,7 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 from lsprotocol import types
 
-from codeclippy_ls.assist import Proposal, Suggestion
+from codeclippy_ls.assist.proposals import Proposal
+from codeclippy_ls.assist.suggestion_cache import Suggestion
 from codeclippy_ls.text import Document, Edit, Encoding, Position, offset_at, position_at
 
 ACCEPTED_COMMAND = "codeclippy.accepted"

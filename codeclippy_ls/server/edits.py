@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
-from codeclippy_ls.assist import Assistant, Proposal, rebased
+from codeclippy_ls.assist.assistant import Assistant
+from codeclippy_ls.assist.proposals import Proposal
+from codeclippy_ls.assist.rebase import rebased
 from codeclippy_ls.server import convert
 from codeclippy_ls.server.client import Client
 from codeclippy_ls.text import Document, Documents, minimal_edits

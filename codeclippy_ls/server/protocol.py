@@ -19,7 +19,7 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 from pygls.protocol import LanguageServerProtocol, lsp_method
 
-from codeclippy_ls.frames import FrameError, Writer, frame, read_frame
+from codeclippy_ls.framing import FrameError, Writer, frame, read_frame
 from codeclippy_ls.server.edits import SCHEME
 from codeclippy_ls.text import Change, Position, without_surrogates
 

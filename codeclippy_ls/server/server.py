@@ -20,24 +20,28 @@ from pygls.lsp.server import LanguageServer
 from pygls.protocol import default_converter
 
 from codeclippy_ls import __version__
-from codeclippy_ls.assist import COMPLETE, EDIT, Assistant, Suggestions, is_new, marker_at, secret
-from codeclippy_ls.engine.engine import EngineFace, State, Status
-from codeclippy_ls.engine.errors import EngineError
-from codeclippy_ls.host import open_engine
-from codeclippy_ls.prompts import Other
+from codeclippy_ls.assist.assistant import Assistant
+from codeclippy_ls.assist.suggester import Suggestions
+from codeclippy_ls.engines import open_engine
+from codeclippy_ls.inference.engine import Engine, ModelState, ModelStatus
+from codeclippy_ls.inference.errors import EngineError
+from codeclippy_ls.inference.spec import ModelRole
+from codeclippy_ls.prompts.context_snippets import OpenFile
+from codeclippy_ls.secret_files import is_secret_uri
 from codeclippy_ls.server import convert
 from codeclippy_ls.server.client import RELOAD_COMMAND, Client
 from codeclippy_ls.server.edits import Edits
 from codeclippy_ls.server.features import COMMANDS, FEATURES, bound, bound_command
 from codeclippy_ls.server.protocol import GuardedProtocol
 from codeclippy_ls.settings import Settings, parse
+from codeclippy_ls.tasks.edit_context import is_new, marker_at
 from codeclippy_ls.text import Change, Document, Documents, Edit
 
 log = logging.getLogger(__name__)
 
 _MOST_OTHERS = 12  # files that a prompt may show passages of
 
-OpenEngine = Callable[[Settings, Callable[[str, Status], None]], EngineFace]
+OpenEngine = Callable[[Settings, Callable[[str, ModelStatus], None]], Engine]
 
 
 class Server(LanguageServer):
@@ -166,7 +170,7 @@ class Server(LanguageServer):
         """Open the engine; only now is anything heavy imported, on its thread."""
         loop = asyncio.get_running_loop()
 
-        def watch(model: str, status: Status) -> None:
+        def watch(model: str, status: ModelStatus) -> None:
             try:
                 loop.call_soon_threadsafe(self._status_changed, model, status)
             except RuntimeError:  # the loop has closed
@@ -209,16 +213,22 @@ class Server(LanguageServer):
         cure = "" if self.assistant.engine.failure else f". Then run the command {RELOAD_COMMAND}"
         self.client.say_once(reason + cure, types.MessageType.Error, key=reason)
 
-    def _status_changed(self, model: str, status: Status) -> None:
+    def _status_changed(self, model: str, status: ModelStatus) -> None:
         assert self.client is not None and self.assistant is not None
-        if model == COMPLETE or status.state is State.FAILED:
+        if model == ModelRole.COMPLETE or status.state is ModelState.FAILED:
             self.client.status(status.state.value, status.reason)
-        if model == COMPLETE and status.state is State.FAILED:
+        if model == ModelRole.COMPLETE and status.state is ModelState.FAILED:
             if not self._loading and not self._editing:  # else they tell
                 self._say_failure(status.reason)
-        elif model == EDIT and status.state is State.FAILED and self.assistant.engine.status(COMPLETE) != status:
+        elif (
+            model == ModelRole.EDIT
+            and status.state is ModelState.FAILED
+            and self.assistant.engine.status(ModelRole.COMPLETE) != status
+        ):
             self.client.say_once(f"no edits: {status.reason}", types.MessageType.Error)
-        elif model == COMPLETE and status.state is State.LOADING and status.reason:  # each time that it was lost
+        elif (
+            model == ModelRole.COMPLETE and status.state is ModelState.LOADING and status.reason
+        ):  # each time that it was lost
             self.client.say(status.reason, types.MessageType.Warning)
 
     async def reconfigure(self, options: Any) -> None:
@@ -257,7 +267,7 @@ class Server(LanguageServer):
                 document, offset, automatic=automatic, selected=selected, candidates=candidates
             )
         except EngineError as error:
-            if self.assistant.engine.status(COMPLETE).state is State.READY:
+            if self.assistant.engine.status(ModelRole.COMPLETE).state is ModelState.READY:
                 self.client.say_once(str(error))  # a failed load was told when it failed
             return Suggestions()
         if found.notice:
@@ -272,12 +282,12 @@ class Server(LanguageServer):
             first = found.items[0]
             self.assistant.suggester.figures.offer(document, first.offset, first.text, first.replaces)
 
-    def _other_files(self, uri: str) -> list[Other]:
+    def _other_files(self, uri: str) -> list[OpenFile]:
         """The other files that are open, the one opened or changed last first; none that holds secrets."""
         return [
-            Other(convert.path_from(uri, other.uri), other.text)
+            OpenFile(convert.path_from(uri, other.uri), other.text)
             for other in self.documents.latest(_MOST_OTHERS)
-            if other.uri != uri and not secret(other.uri)
+            if other.uri != uri and not is_secret_uri(other.uri)
         ]
 
     def actions(self, document: Document, lines: tuple[int, int]) -> list[tuple[str, str]]:
@@ -304,7 +314,9 @@ class Server(LanguageServer):
             await self.edits.make(self.assistant, document, message, lines)
         finally:
             self._editing -= 1
-            if (status := self.assistant.engine.status(COMPLETE)).state is State.FAILED and not self._loading:
+            if (
+                status := self.assistant.engine.status(ModelRole.COMPLETE)
+            ).state is ModelState.FAILED and not self._loading:
                 self._say_failure(status.reason)  # unless the edit did
 
 

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from codeclippy_ls.frames import FLUSH_SECONDS, MAX_HEADER, MAX_UNSENT, StreamWriter, Writer, new_reader
+from codeclippy_ls.framing import FLUSH_SECONDS, MAX_HEADER, MAX_UNSENT, StreamWriter, Writer, new_reader
 
 log = logging.getLogger(__name__)
 

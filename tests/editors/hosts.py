@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from codeclippy_ls.host.place import Place
-from codeclippy_ls.host.start import found
+from codeclippy_ls.host.address import HostAddress
+from codeclippy_ls.host.start import find_host
 from tests.test_host import alive
 
 # An edit that takes long enough to be killed in the middle of it.
@@ -39,15 +39,15 @@ class Hosts:
         own = ["-u", "XDG_CACHE_HOME", "-u", "LD_LIBRARY_PATH"]
         self.command = [shutil.which("env") or "env", *own, f"XDG_RUNTIME_DIR={folder}", *server]
 
-    def running(self) -> dict[int, Place]:
+    def running(self) -> dict[int, HostAddress]:
         """The hosts that live, by process."""
         begins = f"--at={self.folder}/"
-        there: dict[int, Place] = {}
+        there: dict[int, HostAddress] = {}
         for process in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
             at = next((word for word in _words(process) if word.startswith(begins)), None)
             if at is not None and alive(process):
                 place = Path(at.removeprefix("--at="))
-                there[process] = Place(place.parent, place.name)
+                there[process] = HostAddress(place.parent, place.name)
         return there
 
     def only(self) -> int:
@@ -70,7 +70,7 @@ class Hosts:
         (place,) = self.running().values()
 
         async def look() -> list[Any]:
-            connection = await found(place, ["false"], 600.0, {})
+            connection = await find_host(place, ["false"], 600.0, {})
             connection.close()
             return connection.statuses
 

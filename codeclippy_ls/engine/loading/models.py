@@ -1,0 +1,304 @@
+"""Models as the engine uses them: a checkpoint becomes a `Runner` on some device in some number format, and is tried.
+
+A checkpoint is a folder in the Hugging Face layout, or the name of a hub repository that the user asked for. No
+remote code is ever run and no free pickle is read: safetensors first, else ``torch.load(weights_only=True)``, kept as
+safetensors for the next start. What `layouts` describes is run by our own decoder, straight from the files; anything
+else, and what the files do not hold under the usual names, by way of transformers. Knows token ids only. Everything
+here belongs to the engine thread.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import torch
+
+from codeclippy_ls.engine.decoder.architectures import Shape, shape_of
+from codeclippy_ls.engine.decoder.linear import PLAIN, Choice, available, measured
+from codeclippy_ls.engine.decoder.transformer import Transformer
+from codeclippy_ls.engine.generation.drafting import Cost
+from codeclippy_ls.engine.generation.kv_cache import Feed, KeyValues
+from codeclippy_ls.engine.generation.threads import Threads, cores, counts
+from codeclippy_ls.engine.loading.chat_template import read_chat
+from codeclippy_ls.engine.loading.checkpoint import find_folder, with_safetensors
+from codeclippy_ls.engine.loading.config import ends_of, read_config, read_generation, transformers_config, window_of
+from codeclippy_ls.engine.loading.tokenizer import Tokenizer, brief, read_tokenizer
+from codeclippy_ls.engine.loading.transformers_module import ModuleRunner, load_module
+from codeclippy_ls.engine.loading.weights import whole
+from codeclippy_ls.inference.errors import EngineError, ModelError, NonFiniteError
+from codeclippy_ls.inference.spec import ModelSpec
+
+SPREAD = "balanced"  # the device that is all GPUs together, in accelerate's word
+_MEASURING = 0.08  # seconds at most for the cost of longer passes; what is left open is learned while working
+_TWICE = 1_500_000_000  # parameters up to which a second form of the weights, for many tokens, is worth its memory
+
+
+class Runner(Protocol):
+    """Runs tokens through weights.
+
+    Attributes:
+        architecture: transformers' ``model_type``.
+        window: the most tokens that the positions reach.
+        vocabulary: how many ids can be both read and written.
+        parameters: numbers in the weights; ``nbytes`` is the memory that they take.
+        dtype: the number format, in words.
+    """
+
+    architecture: str
+    window: int
+    vocabulary: int
+    parameters: int
+    nbytes: int
+    device: torch.device
+    dtype: str
+
+    def new_cache(self) -> KeyValues:
+        """An empty KV cache."""
+
+    def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
+        """For each feed the logits of its last ``rows`` tokens, (rows, vocabulary), float32, in the CPU's memory."""
+
+
+class Model:
+    """A causal language model with its tokenizer.
+
+    Args:
+        runner: what runs it, or one of transformers' modules, which then runs itself.
+        ends: where a runner does not know them.
+
+    Attributes:
+        name: the folder or hub name it was asked for by.
+        ends: ids that end a text, from the checkpoint's configuration.
+        chat: what its chat template puts before and after a user's message, where it has one.
+        cost: what a pass over so many tokens takes, in passes over one.
+        module: transformers' module, where that is what runs.
+        threads: how many of the CPU a pass takes.
+        architecture, window, parameters, nbytes, device, dtype: the runner's.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        tokenizer: Tokenizer,
+        name: str,
+        chat: tuple[str, str] | None = None,
+        ends: frozenset[int] | None = None,
+    ) -> None:
+        self.runner: Runner = ModuleRunner(runner, name) if isinstance(runner, torch.nn.Module) else runner
+        self.tokenizer = tokenizer
+        self.name = name
+        self.chat = chat
+        self.ends: frozenset[int] = getattr(self.runner, "ends", frozenset()) if ends is None else ends
+        self.cost = Cost()
+        self.module: Any = getattr(self.runner, "module", None)
+        self.architecture, self.window = self.runner.architecture, self.runner.window
+        self.parameters, self.nbytes = self.runner.parameters, self.runner.nbytes
+        self.device, self.dtype = self.runner.device, self.runner.dtype
+        self.threads = Threads(torch.get_num_threads())
+
+    def new_cache(self) -> KeyValues:
+        """An empty KV cache."""
+        return self.runner.new_cache()
+
+    def spare(self) -> None:
+        """Give up memory that only makes passes faster."""
+        if (graphs := getattr(self.runner, "graphs", None)) is not None:
+            graphs.clear()
+
+    @torch.inference_mode()
+    def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
+        """Read tokens after what their caches hold, and extend these.
+
+        Args:
+            feeds: of different caches; each has a token at least, and with its cache not more than the window.
+
+        Returns:
+            For each feed logits of its last ``rows`` tokens, shape (rows, vocabulary), float32, in the CPU's memory.
+
+        Raises:
+            NonFiniteError: the logits hold NaN or infinity.
+        """
+        if torch.get_num_threads() != self.threads.count:
+            torch.set_num_threads(self.threads.count)
+        started = time.perf_counter()
+        found = self.runner.forward(feeds)
+        # A sum is finite only if every term is.
+        sums = [logits.sum() for logits in found if len(logits)]
+        if sums and not math.isfinite(float(sums[0] if len(sums) == 1 else torch.stack(sums).sum())):
+            raise NonFiniteError(f"{self.name or 'the shipped model'} produced NaN scores; its weights are damaged")
+        if len(feeds) == 1 and len(found[0]) == len(feeds[0].tokens):
+            taken = time.perf_counter() - started
+            self.cost.learn(len(feeds[0].tokens), taken)
+            if len(feeds[0].tokens) == 1:
+                self.threads.learn(taken)
+        return found
+
+
+def load(spec: ModelSpec, lean: bool = True) -> Model:
+    """Load a checkpoint and try it on a few tokens.
+
+    Args:
+        lean: whether our own decoder runs it where it can; else transformers' module does.
+
+    Raises:
+        ModelError: it cannot be had, read or trusted; the message says which and what to do.
+    """
+    torch.set_num_threads(min(spec.threads, cores()) if spec.threads > 0 else counts()[0])
+    folder = find_folder(spec.name)
+    config = read_config(folder)
+    device = pick_device("auto" if spec.device == SPREAD else spec.device)
+    if device.type == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # of the engine's thread
+    dtype = pick_dtype(spec.dtype, device)
+    window_of(config, spec.name)  # refused before the weights are read
+    ends = ends_of(config, read_generation(folder).get("eos_token_id"))
+    shape = shape_of(config) if lean and device.type != "mps" and spec.device != SPREAD else None
+    try:
+        runner: Runner = (
+            _own(folder, config, shape, device, pick_choice(spec.dtype, device, shape))
+            if shape
+            else _theirs(folder, config, device, dtype, spec)
+        )
+        model = Model(runner, read_tokenizer(folder, runner.vocabulary), spec.name, read_chat(folder), ends)
+        _try(model, folder)
+        if spec.threads <= 0 and device.type == "cpu":
+            model.threads.measured(pass_seconds(runner, counts()))
+        _measure(model)
+    except EngineError:
+        raise
+    except Exception as error:
+        raise ModelError(f"the model in {folder} does not run on {device}: {brief(error)}") from error
+    return model
+
+
+def _own(folder: Path, config: Any, shape: Shape, device: torch.device, choice: Choice) -> Transformer:
+    """Our own decoder: straight from the files, or over the weights of a module that is let go of then."""
+    with ExitStack() as stack:
+        if (stored := whole(with_safetensors(folder), shape, device, stack)) is not None:
+            return Transformer(config, stored, choice)
+    module = load_module(folder, transformers_config(folder), PLAIN.get(choice.few, torch.float32))
+    return Transformer(config, module.to(device).state_dict(), choice)
+
+
+def _theirs(folder: Path, config: Any, device: torch.device, dtype: torch.dtype, spec: ModelSpec) -> ModuleRunner:
+    if spec.dtype == "int8":
+        raise ModelError(f'setting "dtype": {spec.dtype!r} cannot be used for the model in {folder}; try "auto"')
+    if isinstance(config, SimpleNamespace):
+        config = transformers_config(folder)
+    if spec.device == SPREAD:
+        if find_spec("accelerate") is None:
+            raise ModelError(
+                f'setting "device": {SPREAD!r} needs the package accelerate; install "codeclippy-ls[split]"'
+            )
+        return ModuleRunner(load_module(folder, config, dtype, SPREAD), spec.name)
+    return ModuleRunner(load_module(folder, config, dtype).to(device), spec.name)
+
+
+def _try(model: Model, folder: Path) -> None:
+    """Read two tokens at once, and again by way of a cropped cache: the engine's work rests on both being the same.
+
+    Encoders, recurrent models and models without layers load as well, and would write nonsense.
+    """
+    cache = model.new_cache()
+    last = min(model.tokenizer.size, 4) - 1
+    at_once = model.forward([Feed((0, 1), cache)])[0][0]
+    cache.crop(1)
+    model.forward([Feed((last,), cache)])
+    cache.crop(1)
+    again = model.forward([Feed((1,), cache)])[0][0]
+    differs = float((again - at_once).norm() / ((at_once - at_once.mean()).norm() + 1e-6))
+    # In float32 the two differ by less than 1e-6, without a cache by 0.1 and more; other formats round in deep models.
+    if cache.length != 2 or differs > (0.01 if model.dtype == "float32" else 0.5):
+        raise ModelError(
+            f"the model in {folder} ({model.architecture}) does not continue a text from what it has read "
+            "of it; choose a causal language model with attention"
+        )
+
+
+def pass_seconds(runner: Runner, threads: Sequence[int]) -> dict[int, float]:
+    """Seconds of a pass over one token by each number of threads, of a few passes the fastest."""
+    deadline = time.perf_counter() + 3 * _MEASURING
+    found: dict[int, float] = {}
+    for count in threads:
+        torch.set_num_threads(count)
+        cache, taken = runner.new_cache(), []
+        for _ in range(4):  # the first wakes them up
+            started = time.perf_counter()
+            runner.forward([Feed((1,), cache)])
+            taken.append(time.perf_counter() - started)
+            if time.perf_counter() > deadline and len(taken) > 1:
+                break
+        found[count] = min(taken[1:])
+    return found
+
+
+def _measure(model: Model) -> None:
+    """Run passes of a few lengths, so that the first keystroke finds everything warm and the cost of drafts known."""
+    deadline = time.perf_counter() + _MEASURING
+    cache = model.new_cache()
+    model.cost = Cost()  # the first passes of all were slow
+    for tokens in Cost.POINTS:
+        if tokens < model.window:
+            feed = Feed([1] * tokens, cache, tokens)
+            if time.perf_counter() > deadline:
+                return
+            model.runner.forward([feed])
+            for _ in range(2):
+                cache.crop(0)
+                model.forward([feed])
+            cache.crop(0)
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device asked for, or the best there is: CUDA, then MPS, then the CPU.
+
+    Raises:
+        ModelError: the device asked for is not there.
+    """
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=wanted).item()
+        return torch.device(wanted)
+    except Exception as error:  # each backend has its own kinds, ModuleNotFoundError among them
+        raise ModelError(f'setting "device": {wanted!r} cannot be used here ({brief(error)}); try "auto"') from error
+
+
+def pick_choice(wanted: str, device: torch.device, shape: Shape) -> Choice:
+    """The number format asked for, or the fastest here, of our own decoder.
+
+    Raises:
+        ModelError: the format does not exist, or not on this device.
+    """
+    if wanted == "auto":
+        best = measured(device.type, shape.width)
+        return best if shape.parameters <= _TWICE else Choice(best.few, best.few)
+    if wanted == "int8" and wanted not in available(device.type):
+        raise ModelError(f'setting "dtype": {wanted!r} cannot be used on {device}; try "auto"')
+    return Choice(wanted, wanted)
+
+
+def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """The floating format asked for, or bfloat16 where the hardware computes in it, else float32.
+
+    Raises:
+        ModelError: the name is none of float32, bfloat16, float16, int8; the last is float32 here.
+    """
+    if wanted != "auto":
+        if wanted not in (*PLAIN, "int8"):
+            raise ModelError(f'setting "dtype": {wanted!r} is none of auto, {", ".join(PLAIN)}, int8')
+        return PLAIN.get(wanted, torch.float32)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return torch.float32

@@ -1,0 +1,19 @@
+"""Errors of an engine. Each message is one sentence for the user, with cause and fix."""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """A request failed; the message says why and what to do."""
+
+
+class DeviceError(BaseException):
+    """The device cannot be used again in this process; ends the engine's thread."""
+
+
+class ModelError(EngineError):
+    """A model cannot be loaded or used; the message names the checkpoint and the setting."""
+
+
+class NonFiniteError(EngineError):
+    """The model produced NaN or infinite logits, so its output cannot be trusted."""

@@ -1,0 +1,61 @@
+"""Recognise files that may hold keys or passwords, by name.
+
+Nothing of them is shown in another file's prompt or sent to a service.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from urllib.parse import unquote, urlsplit
+
+_PATTERNS = (
+    ".env",
+    ".env.*",
+    "*.env",
+    "*.pem",
+    "*.key",
+    "*.p12",
+    "*.pfx",
+    "*.keystore",
+    "*.jks",
+    "id_rsa*",
+    "id_dsa*",
+    "id_ecdsa*",
+    "id_ed25519*",
+    ".netrc",
+    "_netrc",
+    ".npmrc",
+    ".pypirc",
+    ".pgpass",
+    ".htpasswd",
+    "*.tfvars",
+    "*.tfvars.json",
+    "credentials",
+    "credentials.*",
+    "secrets.*",
+    "*.kdbx",
+    "*.gpg",
+    "*.asc",
+)
+
+
+def is_secret_uri(uri: str) -> bool:
+    """Return whether the file of a URI may hold keys or passwords."""
+    return is_secret_name(unquote(urlsplit(uri).path).rpartition("/")[2])
+
+
+def is_secret_name(name: str) -> bool:
+    """Return whether a file of this name may hold keys or passwords."""
+    return any(fnmatch(name.lower(), pattern) for pattern in _PATTERNS)
+
+
+def refuse_secret_file(name: str) -> None:
+    """Refuse to send a file that may hold keys or passwords.
+
+    Raises:
+        ValueError: the message is for the user.
+    """
+    if is_secret_name(name):
+        raise ValueError(
+            f"{name} may hold keys or passwords, which never leave this machine; the model that is asked runs elsewhere"
+        )

@@ -1,0 +1,107 @@
+"""`EditTask`: a diff of the lines that an edit is about, as plain data. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from codeclippy_ls import constrain, diffs
+from codeclippy_ls.inference.requests import Candidate, FinishReason, Task
+from codeclippy_ls.prompts.build import Edited, Prompt, edit_prompt
+from codeclippy_ls.prompts.text_prompts import (
+    PlainPrompt,
+    Served,
+    closed,
+    plain_edit,
+    without_control,
+)
+from codeclippy_ls.secret_files import refuse_secret_file
+from codeclippy_ls.tasks.edit_context import EditContext
+from codeclippy_ls.text import Document, apply
+
+
+@dataclass(frozen=True, slots=True)
+class ContextDiff:
+    """A diff of the lines ``[start, end)`` of those that were shown, or why what was written is none."""
+
+    text: str
+    start: int
+    end: int
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EditTask(Task):
+    """A diff of the shown lines by message, held to the grammar; its answer is a `ContextDiff`.
+
+    Attributes:
+        name: the file's.
+        tokens: most that the answer may have.
+        family: the model's, where the settings name one.
+    """
+
+    name: str
+    shown: EditContext
+    message: str
+    tokens: int
+    family: str = ""
+
+    def prompt(self, model: Any, window: int) -> Prompt:
+        """The prompt with the grammar that the answer is held to.
+
+        Raises:
+            ValueError: the model writes no diffs, or the shown lines do not fit; the message is for the user.
+        """
+        shown = self.shown
+        prompt = edit_prompt(model, self._edited(), window, min(self.tokens, window // 2), self.family)
+        start, end = prompt.lines
+        state = constrain.diff(
+            model.tokenizer, shown.lines[start:end], model.ends | prompt.ends, opening=prompt.opening
+        )
+        return replace(prompt, constraint=state)
+
+    def text_prompt(self, served: Served) -> PlainPrompt:
+        """The prompt as text, with the grammar written down; nothing of a file that holds secrets."""
+        refuse_secret_file(self.name)
+        prompt = plain_edit(served, self._edited(), self.tokens, self.family)
+        start, end = prompt.lines
+        return replace(prompt, grammar=constrain.gbnf(self.shown.lines[start:end]))
+
+    def _edited(self) -> Edited:
+        shown = self.shown
+        return Edited(shown.lines, shown.first, shown.last, self.name, self.message, shown.new)
+
+    def is_done(self, text: str, prompt: Prompt | PlainPrompt) -> bool:
+        """Whether the diff is at its end, where it stands in a fence."""
+        return isinstance(prompt, PlainPrompt) and closed(text, prompt)
+
+    def answer(self, candidate: Candidate, prompt: Prompt | PlainPrompt) -> ContextDiff:
+        """The diff rewritten from what was done; of one that was cut off, the finished hunks."""
+        if isinstance(prompt, PlainPrompt):
+            return self._placed(candidate, prompt)
+        state = prompt.constraint
+        if state is None:
+            return ContextDiff(candidate.text, *prompt.lines)
+        for token in candidate.token_ids:
+            state = state.step(token)
+        if candidate.finish_reason is not FinishReason.END:
+            state = state.finished_hunks()
+        return ContextDiff(state.diff(), *prompt.lines)
+
+    def _placed(self, candidate: Candidate, prompt: PlainPrompt) -> ContextDiff:
+        """A diff of a service, written anew: one that followed the grammar does what it says; of another the hunks are
+        looked for by their text."""
+        start, end = prompt.lines
+        written = without_control(candidate.text, prompt)
+        lines = [line + "\n" for line in self.shown.lines[start:end]]
+        document = Document("", "".join(lines))
+        near = sum(map(len, lines[: max(0, self.shown.first - start)]))
+        whole = candidate.finish_reason in (FinishReason.END, FinishReason.STOP)
+        made = constrain.applied(written, self.shown.lines[start:end], whole)
+        if made is not None:
+            after = "".join(line + "\n" for line in made)
+            return ContextDiff(diffs.write(document.text, after, self.name or "file"), start, end)
+        edits, problems = diffs.read(written, document, near, whole=whole) if written.strip() else ([], [])
+        if not edits:
+            return ContextDiff("", start, end, problems[-1].reason if problems else "")
+        return ContextDiff(diffs.write(document.text, apply(document.text, edits), self.name or "file"), start, end)

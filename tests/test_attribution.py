@@ -1,0 +1,85 @@
+"""Suggestions that copy the corpus are found, hidden or marked; what is nobody's is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from codeclippy_ls.assist import attribution
+from codeclippy_ls.assist.assistant import Assistant
+from codeclippy_ls.assist.proposals import Proposal, Refusal
+from codeclippy_ls.settings import parse
+from codeclippy_ls.text import Document
+from tests.scripted import ScriptedHost
+from training import copies as making
+
+ROOT = Path(__file__).parent.parent / "codeclippy_ls"
+PASSAGE = "\n".join((ROOT / "text.py").read_text(encoding="utf-8").splitlines()[60:110])
+COMMON = "\n".join((ROOT / "cli.py").read_text(encoding="utf-8").splitlines()[60:110])
+
+
+@pytest.fixture(scope="module")
+def known() -> attribution.Copies:
+    """A filter over two packages of one file each, one that both have, and a third that has that alone."""
+    files = [
+        {"package": "first", "text": f"x = 1\n{PASSAGE}\n"},
+        {"package": "first", "text": COMMON},
+        {"package": "second", "text": COMMON},
+        {"package": "third", "text": COMMON + "\nrest = " + "0, " * 100},
+    ]
+    return attribution.Copies(making.content_of(files, keep=1))
+
+
+def test_hashes_of_the_trainer_and_of_the_server_are_equal() -> None:
+    numbers = [attribution.number_of(lexeme) for lexeme in attribution.lexemes(PASSAGE)]
+    expected = [
+        attribution.hash_of(numbers[i : i + attribution.WINDOW]) for i in range(len(numbers) - attribution.WINDOW + 1)
+    ]
+    assert making.window_hashes(PASSAGE).tolist() == expected and len(expected) > 50
+
+
+def test_a_copied_passage_names_its_package(known: attribution.Copies) -> None:
+    words = attribution.lexemes(PASSAGE)
+    for start in range(0, len(words) - attribution.WINDOW, 7):
+        part = " ".join(words[start : start + attribution.WINDOW])
+        assert known.source(part) == "first"
+        assert known.source(part.replace(" ", "\n\t ")) == "first", "blanks do not count"
+    assert known.source(" ".join(words[: attribution.WINDOW - 1])) == "", "too short to be a passage"
+    assert known.source((ROOT / "doctor.py").read_text(encoding="utf-8")) == ""
+
+
+def test_what_many_have_and_tables_are_nobodys(known: attribution.Copies) -> None:
+    assert known.source(COMMON) == ""
+    assert known.source("0, " * 90) == ""
+
+
+def test_other_files_are_refused(known: attribution.Copies) -> None:
+    content = making.content_of([{"package": "a", "text": PASSAGE}], keep=1)
+    with pytest.raises(ValueError, match="cut off"):
+        attribution.Copies(content[:-3])
+    with pytest.raises(ValueError, match="no filter"):
+        attribution.Copies(b"PK\x03\x04" + content)
+
+
+@pytest.mark.parametrize(("choice", "texts", "sources"), [("hide", 0, []), ("mark", 1, ["first"]), ("show", 1, [""])])
+async def test_suggestions_follow_the_setting(
+    choice: str, texts: int, sources: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = ScriptedHost()
+    settings, _ = parse({"completion": {"copies": choice}})
+    assistant = Assistant(host.open(settings, lambda model, status: None), settings)
+    body = "    result = [one.start for one in found if one.kind not in skipped and one.end < limit][: most + 1]"
+    known_body = attribution.Copies(making.content_of([{"package": "first", "text": body}], keep=1))
+    monkeypatch.setattr(attribution, "shipped", lambda folder: known_body)
+    await assistant.prepare()
+    host.says = body
+    found = await assistant.complete(Document("file:///a.py", "def f():\n"), 9)
+    assert [item.source for item in found.items] == sources and len(found.items) == texts
+    host.says = f" @@ -1,1 +1,2 @@\n def f():\n+{body}\n"
+    made = await assistant.edit(Document("file:///a.py", "def f():\n"), "write the body")
+    if choice == "hide":
+        assert isinstance(made, Refusal) and "first" in made.reason and "completion.copies" in made.reason
+    else:
+        assert isinstance(made, Proposal) and made.source == sources[0]
+    await assistant.close()

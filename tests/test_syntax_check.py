@@ -1,0 +1,84 @@
+"""Suggestions leave code whole: case files, and a law with the parser as its judge."""
+
+from __future__ import annotations
+
+import ast
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from codeclippy_ls.postprocess.syntax_check import breaks, fitting, spoilt
+
+_TEXT = (Path(__file__).parent / "cases" / "syntax_check.txt").read_text(encoding="utf-8")
+CASES = dict(re.findall(r"^=== (.+)\n([\s\S]*?)(?=^=== |\Z)", _TEXT, re.MULTILINE))
+SOURCES = sorted((Path(__file__).parent.parent / "codeclippy_ls").rglob("*.py"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_case(name: str) -> None:
+    """One case of the file."""
+    document, expected = re.split(r"^---\n?", CASES[name], maxsplit=1, flags=re.MULTILINE)
+    before, answer, after = re.split("[⟪⟫]", document.removesuffix("\n"))
+    language = name.rpartition("(")[2].rstrip(")")
+    assert fitting(answer, before, after + "\n", language) == expected.removesuffix("\n")
+
+
+def _parses(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except SyntaxError:
+        return False
+    return True
+
+
+def test_what_stood_there_always_fits_and_what_breaks_a_whole_file_never_does() -> None:
+    """Holes in real files: the true text is kept; where the file was whole, so it is with whatever is kept."""
+    rng = random.Random(5)
+    kept = refused = 0
+    for _ in range(1200):
+        text = rng.choice(SOURCES).read_text(encoding="utf-8")
+        start = rng.randrange(len(text))
+        end = text.find("\n", start)
+        if end <= start or not text[start:end].strip():
+            continue
+        prefix, hole, suffix = text[:start], text[start:end], text[end:]
+        if prefix[-1:] in ("'", '"') and hole[0] == prefix[-1]:
+            continue  # inside a string's delimiter: a case of the file
+        assert not breaks(hole, prefix, suffix, "python"), (prefix[-80:], hole)
+        other = rng.choice(text.split("\n")).strip()[: rng.randrange(1, 40)]
+        found = fitting(other, prefix, hole + suffix, "python")
+        if found:
+            kept += 1
+            whole = _parses(prefix + found + hole + suffix)
+            assert whole or found.endswith(":"), (prefix[-80:], found, hole)
+        else:
+            refused += 1
+    assert kept > 20 and refused > 20
+
+
+@pytest.mark.parametrize("language", ["python", "javascript", "c", "plaintext", ""])
+def test_brackets_of_real_lines_are_balanced_in_any_language(language: str) -> None:
+    for answer in ("f(a)[0]", "{'a': (1, 2)}", "x = [1, 2]", "a + b"):
+        assert fitting(answer, "y = 1\n", "\n", language) == answer
+    for answer in ("f(a", "a)", "(]"):
+        assert not breaks(answer, "\n", "\n", language) or fitting(answer, "\n", "\n", language) != answer
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "language", "worse"),
+    [
+        ("x = 1\n", "x = (1\n", "python", True),
+        ("x = (\n", "x = ((\n", "python", False),
+        ("{}", "{", "json", True),
+        ("{", "[", "json", False),
+        ("f();\n", "f(;\n", "javascript", True),
+        ("f();\n", "// don't (\n", "javascript", False),
+        ("a\n", "a :-)\n", "plaintext", False),
+        ("a\n", "a :-)\n", "", False),
+    ],
+)
+def test_an_edit_spoils_what_was_whole(before: str, after: str, language: str, worse: bool) -> None:
+    """Only what was whole before can be spoilt, and only where the language says what is whole."""
+    assert spoilt(before, after, language) == worse
