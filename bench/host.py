@@ -30,7 +30,7 @@ from bench.typist import Pings, Typist, Variant, serving
 from bench.workload import Typing, typings
 from tests.editor import Editor
 
-WAYS = ("host", "process")
+WAYS = ("shared", "in-process")
 _URI = "file:///bench/{}-{}-{}.py"
 _KEYS_A_SECOND = 8.0  # of all clients together
 _TOKENS = 48
@@ -78,7 +78,7 @@ class Way:
             together.sent += typist.sent
             together.answers += typist.answers
         found = summary(together, None)
-        processes = [*self.processes, *(hosts if self.name == "host" else ())]
+        processes = [*self.processes, *(hosts if self.name == "shared" else ())]
         return {
             "first_s": self.first[0],
             "next_first_s": statistics.median(self.first[1:] or self.first),

@@ -45,7 +45,7 @@ async def _start(arguments: list[str]) -> dict[str, float]:
             initialization_options={
                 "statusNotification": True,
                 "completion": {"timeBudgetMs": 60000},
-                "model": {"engine": "process"},
+                "model": {"engine": "in-process"},
             },
         )
     )

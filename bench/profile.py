@@ -100,7 +100,7 @@ def watched() -> Watch:
 
 async def typed(keys: int) -> list[dict[str, float]]:
     """Milliseconds by stage of each key that got an answer from the model."""
-    settings = Settings(completion=CompletionSettings(ahead=False))  # which would be told as the next key's
+    settings = Settings(completion=CompletionSettings(prefetch=False))  # which would be told as the next key's
     subject = Assistant(open_thread_engine(settings), settings)
     await subject.prepare()
     watch, rows = watched(), []

@@ -242,10 +242,10 @@ WITHOUT = {
     "nothing": Way(),
     "the gates": Way(by_key=True),
     "one candidate": Way(by_key=True, candidates=3),
-    "confidence": Way({"leastConfidence": 0}),
-    "validity": Way({"filtersOff": ["validity"]}),
-    "clean-up": Way({"filtersOff": _CLEAN_UP}),
-    "both": Way({"filtersOff": [*_CLEAN_UP, "validity"]}),
+    "confidence": Way({"minConfidence": 0}),
+    "validity": Way({"disabledFilters": ["validity"]}),
+    "clean-up": Way({"disabledFilters": _CLEAN_UP}),
+    "both": Way({"disabledFilters": [*_CLEAN_UP, "validity"]}),
     "healing": Way(patch=(building, "begun_word", lambda prefix: "")),
     "suffix": Way(
         patch=(
@@ -281,8 +281,8 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     for file in found:
         packages.setdefault(file.package, []).append(file)
     cut = {place: holes(found, place, options.holes, options.seed) for place in PLACES}
-    base = {"timeBudgetMs": 60000, "copies": "show", "ahead": False, "debounce": False}
-    settings, _ = parse({"model": {"complete": options.model}, "completion": base})
+    base = {"timeBudgetMs": 60000, "copiedCode": "show", "prefetch": False, "debounce": False}
+    settings, _ = parse({"model": {"completion": options.model}, "completion": base})
     assistant = Assistant(open_thread_engine(settings), settings)
     await assistant.prepare()
     results: dict[str, Any] = {}

@@ -55,7 +55,7 @@ class Variant:
 
 
 # Asked by key for several candidates, of which a temperature of 0 makes one, the server does not look at what it knows.
-UNSHOWN: dict[str, Any] = {"completion": {"candidates": 2, "temperature": 0, "ahead": False}}
+UNSHOWN: dict[str, Any] = {"completion": {"candidates": 2, "temperature": 0, "prefetch": False}}
 _NO_GATE = "from codeclippy_ls.assist import gates; gates.finished = gates.inside_word = lambda *all: False; "
 _NO_MEMORY = "from codeclippy_ls.assist import memory; memory.Memory.find = lambda *all: None; "
 _NO_HEALING = "from codeclippy_ls.prompts import build; build.begun_word = lambda prefix: ''; "
@@ -63,10 +63,10 @@ _NO_DRAFTS = "from codeclippy_ls.engine import draft; draft.best_length = lambda
 SWITCHES = {
     "all on": Variant(),
     "memory off": Variant(code=_NO_MEMORY),
-    "ahead off": Variant({"completion": {"ahead": False}}),
+    "prefetch off": Variant({"completion": {"prefetch": False}}),
     "debounce off": Variant({"completion": {"debounce": False}}),
     "gates off": Variant(code=_NO_GATE),
-    "confidence off": Variant({"completion": {"leastConfidence": 0}}),
+    "confidence off": Variant({"completion": {"minConfidence": 0}}),
     "healing off": Variant(code=_NO_HEALING),
     "prefix cache off": Variant({"model": {"cacheMegabytes": 0}}),
     "drafts off": Variant(code=_NO_DRAFTS),
@@ -210,7 +210,7 @@ async def serving(variant: Variant, tokens: int, threads: int = 1) -> AsyncItera
     editor = Editor(child.stdout, child.stdin.write)
     try:
         completion = {"maxTokens": tokens, **variant.options.get("completion", {})}
-        model = {"engine": "process", **variant.options.get("model", {})}
+        model = {"engine": "in-process", **variant.options.get("model", {})}
         await editor.start(options={**variant.options, "model": model, "completion": completion})
         yield editor, child.pid
         await asyncio.sleep(0.05)  # a ping under way when its task was cancelled

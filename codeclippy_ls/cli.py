@@ -131,7 +131,7 @@ def _add_shared(parser: argparse.ArgumentParser, default: Any = None) -> None:
 def _options(parsed: argparse.Namespace) -> dict[str, Any]:
     """The command line's part of the settings, in the form of a client's options."""
     given = {
-        "complete": parsed.model,
+        "completion": parsed.model,
         "edit": parsed.edit_model,
         "family": parsed.family,
         "endpoint": parsed.endpoint,

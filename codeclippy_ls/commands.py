@@ -148,7 +148,7 @@ def demo(parsed: argparse.Namespace, options: dict[str, Any]) -> int:
 
 
 def _settings(options: dict[str, Any]) -> Settings:
-    settings, problems = parse({**options, "model": {"engine": "process", **options.get("model", {})}})
+    settings, problems = parse({**options, "model": {"engine": "in-process", **options.get("model", {})}})
     if problems:
         raise _Usage("; ".join(problems))
     return settings

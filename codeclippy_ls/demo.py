@@ -105,7 +105,7 @@ async def _play(arguments: list[str]) -> int:
             initialization_options={
                 "statusNotification": True,
                 "completion": {"timeBudgetMs": 5000},
-                "model": {"engine": "process"},
+                "model": {"engine": "in-process"},
             },  # it leaves nothing running
         )
     )

@@ -39,7 +39,7 @@ def examine(options: dict[str, Any]) -> int:
     print(f"codeclippy-ls {__version__} on Python {platform.python_version()}, {platform.platform()}")
     _packages(report)
     _device(report)
-    if not {"complete", "endpoint"} & set(options.get("model", {})):
+    if not {"completion", "endpoint"} & set(options.get("model", {})):
         _shipped(report)
     _model(report, options)
     print("everything works" if not report.problems else f"{report.problems} problem(s), see above")
@@ -99,7 +99,7 @@ def _model(report: Report, options: dict[str, Any]) -> None:
     from codeclippy_ls.inference.errors import EngineError
     from codeclippy_ls.settings import parse
 
-    model = {"engine": "process", **options.get("model", {})}
+    model = {"engine": "in-process", **options.get("model", {})}
     settings, problems = parse({**options, "model": model, "completion": {"timeBudgetMs": 60000}})
     for problem in problems:
         report.bad("settings", problem, "correct the option")

@@ -8,7 +8,7 @@ from codeclippy_ls.settings import Settings
 
 def model_specs(settings: Settings) -> dict[str, ModelSpec]:
     """Return the spec of each role's model; edits use the completion model unless the settings name another."""
-    complete = model_spec(settings, settings.model.complete)
+    complete = model_spec(settings, settings.model.completion)
     edit = model_spec(settings, settings.model.edit) if settings.model.edit else complete
     return {ModelRole.COMPLETE: complete, ModelRole.EDIT: edit}
 

@@ -48,7 +48,7 @@ def _field(
 class ModelSettings:
     """Which model does a job, and where it runs."""
 
-    complete: str = _field(
+    completion: str = _field(
         "", "Model for completion and infilling: a folder or a hub name; empty is the shipped model.", restricted=True
     )
     edit: str = _field(
@@ -74,9 +74,9 @@ class ModelSettings:
     threads: int = _field(0, "CPU threads of the engine; 0 finds out how many are fastest.", 0, 256, restricted=True)
     engine: str = _field(
         "auto",
-        "Where the engine runs: `process`, a thread of the server's own process; `host`, one "
-        "process for all your editors; `auto`, the host where it can be.",
-        choices=("auto", "process", "host"),
+        "Where the engine runs: `in-process`, a thread of the server; `shared`, one "
+        "process for all your editors; `auto`, shared if possible.",
+        choices=("auto", "in-process", "shared"),
         restricted=True,
     )
     idle_minutes: int = _field(
@@ -93,7 +93,7 @@ class ModelSettings:
     endpoint_key_variable: str = _field(
         "", "Environment variable that holds the service's key; never the key itself.", restricted=True
     )
-    endpoint_infill: str = _field(
+    endpoint_fim: str = _field(
         "auto",
         "How the service is asked to fill a hole: by our `template` of the model's "
         "family, by the interface's `suffix`, or not (`none`); `auto` is the "
@@ -101,7 +101,7 @@ class ModelSettings:
         choices=("auto", "template", "suffix", "none"),
         restricted=True,
     )
-    endpoint_window: int = _field(
+    endpoint_context_length: int = _field(
         0,
         "Tokens that prompt and answer have together at the service; 0 is what it says, and 8192 at most.",
         0,
@@ -123,14 +123,14 @@ class CompletionSettings:
     top_p: float = _field(0.95, "Mass of the nucleus that is sampled from where the temperature is above 0.", 0.01, 1.0)
     multiline: bool = _field(True, "Suggest more than a line where nothing follows the cursor on its line.")
     candidates: int = _field(3, "Most suggestions for a request by key; one for a request by typing.", 1, 8)
-    least_confidence: float = _field(
+    min_confidence: float = _field(
         0.4,
         "Suggestions of which the model is less sure (mean probability per token) "
         "do not come by themselves, only by key.",
         0.0,
         1.0,
     )
-    ahead: bool = _field(
+    prefetch: bool = _field(
         True,
         "While a suggestion is shown and nothing else is to do, make the one that would follow it; never by a service.",
     )
@@ -144,9 +144,9 @@ class CompletionSettings:
     disabled_paths: tuple[str, ...] = _field(
         (), "Files without suggestions: patterns for a name or a whole path, as in `*.env`."
     )
-    filters_off: tuple[str, ...] = _field((), "Steps of the clean-up that are left out, by name.", choices=FILTERS)
+    disabled_filters: tuple[str, ...] = _field((), "Steps of the clean-up that are left out, by name.", choices=FILTERS)
     max_file_kilobytes: int = _field(4096, "Larger files get no suggestions.", 1, 1 << 20)
-    copies: str = _field(
+    copied_code: str = _field(
         "hide",
         "Suggestions and edits of the shipped model that copy a passage of what it was "
         "trained on: `hide` them, `mark` them with the package's name, or `show` them.",

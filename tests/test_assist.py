@@ -53,7 +53,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def options(model: Path, **edit: Any) -> dict[str, Any]:
     """Settings for a model, in float32 on the CPU."""
     return {
-        "model": {"complete": str(model), "device": "cpu", "dtype": "float32"},
+        "model": {"completion": str(model), "device": "cpu", "dtype": "float32"},
         "completion": {"timeBudgetMs": 20000, "maxTokens": 16},
         "edit": {"maxTokens": 800, **edit},
     }

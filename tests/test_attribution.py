@@ -67,7 +67,7 @@ async def test_suggestions_follow_the_setting(
     choice: str, texts: int, sources: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = ScriptedHost()
-    settings, _ = parse({"completion": {"copies": choice}})
+    settings, _ = parse({"completion": {"copiedCode": choice}})
     assistant = Assistant(host.open(settings, lambda model, status: None), settings)
     body = "    result = [one.start for one in found if one.kind not in skipped and one.end < limit][: most + 1]"
     known_body = attribution.Copies(making.content_of([{"package": "first", "text": body}], keep=1))
@@ -79,7 +79,7 @@ async def test_suggestions_follow_the_setting(
     host.says = f" @@ -1,1 +1,2 @@\n def f():\n+{body}\n"
     made = await assistant.edit(Document("file:///a.py", "def f():\n"), "write the body")
     if choice == "hide":
-        assert isinstance(made, Refusal) and "first" in made.reason and "completion.copies" in made.reason
+        assert isinstance(made, Refusal) and "first" in made.reason and "completion.copiedCode" in made.reason
     else:
         assert isinstance(made, Proposal) and made.source == sources[0]
     await assistant.close()

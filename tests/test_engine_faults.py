@@ -25,7 +25,7 @@ PROGRAM = ("-m", "tests.scripted_server")
 TEXT = "def add(a, b):\n    return a + b\n\n\n# ü😀\nx = "
 HUNKS = "@@ -1,2 +1,3 @@\n def add(a, b):\n+    # sums\n     return a + b\n"
 # What makes one look ahead or remember would make requests that the script has not foreseen.
-OPTIONS = {"completion": {"ahead": False, "candidates": 1, "timeBudgetMs": 60000}, "model": {"engine": "process"}}
+OPTIONS = {"completion": {"prefetch": False, "candidates": 1, "timeBudgetMs": 60000}, "model": {"engine": "in-process"}}
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes by /proc")
 ways = pytest.mark.parametrize("way", WAYS)
 

@@ -50,7 +50,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="signals and Unix-domain s
 SECRET = "s3cret_name"  # of the documents, and in no log
 CODE = f"def mean_{SECRET}(values):\n    total = 0\n    for value in values:\n        total += value\n    return "
 OPTIONS: dict[str, Any] = {
-    "model": {"engine": "host", "device": "cpu", "dtype": "float32"},
+    "model": {"engine": "shared", "device": "cpu", "dtype": "float32"},
     "completion": {"timeBudgetMs": 20000},
 }
 

@@ -142,13 +142,13 @@ def own_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield folder
 
 
-@pytest.mark.parametrize("engine", ["process", "host"])
+@pytest.mark.parametrize("engine", ["in-process", "shared"])
 async def test_a_conversion_that_is_killed_leaves_no_half_a_model(
     engine: str, pickled: Path, own_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is killed is who converts; the next one does it whole, and takes what was left away."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    model = {"complete": str(pickled), "engine": engine, "device": "cpu", "dtype": "float32", "idleMinutes": 0}
+    model = {"completion": str(pickled), "engine": engine, "device": "cpu", "dtype": "float32", "idleMinutes": 0}
     options = {"model": model, "completion": {"timeBudgetMs": 60000}}
     converted = tmp_path / "cache" / "codeclippy-ls" / "converted"
 
@@ -171,17 +171,17 @@ async def test_a_conversion_that_is_killed_leaves_no_half_a_model(
 
     async with reached("stdio", ("-m", "codeclippy_ls"), tmp_path) as found:
         editor = await started(found)
-        await some(int(engine == "host"), own_folder)
+        await some(int(engine == "shared"), own_folder)
         converter = next(iter(alive(own_folder)), found.child.pid)
         half = await appears(converted, "*/tmp*/model-*.safetensors")
         kill(converter)
-        if engine == "host":
+        if engine == "shared":
             await finish(editor)  # by another host; nobody has lost anything that there would be something to say of
             await gone(own_folder)
         else:
             await ended(found.child)
             assert half.exists()
-    if engine == "process":
+    if engine == "in-process":
         async with reached("stdio", ("-m", "codeclippy_ls"), tmp_path) as found:
             await finish(await started(found))
 

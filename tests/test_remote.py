@@ -44,7 +44,7 @@ KEY = "sk-very-secret-0123456789"
 
 def settings_for(url: str, **model: Any) -> Settings:
     """Settings with an endpoint, and time for a busy machine."""
-    completion = {"timeBudgetMs": 20000, "leastConfidence": 0.0, "ahead": False}
+    completion = {"timeBudgetMs": 20000, "minConfidence": 0.0, "prefetch": False}
     settings, problems = parse(
         {"model": {"endpoint": url, **model}, "completion": completion, "edit": {"candidates": 1}}
     )
@@ -131,7 +131,7 @@ async def test_a_hole_may_be_the_services_to_fill() -> None:
     for infill, suffix in (("suffix", "\n# end\n"), ("none", None)):
         async with (
             stub(saying("1")) as service,
-            assistant(settings_for(service.url, endpointInfill=infill)) as subject,
+            assistant(settings_for(service.url, endpointFim=infill)) as subject,
         ):
             await subject.prepare()
             await subject.complete(Document("file:///", CODE + "\n# end\n"), len(CODE))
@@ -651,7 +651,7 @@ async def test_an_editors_session_over_a_service() -> None:
         async with stub(answer) as service:
             options = {
                 "model": {"endpoint": service.url, "edit": "helper-instruct"},
-                "completion": {"timeBudgetMs": 20000, "ahead": False},
+                "completion": {"timeBudgetMs": 20000, "prefetch": False},
                 "edit": {"candidates": 1},
             }
             await editor.start(options=options)
@@ -745,8 +745,8 @@ async def test_the_setting_chooses_the_engine_and_a_workspace_may_not_set_it() -
     for name, value in (
         ("endpoint", "https://evil.example"),
         ("endpointKeyVariable", "PATH"),
-        ("endpointInfill", "none"),
-        ("endpointWindow", 9),
+        ("endpointFim", "none"),
+        ("endpointContextLength", 9),
     ):
         changed, problems = parse({"model": {name: value}}, settings, trusted=False)
         assert changed == settings and len(problems) == 1

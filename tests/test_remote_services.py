@@ -53,12 +53,18 @@ class Service:
 
     def settings(self, **options: Any) -> Settings:
         """Settings that use it, with time for a busy machine."""
-        model = {"endpoint": self.url, "complete": self.model, "family": "clippy", "dtype": "float32", "device": "cpu"}
+        model = {
+            "endpoint": self.url,
+            "completion": self.model,
+            "family": "clippy",
+            "dtype": "float32",
+            "device": "cpu",
+        }
         made, problems = parse(
             {
                 "model": {**model, **options},
                 "edit": {"timeBudgetMs": 120000, "candidates": 1},
-                "completion": {"timeBudgetMs": 60000, "ahead": False, "leastConfidence": 0.0, "copies": "show"},
+                "completion": {"timeBudgetMs": 60000, "prefetch": False, "minConfidence": 0.0, "copiedCode": "show"},
             }
         )
         assert not problems
@@ -100,7 +106,7 @@ def remote(service: Service, **options: Any) -> Any:
 def local(service: Service) -> Any:
     """An assistant whose engine runs the same weights in this process."""
     settings = service.settings()
-    settings = replace(settings, model=replace(settings.model, complete="", endpoint=""))
+    settings = replace(settings, model=replace(settings.model, completion="", endpoint=""))
     return assistant(open_thread_engine(settings), settings)
 
 
@@ -146,7 +152,7 @@ async def test_a_long_file_fits_the_window(service: Service) -> None:
     """The estimate of tokens is on the safe side, by the service's own judgement."""
     line = "    value_{0} = compute[{0}]({0}.5, 'naïve ü {0}', **options)  # ☃ {0}\n"
     code = "".join(map(line.format, range(4000)))
-    async with remote(service, **({} if service.kind == "llama.cpp" else {"endpointWindow": 1024})) as subject:
+    async with remote(service, **({} if service.kind == "llama.cpp" else {"endpointContextLength": 1024})) as subject:
         assert subject.engine.status(ModelRole.COMPLETE).model.window == 1024
         generation = await written(subject.engine, code, 16)
         assert generation.text
@@ -198,6 +204,6 @@ async def test_a_model_that_is_not_there_is_named(service: Service) -> None:
     """By the service's own words; llama.cpp's server takes any name for its only model."""
     if service.kind == "llama.cpp":
         pytest.skip("it has one model, whatever it is called")
-    async with remote(service, complete="nobody/nothing") as subject:
+    async with remote(service, completion="nobody/nothing") as subject:
         with pytest.raises(EngineError, match="nobody/nothing"):
             await written(subject.engine, "import os\n", 4)

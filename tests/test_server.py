@@ -114,7 +114,7 @@ async def test_typing_stops_what_is_made_for_the_old_text(editor: Editor, host: 
 
 async def test_typing_through_a_suggestion_needs_no_engine(editor: Editor, host: ScriptedHost) -> None:
     """What is shown and still matches is shown again."""
-    await editor.start(options={"completion": {"ahead": False}})
+    await editor.start(options={"completion": {"prefetch": False}})
     buffer = editor.open("x = \n")
     host.says = "value + 1"
     assert (await editor.ghost(buffer, 4, kind=2))[0]["insertText"] == "value + 1"
@@ -143,7 +143,7 @@ async def test_a_selected_list_item_is_continued(editor: Editor, host: ScriptedH
 
 async def test_our_own_item_in_the_list_is_not_continued(editor: Editor, host: ScriptedHost) -> None:
     """What the list's selected item inserts is the whole suggestion already."""
-    await editor.start(options={"completion": {"ahead": False, "candidates": 1}})
+    await editor.start(options={"completion": {"prefetch": False, "candidates": 1}})
     buffer = editor.open("x = va")
     host.says = "lue"
     (listed,) = await editor.complete(buffer, 6)
@@ -431,7 +431,7 @@ async def test_settings_by_initialization_by_push_and_by_pull(editor: Editor, ho
     editor.notify("workspace/didChangeConfiguration", {"settings": {"python": {"path": "x"}}})
     editor.notify(
         "workspace/didChangeConfiguration",
-        {"settings": {"codeclippy": {"completion": {"enabled": False}, "model": {"complete": "/evil"}}}},
+        {"settings": {"codeclippy": {"completion": {"enabled": False}, "model": {"completion": "/evil"}}}},
     )
     assert "may not be set by a workspace" in (await editor.until("window/showMessage"))["message"]
     assert await editor.complete(buffer, 4) == []

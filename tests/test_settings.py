@@ -48,11 +48,11 @@ def test_bad_values_are_named_and_cost_nothing_else(options: Any, problem: str) 
 
 def test_a_workspace_cannot_choose_what_is_loaded() -> None:
     """Restricted keys are ignored with a reason; others are taken; the base is kept."""
-    base, _ = parse({"model": {"complete": "/mine", "device": "cpu"}})
-    settings, problems = parse({"model": {"complete": "/evil", "cacheMegabytes": 9}}, base, trusted=False)
-    assert settings.model.complete == "/mine" and settings.model.cache_megabytes == 9
-    assert problems == ['setting "model.complete" may not be set by a workspace; it is ignored']
-    assert parse({"model": {"complete": "/mine"}}, base, trusted=False)[1] == []
+    base, _ = parse({"model": {"completion": "/mine", "device": "cpu"}})
+    settings, problems = parse({"model": {"completion": "/evil", "cacheMegabytes": 9}}, base, trusted=False)
+    assert settings.model.completion == "/mine" and settings.model.cache_megabytes == 9
+    assert problems == ['setting "model.completion" may not be set by a workspace; it is ignored']
+    assert parse({"model": {"completion": "/mine"}}, base, trusted=False)[1] == []
 
 
 def test_the_docs_list_every_setting_with_its_default() -> None:

@@ -13,7 +13,7 @@ from codeclippy_ls.server.server import Server
 from tests.editor import Editor, ServerError
 from tests.scripted import ScriptedHost
 
-QUIET = {"completion": {"ahead": False, "debounce": False}}
+QUIET = {"completion": {"prefetch": False, "debounce": False}}
 BY_TYPING, BY_KEY = 2, 1
 
 
@@ -116,7 +116,7 @@ async def test_nothing_is_asked_of_a_service_ahead(editor: Editor, host: Scripte
 
 async def test_a_key_overtakes_what_waits_for_a_pause(server: Server, editor: Editor, host: ScriptedHost) -> None:
     """Where answers come later than keys, a request that is overtaken costs the engine nothing."""
-    await editor.start(options={"completion": {"ahead": False}})
+    await editor.start(options={"completion": {"prefetch": False}})
     buffer = editor.open("x = \n")
     assert server.assistant is not None
     pace = server.assistant.suggester._pace
@@ -142,12 +142,12 @@ async def test_a_key_overtakes_what_waits_for_a_pause(server: Server, editor: Ed
     [
         ({"disabledLanguages": ["python"]}, "file:///work/a.py"),
         ({"disabledPaths": ["*/vendor/*"]}, "file:///vendor/a.py"),
-        ({"leastConfidence": 0.99}, "file:///work/a.py"),
+        ({"minConfidence": 0.99}, "file:///work/a.py"),
     ],
 )
 async def test_switches(editor: Editor, host: ScriptedHost, options: dict[str, Any], uri: str) -> None:
     """For a language, for a path, for what the model is not sure of."""
-    await editor.start(options={"completion": {"ahead": False, **options}})
+    await editor.start(options={"completion": {"prefetch": False, **options}})
     buffer = editor.open("x = \n", uri)
     assert await editor.ghost(buffer, 4, BY_TYPING) == []
 
@@ -156,7 +156,7 @@ async def test_what_the_model_is_not_sure_of_stays_hidden_until_it_is_asked_for(
     editor: Editor, host: ScriptedHost
 ) -> None:
     """It does not come by itself the second time either; by key it does, and then it stays while it is typed."""
-    await editor.start(options={"completion": {"ahead": False, "debounce": False, "leastConfidence": 0.99}})
+    await editor.start(options={"completion": {"prefetch": False, "debounce": False, "minConfidence": 0.99}})
     buffer = editor.open("x = \n")
     for _ in range(2):
         assert await editor.ghost(buffer, 4, BY_TYPING) == []

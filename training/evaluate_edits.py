@@ -74,7 +74,7 @@ def hopeless(before: str, diff: str) -> bool:
 
 async def edited_by_server(folder: Path, asked: Iterable[Asking], threads: int = 1) -> list[str | None]:
     """The texts after each edit as the server makes it, under constraints; `None` where it is refused."""
-    settings, _ = parse({"model": {"complete": str(folder.resolve()), "threads": threads}})
+    settings, _ = parse({"model": {"completion": str(folder.resolve()), "threads": threads}})
     assistant = Assistant(open_thread_engine(settings), settings)
     try:
         await assistant.prepare()

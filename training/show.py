@@ -76,7 +76,7 @@ def at_cursors(model: Model, cases: Sequence[Case]) -> dict[int, str]:
 
 async def edits(folder: Path, cases: Iterable[Case]) -> dict[int, str]:
     """The diff the server makes of each edit, or its sentence that says why there is none."""
-    settings, _ = parse({"model": {"complete": str(folder.resolve()), "threads": 1}})
+    settings, _ = parse({"model": {"completion": str(folder.resolve()), "threads": 1}})
     assistant = Assistant(open_thread_engine(settings), settings)
     found = {}
     try:

@@ -79,7 +79,7 @@ class Assistant:
             self.engine.set_model(ModelRole.EDIT, model_spec(self.settings, ""))
         elif self.engine.status(ModelRole.EDIT).state is ModelState.FAILED:
             self.engine.set_model(
-                ModelRole.EDIT, model_spec(self.settings, self.settings.model.edit or self.settings.model.complete)
+                ModelRole.EDIT, model_spec(self.settings, self.settings.model.edit or self.settings.model.completion)
             )
 
     async def close(self) -> None:
@@ -138,11 +138,11 @@ class Assistant:
             return self.suggester.copied(self.settings, ModelRole.EDIT, "\n".join(edit.text for edit in one.edits))
 
         found = [replace(one, others=(), source=copied(one)) for one in (made, *made.others)]
-        kept = [one for one in found if not one.source or self.settings.completion.copies != "hide"]
+        kept = [one for one in found if not one.source or self.settings.completion.copied_code != "hide"]
         if not kept:
             return Refusal(
                 f"what the model wrote copies a passage of {found[0].source}, which it was trained on; the "
-                'setting "completion.copies" shows such edits'
+                'setting "completion.copiedCode" shows such edits'
             )
         return replace(kept[0], others=tuple(kept[1:]))
 

@@ -123,7 +123,7 @@ class Suggester:
         items = await self._items(settings, cursor, generation.candidates)
         whole = generation.finish_reason is not FinishReason.TIME  # one that was cut off is not the last word
         if automatic:
-            items = tuple(item for item in items if item.confidence >= settings.completion.least_confidence)
+            items = tuple(item for item in items if item.confidence >= settings.completion.min_confidence)
         if items and whole:
             self._memory.keep(uri, cursor.prefix, cursor.suffix, items[0])
             self._look_ahead(settings, cursor, items[0])
@@ -137,7 +137,9 @@ class Suggester:
         )
         if (facts := self.engine.status(ModelRole.COMPLETE).info) is not None and facts.window:
             context = context.within(facts.window)  # a large file need not cross a process's border at each key
-        ask = CompletionTask(context, wanted.max_tokens, cursor.multiline, settings.model.family, wanted.filters_off)
+        ask = CompletionTask(
+            context, wanted.max_tokens, cursor.multiline, settings.model.family, wanted.disabled_filters
+        )
         sampling = Sampling(
             max_tokens=wanted.max_tokens,
             temperature=wanted.temperature,
@@ -166,7 +168,7 @@ class Suggester:
 
     async def _item(self, settings: Settings, cursor: _Cursor, candidate: Candidate) -> Suggestion:
         """A candidate after the clean-up; its text is empty where nothing of it is left."""
-        document, off = cursor.document, settings.completion.filters_off
+        document, off = cursor.document, settings.completion.disabled_filters
         before, after = to_lf(cursor.prefix[-_REACH:]), to_lf(cursor.suffix[:_REACH])
         text = trim(candidate.answer, before, after, cursor.multiline, off)
         replaces = replaced(text, after) if text and "closers" not in off else 0
@@ -177,7 +179,7 @@ class Suggester:
         if replaces and replaced(text, after) != replaces:
             text = ""  # a head of it would leave a bracket out
         source = self.copied(settings, ModelRole.COMPLETE, text) if text else ""
-        if source and settings.completion.copies == "hide":
+        if source and settings.completion.copied_code == "hide":
             text = ""
         return Suggestion(
             with_eol(text, document.eol), len(cursor.prefix), source, replaces, math.exp(min(0.0, candidate.logprob))
@@ -186,7 +188,7 @@ class Suggester:
     def copied(self, settings: Settings, job: str, text: str) -> str:
         """The package whose passage a text of the shipped model copies, where anybody wants to know."""
         model = self.engine.status(job).info
-        if settings.completion.copies == "show" or model is None or model.name:
+        if settings.completion.copied_code == "show" or model is None or model.name:
             return ""
         known = attribution.shipped(SHIPPED_FOLDER)
         return known.source(text) if known is not None else ""
@@ -211,7 +213,7 @@ class Suggester:
 
     def _look_ahead(self, settings: Settings, cursor: _Cursor, shown: Suggestion) -> None:
         """Make what would follow a suggestion once it is accepted, where nothing else is to do."""
-        wanted = settings.completion.ahead and not settings.model.endpoint  # a service's time is not ours to spend
+        wanted = settings.completion.prefetch and not settings.model.endpoint  # a service's time is not ours to spend
         if not wanted or self.engine.status(ModelRole.COMPLETE).state is not ModelState.READY:
             return
         prefix, suffix = cursor.prefix + shown.text, cursor.suffix[shown.replaces :]
@@ -234,7 +236,7 @@ class Suggester:
             return  # whoever asks for it will be told
         items = await self._items(settings, cursor, generation.candidates)
         if items and generation.finish_reason is not FinishReason.TIME:
-            if items[0].confidence >= settings.completion.least_confidence:
+            if items[0].confidence >= settings.completion.min_confidence:
                 self._memory.keep(cursor.document.uri, cursor.prefix, cursor.suffix, items[0])
 
     def changed(self, uri: str, document: Document | None) -> None:

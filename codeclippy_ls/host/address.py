@@ -135,7 +135,7 @@ def own_folder() -> Path:
         found = folder.lstat()
     except OSError as error:
         raise HostError(
-            f'the engine host has no place: {folder}: {error.strerror}; the setting "model.engine" can be "process"',
+            f'the engine host has no place: {folder}: {error.strerror}; the setting "model.engine" can be "in-process"',
             lasting=True,
         ) from error
     if not stat.S_ISDIR(found.st_mode) or (
@@ -143,7 +143,7 @@ def own_folder() -> Path:
     ):
         raise HostError(
             f"the engine host has no safe place: {folder} is not a folder that only you can reach; remove "
-            'it, or set "model.engine" to "process"',
+            'it, or set "model.engine" to "in-process"',
             lasting=True,
         )
     return folder

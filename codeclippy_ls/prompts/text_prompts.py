@@ -182,7 +182,7 @@ def closed(text: str, prompt: PlainPrompt) -> bool:
 
 def _template(family: Family, infill: str) -> Template:
     if infill == "template" and family.infill is None:
-        raise ValueError(f'setting "model.endpointInfill": {family.name} models have no template for infilling')
+        raise ValueError(f'setting "model.endpointFim": {family.name} models have no template for infilling')
     return family.infill if family.infill is not None and infill in ("auto", "template") else (Slot.PREFIX,)
 
 

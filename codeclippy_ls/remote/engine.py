@@ -168,7 +168,7 @@ class RemoteEngine:
                     facts = await self._facts(ticket.request.model)
                     assert self._connection is not None
                     bare = ticket.priority in self._bare
-                    job = Job(self._connection, facts, ticket, self._settings.endpoint_infill, bare)
+                    job = Job(self._connection, facts, ticket, self._settings.endpoint_fim, bare)
                     generation = await self._with_fewer_fields(job, facts, ticket)
                     self._succeeded()
                     return generation
@@ -196,7 +196,7 @@ class RemoteEngine:
             if error.fault is not Fault.REFUSED or ticket.priority in self._bare:
                 raise
         assert self._connection is not None
-        again = Job(self._connection, facts, ticket, self._settings.endpoint_infill, bare=True)
+        again = Job(self._connection, facts, ticket, self._settings.endpoint_fim, bare=True)
         generation = await again.generation()
         self._bare.add(ticket.priority)
         return generation
@@ -227,7 +227,9 @@ class RemoteEngine:
             listed = await self._listed(connection)
             for model, spec in self._specs.items():
                 own = model == ModelRole.EDIT and bool(self._settings.edit)
-                facts = facts_from(listed, spec.name, self._settings.endpoint_window, own, connection.endpoint.url)
+                facts = facts_from(
+                    listed, spec.name, self._settings.endpoint_context_length, own, connection.endpoint.url
+                )
                 self._set_status(model, ModelStatus(ModelState.READY, info=facts))
         except Exception as error:
             said = str(error) if isinstance(error, EngineError) else f"the endpoint failed ({type(error).__name__})"

@@ -78,7 +78,7 @@ def _refusal(url: str, status: int, said: str, keyed: bool) -> RemoteError:
         return RemoteError(f"{url} refuses the request ({status}); {hint}{because}", Fault.DENIED)
     if status == 404:
         return RemoteError(
-            f'{url} knows no such model or path (404); see the settings "model.endpoint" and "model.complete"{because}',
+            f'{url} has no such model or path (404); see the settings "model.endpoint" and "model.completion"{because}',
             Fault.MISSING,
         )
     if status in (429, 503):

@@ -35,7 +35,7 @@ def facts_from(found: Any, wanted: str, window: int, job_of_its_own: bool, url: 
         entry = entries[0] if entries else None
     name = wanted or (entry["id"] if entry is not None else "")
     if not name:
-        raise RemoteError(f'{url} lists no model; name it in "model.complete"', Fault.MISSING)
+        raise RemoteError(f'{url} lists no model; name it in "model.completion"', Fault.MISSING)
     chat = job_of_its_own or any(part in name.lower() for part in _INSTRUCTED)
     width = window or min(_window(entry or {}) or _UNKNOWN_WINDOW, _WIDEST_UNASKED)
     owner = (entry or {}).get("owned_by")

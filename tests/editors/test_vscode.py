@@ -540,7 +540,7 @@ def test_choosing_a_model_starts_the_server_anew(shared: Window, profile: Path) 
         if name:
             shared.run("answer", text=name)
         shared.wait_for_another_server(before)
-        assert json.loads(place.read_text()).get("codeclippy.model.complete", "") == name
+        assert json.loads(place.read_text()).get("codeclippy.model.completion", "") == name
         shared.run("ready")
 
 

@@ -18,11 +18,11 @@ const CHOICES: Choice[] = [
 /** Ask for the model of suggestions. */
 export async function chooseModel(): Promise<void> {
   const configuration = vscode.workspace.getConfiguration(SECTION);
-  const now = configuration.get<string>('model.complete') || 'the shipped model';
+  const now = configuration.get<string>('model.completion') || 'the shipped model';
   const choice = await vscode.window.showQuickPick(CHOICES, { title: TITLE, placeHolder: `Now: ${now}` });
   const name = await choice?.name();
   if (name !== undefined) {
-    await configuration.update('model.complete', name || undefined, vscode.ConfigurationTarget.Global);
+    await configuration.update('model.completion', name || undefined, vscode.ConfigurationTarget.Global);
   }
 }
 

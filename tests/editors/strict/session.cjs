@@ -82,7 +82,7 @@ async function main() {
   };
   const capabilities = { window: { workDoneProgress: true }, workspace: { applyEdit: true } };
   await ask("plain", "initialize", { processId: process.pid, rootUri: null, capabilities,
-    initializationOptions: { statusNotification: true, completion: { ahead: false } } });
+    initializationOptions: { statusNotification: true, completion: { prefetch: false } } });
   connection.sendNotification("initialized", {});
   await isReady;
   const uri = "file:///ü😀.py", text = "# 日本😀\ud800\na = 1\nx = ";

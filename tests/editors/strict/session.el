@@ -88,7 +88,7 @@
 (ask "plain" 'initialize
      `(:processId ,(emacs-pid) :rootUri nil
        :capabilities (:window (:workDoneProgress t) :workspace (:applyEdit t))
-       :initializationOptions (:statusNotification t :completion (:ahead :json-false))))
+       :initializationOptions (:statusNotification t :completion (:prefetch :json-false))))
 (all)
 (jsonrpc-notify connection 'initialized (make-hash-table))
 (within "the model" (lambda () (equal (car status) "ready")))

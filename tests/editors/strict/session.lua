@@ -80,7 +80,7 @@ end
 ask('plain', 'initialize', {
   processId = vim.uv.os_getpid(), rootUri = vim.NIL,
   capabilities = { window = { workDoneProgress = true }, workspace = { applyEdit = true } },
-  initializationOptions = { statusNotification = true, completion = { ahead = false } },
+  initializationOptions = { statusNotification = true, completion = { prefetch = false } },
 })
 all()
 client.notify('initialized', vim.empty_dict())
