@@ -139,7 +139,7 @@ async def test_two_documents_share_an_engine_through_the_server(toy: Path) -> No
                 await editor.edit(buffer, "Change it", 0, 0)
             for _ in buffers:
                 await editor.outcome()
-        await editor.call("workspace/executeCommand", {"command": "codeclippy.reload"})
+        await editor.call("workspace/executeCommand", {"command": "codeclippy.reloadModel"})
         for buffer in buffers:
             document = server.documents.get(buffer.uri)
             assert document is not None and document.text == buffer.text

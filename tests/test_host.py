@@ -449,10 +449,10 @@ async def test_a_host_that_cannot_be_started_is_given_up_with_one_message(monkey
     async with in_process(Server(OPTIONS, opened)) as editor:
         await editor.start({})
         told = await editor.until("window/showMessage")
-        assert "exit code 3" in told["message"] and "codeclippy.reload" in told["message"] and tries == 3
+        assert "exit code 3" in told["message"] and "codeclippy.reloadModel" in told["message"] and tries == 3
         buffer = editor.open(CODE)
         assert await editor.ghost(buffer, len(CODE)) == []
-        await editor.call("workspace/executeCommand", {"command": "codeclippy.reload"})
+        await editor.call("workspace/executeCommand", {"command": "codeclippy.reloadModel"})
         again = await editor.until("window/showMessage")
         assert again["message"] == told["message"] and tries == 6
 

@@ -269,7 +269,7 @@ async def test_the_last_edit_can_be_replaced_by_the_next_best(editor: Editor, ho
     editor.type(buffer, 0, "# mine\n")
     assert not [a for a in await editor.call("textDocument/codeAction", params) if "another version" in a["title"]]
     arguments = [{"uri": buffer.uri}]
-    await editor.call("workspace/executeCommand", {"command": "codeclippy.nextEdit", "arguments": arguments})
+    await editor.call("workspace/executeCommand", {"command": "codeclippy.replaceLastEdit", "arguments": arguments})
     assert "no other edit" in (await editor.outcome())["message"]
 
 
@@ -415,10 +415,10 @@ async def test_while_the_model_loads_answers_are_empty_and_incomplete(editor: Ed
     result = await editor.call("textDocument/completion", editor.at(buffer, 4))
     assert result == {"isIncomplete": True, "items": []}
     message = await editor.until("window/showMessage")
-    assert "holds no weights" in message["message"] and "codeclippy.reload" in message["message"]
+    assert "holds no weights" in message["message"] and "codeclippy.reloadModel" in message["message"]
     assert await editor.complete(buffer, 4) == []
     host.fail_load = ""
-    await editor.call("workspace/executeCommand", {"command": "codeclippy.reload", "arguments": []})
+    await editor.call("workspace/executeCommand", {"command": "codeclippy.reloadModel", "arguments": []})
     await editor.until("codeclippy/status", lambda m: m["params"]["state"] == "ready")
     assert len(await editor.complete(buffer, 4)) == 1
 
@@ -438,7 +438,7 @@ async def test_settings_by_initialization_by_push_and_by_pull(editor: Editor, ho
     editor.configuration = {"completion": {"enabled": True}}
     editor.notify("workspace/didChangeConfiguration", {"settings": None})
     await editor.until("workspace/configuration")
-    await editor.call("workspace/executeCommand", {"command": "codeclippy.reload"})
+    await editor.call("workspace/executeCommand", {"command": "codeclippy.reloadModel"})
     assert len(await editor.complete(buffer, 4)) == 1
 
 
@@ -536,7 +536,7 @@ async def test_a_handler_that_fails_is_one_short_error(editor: Editor, server: S
     assert server.assistant is not None
     for result in (circle, {"share": float("nan")}):
         server.assistant.suggester.figures.exported = lambda result=result: result  # type: ignore[method-assign, misc]
-        await refused("workspace/executeCommand", {"command": "codeclippy.figures", "arguments": [{"quiet": True}]})
+        await refused("workspace/executeCommand", {"command": "codeclippy.showMetrics", "arguments": [{"quiet": True}]})
     assert len(await editor.complete(buffer, 4)) == 1
 
 

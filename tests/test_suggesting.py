@@ -198,12 +198,12 @@ async def test_what_became_of_suggestions_is_counted(editor: Editor, host: Scrip
     command = item["command"]
     editor.type(buffer, 4, "value")
     await editor.call("workspace/executeCommand", {"command": command["command"], "arguments": command["arguments"]})
-    found = await editor.call("workspace/executeCommand", {"command": "codeclippy.figures", "arguments": []})
+    found = await editor.call("workspace/executeCommand", {"command": "codeclippy.showMetrics", "arguments": []})
     said = await editor.until("window/showMessage")
     assert (found["shown"], found["accepted"], found["charactersSaved"]) == (1, 1, 5)
     assert "1 accepted" in said["message"] and found["answerMilliseconds"]["p50"] >= 0
     with pytest.raises(ServerError):
-        await editor.call("workspace/executeCommand", {"command": "codeclippy.accepted", "arguments": [1]})
+        await editor.call("workspace/executeCommand", {"command": "codeclippy.didAcceptSuggestion", "arguments": [1]})
 
 
 @pytest.mark.parametrize(

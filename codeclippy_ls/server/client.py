@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 STATUS = "codeclippy/status"
 EDIT_COMMAND = "codeclippy.edit"
-NEXT_COMMAND = "codeclippy.nextEdit"
-RELOAD_COMMAND = "codeclippy.reload"
-FIGURES_COMMAND = "codeclippy.figures"
+NEXT_COMMAND = "codeclippy.replaceLastEdit"
+RELOAD_COMMAND = "codeclippy.reloadModel"
+FIGURES_COMMAND = "codeclippy.showMetrics"
 _PATIENCE_SECONDS = 2.0  # for a client to say that it will show progress; work does not wait for longer
 
 

@@ -14,7 +14,7 @@ from codeclippy_ls.assist.proposals import Proposal
 from codeclippy_ls.assist.suggestion_cache import Suggestion
 from codeclippy_ls.text import Document, Edit, Encoding, Position, offset_at, position_at
 
-ACCEPTED_COMMAND = "codeclippy.accepted"
+ACCEPTED_COMMAND = "codeclippy.didAcceptSuggestion"
 # Long or multi-line labels broke clients (Helix), and nobody reads them.
 _LABEL = 60
 

@@ -165,7 +165,7 @@ async def next_edit(server: Server, arguments: list[Any]) -> None:
     given = arguments[0] if len(arguments) == 1 else None
     uri = given.get("uri") if isinstance(given, dict) else None
     if not isinstance(uri, str):
-        raise JsonRpcInvalidParams('codeclippy.nextEdit takes one object {"uri": ...}')
+        raise JsonRpcInvalidParams('codeclippy.replaceLastEdit takes one object {"uri": ...}')
     assert server.client is not None and server.edits is not None
     document = server.documents.get(uri)
     if document is None:
@@ -195,7 +195,7 @@ async def accepted(server: Server, arguments: list[Any]) -> None:
     given = arguments[0] if len(arguments) == 1 else None
     uri = given.get("uri") if isinstance(given, dict) else None
     if not isinstance(uri, str):
-        raise JsonRpcInvalidParams('codeclippy.accepted takes one object {"uri": ...}')
+        raise JsonRpcInvalidParams('codeclippy.didAcceptSuggestion takes one object {"uri": ...}')
     if server.assistant is not None:
         server.assistant.suggester.figures.accept(uri)
 

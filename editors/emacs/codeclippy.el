@@ -1168,7 +1168,7 @@ while it is being written."
   "Try to load the model again."
   (interactive)
   (dolist (peer (or (codeclippy--peers) (user-error "Code Clippy: no server runs; see `codeclippy-restart'")))
-    (jsonrpc-async-request peer :workspace/executeCommand (list :command "codeclippy.reload" :arguments [])
+    (jsonrpc-async-request peer :workspace/executeCommand (list :command "codeclippy.reloadModel" :arguments [])
                            :success-fn #'ignore :error-fn #'ignore)))
 
 ;;;###autoload
@@ -1176,7 +1176,7 @@ while it is being written."
   "Say what became of suggestions: how many were shown, accepted and dismissed."
   (interactive)
   (dolist (peer (or (codeclippy--peers) (user-error "Code Clippy: no server runs; see `codeclippy-restart'")))
-    (jsonrpc-async-request peer :workspace/executeCommand (list :command "codeclippy.figures" :arguments [])
+    (jsonrpc-async-request peer :workspace/executeCommand (list :command "codeclippy.showMetrics" :arguments [])
                            :success-fn #'ignore :error-fn #'ignore)))
 
 (defun codeclippy-restart ()

@@ -244,7 +244,7 @@ def test_a_long_message_does_not_ask_for_enter(start: Start, script: Script, tmp
     """In 80 columns, whatever the user is doing, and several in a row: the next key is the text's, and `:messages` has
     all of it. A notifier of the user's gets it whole."""
     reason = "the model is made of cheese 🧀; " + "choose another, or eat it; " * 12
-    said = f"Code Clippy: {reason}. Then run the command codeclippy.reload"
+    said = f"Code Clippy: {reason}. Then run the command codeclippy.reloadModel"
     script.says(fail_load=reason, load_delay=0.5)
     nvim = start(columns=80, notifier=False)
 

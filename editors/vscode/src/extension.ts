@@ -74,7 +74,7 @@ async function accept(command: string): Promise<void> {
 /** The state in words, and what can be done about it. */
 async function showStatus(status: Status, running: Server): Promise<void> {
   const retry = async (): Promise<void> => {
-    if (!(await running.run('codeclippy.reload'))) {
+    if (!(await running.run('codeclippy.reloadModel'))) {
       await running.restart();
     }
   };

@@ -29,7 +29,7 @@ export class Figures implements vscode.TextDocumentContentProvider {
   /** Ask the server and the doctor, and show what they say. */
   async show(): Promise<void> {
     const place = { location: vscode.ProgressLocation.Window, title: 'Code Clippy: examining' };
-    const suggestions = await this.server.ask('codeclippy.figures', { quiet: true });
+    const suggestions = await this.server.ask('codeclippy.showMetrics', { quiet: true });
     const counted = suggestions ? `Suggestions since the start: ${JSON.stringify(suggestions, null, 2)}\n\n` : '';
     this.text = counted + (await vscode.window.withProgress(place, examine));
     this.changed.fire(PLACE);

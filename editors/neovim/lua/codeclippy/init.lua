@@ -170,10 +170,10 @@ local verbs = {
     M.cancel()
   end,
   reload = function(client)
-    client:exec_cmd({ title = 'reload', command = 'codeclippy.reload', arguments = {} })
+    client:exec_cmd({ title = 'reload', command = 'codeclippy.reloadModel', arguments = {} })
   end,
   figures = function(client)
-    client:exec_cmd({ title = 'figures', command = 'codeclippy.figures', arguments = {} })
+    client:exec_cmd({ title = 'figures', command = 'codeclippy.showMetrics', arguments = {} })
   end,
   status = function()
     say(require('codeclippy.status').sentence())
