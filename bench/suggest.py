@@ -34,7 +34,7 @@ from codeclippy_ls.assist.assistant import Assistant
 from codeclippy_ls.engines import open_thread_engine
 from codeclippy_ls.prompts import build as building
 from codeclippy_ls.prompts.context_snippets import OpenFile
-from codeclippy_ls.settings import FILTERS, parse
+from codeclippy_ls.settings import CLEAN_UP_STEPS, parse
 from codeclippy_ls.text import Document
 
 _MOST_OPEN = 6  # other files
@@ -237,15 +237,15 @@ class Way:
 
 
 _SHARED = building._shared
-_CLEAN_UP = [name for name in FILTERS if name not in ("extent", "validity")]
+_CLEAN_UP = [name for name in CLEAN_UP_STEPS if name not in ("scope", "syntaxCheck")]
 WITHOUT = {
     "nothing": Way(),
     "the gates": Way(by_key=True),
     "one candidate": Way(by_key=True, candidates=3),
     "confidence": Way({"minConfidence": 0}),
-    "validity": Way({"disabledFilters": ["validity"]}),
+    "syntaxCheck": Way({"disabledFilters": ["syntaxCheck"]}),
     "clean-up": Way({"disabledFilters": _CLEAN_UP}),
-    "both": Way({"disabledFilters": [*_CLEAN_UP, "validity"]}),
+    "both": Way({"disabledFilters": [*_CLEAN_UP, "syntaxCheck"]}),
     "healing": Way(patch=(building, "begun_word", lambda prefix: "")),
     "suffix": Way(
         patch=(

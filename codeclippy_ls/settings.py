@@ -11,21 +11,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
-# The steps of the clean-up (`prompts.FILTERS`), and the check that the code stays whole.
-FILTERS = (
+# The steps of `postprocess.cleanup.STEPS`, and the syntax check; `tests/test_cleanup.py` compares them.
+CLEAN_UP_STEPS = (
     "unprintable",
-    "controlText",
-    "secondBlank",
+    "controlTokens",
+    "duplicateSpace",
     "indentation",
-    "extent",
+    "scope",
     "repetition",
     "overlap",
-    "closers",
-    "trailingBlanks",
-    "present",
-    "neighbour",
-    "worth",
-    "validity",
+    "closingBrackets",
+    "trailingWhitespace",
+    "duplicateText",
+    "duplicateLine",
+    "trivial",
+    "syntaxCheck",
 )
 DEFAULT_PRESETS = ("Add a docstring", "Add type hints", "Fix the bug")
 
@@ -144,7 +144,9 @@ class CompletionSettings:
     disabled_paths: tuple[str, ...] = _field(
         (), "Files without suggestions: patterns for a name or a whole path, as in `*.env`."
     )
-    disabled_filters: tuple[str, ...] = _field((), "Steps of the clean-up that are left out, by name.", choices=FILTERS)
+    disabled_filters: tuple[str, ...] = _field(
+        (), "Steps of the clean-up that are left out, by name.", choices=CLEAN_UP_STEPS
+    )
     max_file_kilobytes: int = _field(4096, "Larger files get no suggestions.", 1, 1 << 20)
     copied_code: str = _field(
         "hide",

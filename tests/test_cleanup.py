@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeclippy_ls.postprocess.cleanup import FILTERS, ended, replaced, trim, without_repetition
+from codeclippy_ls.postprocess.cleanup import STEPS, ended, replaced, trim, without_repetition
+from codeclippy_ls.settings import CLEAN_UP_STEPS
 
 _TEXT = (Path(__file__).parent / "cases" / "cleanup.txt").read_text(encoding="utf-8")
+_DOCS = (Path(__file__).parent.parent / "docs" / "suggestions.md").read_text(encoding="utf-8")
 CASES = dict(re.findall(r"^=== (.+)\n([\s\S]*?)(?=^=== |\Z)", _TEXT, re.MULTILINE))
 
 
@@ -62,7 +64,14 @@ def test_only_indentation_is_ever_changed(answer: str, before: str, after: str) 
     assert [line.lstrip() for line in kept.split("\n")] == [line.lstrip() for line in plain.split("\n")]
 
 
-@pytest.mark.parametrize("name", FILTERS)
+def test_every_step_can_be_disabled_and_is_documented() -> None:
+    """The setting's values and the table in the docs name the steps of the pipeline in its order, then the syntax
+    check."""
+    documented = re.findall(r"^\| `(\w+)` \|", _DOCS.partition("## The clean-up")[2], re.MULTILINE)
+    assert [*STEPS, "syntaxCheck"] == list(CLEAN_UP_STEPS) == documented
+
+
+@pytest.mark.parametrize("name", STEPS)
 def test_every_filter_has_a_case_that_needs_it(name: str) -> None:
     """Switched off, some case comes out otherwise: no filter is there for nothing, and every switch works."""
 

@@ -171,8 +171,8 @@ class Suggester:
         document, off = cursor.document, settings.completion.disabled_filters
         before, after = to_lf(cursor.prefix[-_REACH:]), to_lf(cursor.suffix[:_REACH])
         text = trim(candidate.answer, before, after, cursor.multiline, off)
-        replaces = replaced(text, after) if text and "closers" not in off else 0
-        if text and "validity" not in off:
+        replaces = replaced(text, after) if text and "closingBrackets" not in off else 0
+        if text and "syntaxCheck" not in off:
             # Parsing takes milliseconds: not on the loop.
             rest = to_lf(cursor.suffix[replaces:])
             text = await asyncio.to_thread(fitting, text, to_lf(cursor.prefix), rest, document.language)

@@ -45,7 +45,7 @@ def trim(text: str, prefix: str, suffix: str, multiline: bool, off: Collection[s
         off: names of filters that are not applied.
     """
     place = Place(prefix, suffix, multiline)
-    for name, filter in FILTERS.items():
+    for name, filter in STEPS.items():
         if text and name not in off:
             text = filter(text, place)
     return text if text.strip() else ""
@@ -54,7 +54,7 @@ def trim(text: str, prefix: str, suffix: str, multiline: bool, off: Collection[s
 def ended(text: str, prefix: str, multiline: bool, off: Collection[str] = ()) -> bool:
     """Whether whatever may still come would be cut away: generation can stop here."""
     goes_round = multiline and "repetition" not in off and _goes_round(text)
-    if "extent" in off:
+    if "scope" in off:
         return goes_round
     if "indentation" not in off:
         text = in_the_files_indentation(text, Place(prefix, "", multiline))
@@ -239,17 +239,17 @@ def worth_showing(text: str, place: Place) -> str:
     return text if _WORTH.search(text) else ""
 
 
-FILTERS: dict[str, Callable[[str, Place], str]] = {
+STEPS: dict[str, Callable[[str, Place], str]] = {
     "unprintable": without_unprintable,
-    "controlText": without_control_text,
-    "secondBlank": without_second_blank,
+    "controlTokens": without_control_text,
+    "duplicateSpace": without_second_blank,
     "indentation": in_the_files_indentation,  # before the block's end is looked for by its columns
-    "extent": within_extent,
+    "scope": within_extent,
     "repetition": without_repetition,
     "overlap": without_overlap,
-    "closers": without_surplus_closers,
-    "trailingBlanks": without_trailing_blanks,
-    "present": not_there_already,
-    "neighbour": no_neighbour_again,
-    "worth": worth_showing,
+    "closingBrackets": without_surplus_closers,
+    "trailingWhitespace": without_trailing_blanks,
+    "duplicateText": not_there_already,
+    "duplicateLine": no_neighbour_again,
+    "trivial": worth_showing,
 }
