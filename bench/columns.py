@@ -23,7 +23,7 @@ from codeclippy_ls.engine.decoder.transformer import Transformer
 from codeclippy_ls.engine.generation.decoding import CHUNK, Chooser, Stream, decoded
 from codeclippy_ls.engine.generation.kv_cache import Feed, Prefix, PrefixCache
 from codeclippy_ls.engine.loading.models import Model
-from codeclippy_ls.engine.loading.transformers_module import ModuleKeyValues
+from codeclippy_ls.engine.loading.transformers_module import ModuleKVCache
 
 BITS = {"float32": 32, "bfloat16": 16, "float16": 16, "int8": 8}
 
@@ -175,14 +175,14 @@ class Theirs:
         self.name, self.bits = f"module {dtype}", BITS[dtype]
         self.module = module_in(subject, dtype)
         self.nbytes = sum(parameter.nbytes for parameter in self.module.parameters())
-        self.cache = ModuleKeyValues()
+        self.cache = ModuleKVCache()
         self.prompt: Sequence[int] = ()
         self._wide: dict[int, Any] = {}
 
     @torch.inference_mode()
     def prefill(self, tokens: Sequence[int]) -> None:
         """In one piece."""
-        self.cache, self.prompt, self._wide = ModuleKeyValues(), tokens, {}
+        self.cache, self.prompt, self._wide = ModuleKVCache(), tokens, {}
         self._run(torch.tensor([tokens]), self.cache, 1)
 
     @torch.inference_mode()
@@ -209,7 +209,7 @@ class Theirs:
         self._run(torch.full((count, 1), 5), self._wide[count], 1)
         self._wide[count].crop(len(self.prompt))
 
-    def _run(self, ids: torch.Tensor, cache: ModuleKeyValues, rows: int) -> torch.Tensor:
+    def _run(self, ids: torch.Tensor, cache: ModuleKVCache, rows: int) -> torch.Tensor:
         made = self.module(input_ids=ids, past_key_values=cache.layers, use_cache=True, logits_to_keep=rows)
         return torch.Tensor(made.logits)
 

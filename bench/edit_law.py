@@ -112,8 +112,8 @@ def random_model(name: str) -> Any:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tokenizer = read_tokenizer(SHIPPED_FOLDER if name == "shipped" else TOKENIZERS / name)
-    end = tokenizer.id_of("<|endoftext|>")
-    common = {"vocab_size": tokenizer.size, "bos_token_id": end, "eos_token_id": end}
+    end = tokenizer.token_to_id("<|endoftext|>")
+    common = {"vocab_size": tokenizer.vocab_size, "bos_token_id": end, "eos_token_id": end}
     if name == "codegen":
         config = transformers.CodeGenConfig(
             n_embd=64,
@@ -147,7 +147,7 @@ def _leaning(tokenizer: Any, ends: frozenset[int], rows: int, line: float, end: 
     import torch
 
     bias = torch.zeros(rows)
-    bias[[id for id, data in enumerate(tokenizer.bytes_of) if data.endswith(b"\n")]] = line
+    bias[[id for id, data in enumerate(tokenizer.token_bytes) if data.endswith(b"\n")]] = line
     bias[list(ends)] = end
     return bias
 

@@ -27,7 +27,7 @@ def true_diff(before: Sequence[str], after: Sequence[str]) -> str:
 @lru_cache(maxsize=4)
 def _ids(tokenizer: Any) -> dict[bytes, list[int]]:
     found: dict[bytes, list[int]] = {}
-    for id, data in enumerate(tokenizer.bytes_of):
+    for id, data in enumerate(tokenizer.token_bytes):
         if data:
             found.setdefault(data, []).append(id)
     return found
@@ -48,7 +48,7 @@ class Teacher:
         self._tokenizer = tokenizer
         self._prompt = prompt
         self._lines = text.encode().split(b"\n")[:-1]
-        self._own = tuple(tokenizer.encode_continued(text))
+        self._own = tuple(tokenizer.encode_continuation(text))
         self._ends = tuple(ends)
 
     def change(self, logits: torch.Tensor, history: Sequence[int]) -> torch.Tensor:
@@ -110,5 +110,5 @@ def random_codegen(tokenizer: Any, seed: int = 0) -> Any:
         torch.set_default_dtype(default)
     shape = shape_of(config)
     assert shape is not None
-    runner = Transformer(config, module.to(device).state_dict(), models.pick_choice("auto", device, shape))
+    runner = Transformer(config, module.to(device).state_dict(), models.pick_weight_formats("auto", device, shape))
     return models.Model(runner, tokenizer, "diff-codegen-350m-random", ends=frozenset({50256}))

@@ -189,7 +189,7 @@ def shipped() -> Subject:
     from codeclippy_ls.engine.loading.models import load
     from codeclippy_ls.inference.spec import ModelSpec
 
-    return Subject("shipped", load(ModelSpec(device="cpu", dtype="float32"), lean=False).module)
+    return Subject("shipped", load(ModelSpec(device="cpu", dtype="float32"), native=False).module)
 
 
 def random_model(name: str, config: Any, dtype: str = _EXACT) -> Subject:

@@ -26,7 +26,7 @@ from bench.gpu import built
 from codeclippy_ls.engine.decoder.linear import measured
 from codeclippy_ls.engine.generation.kv_cache import Feed
 from codeclippy_ls.engine.generation.threads import Threads, cores
-from codeclippy_ls.engine.loading.models import load, pass_seconds
+from codeclippy_ls.engine.loading.models import load, measure_pass_seconds
 from codeclippy_ls.inference.spec import ModelSpec
 
 _READ = 128
@@ -81,7 +81,7 @@ class Writer:
     def found(self) -> Threads:
         """Threads as they are measured when a model is loaded."""
         made = Threads(1)
-        made.measured(pass_seconds(self._model, (1, cores())))
+        made.measured(measure_pass_seconds(self._model, (1, cores())))
         return made
 
 

@@ -16,19 +16,19 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from codeclippy_ls.server.server import Server
 from tests.editor import Editor, in_process
-from tests.scripted import ScriptedHost
+from tests.scripted import ScriptedWorker
 
 
 @pytest.fixture
-def host() -> ScriptedHost:
+def worker() -> ScriptedWorker:
     """What the engine will say."""
-    return ScriptedHost()
+    return ScriptedWorker()
 
 
 @pytest.fixture
-def server(host: ScriptedHost) -> Server:
+def server(worker: ScriptedWorker) -> Server:
     """A server over that engine."""
-    return Server(engine=host.open)
+    return Server(engine=worker.open)
 
 
 @pytest.fixture

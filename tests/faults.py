@@ -79,7 +79,7 @@ def ask(ticket: RequestHandle) -> Iterator[Generation | None]:
     yield None
 
 
-STEPS: dict[str, Callable[[RequestHandle], Iterator[Generation | None]]] = {
+STEP_FAULTS: dict[str, Callable[[RequestHandle], Iterator[Generation | None]]] = {
     "sleep": sleep,
     "hang": hang,
     "error": error,
@@ -89,10 +89,10 @@ STEPS: dict[str, Callable[[RequestHandle], Iterator[Generation | None]]] = {
     "stray": stray,
     "ask": ask,
 }
-MODELS = ("memory", "device", "nan", "endless")
+MODEL_FAULTS = ("memory", "device", "nan", "endless")
 
 
-def model_host(fault: str) -> ModelWorker:
+def faulty_worker(fault: str) -> ModelWorker:
     """What runs models, with one that has a fault, whatever is asked for."""
     import torch
 

@@ -26,7 +26,7 @@ from tests import checkpoints
 
 
 @dataclass(frozen=True, slots=True)
-class Built(Task):
+class PrebuiltTask(Task):
     """Asks for a prompt that is there already."""
 
     built: Any
@@ -36,29 +36,29 @@ class Built(Task):
         return self.built
 
 
-class ScriptedHost:
-    """Answers with ``says``: a text, several candidates' texts, a function of the prompt that gives such, or an
+class ScriptedWorker:
+    """Answers with ``response``: a text, several candidates' texts, a function of the prompt that gives such, or an
     exception to raise; waits at ``gate`` where that is set."""
 
     def __init__(self) -> None:
-        self.says: Any = "value"
+        self.response: Any = "value"
         self.gate: threading.Event | None = None
         self.started = threading.Event()
-        self.fail_load = ""
+        self.load_error = ""
         self.prompts: list[str] = []
-        self.stopped: list[FinishReason] = []
+        self.cancel_reasons: list[FinishReason] = []
         self.unloaded: list[str] = []
-        self.patience = STEP_TIMEOUT
+        self.step_timeout = STEP_TIMEOUT
 
-    def open(self, settings: Settings, watch: Callable[[str, ModelStatus], None]) -> ThreadEngine:
+    def open(self, settings: Settings, on_status: Callable[[str, ModelStatus], None]) -> ThreadEngine:
         """An engine over this host."""
         specs: Mapping[str, Any] = {"complete": None, "edit": None}
-        return ThreadEngine(lambda: self, specs, watch, self.patience)
+        return ThreadEngine(lambda: self, specs, on_status, self.step_timeout)
 
     def load(self, name: str, spec: Any) -> Any:
         """Say what there is to say of a model."""
-        if self.fail_load:
-            raise ModelError(self.fail_load)
+        if self.load_error:
+            raise ModelError(self.load_error)
         tokenizer = Tokenizer(checkpoints.definition())
         return ModelInfo("", "gpt_neox", markers(tokenizer), window=2048)
 
@@ -81,12 +81,12 @@ class ScriptedHost:
         yield None
         while self.gate is not None and not self.gate.wait(0.01):
             if ticket.cancel_reason is not None:
-                self.stopped.append(ticket.cancel_reason)
+                self.cancel_reasons.append(ticket.cancel_reason)
                 return
             yield None
-        if isinstance(self.says, BaseException):
-            raise self.says
-        says = self.says(self.prompts[-1]) if callable(self.says) else self.says
+        if isinstance(self.response, BaseException):
+            raise self.response
+        says = self.response(self.prompts[-1]) if callable(self.response) else self.response
         says = [says] if isinstance(says, str) else says
         made = [self._candidate(model, prompt, text) for text in says]
         candidates = tuple(replace(one, answer=ticket.request.task.answer(one, prompt)) for one in made)
@@ -128,13 +128,13 @@ def header(tokenizer: Tokenizer, state: Any, line: str) -> list[int]:
         while state.header.due:
             take(state.forced())
         for digit in str(number).encode():
-            allowed = [id for id in state.allowed() if tokenizer.bytes_of[id].isdigit()]
-            id = tokenizer.bytes_of.index(bytes([digit]))
+            allowed = [id for id in state.allowed() if tokenizer.token_bytes[id].isdigit()]
+            id = tokenizer.token_bytes.index(bytes([digit]))
             take([id if id in allowed else allowed[0]] if allowed else [])
         while len(state.header.numbers) == index:
             take(
                 state.forced()
-                or [id for id in state.allowed() if not tokenizer.bytes_of[id].isdigit()][:1]
+                or [id for id in state.allowed() if not tokenizer.token_bytes[id].isdigit()][:1]
                 or [state.allowed()[0]]
             )
     while state.mode is Mode.HEADER:

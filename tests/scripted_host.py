@@ -13,16 +13,16 @@ from codeclippy_ls.engine.thread_engine import ThreadEngine
 from codeclippy_ls.host.address import HostAddress
 from codeclippy_ls.host.service import run
 from codeclippy_ls.inference.engine import ModelStatus
-from tests.scripted_server import FileHost
+from tests.scripted_server import FileWorker
 
-PATIENCE = 1.5
+STEP_TIMEOUT = 1.5
 
 
 def main() -> None:
     at, script = Path(sys.argv[2]), Path(sys.argv[3])
 
-    def open_engine(watch: Callable[[str, ModelStatus], None]) -> ThreadEngine:
-        return ThreadEngine(lambda: FileHost(script), {}, watch, patience=PATIENCE)
+    def open_engine(on_status: Callable[[str, ModelStatus], None]) -> ThreadEngine:
+        return ThreadEngine(lambda: FileWorker(script), {}, on_status, step_timeout=STEP_TIMEOUT)
 
     run(HostAddress(at.parent, at.name), open_engine)
 

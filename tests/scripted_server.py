@@ -5,8 +5,9 @@ all but the model; ``--hosted`` has the engine in a host's process (``tests.scri
 every job, so a test may change it while the editor runs. Its keys, all optional: ``complete`` (the text of a
 suggestion), ``seen`` (the suggestion is a name, the check sum of so many characters before the cursor), ``edit``
 (hunks, or a list of several ways to do it; the first blank is put before them), ``delay`` (seconds a job takes),
-``load_delay`` (seconds that loading takes), ``fail_load`` (why it fails), ``crash`` (true: the process dies at the next
-job), ``fault`` (what else goes wrong, see ``tests.faults``), ``patience`` (seconds that a step may take; read once).
+``load_delay`` (seconds that loading takes), ``load_error`` (why it fails), ``crash`` (true: the process dies at the
+next job), ``fault`` (what else goes wrong, see ``tests.faults``), ``step_timeout`` (seconds that a step may take; read
+once).
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ from codeclippy_ls.model_specs import model_specs
 from codeclippy_ls.server import server
 from codeclippy_ls.settings import Settings
 from tests import faults
-from tests.scripted import ScriptedHost
+from tests.scripted import ScriptedWorker
 
 _IDLE = 0.2  # seconds that a host of scripts stays without a client
 
 
-class FileHost(ScriptedHost):
+class FileWorker(ScriptedWorker):
     """Says what the file says at the moment."""
 
     def __init__(self, script: Path) -> None:
         super().__init__()
         self.file = script
-        self.patience = self.script().get("patience", STEP_TIMEOUT)
+        self.step_timeout = self.script().get("step_timeout", STEP_TIMEOUT)
 
     def script(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
@@ -52,7 +53,7 @@ class FileHost(ScriptedHost):
 
     def load(self, name: str, spec: Any) -> Any:
         script = self.script()
-        self.fail_load = script.get("fail_load", "")
+        self.load_error = script.get("load_error", "")
         time.sleep(script.get("load_delay", 0))
         return super().load(name, spec)
 
@@ -60,17 +61,17 @@ class FileHost(ScriptedHost):
         script = self.script()
         if script.get("crash"):
             os._exit(9)
-        if script.get("fault") in faults.MODELS:
-            yield from faults.model_host(script["fault"]).start(ticket)
+        if script.get("fault") in faults.MODEL_FAULTS:
+            yield from faults.faulty_worker(script["fault"]).start(ticket)
             return
         if "fault" in script:
-            yield from faults.STEPS[script["fault"]](ticket)
+            yield from faults.STEP_FAULTS[script["fault"]](ticket)
         is_edit = ticket.priority is Priority.EDIT
         hunks = script.get("edit", "")
         ways = [hunks] if isinstance(hunks, str) else hunks
-        self.says = [" " + way for way in ways] if is_edit else script.get("complete", "")
+        self.response = [" " + way for way in ways] if is_edit else script.get("complete", "")
         if "seen" in script and not is_edit:
-            self.says = partial(seen, length=script["seen"])
+            self.response = partial(seen, length=script["seen"])
         ready = time.monotonic() + script.get("delay", 0)
         for step in super().start(ticket):
             while time.monotonic() < ready and ticket.cancel_reason is None:
@@ -84,12 +85,12 @@ def seen(text: str, length: int) -> str:
     return f"seen_{zlib.crc32(text[-length:].encode()):08x}"
 
 
-def opened(script: Path, settings: Settings, watch: Callable[[str, ModelStatus], None]) -> ThreadEngine:
+def opened(script: Path, settings: Settings, on_status: Callable[[str, ModelStatus], None]) -> ThreadEngine:
     """A scripted engine on a thread of this process."""
-    return FileHost(script).open(settings, watch)
+    return FileWorker(script).open(settings, on_status)
 
 
-def hosted(script: Path, settings: Settings, watch: Callable[[str, ModelStatus], None]) -> Engine:
+def hosted(script: Path, settings: Settings, on_status: Callable[[str, ModelStatus], None]) -> Engine:
     """A scripted engine in a process of its own."""
     where = HostAddress(own_folder(), script.stem)
     command = [sys.executable, "-m", "tests.scripted_host", "--at", str(where.folder / where.name), str(script)]
@@ -97,7 +98,7 @@ def hosted(script: Path, settings: Settings, watch: Callable[[str, ModelStatus],
     async def find(notifications: Notifications) -> Connection:
         return await find_host(where, command, _IDLE, notifications)
 
-    return HostEngine(find, model_specs(settings), watch)
+    return HostEngine(find, model_specs(settings), on_status)
 
 
 def main() -> None:

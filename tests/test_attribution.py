@@ -11,7 +11,7 @@ from codeclippy_ls.assist.assistant import Assistant
 from codeclippy_ls.assist.proposals import Proposal, Refusal
 from codeclippy_ls.settings import parse
 from codeclippy_ls.text import Document
-from tests.scripted import ScriptedHost
+from tests.scripted import ScriptedWorker
 from training import copies as making
 
 ROOT = Path(__file__).parent.parent / "codeclippy_ls"
@@ -66,17 +66,17 @@ def test_other_files_are_refused(known: attribution.Copies) -> None:
 async def test_suggestions_follow_the_setting(
     choice: str, texts: int, sources: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host = ScriptedHost()
+    worker = ScriptedWorker()
     settings, _ = parse({"completion": {"copiedCode": choice}})
-    assistant = Assistant(host.open(settings, lambda model, status: None), settings)
+    assistant = Assistant(worker.open(settings, lambda model, status: None), settings)
     body = "    result = [one.start for one in found if one.kind not in skipped and one.end < limit][: most + 1]"
     known_body = attribution.Copies(making.content_of([{"package": "first", "text": body}], keep=1))
     monkeypatch.setattr(attribution, "shipped", lambda folder: known_body)
     await assistant.prepare()
-    host.says = body
+    worker.response = body
     found = await assistant.complete(Document("file:///a.py", "def f():\n"), 9)
     assert [item.source for item in found.items] == sources and len(found.items) == texts
-    host.says = f" @@ -1,1 +1,2 @@\n def f():\n+{body}\n"
+    worker.response = f" @@ -1,1 +1,2 @@\n def f():\n+{body}\n"
     made = await assistant.edit(Document("file:///a.py", "def f():\n"), "write the body")
     if choice == "hide":
         assert isinstance(made, Refusal) and "first" in made.reason and "completion.copiedCode" in made.reason

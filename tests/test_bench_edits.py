@@ -186,8 +186,8 @@ def test_the_teacher_writes_its_text_in_its_own_tokens(tokenizer: Tokenizer) -> 
     prompt, written = [1, 2, 3], list[int]()
     teacher = Teacher(tokenizer, len(prompt), DIFF, [0])
     while 0 not in written:
-        written.append(int(teacher.change(torch.zeros(tokenizer.size), [*prompt, *written]).argmax()))
-    assert written == [*tokenizer.encode_continued(DIFF), 0]
+        written.append(int(teacher.change(torch.zeros(tokenizer.vocab_size), [*prompt, *written]).argmax()))
+    assert written == [*tokenizer.encode_continuation(DIFF), 0]
 
 
 def test_the_teacher_writes_its_text_under_the_grammar(tokenizer: Tokenizer) -> None:
@@ -198,7 +198,7 @@ def test_the_teacher_writes_its_text_under_the_grammar(tokenizer: Tokenizer) -> 
         state = state.step(token)
     for _ in range(300):
         allowed = list(state.allowed())
-        token = allowed[int(teacher.change(torch.zeros(tokenizer.size), written)[allowed].argmax())]
+        token = allowed[int(teacher.change(torch.zeros(tokenizer.vocab_size), written)[allowed].argmax())]
         if token == 0:
             break
         for one in (token, *state.step(token).forced()):

@@ -15,7 +15,7 @@ from bench.typist import Outcome, Pings, Typist, answered
 from bench.workload import Key, Typing, functions, typings
 from codeclippy_ls.server.server import Server
 from tests.editor import in_process
-from tests.scripted import ScriptedHost
+from tests.scripted import ScriptedWorker
 
 SOURCE = '''"""A module."""
 
@@ -63,11 +63,11 @@ def test_real_files_have_functions_to_type() -> None:
 
 async def test_every_request_has_one_outcome() -> None:
     """Through fast typing into a slow engine: cancelled, superseded, typed through and answered ones together."""
-    host = ScriptedHost()
-    host.says = "value"
+    worker = ScriptedWorker()
+    worker.response = "value"
     slow = Typing("slow", "x = 1\ny = ", "\n", tuple(Key(1.0, 0, letter) for letter in "(a + b)"))
     pings = Pings()
-    async with in_process(Server(engine=host.open)) as editor:
+    async with in_process(Server(engine=worker.open)) as editor:
         await editor.start()
         typist = Typist(editor)
         async with pings.running(editor, typist, 0.005):
@@ -87,9 +87,9 @@ async def test_every_request_has_one_outcome() -> None:
 
 async def test_a_failing_engine_is_one_outcome_too() -> None:
     """The server answers with nothing and says why in a message."""
-    host = ScriptedHost()
-    host.says = RuntimeError("no")
-    async with in_process(Server(engine=host.open)) as editor:
+    worker = ScriptedWorker()
+    worker.response = RuntimeError("no")
+    async with in_process(Server(engine=worker.open)) as editor:
         await editor.start()
         typist = Typist(editor)
         await typist.type(Typing("one", "x = ", "\n", (Key(1.0, 0, "("),)), NO_PAUSE, "file:///one.py")

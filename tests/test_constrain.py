@@ -41,7 +41,7 @@ def walk(tokenizer: Tokenizer, lines: list[str], chance: random.Random, most: in
         allowed = state.allowed()
         if set(allowed) <= {END} or (END in allowed and chance.random() < 0.3):
             return state
-        newline = [token for token in allowed if tokenizer.bytes_of[token] == b"\n"]
+        newline = [token for token in allowed if tokenizer.token_bytes[token] == b"\n"]
         token = newline[0] if newline and chance.random() < 0.4 else chance.choice([t for t in allowed if t != END])
         state = state.step(token)
         for forced in state.forced():
@@ -94,10 +94,10 @@ def choose(tokenizer: Tokenizer, lines: list[str], written: str) -> constrain.Di
     state = constrain.diff(tokenizer, lines, [END])
     rest = written.encode()
     while rest:
-        heads = [token for token in state.allowed() if token != END and rest.startswith(tokenizer.bytes_of[token])]
+        heads = [token for token in state.allowed() if token != END and rest.startswith(tokenizer.token_bytes[token])]
         assert heads, f"{rest[:40]!r} is not allowed here"
-        token = max(heads, key=lambda token: len(tokenizer.bytes_of[token]))
-        state, rest = state.step(token), rest[len(tokenizer.bytes_of[token]) :]
+        token = max(heads, key=lambda token: len(tokenizer.token_bytes[token]))
+        state, rest = state.step(token), rest[len(tokenizer.token_bytes[token]) :]
     return state
 
 
@@ -130,7 +130,7 @@ def test_nothing_ends_without_a_change_and_context_is_bounded(tokenizer: Tokeniz
     lines = [f"line {index}" for index in range(20)]
     state = choose(tokenizer, lines, " @@ -1,4 +1,4 @@\n line 0\n line 1\n line 2\n")
     assert not state.complete and END not in state.allowed()
-    assert {tokenizer.bytes_of[token][:1] for token in state.allowed()} == {b"-", b"+"}
+    assert {tokenizer.token_bytes[token][:1] for token in state.allowed()} == {b"-", b"+"}
     assert choose(tokenizer, lines, " @@ -1,4 +1,4 @@\n line 0\n+new\n").complete
     assert choose(tokenizer, lines, " @@ -5,1 +5,2 @@\n line 4\n+new\n").diff() == (
         "@@ -3,6 +3,7 @@\n line 2\n line 3\n line 4\n+new\n line 5\n line 6\n line 7\n"
@@ -146,7 +146,7 @@ def test_an_empty_document_takes_added_lines_only(tokenizer: Tokenizer) -> None:
 def test_forced_text_is_the_rest_of_the_line(tokenizer: Tokenizer) -> None:
     """As soon as one line only is possible, the whole of it, in the tokens that the line has by itself."""
     state = choose(tokenizer, ["first line", "second line"], " @@ -1,1 +1,1 @@\n")
-    line = tokenizer.encode_continued(" second line\n")
+    line = tokenizer.encode_continuation(" second line\n")
     while not state.forced():
         state = state.step(line[len(state.begun)])
     assert [*state.begun, *state.forced()] == line and len(state.begun) < len(line)
@@ -156,13 +156,13 @@ def test_a_line_s_place_known_the_model_chooses_the_branch_and_not_the_spelling(
     """All tokens that begin the kept line speak for keeping it; it goes on in the line's own tokens."""
     lines = ["    indented", "    more"]
     state = choose(tokenizer, lines, " @@ -1,2 +1,2 @@\n     indented\n")
-    groups = {tokenizer.bytes_of[ids[0]][:1]: (ids, only) for ids, only in state.branches()}
+    groups = {tokenizer.token_bytes[ids[0]][:1]: (ids, only) for ids, only in state.branches()}
     keep, first = groups[b" "]
-    assert first == tokenizer.encode_continued("     more\n")[0]
-    assert len(keep) > 1 and {tokenizer.bytes_of[id].strip() for id in keep} == {b""}
+    assert first == tokenizer.encode_continuation("     more\n")[0]
+    assert len(keep) > 1 and {tokenizer.token_bytes[id].strip() for id in keep} == {b""}
     assert groups[b"+"][1] is None
     # Three spellings of keeping at 0.2 each outweigh one removal at 0.4.
-    logits = torch.full((tokenizer.size,), -20.0)
+    logits = torch.full((tokenizer.vocab_size,), -20.0)
     for id in keep[:3]:
         logits[id] = math.log(0.2)
     logits[groups[b"-"][0][0]] = math.log(0.4)
@@ -174,10 +174,10 @@ def test_a_token_that_goes_on_in_the_next_line_speaks_for_the_line_s_end() -> No
     """Where a vocabulary has tokens of a newline and more, as NeoX's has."""
     tokenizer = read_tokenizer(tokenizer_folder("fim-neox"))
     state = choose(tokenizer, ["x = 1"], " @@ -1,1 +1,1 @@\n-x = 1\n+x = 2")
-    over, newline = (tokenizer.bytes_of.index(text) for text in (b"\n\n", b"\n"))
+    over, newline = (tokenizer.token_bytes.index(text) for text in (b"\n\n", b"\n"))
     assert over not in state.allowed()
-    logits = torch.full((tokenizer.size,), -20.0)
-    logits[over], logits[tokenizer.bytes_of.index(b"0")] = math.log(0.6), math.log(0.4)
+    logits = torch.full((tokenizer.vocab_size,), -20.0)
+    logits[over], logits[tokenizer.token_bytes.index(b"0")] = math.log(0.6), math.log(0.4)
     assert Chooser().choose(logits, state)[0] == newline
 
 
@@ -185,7 +185,7 @@ def test_added_text_is_utf_8_at_every_token(tokenizer: Tokenizer) -> None:
     """A character may be written byte by byte, but no other way than UTF-8 has it."""
     head = " @@ -1,1 +1,1 @@\n-x\n"
     assert choose(tokenizer, ["x"], head + "+é😀\u2028日\n").diff() == "@@ -1,1 +1,1 @@\n-x\n+é😀\u2028日\n"
-    table = tokenizer.bytes_of
+    table = tokenizer.token_bytes
     for begun in (b"\xc3", b"\xf0\x9f", b"\xed"):
         state = choose(tokenizer, ["x"], head + "+")
         for byte in begun:
@@ -210,7 +210,7 @@ def test_added_lines_that_repeat_are_dropped(tokenizer: Tokenizer, added: str, k
     text = "".join(f"+{line}\n" for line in added.splitlines())
     state = choose(tokenizer, ["x", "y"], f" @@ -1,1 +1,9 @@\n-x\n{text}")
     assert state.tired == (added != kept)
-    assert any(tokenizer.bytes_of[id][:1] == b"+" for id in state.allowed()) != state.tired
+    assert any(tokenizer.token_bytes[id][:1] == b"+" for id in state.allowed()) != state.tired
     assert "".join(line[1:] + "\n" for line in state.diff().splitlines() if line[0] == "+") == kept
 
 
@@ -250,7 +250,7 @@ def test_healing_writes_what_was_cut(tokenizer: Tokenizer, typed: str) -> None:
         chance, state, written = random.Random(seed), constrain.heal(tokenizer, typed), b""
         while state is not None:
             token = chance.choice(state.allowed())
-            written += tokenizer.bytes_of[token]
+            written += tokenizer.token_bytes[token]
             state = state.step(token)
         assert written.startswith(typed.encode())
     assert constrain.heal(tokenizer, "") is None

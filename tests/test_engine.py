@@ -22,7 +22,7 @@ from codeclippy_ls.engine.decoder.transformer import Transformer
 from codeclippy_ls.engine.generation.decoding import Chooser, Step, Stream, decoded
 from codeclippy_ls.engine.generation.drafting import Cost, Lookup, best_length
 from codeclippy_ls.engine.generation.kv_cache import Prefix, PrefixCache, common_length
-from codeclippy_ls.engine.loading.config import ends_of
+from codeclippy_ls.engine.loading.config import read_stop_token_ids
 from codeclippy_ls.engine.loading.models import Model
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer, decode_complete
 from codeclippy_ls.engine.thread_engine import ThreadEngine
@@ -32,7 +32,7 @@ from codeclippy_ls.inference.errors import EngineError, ModelError, NonFiniteErr
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Priority, Request, Sampling, Task
 from tests import checkpoints
-from tests.scripted import Built
+from tests.scripted import PrebuiltTask
 
 EXACT = Choice("float32", "float32")
 CASES = [f"{architecture}{own}" for architecture in checkpoints.ARCHITECTURES for own in ("", " by its module")]
@@ -43,7 +43,7 @@ def model(case: str, seed: int = 0) -> Model:
     architecture, _, module = case.partition(" ")
     made = checkpoints.module(architecture, seed)
     runner = made if module else Transformer(made.config, made.state_dict(), EXACT)
-    ends = ends_of(made.config, made.generation_config.eos_token_id)
+    ends = read_stop_token_ids(made.config, made.generation_config.eos_token_id)
     return Model(runner, Tokenizer(checkpoints.definition()), case, ends=ends)
 
 
@@ -162,7 +162,7 @@ def test_drafts_change_nothing_but_the_number_of_passes(architecture: str) -> No
                 subject.cost if drafts else None,
             )
             found = [token for step in decoded(subject.forward, stream, text) for token in step.tokens]
-            assert subject.tokenizer.size >= max(stream.prefix.tokens) and stream.prefix.cache.length == len(
+            assert subject.tokenizer.vocab_size >= max(stream.prefix.tokens) and stream.prefix.cache.length == len(
                 stream.prefix.tokens
             )
             made.append(found)
@@ -280,8 +280,8 @@ def test_tokenizer_keeps_user_text_apart_from_control_tokens() -> None:
     for text in ("def f():\n\treturn 'é😀'\n", "".join(checkpoints.CONTROL), "<|MID|> <DFF>\r\n\x0c\x85"):
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text
-        assert not set(ids) & tokenizer.control_ids
-    assert [tokenizer.id_of(token) for token in checkpoints.CONTROL] == list(range(8))
+        assert not set(ids) & tokenizer.control_token_ids
+    assert [tokenizer.token_to_id(token) for token in checkpoints.CONTROL] == list(range(8))
     with pytest.raises(ModelError, match="cannot be read"):
         Tokenizer("{}")
 
@@ -304,7 +304,7 @@ class Script:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.gate = threading.Semaphore(0)
-        self.fail_load = ""
+        self.load_error = ""
         self.load_delay = 0.0
         self._news = threading.Condition()
 
@@ -327,10 +327,10 @@ class Script:
         """Load, or fail with the reason that the test set."""
         self.say(f"load {name}")
         time.sleep(self.load_delay)
-        if self.fail_load == "exit":
+        if self.load_error == "exit":
             raise SystemExit("a library exits")
-        if self.fail_load:
-            raise ModelError(self.fail_load)
+        if self.load_error:
+            raise ModelError(self.load_error)
         return SimpleNamespace(name=name)
 
     def unload(self, name: str) -> None:
@@ -356,7 +356,7 @@ class Script:
 
 def job(name: str, steps: int = 1, key: str | None = None) -> Request:
     """A scripted request."""
-    return Request(Built((name, steps)), key=key)
+    return Request(PrebuiltTask((name, steps)), key=key)
 
 
 async def settle(script: Script, permits: int) -> None:
@@ -451,7 +451,7 @@ async def test_a_dead_thread_answers_everybody(scripted: tuple[ThreadEngine, Scr
 async def test_a_step_that_does_not_end_fails_the_engine() -> None:
     """Everybody is answered, also those who come later; loading may take as long as it likes."""
     script = Script()
-    engine = ThreadEngine(lambda: script, {"default": None}, patience=0.2)
+    engine = ThreadEngine(lambda: script, {"default": None}, step_timeout=0.2)
     script.load_delay = 0.5
     try:
         await engine.load().result()
@@ -511,12 +511,12 @@ async def test_clients_take_turns_below_keystrokes(
 async def test_loading_fails_with_its_reason_and_can_be_tried_again(scripted: tuple[ThreadEngine, Script]) -> None:
     """By ``prepare`` again, without a new engine."""
     engine, script = scripted
-    script.fail_load = "no such model"
+    script.load_error = "no such model"
     with pytest.raises(EngineError, match="no such model"):
         await engine.load().result()
     with pytest.raises(EngineError, match="no such model"):
         await engine.submit(job("x", 1)).result()
-    script.fail_load = ""
+    script.load_error = ""
     await engine.load().result()
     assert engine.status().state is ModelState.READY
 
@@ -524,7 +524,7 @@ async def test_loading_fails_with_its_reason_and_can_be_tried_again(scripted: tu
 async def test_a_thread_that_dies_while_loading_answers_everybody(scripted: tuple[ThreadEngine, Script]) -> None:
     """The load's own ticket too."""
     engine, script = scripted
-    script.fail_load = "exit"
+    script.load_error = "exit"
     loading, waiting = engine.load(), engine.submit(job("never", 1))
     for ticket in (loading, waiting):
         with pytest.raises(EngineError, match="the engine stopped: SystemExit"):
@@ -561,7 +561,7 @@ class Loaded(ModelWorker):
 def prompt(tokens: list[int], **extra: Any) -> Request:
     """A request for plain tokens."""
     built = SimpleNamespace(tokens=tuple(tokens), ends=frozenset(), stop=extra.pop("stop", ()), constraint=None)
-    return Request(Built(built), sampling=Sampling(**extra))
+    return Request(PrebuiltTask(built), sampling=Sampling(**extra))
 
 
 async def test_streaming_budgets_stops_and_candidates() -> None:

@@ -198,9 +198,9 @@ async def test_a_client_that_does_not_read_what_is_logged_waits_for_nothing(tmp_
 @pytest.mark.parametrize("fault", ["hang", "leave", "device"])
 async def test_an_engine_that_is_lost_is_said_once(way: str, fault: str, tmp_path: Path) -> None:
     """By the edit, where one is under way; what comes later is refused, the documents stay, and so does the session."""
-    patience = {} if fault == "device" else {"patience": 1.0}  # importing torch takes longer than that
+    step_timeout = {} if fault == "device" else {"step_timeout": 1.0}  # importing torch takes longer than that
     reason = {"hang": "the engine hangs", "leave": "SystemExit", "device": "CUDA error: device-side assert"}[fault]
-    async with play(way, tmp_path, **patience) as played:
+    async with play(way, tmp_path, **step_timeout) as played:
         await played.works()
         message = await played.lost(fault, edit=fault == "hang")
         before = played.buffer.text

@@ -27,8 +27,8 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "checkpoint"
 
 
-def logits(folder: Path, lean: bool = True) -> torch.Tensor:
-    model = load(ModelSpec(str(folder), device="cpu", dtype="bfloat16"), lean)
+def logits(folder: Path, native: bool = True) -> torch.Tensor:
+    model = load(ModelSpec(str(folder), device="cpu", dtype="bfloat16"), native)
     return model.forward([Feed(range(20, 60), model.new_cache())])[0][0]
 
 
@@ -41,7 +41,7 @@ def test_int8_is_half_the_size_and_nearly_the_same(checkpoint: Path, tmp_path: P
     assert 0 < (found - wanted).norm() < 0.05 * wanted.norm()
     assert (about["tokens_seen"], about["steps"], about["window"]) == (4, 3, 128)
     plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "bf16", dtype=torch.bfloat16)
-    exact = logits(tmp_path / "bf16", lean=False)
+    exact = logits(tmp_path / "bf16", native=False)
     with torch.inference_mode():
         assert torch.equal(plain(torch.arange(20, 60)[None]).logits[0, -1].float(), exact)
 

@@ -43,7 +43,7 @@ from codeclippy_ls.tasks.edit_context import shown_part
 from codeclippy_ls.tasks.model_info import ModelInfo
 from codeclippy_ls.text import Document
 from tests.editor import Editor, in_process, process
-from tests.scripted import ScriptedHost
+from tests.scripted import ScriptedWorker
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes by /proc")
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and Unix-domain sockets")
@@ -443,8 +443,8 @@ async def test_a_host_that_cannot_be_started_is_given_up_with_one_message(monkey
             HostAddress(own_folder(), "broken"), [sys.executable, "-c", "exit(3)"], 1.0, notifications
         )
 
-    def opened(made: Settings, watch: Any) -> HostEngine:
-        return HostEngine(find, model_specs(made), watch)
+    def opened(made: Settings, on_status: Any) -> HostEngine:
+        return HostEngine(find, model_specs(made), on_status)
 
     async with in_process(Server(OPTIONS, opened)) as editor:
         await editor.start({})
@@ -481,11 +481,11 @@ class Raw(Editor):
 
 
 @asynccontextmanager
-async def service(where: HostAddress, script: ScriptedHost | None = None) -> AsyncIterator[Service]:
+async def service(where: HostAddress, script: ScriptedWorker | None = None) -> AsyncIterator[Service]:
     """A host on this loop, over a script."""
 
-    def open_scripted(watch: Callable[[str, ModelStatus], None]) -> ThreadEngine:
-        return ThreadEngine(lambda: script or ScriptedHost(), {}, watch)
+    def open_scripted(on_status: Callable[[str, ModelStatus], None]) -> ThreadEngine:
+        return ThreadEngine(lambda: script or ScriptedWorker(), {}, on_status)
 
     made = Service(where, open_scripted)
     task = asyncio.ensure_future(made.run())
@@ -536,7 +536,7 @@ async def test_only_who_shows_the_token_and_runs_the_same_code_comes_in(loopback
 async def test_a_host_takes_away_its_own_socket_only() -> None:
     """Where its files were removed, another may have taken the place; and it ends, since nobody can find it."""
     where = HostAddress(own_folder(), "moved", loopback=True)
-    made = Service(where, lambda watch: ThreadEngine(ScriptedHost, {}, watch))
+    made = Service(where, lambda on_status: ThreadEngine(ScriptedWorker, {}, on_status))
     task = asyncio.ensure_future(made.run())
     await until(where.socket.exists)
     where.socket.rename(where.socket.with_suffix(".old"))
@@ -567,10 +567,10 @@ def test_host_process_arms_its_watchdog_and_cancels_it(
 ) -> None:
     """Also if the engine cannot be opened."""
 
-    def open_engine(watch: Callable[[str, ModelStatus], None]) -> ThreadEngine:
+    def open_engine(on_status: Callable[[str, ModelStatus], None]) -> ThreadEngine:
         if fails:
             raise ZeroDivisionError
-        return ThreadEngine(ScriptedHost, {}, watch)
+        return ThreadEngine(ScriptedWorker, {}, on_status)
 
     def leave(code: int) -> None:
         raise SystemExit(code)
@@ -588,7 +588,7 @@ async def test_a_model_that_failed_is_tried_again_when_it_is_wanted_again(script
     made = settings()
     async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as subject:
         engine, other = subject.engine, ModelSpec("/other")
-        script.write_text(json.dumps({"fail_load": "no such model", "complete": "total"}))
+        script.write_text(json.dumps({"load_error": "no such model", "complete": "total"}))
         engine.set_model(ModelRole.EDIT, other)
         with pytest.raises(EngineError, match="no such model"):
             await engine.load(ModelRole.EDIT).result()
@@ -604,7 +604,7 @@ async def test_a_model_that_failed_is_tried_again_when_it_is_wanted_again(script
 
 async def test_models_that_nobody_uses_any_more_make_room_for_another() -> None:
     """When one is to be loaded, and not before: who comes back finds the model warm."""
-    where, script = HostAddress(own_folder(), "room"), ScriptedHost()
+    where, script = HostAddress(own_folder(), "room"), ScriptedWorker()
 
     @asynccontextmanager
     async def greeted(made: Service) -> AsyncIterator[Raw]:
@@ -636,7 +636,7 @@ async def test_models_that_nobody_uses_any_more_make_room_for_another() -> None:
 async def test_a_client_of_a_host_that_stops_reading_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others are served meanwhile and afterwards."""
     monkeypatch.setattr(framing, "MAX_UNSENT", 1 << 20)  # beside what the system's buffers hold
-    where, script = HostAddress(own_folder(), "unread"), ScriptedHost()
+    where, script = HostAddress(own_folder(), "unread"), ScriptedWorker()
     spec = messages.spec_to(ModelSpec())
 
     def submit(ticket: int) -> dict[str, Any]:
@@ -651,7 +651,7 @@ async def test_a_client_of_a_host_that_stops_reading_is_given_up(monkeypatch: py
         deaf.request("hello", hello)
         await well.call("hello", hello)
         await well.call("prepare", {"spec": spec})
-        script.says = "y" * 100_000
+        script.response = "y" * 100_000
         await until(lambda: len(made.sessions) == 2)
         for ticket in range(60):  # 6 MB in answers that nobody reads
             deaf.request("submit", submit(ticket))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from codeclippy_ls.server.server import Server
 from tests.editor import Editor, ServerError, in_process
-from tests.scripted import ScriptedHost
+from tests.scripted import ScriptedWorker
 
 NOT_INITIALIZED, INVALID, UNKNOWN, CANCELLED = -32002, -32600, -32601, -32800
 URIS = ("file:///a.py", "file:///b.py")
@@ -118,8 +118,8 @@ async def outcome(future: asyncio.Future[Any]) -> int | None:
 
 async def lived(some: list[tuple[Any, ...]]) -> None:
     """A whole session."""
-    host = ScriptedHost()
-    server = Server(engine=host.open)
+    worker = ScriptedWorker()
+    server = Server(engine=worker.open)
     async with in_process(server) as editor:
         session = Session(editor)
         for move in some:

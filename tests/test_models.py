@@ -30,7 +30,7 @@ from codeclippy_ls.engine.decoder.linear import available
 from codeclippy_ls.engine.generation.kv_cache import Feed
 from codeclippy_ls.engine.generation.threads import cores, counts
 from codeclippy_ls.engine.loading import models
-from codeclippy_ls.engine.loading.config import transformers_config
+from codeclippy_ls.engine.loading.config import read_transformers_config
 from codeclippy_ls.engine.loading.models import Model, load
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer, read_tokenizer
 from codeclippy_ls.engine.loading.transformers_module import ModuleRunner, load_module
@@ -41,7 +41,7 @@ from codeclippy_ls.inference.errors import EngineError, ModelError, NonFiniteErr
 from codeclippy_ls.inference.requests import Request, Sampling
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER, ModelSpec, list_cached_hub_models, read_shipped_card
 from tests import checkpoints
-from tests.scripted import Built
+from tests.scripted import PrebuiltTask
 from tests.shared import tokenizer_folder
 
 TOKENS = [9, 100, 42, 17, 300, 42]
@@ -119,19 +119,20 @@ def refusal(folder: Path, **extra: Any) -> str:
 
 def test_float32_is_transformers_own(whole: Path) -> None:
     """Every architecture's logits, from safetensors, by our own decoder and by transformers' module."""
-    for lean in (True, False):
-        model = load(spec(whole), lean=lean)
+    for native in (True, False):
+        model = load(spec(whole), native=native)
         torch.testing.assert_close(logits(model), reference(whole), rtol=1e-4, atol=1e-4)
         assert model.architecture == whole.name and model.window == checkpoints.WINDOW and model.ends == {0}
-        assert model.dtype == "float32" and (model.module is None) == lean
+        assert model.dtype == "float32" and (model.module is None) == native
         assert model.parameters == checkpoints.module(whole.name).num_parameters()
 
 
 def test_what_our_decoder_runs_needs_no_transformers(whole: Path) -> None:
     """Importing it takes as long as importing torch; nor is anything of it loaded for a module that is not used."""
     code = (
-        "import sys\nfrom codeclippy_ls.engine import models, spec\n"
-        "models.load(spec.ModelSpec(sys.argv[1], device='cpu'))\nprint('transformers' in sys.modules)"
+        "import sys\nfrom codeclippy_ls.engine.loading.models import load\n"
+        "from codeclippy_ls.inference.spec import ModelSpec\n"
+        "load(ModelSpec(sys.argv[1], device='cpu'))\nprint('transformers' in sys.modules)"
     )
     for folder in (whole, ""):
         done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
@@ -164,7 +165,7 @@ def test_a_configuration_of_an_older_version_is_read_by_transformers(whole: Path
 
 def test_the_number_format_is_the_one_asked_for(whole: Path) -> None:
     """All weights are in it, and the logits are float32 still and nearly the same."""
-    model = load(spec(whole, dtype="bfloat16"), lean=False)
+    model = load(spec(whole, dtype="bfloat16"), native=False)
     assert {weight.dtype for weight in model.module.parameters()} == {torch.bfloat16}
     for made in (model, *(load(spec(whole, dtype=dtype)) for dtype in ("bfloat16", *INT8))):
         assert logits(made).dtype is torch.float32
@@ -179,7 +180,7 @@ def test_int8_is_half_of_bfloat16(whole: Path) -> None:
         pytest.skip("no int8 on this machine")
     assert load(spec(whole, dtype="int8")).nbytes < 0.5 * load(spec(whole)).nbytes
     with pytest.raises(ModelError, match="'int8' cannot be used for the model"):
-        load(spec(whole, dtype="int8"), lean=False)
+        load(spec(whole, dtype="int8"), native=False)
 
 
 @pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation", "_attn_implementation_internal"])
@@ -187,14 +188,14 @@ def test_int8_is_half_of_bfloat16(whole: Path) -> None:
 def test_attention_is_ours_to_choose(toy: Path, key: str, value: str) -> None:
     """Whatever a config.json asks for."""
     configure(toy, **{key: value})
-    assert load(spec(toy), lean=False).module.config._attn_implementation == "sdpa"
+    assert load(spec(toy), native=False).module.config._attn_implementation == "sdpa"
 
 
 def test_attention_falls_back_where_an_architecture_has_no_other(tmp_path: Path) -> None:
     """CodeGen has the plain one only."""
     folder = checkpoints.save(tmp_path / "codegen", "codegen")
     configure(folder, _attn_implementation="flash_attention_2")
-    assert load(spec(folder), lean=False).module.config._attn_implementation == "eager"
+    assert load(spec(folder), native=False).module.config._attn_implementation == "eager"
 
 
 def toy_of(folder: Path, config: Any) -> Path:
@@ -295,13 +296,13 @@ def test_the_shipped_model_is_whole() -> None:
     assert hashlib.sha256((SHIPPED_FOLDER / "model.safetensors").read_bytes()).hexdigest() == card["sha256"]
     model = load(ModelSpec(device="cpu"))
     assert (model.parameters, model.window) == (card["parameters"], card["window"])
-    assert model.tokenizer.size <= card["vocabulary"]
+    assert model.tokenizer.vocab_size <= card["vocabulary"]
 
 
 def test_an_embedding_may_be_larger_than_the_tokenizer(tmp_path: Path) -> None:
     """As padded vocabularies are."""
     folder = toy_of(tmp_path / "padded", checkpoints.config("gpt_neox", vocabulary=640))
-    assert load(spec(folder)).tokenizer.size == checkpoints.VOCABULARY
+    assert load(spec(folder)).tokenizer.vocab_size == checkpoints.VOCABULARY
 
 
 # Weights that are pickles.
@@ -602,7 +603,7 @@ def test_models_whose_memory_cannot_be_cropped(tmp_path: Path, config: Any) -> N
 def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
     """Ids of text beyond the embedding would crash, on CUDA for good."""
     folder = toy_of(tmp_path / "small", checkpoints.config("gpt_neox", vocabulary=500))
-    assert "ids up to 599, the model knows 500" in refusal(folder)
+    assert "ids up to 599, the model has 500" in refusal(folder)
 
 
 def test_added_tokens_without_an_embedding_do_not_exist(toy: Path) -> None:
@@ -611,9 +612,11 @@ def test_added_tokens_without_an_embedding_do_not_exist(toy: Path) -> None:
     plain = {**data["added_tokens"][0], "special": True}
     data["added_tokens"] += [{**plain, "id": 600, "content": "[PAD]"}, {**plain, "id": 601, "content": "    "}]
     (toy / "tokenizer.json").write_text(json.dumps(data), encoding="utf-8")
-    assert read_tokenizer(toy).id_of("[PAD]") == 600
+    assert read_tokenizer(toy).token_to_id("[PAD]") == 600
     tokenizer = load(spec(toy)).tokenizer
-    assert tokenizer.size == 600 and tokenizer.id_of("[PAD]") is None and tokenizer.id_of("<|MID|>") == 3
+    assert (
+        tokenizer.vocab_size == 600 and tokenizer.token_to_id("[PAD]") is None and tokenizer.token_to_id("<|MID|>") == 3
+    )
     assert tokenizer.decode(tokenizer.encode("[PAD]    x")) == "[PAD]    x"
     assert max(tokenizer.encode("[PAD]    x")) < 600
 
@@ -732,9 +735,9 @@ def test_decoding_is_transformers_own(name: str) -> None:
         ids = ours.encode(some_text(seed))
         assert ours.decode(ids) == some_text(seed)
         assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        assert ours.encode_continued(some_text(seed)) == ids and not set(ids) & ours.control_ids
+        assert ours.encode_continuation(some_text(seed)) == ids and not set(ids) & ours.control_token_ids
     for token, id in theirs.get_added_vocab().items():
-        assert ours.decode([id]) == (token if token.isspace() else "") and ours.id_of(token) == id
+        assert ours.decode([id]) == (token if token.isspace() else "") and ours.token_to_id(token) == id
 
 
 def vocabulary() -> tuple[dict[str, int], list[Any]]:
@@ -764,7 +767,7 @@ def test_old_files_are_converted(tmp_path: Path) -> None:
     for text in ("def position(self, offset):\n\treturn é😀", "x = [1, 2]\n"):
         assert tokenizer.encode(text) == plain.encode(text).ids
     assert tokenizer.encode("    \t\t  ") == [602, 600, 601]
-    assert tokenizer.decode([602, 600, 601]) == "    \t\t  " and tokenizer.id_of("<|endoftext|>") == 0
+    assert tokenizer.decode([602, 600, 601]) == "    \t\t  " and tokenizer.token_to_id("<|endoftext|>") == 0
 
 
 def test_added_tokens_beside_a_tokenizer_json(toy: Path) -> None:
@@ -772,7 +775,7 @@ def test_added_tokens_beside_a_tokenizer_json(toy: Path) -> None:
     before = Tokenizer(checkpoints.definition())
     (toy / "added_tokens.json").write_text('{"    ": 600, "<extra>": 601, "<|MID|>": 3}', encoding="utf-8")
     tokenizer = read_tokenizer(toy)
-    assert tokenizer.encode("    x") == [600, *before.encode("x")] and tokenizer.id_of("<extra>") == 601
+    assert tokenizer.encode("    x") == [600, *before.encode("x")] and tokenizer.token_to_id("<extra>") == 601
     text = "def position(self):\n <extra>"
     assert tokenizer.encode(text) == before.encode(text)
 
@@ -848,10 +851,10 @@ def test_blanks_in_front_are_not_put_in_the_middle(path: str) -> None:
     """Text that continues comes back as it is; text that begins has the blank the model was trained with."""
     tokenizer = Tokenizer(sentencepiece(path))
     for text in [some_text(seed) for seed in range(200)] + ["\n\nx", "\n", "", " x", "x"]:
-        ids = tokenizer.encode_continued(text)
-        assert tokenizer.decode(ids) == text and not set(ids) & tokenizer.control_ids
+        ids = tokenizer.encode_continuation(text)
+        assert tokenizer.decode(ids) == text and not set(ids) & tokenizer.control_token_ids
     assert tokenizer.decode(tokenizer.encode("x = y")) == " x = y"
-    assert len(tokenizer.encode_continued("self")) < 4
+    assert len(tokenizer.encode_continuation("self")) < 4
 
 
 def test_control_tokens_with_a_blank_in_their_name() -> None:
@@ -859,11 +862,11 @@ def test_control_tokens_with_a_blank_in_their_name() -> None:
     tokenizer = Tokenizer(sentencepiece())
     raw = tokenizers.Tokenizer.from_str(sentencepiece())
     for token in ("▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"):
-        id = tokenizer.control_id(token)
-        assert id is not None and id == tokenizer.id_of(token) == raw.token_to_id(token)
+        id = tokenizer.control_token_to_id(token)
+        assert id is not None and id == tokenizer.token_to_id(token) == raw.token_to_id(token)
         assert tokenizer.decode([id]) == ""
     assert raw.token_to_id("▁<PRE>") in raw.encode("x <PRE> y", add_special_tokens=False).ids, "the trap is none"
-    assert tokenizer.decode(tokenizer.encode_continued("x <PRE> y")) == "x <PRE> y"
+    assert tokenizer.decode(tokenizer.encode_continuation("x <PRE> y")) == "x <PRE> y"
 
 
 def changed(**changes: Any) -> str:
@@ -917,7 +920,7 @@ def engine(toy: Path) -> Iterator[ThreadEngine]:
 def answer() -> Request:
     """A request of four tokens."""
     built = SimpleNamespace(tokens=tuple(TOKENS), ends=frozenset(), stop=(), constraint=None)
-    return Request(Built(built), sampling=Sampling(max_tokens=4))
+    return Request(PrebuiltTask(built), sampling=Sampling(max_tokens=4))
 
 
 def test_a_model_is_let_go_with_its_last_name(toy: Path) -> None:
@@ -992,7 +995,7 @@ for name in sys.argv[1:]:
 
 def test_a_module_over_several_devices_says_the_same(master: Path) -> None:
     """By accelerate, which brings what is elsewhere when it is wanted; here a layer stays in the file."""
-    config = transformers_config(master)
+    config = read_transformers_config(master)
     parts = ("gpt_neox.embed_in", "gpt_neox.rotary_emb", "gpt_neox.final_layer_norm", "gpt_neox.layers.0", "lm_head")
     away = {f"gpt_neox.layers.{layer}": "disk" for layer in range(1, config.num_hidden_layers)}
     runner = ModuleRunner(load_module(master, config, torch.float32, {**dict.fromkeys(parts, "cpu"), **away}))
@@ -1004,7 +1007,7 @@ def test_a_module_over_several_devices_says_the_same(master: Path) -> None:
 
 def test_all_devices_together_are_the_one_there_is(master: Path) -> None:
     """Where there is no GPU ``balanced`` is the CPU, and transformers runs the model, also one of our own layouts."""
-    model = load(spec(master, device=models.SPREAD))
+    model = load(spec(master, device=models.BALANCED))
     assert model.module is not None and model.device.type == "cpu"
     assert torch.allclose(logits(model), logits(load(spec(master))), atol=1e-4)
 
@@ -1012,4 +1015,4 @@ def test_all_devices_together_are_the_one_there_is(master: Path) -> None:
 def test_without_accelerate_the_cure_is_named(master: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is an extra of the package."""
     monkeypatch.setattr(models, "find_spec", lambda name: None)
-    assert "codeclippy-ls[split]" in refusal(master, device=models.SPREAD)
+    assert "codeclippy-ls[split]" in refusal(master, device=models.BALANCED)

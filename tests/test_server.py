@@ -14,7 +14,7 @@ import pytest
 
 from codeclippy_ls.server.server import Server
 from tests.editor import Editor, ServerError, in_process
-from tests.scripted import ScriptedHost
+from tests.scripted import ScriptedWorker
 
 SAMPLE = "def add(a, b):\n    return a + b\n\n\ndef twice(x):\n    return 2 * x\n"
 RENAMED = " @@ -1,2 +1,2 @@\n-def add(a, b):\n+def plus(a, b):\n     return a + b\n"
@@ -25,13 +25,13 @@ ANNOTATING = {
 }
 
 
-async def test_ghost_text_and_completion_items(editor: Editor, host: ScriptedHost) -> None:
+async def test_ghost_text_and_completion_items(editor: Editor, worker: ScriptedWorker) -> None:
     """The same suggestion for both; the item replaces the word at the cursor and filters by it."""
     result = await editor.start()
     assert result["capabilities"]["inlineCompletionProvider"] is not None
     assert result["capabilities"]["textDocumentSync"]["change"] == 2
     buffer = editor.open("result = comp\n")
-    host.says = "ute(result)"
+    worker.response = "ute(result)"
     items = await editor.ghost(buffer, 13)
     assert [item["insertText"] for item in items] == ["ute(result)"]
     assert items[0]["range"] == {"start": buffer.position(13), "end": buffer.position(13)}
@@ -42,95 +42,95 @@ async def test_ghost_text_and_completion_items(editor: Editor, host: ScriptedHos
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
-async def test_positions_in_every_encoding(editor: Editor, host: ScriptedHost, encoding: str) -> None:
+async def test_positions_in_every_encoding(editor: Editor, worker: ScriptedWorker, encoding: str) -> None:
     """Emoji before the cursor, form feeds and CRLF in the text: the edit lands where the cursor is."""
     result = await editor.start({"general": {"positionEncodings": [encoding]}})
     assert result["capabilities"]["positionEncoding"] == encoding
     buffer = editor.open("x = '😀é'\x0c\r\nname = '日本😀' + va\r\n", encoding=encoding)
-    host.says = "lue"
+    worker.response = "lue"
     cursor = buffer.text.index("va") + 2
     (item,) = await editor.complete(buffer, cursor)
     buffer.apply([item["textEdit"]])
     assert buffer.text == "x = '😀é'\x0c\r\nname = '日本😀' + value\r\n"
-    assert host.prompts[-1].startswith("\nx = '😀é'\x0c\nname = '日本😀' + va")
+    assert worker.prompts[-1].startswith("\nx = '😀é'\x0c\nname = '日本😀' + va")
 
 
-async def test_incremental_changes_reach_the_prompt(editor: Editor, host: ScriptedHost) -> None:
+async def test_incremental_changes_reach_the_prompt(editor: Editor, worker: ScriptedWorker) -> None:
     """What was typed is what is asked, at the moment of the request, also when a change follows in the same write."""
     await editor.start()
     buffer = editor.open("a😀b\n")
     cursor = editor.type(buffer, 2, "XY", end=3)
-    host.says = "Z"
+    worker.response = "Z"
     first = editor.request("textDocument/completion", editor.at(buffer, cursor))
     editor.type(buffer, 0, "# later\n")
     assert (await first)["items"] == [], "an answer for a text that is gone"
-    assert host.prompts == [] or host.prompts[0].startswith("\naXY") or "later" not in host.prompts[0]
+    assert worker.prompts == [] or worker.prompts[0].startswith("\naXY") or "later" not in worker.prompts[0]
 
 
-async def test_the_newest_request_of_a_document_wins(editor: Editor, host: ScriptedHost) -> None:
+async def test_the_newest_request_of_a_document_wins(editor: Editor, worker: ScriptedWorker) -> None:
     """For clients that never cancel: the older one is answered at once, with nothing."""
     await editor.start()
     buffer = editor.open("x = \n")
-    host.gate = threading.Event()
+    worker.gate = threading.Event()
     older = editor.request("textDocument/inlineCompletion", {**editor.at(buffer, 4), "context": {"triggerKind": 2}})
-    await asyncio.to_thread(host.started.wait, 10)
+    await asyncio.to_thread(worker.started.wait, 10)
     newer = editor.request("textDocument/inlineCompletion", {**editor.at(buffer, 4), "context": {"triggerKind": 2}})
     assert (await older)["items"] == []
-    host.says = "1"
-    host.gate.set()
+    worker.response = "1"
+    worker.gate.set()
     assert [item["insertText"] for item in (await newer)["items"]] == ["1"]
 
 
-async def test_cancelling_is_answered_and_stops_the_engine(editor: Editor, host: ScriptedHost) -> None:
+async def test_cancelling_is_answered_and_stops_the_engine(editor: Editor, worker: ScriptedWorker) -> None:
     """-32800, and the next request is served."""
     await editor.start()
     buffer = editor.open("x = \n")
-    host.gate = threading.Event()
+    worker.gate = threading.Event()
     pending = editor.request("textDocument/completion", editor.at(buffer, 4))
-    await asyncio.to_thread(host.started.wait, 10)
+    await asyncio.to_thread(worker.started.wait, 10)
     editor.notify("$/cancelRequest", {"id": pending.request_id})  # type: ignore[attr-defined]
     with pytest.raises(ServerError) as caught:
         await pending
     assert caught.value.code == -32800
-    host.gate = None
-    host.says = "2"
+    worker.gate = None
+    worker.response = "2"
     assert len(await editor.complete(buffer, 4)) == 1
-    assert [reason.value for reason in host.stopped] == ["cancelled"]
+    assert [reason.value for reason in worker.cancel_reasons] == ["cancelled"]
 
 
-async def test_typing_stops_what_is_made_for_the_old_text(editor: Editor, host: ScriptedHost) -> None:
+async def test_typing_stops_what_is_made_for_the_old_text(editor: Editor, worker: ScriptedWorker) -> None:
     """A change cancels the document's suggestion, also for clients that never cancel."""
     await editor.start()
     buffer = editor.open("x = \n")
-    host.gate = threading.Event()
+    worker.gate = threading.Event()
     pending = editor.request("textDocument/completion", editor.at(buffer, 4))
-    await asyncio.to_thread(host.started.wait, 10)
+    await asyncio.to_thread(worker.started.wait, 10)
     editor.type(buffer, 4, "y")
     assert (await pending)["items"] == []
-    host.gate = None
+    worker.gate = None
     await editor.complete(buffer, 5)
-    assert [reason.value for reason in host.stopped] == ["cancelled"]
+    assert [reason.value for reason in worker.cancel_reasons] == ["cancelled"]
 
 
-async def test_typing_through_a_suggestion_needs_no_engine(editor: Editor, host: ScriptedHost) -> None:
+async def test_typing_through_a_suggestion_needs_no_engine(editor: Editor, worker: ScriptedWorker) -> None:
     """What is shown and still matches is shown again."""
     await editor.start(options={"completion": {"prefetch": False}})
     buffer = editor.open("x = \n")
-    host.says = "value + 1"
+    worker.response = "value + 1"
     assert (await editor.ghost(buffer, 4, kind=2))[0]["insertText"] == "value + 1"
     cursor = editor.type(buffer, 4, "val")
     assert (await editor.ghost(buffer, cursor, kind=2))[0]["insertText"] == "ue + 1"
-    assert len(host.prompts) == 1
+    assert len(worker.prompts) == 1
     cursor = editor.type(buffer, cursor, "id")
-    host.says = "ity"
+    worker.response = "ity"
     assert (await editor.ghost(buffer, cursor, kind=2))[0]["insertText"] == "ity"
 
 
-async def test_a_selected_list_item_is_continued(editor: Editor, host: ScriptedHost) -> None:
+async def test_a_selected_list_item_is_continued(editor: Editor, worker: ScriptedWorker) -> None:
     """Ghost text over the list repeats the item's text over its range, or the client would not draw it."""
     await editor.start()
     buffer = editor.open("os.pa\n")
-    host.says = ".join(a)"
+    worker.response = ".join(a)"
     selected = {"range": {"start": buffer.position(3), "end": buffer.position(5)}, "text": "path"}
     result = await editor.call(
         "textDocument/inlineCompletion",
@@ -138,21 +138,21 @@ async def test_a_selected_list_item_is_continued(editor: Editor, host: ScriptedH
     )
     (item,) = result["items"]
     assert item["insertText"] == "path.join(a)" and item["range"] == selected["range"]
-    assert "os.path" in host.prompts[0]
+    assert "os.path" in worker.prompts[0]
 
 
-async def test_our_own_item_in_the_list_is_not_continued(editor: Editor, host: ScriptedHost) -> None:
+async def test_our_own_item_in_the_list_is_not_continued(editor: Editor, worker: ScriptedWorker) -> None:
     """What the list's selected item inserts is the whole suggestion already."""
     await editor.start(options={"completion": {"prefetch": False, "candidates": 1}})
     buffer = editor.open("x = va")
-    host.says = "lue"
+    worker.response = "lue"
     (listed,) = await editor.complete(buffer, 6)
     selected = {"range": listed["textEdit"]["range"], "text": listed["textEdit"]["newText"]}
     asked = await editor.call(
         "textDocument/inlineCompletion",
         {**editor.at(buffer, 6), "context": {"triggerKind": 2, "selectedCompletionInfo": selected}},
     )
-    assert asked["items"] == [] and len(host.prompts) == 1
+    assert asked["items"] == [] and len(worker.prompts) == 1
 
 
 async def test_lists_open_by_themselves_only_where_there_is_no_ghost_text(editor: Editor) -> None:
@@ -161,21 +161,21 @@ async def test_lists_open_by_themselves_only_where_there_is_no_ghost_text(editor
     assert "triggerCharacters" not in result["capabilities"]["completionProvider"]
 
 
-async def test_automatic_requests_inside_a_word_get_nothing(editor: Editor, host: ScriptedHost) -> None:
+async def test_automatic_requests_inside_a_word_get_nothing(editor: Editor, worker: ScriptedWorker) -> None:
     """An invoked one does."""
     await editor.start()
     buffer = editor.open("x = value\n")
-    assert await editor.ghost(buffer, 6, kind=2) == [] and not host.prompts
+    assert await editor.ghost(buffer, 6, kind=2) == [] and not worker.prompts
     await editor.ghost(buffer, 6, kind=1)
-    assert host.prompts
+    assert worker.prompts
 
 
-async def test_edit_command_applies_a_versioned_annotated_edit(editor: Editor, host: ScriptedHost) -> None:
+async def test_edit_command_applies_a_versioned_annotated_edit(editor: Editor, worker: ScriptedWorker) -> None:
     """The command answers at once; the edit follows, with the version, one annotation per hunk, and progress."""
     await editor.start(ANNOTATING)
     await editor.until("window/workDoneProgress/create")
     buffer = editor.open(SAMPLE)
-    host.says = RENAMED
+    worker.response = RENAMED
     await editor.edit(buffer, "Rename add to plus", 0, 15)
     await editor.until("window/workDoneProgress/create")
     params = await editor.outcome()
@@ -189,11 +189,11 @@ async def test_edit_command_applies_a_versioned_annotated_edit(editor: Editor, h
     assert kinds.count("begin") == kinds.count("end") == 2
 
 
-async def test_plain_clients_get_plain_edits(editor: Editor, host: ScriptedHost) -> None:
+async def test_plain_clients_get_plain_edits(editor: Editor, worker: ScriptedWorker) -> None:
     """No annotations where the client would ignore them; CRLF stays CRLF."""
     await editor.start({"workspace": {"applyEdit": True}})
     buffer = editor.open(SAMPLE.replace("\n", "\r\n"))
-    host.says = " @@ -1,2 +1,3 @@\n def add(a, b):\n+    # sums\n     return a + b\n"
+    worker.response = " @@ -1,2 +1,3 @@\n def add(a, b):\n+    # sums\n     return a + b\n"
     await editor.edit(buffer, "Comment", 0, 15)
     params = await editor.outcome()
     assert "changeAnnotations" not in params["edit"] and "annotationId" not in str(params)
@@ -209,39 +209,39 @@ async def test_plain_clients_get_plain_edits(editor: Editor, host: ScriptedHost)
     ],
 )
 async def test_an_edit_is_carried_over_to_a_text_that_changed_elsewhere(
-    editor: Editor, host: ScriptedHost, changes: list[tuple[str, str]]
+    editor: Editor, worker: ScriptedWorker, changes: list[tuple[str, str]]
 ) -> None:
     """Above it, below it, or on both sides: with the version of the new text."""
     await editor.start()
     text = f"import os\n\n\n\n{SAMPLE}\n\n\n\n# the end\n"
     buffer = editor.open(text)
-    host.says = RENAMED.replace("-1,2 +1,2", "-5,2 +5,2")
-    host.gate = threading.Event()
+    worker.response = RENAMED.replace("-1,2 +1,2", "-5,2 +5,2")
+    worker.gate = threading.Event()
     await editor.edit(buffer, "Rename")
-    await asyncio.to_thread(host.started.wait, 10)
+    await asyncio.to_thread(worker.started.wait, 10)
     for old, new in changes:
         start = buffer.text.index(old)
         editor.type(buffer, start, new, end=start + len(old))
     expected, version = buffer.text.replace("def add", "def plus"), buffer.version
-    host.gate.set()
+    worker.gate.set()
     (change,) = (await editor.outcome())["edit"]["documentChanges"]
     assert change["textDocument"]["version"] == version and buffer.text == expected
 
 
 @pytest.mark.parametrize(("old", "new"), [("def add", "def sum"), ("return a + b", "return b + a"), (SAMPLE, "")])
 async def test_a_document_that_changed_where_the_edit_is_about_is_left_alone(
-    editor: Editor, host: ScriptedHost, old: str, new: str
+    editor: Editor, worker: ScriptedWorker, old: str, new: str
 ) -> None:
     """The edit is refused and the user told; nothing is applied."""
     await editor.start()
     buffer = editor.open(SAMPLE)
-    host.says, host.gate = RENAMED, threading.Event()
+    worker.response, worker.gate = RENAMED, threading.Event()
     await editor.edit(buffer, "Rename")
-    await asyncio.to_thread(host.started.wait, 10)
+    await asyncio.to_thread(worker.started.wait, 10)
     start = buffer.text.index(old)
     editor.type(buffer, start, new, end=start + len(old))
     expected = buffer.text
-    host.gate.set()
+    worker.gate.set()
     assert "changed meanwhile" in (await editor.outcome())["message"]
     assert buffer.text == expected
 
@@ -249,11 +249,11 @@ async def test_a_document_that_changed_where_the_edit_is_about_is_left_alone(
 TWO_WAYS = [RENAMED, RENAMED.replace("plus", "total")]
 
 
-async def test_the_last_edit_can_be_replaced_by_the_next_best(editor: Editor, host: ScriptedHost) -> None:
+async def test_the_last_edit_can_be_replaced_by_the_next_best(editor: Editor, worker: ScriptedWorker) -> None:
     """By an action that is offered while the edit stands as it was made; after the last one comes the first again."""
     await editor.start()
     buffer = editor.open(SAMPLE)
-    host.says = TWO_WAYS
+    worker.response = TWO_WAYS
     await editor.edit(buffer, "Rename", 0, 15)
     await editor.outcome()
     here = {"start": buffer.position(0), "end": buffer.position(0)}
@@ -274,7 +274,7 @@ async def test_the_last_edit_can_be_replaced_by_the_next_best(editor: Editor, ho
 
 
 @pytest.mark.parametrize("content", [True, False])
-async def test_a_diff_is_shown_and_the_user_chooses(editor: Editor, host: ScriptedHost, content: bool) -> None:
+async def test_a_diff_is_shown_and_the_user_chooses(editor: Editor, worker: ScriptedWorker, content: bool) -> None:
     """As a document of ours where the client asks for such, as a file elsewhere; nothing happens before the choice."""
     workspace = {"applyEdit": True, **({"textDocumentContent": {}} if content else {})}
     result = await editor.start(
@@ -283,7 +283,7 @@ async def test_a_diff_is_shown_and_the_user_chooses(editor: Editor, host: Script
     offered = result["capabilities"].get("workspace", {}).get("textDocumentContent")
     assert (offered == {"schemes": ["codeclippy-diff"]}) == content
     buffer = editor.open(SAMPLE)
-    host.says, editor.choices = TWO_WAYS, ["Next", "Apply"]
+    worker.response, editor.choices = TWO_WAYS, ["Next", "Apply"]
     await editor.edit(buffer, "Rename", 0, 15)
     texts = []
     for number in (1, 2):
@@ -298,7 +298,7 @@ async def test_a_diff_is_shown_and_the_user_chooses(editor: Editor, host: Script
     name = "plus" if "plus" in buffer.text else "total"
     assert f"+def {name}(a, b):" in texts[1] and f"+def {name}(a, b):" not in texts[0]
     before, editor.choices = buffer.text, ["Discard"]
-    host.says = " @@ -1,2 +1,2 @@\n" + f"-def {name}(a, b):\n+def other(a, b):\n     return a + b\n"
+    worker.response = " @@ -1,2 +1,2 @@\n" + f"-def {name}(a, b):\n+def other(a, b):\n     return a + b\n"
     await editor.edit(buffer, "Rename", 0, 15)
     await editor.until("window/showDocument")
     await editor.until("window/showMessageRequest")
@@ -306,22 +306,22 @@ async def test_a_diff_is_shown_and_the_user_chooses(editor: Editor, host: Script
     assert buffer.text == before
 
 
-async def test_a_new_file_is_written_only_into_an_empty_document(editor: Editor, host: ScriptedHost) -> None:
+async def test_a_new_file_is_written_only_into_an_empty_document(editor: Editor, worker: ScriptedWorker) -> None:
     """By a comment that says what it should be; nothing else is offered there."""
     await editor.start()
     buffer = editor.open("# clippy: a greeting\n\n")
     here = {"start": buffer.position(0), "end": buffer.position(0)}
     params = {"textDocument": {"uri": buffer.uri}, "range": here, "context": {"diagnostics": []}}
     (action,) = await editor.call("textDocument/codeAction", params)
-    host.says = " @@ -0,0 +1,1 @@\n+print('hello')\n"
+    worker.response = " @@ -0,0 +1,1 @@\n+print('hello')\n"
     await editor.call("workspace/executeCommand", {key: action["command"][key] for key in ("command", "arguments")})
     await editor.outcome()
-    assert "ADDFILE" in host.prompts[-1] and "print('hello')\n" in buffer.text and "clippy" not in buffer.text
+    assert "ADDFILE" in worker.prompts[-1] and "print('hello')\n" in buffer.text and "clippy" not in buffer.text
     blank = editor.open("x = 1\n\n\n\n", uri="file:///blank.py")
-    host.says = " @@ -1,2 +1,3 @@\n \n+y = 2\n \n"
+    worker.response = " @@ -1,2 +1,3 @@\n \n+y = 2\n \n"
     await editor.edit(blank, "Add y", 6, 8)
     await editor.outcome()
-    assert "ADDFILE" not in host.prompts[-1] and "y = 2" in blank.text
+    assert "ADDFILE" not in worker.prompts[-1] and "y = 2" in blank.text
 
 
 @pytest.mark.parametrize(
@@ -331,29 +331,29 @@ async def test_a_new_file_is_written_only_into_an_empty_document(editor: Editor,
         (" @@ -1,1 +1,1 @@\n-def add(a, b):\n+def add(a, b):\n", "proposed no change"),
     ],
 )
-async def test_an_edit_that_fails_says_why(editor: Editor, host: ScriptedHost, says: Any, reason: str) -> None:
+async def test_an_edit_that_fails_says_why(editor: Editor, worker: ScriptedWorker, says: Any, reason: str) -> None:
     """One message, nothing applied."""
     await editor.start()
     buffer = editor.open(SAMPLE)
-    host.says = says
+    worker.response = says
     await editor.edit(buffer, "Fix the bug")
     message = (await editor.outcome())["message"]
     assert message.startswith("Code Clippy: no edit:") and reason in message
     assert buffer.text == SAMPLE
 
 
-async def test_a_refused_edit_is_reported(editor: Editor, host: ScriptedHost) -> None:
+async def test_a_refused_edit_is_reported(editor: Editor, worker: ScriptedWorker) -> None:
     """The client's ``applied: false`` with its reason."""
     await editor.start()
     editor.accept_edits = False
     buffer = editor.open(SAMPLE)
-    host.says = RENAMED
+    worker.response = RENAMED
     await editor.edit(buffer, "Rename", 0, 15)
     await editor.until("workspace/applyEdit")
     assert "the user said no" in (await editor.outcome())["message"]
 
 
-async def test_presets_and_comment_markers_are_code_actions(editor: Editor, host: ScriptedHost) -> None:
+async def test_presets_and_comment_markers_are_code_actions(editor: Editor, worker: ScriptedWorker) -> None:
     """With a command for every client; the marker's line goes with the edit it asked for."""
     await editor.start()
     text = SAMPLE.replace("    return 2 * x\n", "    # clippy: rename twice to double\n    return 2 * x\n")
@@ -366,12 +366,12 @@ async def test_presets_and_comment_markers_are_code_actions(editor: Editor, host
     assert titles[0] == "Code Clippy: rename twice to double" and "Code Clippy: Add a docstring" in titles
     context["only"] = ["source.organizeImports"]
     assert await editor.call("textDocument/codeAction", params) == []
-    host.says = " @@ -1,2 +1,2 @@\n-def twice(x):\n+def double(x):\n     return 2 * x\n"
+    worker.response = " @@ -1,2 +1,2 @@\n-def twice(x):\n+def double(x):\n     return 2 * x\n"
     command = actions[0]["command"]
     await editor.call("workspace/executeCommand", {"command": command["command"], "arguments": command["arguments"]})
     await editor.outcome()
     assert buffer.text == SAMPLE.replace("twice", "double")
-    assert "clippy:" not in host.prompts[-1] and "rename twice to double" in host.prompts[-1]
+    assert "clippy:" not in worker.prompts[-1] and "rename twice to double" in worker.prompts[-1]
 
 
 async def test_resolve_is_offered_to_clients_that_announce_it(editor: Editor) -> None:
@@ -389,27 +389,27 @@ async def test_resolve_is_offered_to_clients_that_announce_it(editor: Editor) ->
     assert resolved["command"]["command"] == "codeclippy.edit" and "edit" not in resolved
 
 
-async def test_progress_can_be_cancelled(editor: Editor, host: ScriptedHost) -> None:
+async def test_progress_can_be_cancelled(editor: Editor, worker: ScriptedWorker) -> None:
     """Nothing is applied and nothing said: the user knows."""
     await editor.start(ANNOTATING)
     await editor.until("window/workDoneProgress/create")
     buffer = editor.open(SAMPLE)
-    host.says, host.gate = RENAMED, threading.Event()
+    worker.response, worker.gate = RENAMED, threading.Event()
     await editor.edit(buffer, "Rename")
     token = (await editor.until("window/workDoneProgress/create"))["token"]
-    await asyncio.to_thread(host.started.wait, 10)
+    await asyncio.to_thread(worker.started.wait, 10)
     editor.notify("window/workDoneProgress/cancel", {"token": token})
     ended = await editor.until(
         "$/progress", lambda m: m["params"]["token"] == token and m["params"]["value"]["kind"] == "end"
     )
     assert ended and buffer.text == SAMPLE
-    host.gate.set()
+    worker.gate.set()
     await editor.complete(buffer, 0)
 
 
-async def test_while_the_model_loads_answers_are_empty_and_incomplete(editor: Editor, host: ScriptedHost) -> None:
+async def test_while_the_model_loads_answers_are_empty_and_incomplete(editor: Editor, worker: ScriptedWorker) -> None:
     """And a failed load is one message with the cure, after which the command tries again."""
-    host.fail_load = "the folder /nowhere holds no weights"
+    worker.load_error = "the folder /nowhere holds no weights"
     await editor.start(ready=False)
     buffer = editor.open("x = \n")
     result = await editor.call("textDocument/completion", editor.at(buffer, 4))
@@ -417,13 +417,13 @@ async def test_while_the_model_loads_answers_are_empty_and_incomplete(editor: Ed
     message = await editor.until("window/showMessage")
     assert "holds no weights" in message["message"] and "codeclippy.reloadModel" in message["message"]
     assert await editor.complete(buffer, 4) == []
-    host.fail_load = ""
+    worker.load_error = ""
     await editor.call("workspace/executeCommand", {"command": "codeclippy.reloadModel", "arguments": []})
     await editor.until("codeclippy/status", lambda m: m["params"]["state"] == "ready")
     assert len(await editor.complete(buffer, 4)) == 1
 
 
-async def test_settings_by_initialization_by_push_and_by_pull(editor: Editor, host: ScriptedHost) -> None:
+async def test_settings_by_initialization_by_push_and_by_pull(editor: Editor, worker: ScriptedWorker) -> None:
     """Bad values are named once; a workspace cannot set restricted keys."""
     await editor.start({"workspace": {"configuration": True}}, {"completion": {"maxTokens": "many"}})
     assert '"completion.maxTokens"' in (await editor.until("window/showMessage"))["message"]
@@ -445,7 +445,7 @@ async def test_settings_by_initialization_by_push_and_by_pull(editor: Editor, ho
 # Faults of documents and of the wire.
 
 
-async def test_documents_that_are_not_open_are_never_read(editor: Editor, host: ScriptedHost) -> None:
+async def test_documents_that_are_not_open_are_never_read(editor: Editor, worker: ScriptedWorker) -> None:
     """Whatever their scheme: empty answers, no disk, no engine."""
     await editor.start()
     for uri in ("file:///etc/passwd", "git:/x.py", "untitled:1", "http://localhost/x"):
@@ -453,10 +453,10 @@ async def test_documents_that_are_not_open_are_never_read(editor: Editor, host: 
         assert (await editor.call("textDocument/completion", position))["items"] == []
         result = await editor.call("textDocument/inlineCompletion", {**position, "context": {"triggerKind": 1}})
         assert result["items"] == []
-    assert not host.prompts
+    assert not worker.prompts
 
 
-async def test_a_bad_change_loses_the_document_until_it_is_opened_again(editor: Editor, host: ScriptedHost) -> None:
+async def test_a_bad_change_loses_the_document_until_it_is_opened_again(editor: Editor, worker: ScriptedWorker) -> None:
     """One notice, empty answers, and a reopen heals it."""
     await editor.start()
     buffer = editor.open("x = \n")
@@ -551,22 +551,22 @@ async def test_a_handler_that_fails_is_one_short_error(editor: Editor, server: S
         b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
     ],
 )
-async def test_streams_that_are_no_frames_end_the_session(host: ScriptedHost, raw: bytes) -> None:
+async def test_streams_that_are_no_frames_end_the_session(worker: ScriptedWorker, raw: bytes) -> None:
     """With exit code 1, rather than waiting for ever or reading on out of step."""
-    async with in_process(Server(engine=host.open)) as session:
+    async with in_process(Server(engine=worker.open)) as session:
         session.send_raw(raw)
         assert await asyncio.wait_for(session.exit_code, 10) == 1  # type: ignore[attr-defined]
 
 
-async def test_exit_without_shutdown_is_code_one(host: ScriptedHost) -> None:
+async def test_exit_without_shutdown_is_code_one(worker: ScriptedWorker) -> None:
     """As the protocol has it."""
-    async with in_process(Server(engine=host.open)) as session:
+    async with in_process(Server(engine=worker.open)) as session:
         await session.start()
         session.notify("exit")
         assert await session.exit_code == 1  # type: ignore[attr-defined]
 
 
-async def test_lone_surrogates_break_no_answer(editor: Editor, host: ScriptedHost) -> None:
+async def test_lone_surrogates_break_no_answer(editor: Editor, worker: ScriptedWorker) -> None:
     """Neither in the text that came in nor in what goes out."""
     await editor.start()
     buffer = editor.open("x = '?' + y\n")
@@ -575,11 +575,11 @@ async def test_lone_surrogates_break_no_answer(editor: Editor, host: ScriptedHos
         "textDocument/didChange",
         {"textDocument": {"uri": buffer.uri, "version": 2}, "contentChanges": [{"text": buffer.text}]},
     )
-    host.says = "z + w\ufffd"
+    worker.response = "z + w\ufffd"
     assert len((await editor.complete(buffer, 11))[0]["textEdit"]["newText"]) == 6
 
 
-async def test_huge_files_get_one_notice(editor: Editor, host: ScriptedHost) -> None:
+async def test_huge_files_get_one_notice(editor: Editor, worker: ScriptedWorker) -> None:
     """Ten megabytes in one line: the text is followed, no inference, and the user is told once."""
     await editor.start()
     buffer = editor.open("é" + "x" * 10_000_000)
@@ -587,12 +587,12 @@ async def test_huge_files_get_one_notice(editor: Editor, host: ScriptedHost) -> 
         editor.type(buffer, 5, "y")
         assert await editor.ghost(buffer, 6) == [] and await editor.complete(buffer, 6) == []
     assert "files above 4096 kB" in (await editor.until("window/showMessage"))["message"]
-    assert not host.prompts
+    assert not worker.prompts
 
 
-async def test_changes_leave_nothing_behind(host: ScriptedHost) -> None:
+async def test_changes_leave_nothing_behind(worker: ScriptedWorker) -> None:
     """Two thousand changes, and no future is kept for any of them."""
-    server = Server(engine=host.open)
+    server = Server(engine=worker.open)
     async with in_process(server) as editor:
         await editor.start()
         buffer = editor.open("x = \n")

@@ -11,25 +11,25 @@ from codeclippy_ls.secret_files import is_secret_uri
 from codeclippy_ls.server.convert import path_from
 from codeclippy_ls.server.server import Server
 from tests.editor import Editor, ServerError
-from tests.scripted import ScriptedHost
+from tests.scripted import ScriptedWorker
 
 QUIET = {"completion": {"prefetch": False, "debounce": False}}
 BY_TYPING, BY_KEY = 2, 1
 
 
-async def until_asked(host: ScriptedHost, count: int) -> None:
+async def until_asked(worker: ScriptedWorker, count: int) -> None:
     """Wait for the engine to have had so many requests."""
     for _ in range(500):
-        if len(host.prompts) >= count:
+        if len(worker.prompts) >= count:
             return
         await asyncio.sleep(0.01)
-    raise AssertionError(f"{len(host.prompts)} requests, not {count}")
+    raise AssertionError(f"{len(worker.prompts)} requests, not {count}")
 
 
-async def test_a_suggestion_takes_the_place_of_brackets_it_brings_along(editor: Editor, host: ScriptedHost) -> None:
+async def test_a_suggestion_takes_the_place_of_brackets_it_brings_along(editor: Editor, worker: ScriptedWorker) -> None:
     """Those that the editor closed by itself are not doubled, in ghost text and in the list."""
     await editor.start(options=QUIET)
-    host.says = "path):\n"
+    worker.response = "path):\n"
     for ask in ("ghost", "list"):
         buffer = editor.open("if exists()\n", f"file:///work/{ask}.py")
         if ask == "ghost":
@@ -43,78 +43,78 @@ async def test_a_suggestion_takes_the_place_of_brackets_it_brings_along(editor: 
         assert buffer.text == "if exists(path):\n"
 
 
-async def test_nothing_by_itself_behind_a_finished_statement(editor: Editor, host: ScriptedHost) -> None:
+async def test_nothing_by_itself_behind_a_finished_statement(editor: Editor, worker: ScriptedWorker) -> None:
     """But by key."""
     await editor.start(options=QUIET)
     buffer = editor.open("x = f(1)\n")
-    host.says = " + 1"
-    assert await editor.ghost(buffer, 8, BY_TYPING) == [] and not host.prompts
+    worker.response = " + 1"
+    assert await editor.ghost(buffer, 8, BY_TYPING) == [] and not worker.prompts
     assert len(await editor.ghost(buffer, 8, BY_KEY)) == 1
 
 
-async def test_several_candidates_by_key_the_likeliest_first_each_once(editor: Editor, host: ScriptedHost) -> None:
+async def test_several_candidates_by_key_the_likeliest_first_each_once(editor: Editor, worker: ScriptedWorker) -> None:
     """What is equal after the clean-up is one; what is empty after it is none."""
     await editor.start(options=QUIET)
     buffer = editor.open("x = \n")
-    host.says = ["a + b", "c", "a + b  ", ""]
+    worker.response = ["a + b", "c", "a + b  ", ""]
     for items in (await editor.ghost(buffer, 4, BY_KEY), await editor.complete(buffer, 4)):
         assert [item.get("insertText", item.get("filterText")) for item in items] == ["c", "a + b"]
 
 
-async def test_a_suggestion_is_there_when_the_cursor_comes_back(editor: Editor, host: ScriptedHost) -> None:
+async def test_a_suggestion_is_there_when_the_cursor_comes_back(editor: Editor, worker: ScriptedWorker) -> None:
     """And when what was typed meanwhile is deleted again."""
     await editor.start(options=QUIET)
     buffer = editor.open("x = \ny = \n")
-    host.says = "one"
+    worker.response = "one"
     await editor.ghost(buffer, 4, BY_TYPING)
-    host.says = "two"
+    worker.response = "two"
     await editor.ghost(buffer, 9, BY_TYPING)
     assert (await editor.ghost(buffer, 4, BY_TYPING))[0]["insertText"] == "one"
     editor.type(buffer, 4, "z")
     editor.type(buffer, 4, "", end=5)
     assert (await editor.ghost(buffer, 4, BY_TYPING))[0]["insertText"] == "one"
-    assert len(host.prompts) == 2
+    assert len(worker.prompts) == 2
 
 
-async def test_what_follows_is_made_ahead(editor: Editor, host: ScriptedHost) -> None:
+async def test_what_follows_is_made_ahead(editor: Editor, worker: ScriptedWorker) -> None:
     """Once a suggestion is accepted and Enter is pressed, the next one is there without another request."""
     await editor.start(options={"completion": {"debounce": False}})
     buffer = editor.open("def f():\n    x = \n")
-    host.says = lambda prompt: "g(1)" if prompt.endswith("x = ") else "return x"
+    worker.response = lambda prompt: "g(1)" if prompt.endswith("x = ") else "return x"
     (item,) = await editor.ghost(buffer, 17, BY_TYPING)
-    await until_asked(host, 2)
+    await until_asked(worker, 2)
     await asyncio.sleep(0.05)
     cursor = editor.type(buffer, 17, item["insertText"])
     cursor = editor.type(buffer, cursor, "\n    ")
-    asked = len(host.prompts)
+    asked = len(worker.prompts)
     assert (await editor.ghost(buffer, cursor, BY_TYPING))[0]["insertText"] == "return x"
-    assert host.prompts[1].endswith("    x = g(1)\n    ") and len(host.prompts) <= asked + 1
+    assert worker.prompts[1].endswith("    x = g(1)\n    ") and len(worker.prompts) <= asked + 1
 
 
-async def test_what_follows_is_made_once_however_much_is_typed_through(editor: Editor, host: ScriptedHost) -> None:
+async def test_what_follows_is_made_once_however_much_is_typed_through(editor: Editor, worker: ScriptedWorker) -> None:
     """Also where nothing comes of it: a key costs the engine nothing."""
     await editor.start(options={"completion": {"debounce": False}})
     buffer = editor.open("x = \n")
-    host.says = lambda prompt: "value" if prompt.endswith("x = ") else ""
+    worker.response = lambda prompt: "value" if prompt.endswith("x = ") else ""
     assert await editor.ghost(buffer, 4, BY_TYPING)
     cursor = 4
     for key in "val":
         cursor = editor.type(buffer, cursor, key)
         assert await editor.ghost(buffer, cursor, BY_TYPING)
         await asyncio.sleep(0.03)
-    assert len(host.prompts) == 2
+    assert len(worker.prompts) == 2
 
 
-async def test_nothing_is_asked_of_a_service_ahead(editor: Editor, host: ScriptedHost) -> None:
+async def test_nothing_is_asked_of_a_service_ahead(editor: Editor, worker: ScriptedWorker) -> None:
     """Its time is somebody else's."""
     await editor.start(options={"model": {"endpoint": "http://127.0.0.1:9/v1"}, "completion": {"debounce": False}})
     buffer = editor.open("x = \n")
     assert await editor.ghost(buffer, 4, BY_TYPING)
     await asyncio.sleep(0.1)
-    assert len(host.prompts) == 1
+    assert len(worker.prompts) == 1
 
 
-async def test_a_key_overtakes_what_waits_for_a_pause(server: Server, editor: Editor, host: ScriptedHost) -> None:
+async def test_a_key_overtakes_what_waits_for_a_pause(server: Server, editor: Editor, worker: ScriptedWorker) -> None:
     """Where answers come later than keys, a request that is overtaken costs the engine nothing."""
     await editor.start(options={"completion": {"prefetch": False}})
     buffer = editor.open("x = \n")
@@ -133,8 +133,8 @@ async def test_a_key_overtakes_what_waits_for_a_pause(server: Server, editor: Ed
     await asyncio.sleep(0.005)
     cursor = editor.type(buffer, cursor, "c")
     answer = await asyncio.wait_for(waiting, 5)
-    assert not (answer and answer["items"]) and not host.prompts
-    assert await editor.ghost(buffer, cursor, BY_TYPING) and len(host.prompts) == 1
+    assert not (answer and answer["items"]) and not worker.prompts
+    assert await editor.ghost(buffer, cursor, BY_TYPING) and len(worker.prompts) == 1
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ async def test_a_key_overtakes_what_waits_for_a_pause(server: Server, editor: Ed
         ({"minConfidence": 0.99}, "file:///work/a.py"),
     ],
 )
-async def test_switches(editor: Editor, host: ScriptedHost, options: dict[str, Any], uri: str) -> None:
+async def test_switches(editor: Editor, worker: ScriptedWorker, options: dict[str, Any], uri: str) -> None:
     """For a language, for a path, for what the model is not sure of."""
     await editor.start(options={"completion": {"prefetch": False, **options}})
     buffer = editor.open("x = \n", uri)
@@ -153,7 +153,7 @@ async def test_switches(editor: Editor, host: ScriptedHost, options: dict[str, A
 
 
 async def test_what_the_model_is_not_sure_of_stays_hidden_until_it_is_asked_for(
-    editor: Editor, host: ScriptedHost
+    editor: Editor, worker: ScriptedWorker
 ) -> None:
     """It does not come by itself the second time either; by key it does, and then it stays while it is typed."""
     await editor.start(options={"completion": {"prefetch": False, "debounce": False, "minConfidence": 0.99}})
@@ -168,32 +168,32 @@ async def test_what_the_model_is_not_sure_of_stays_hidden_until_it_is_asked_for(
 HELPERS = "def area_of_circle(radius):\n    return 3 * radius ** 2\n"
 
 
-async def test_passages_of_other_files_that_are_open(editor: Editor, host: ScriptedHost) -> None:
+async def test_passages_of_other_files_that_are_open(editor: Editor, worker: ScriptedWorker) -> None:
     """As comments with their path; nothing of files that hold secrets, nothing once they are closed or it is off."""
     await editor.start(options=QUIET)
     other = editor.open(HELPERS, "file:///work/lib/shapes.py")
     editor.open("area_of_circle = 'hunter2'\ndef area_of_circle(): pass\n", "file:///work/.env")
     buffer = editor.open("from lib.shapes import area_of_circle\n\ntotal = \n", "file:///work/main.py")
     await editor.ghost(buffer, 47)
-    assert "# Path: lib/shapes.py\n# def area_of_circle(radius):\n" in host.prompts[-1]
-    assert "hunter2" not in host.prompts[-1]
+    assert "# Path: lib/shapes.py\n# def area_of_circle(radius):\n" in worker.prompts[-1]
+    assert "hunter2" not in worker.prompts[-1]
     editor.notify("textDocument/didClose", {"textDocument": {"uri": other.uri}})
     await editor.ghost(buffer, 47)
-    assert "Path:" not in host.prompts[-1]
+    assert "Path:" not in worker.prompts[-1]
     editor.notify(
         "workspace/didChangeConfiguration",
         {"settings": {"codeclippy": {"completion": {**QUIET["completion"], "context": "off"}}}},
     )
     editor.open(HELPERS, "file:///work/lib/shapes.py")
     await editor.ghost(buffer, 47)
-    assert "Path:" not in host.prompts[-1]
+    assert "Path:" not in worker.prompts[-1]
 
 
-async def test_what_became_of_suggestions_is_counted(editor: Editor, host: ScriptedHost) -> None:
+async def test_what_became_of_suggestions_is_counted(editor: Editor, worker: ScriptedWorker) -> None:
     """Told by a command, as a message and as figures."""
     await editor.start(options=QUIET)
     buffer = editor.open("x = \n")
-    host.says = "value"
+    worker.response = "value"
     (item,) = await editor.ghost(buffer, 4)
     command = item["command"]
     editor.type(buffer, 4, "value")

@@ -27,9 +27,9 @@ from codeclippy_ls.engine.decoder.fused_linear import fan, summed
 from codeclippy_ls.engine.decoder.linear import PLAIN, Choice, Part, available, linear, measured
 from codeclippy_ls.engine.decoder.transformer import Transformer
 from codeclippy_ls.engine.generation.kv_cache import Feed
-from codeclippy_ls.engine.loading.checkpoint import int8_weights
+from codeclippy_ls.engine.loading.checkpoint import read_int8_weights
 from codeclippy_ls.engine.loading.config import read_config
-from codeclippy_ls.engine.loading.weights import whole
+from codeclippy_ls.engine.loading.weights import open_if_complete
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER
 
 VOCABULARY = 200
@@ -341,7 +341,7 @@ def test_the_files_of_a_checkpoint_are_known_by_heart(case: str, tmp_path: Path)
     shape = shape_of(module.config)
     assert shape is not None
     with ExitStack() as stack:
-        stored = whole(tmp_path, shape, torch.device("cpu"), stack)
+        stored = open_if_complete(tmp_path, shape, torch.device("cpu"), stack)
         assert stored is not None and len(stored) == len(forms(shape))
         assert shape.parameters == module.num_parameters()
         config = read_config(tmp_path)
@@ -391,7 +391,7 @@ def test_other_configurations_are_left_to_transformers(config: Any) -> None:
 @lru_cache
 def shipped() -> tuple[Any, dict[str, torch.Tensor], list[int]]:
     """The shipped model's configuration and weights, and the tokens of a Python file of ours."""
-    weights = int8_weights(SHIPPED_FOLDER, torch.float32) or {
+    weights = read_int8_weights(SHIPPED_FOLDER, torch.float32) or {
         name: value.float() for name, value in load_file(SHIPPED_FOLDER / "model.safetensors").items()
     }
     config = transformers.AutoConfig.from_pretrained(SHIPPED_FOLDER)

@@ -87,7 +87,7 @@ def export(
 @torch.no_grad()
 def check(folder: Path, model: GPTNeoXForCausalLM, exact: bool) -> None:
     """The folder loads as the server loads it, gives the logits, and its control tokens have their ids."""
-    again = load(ModelSpec(str(folder), device="cpu", dtype="bfloat16"), lean=False).module
+    again = load(ModelSpec(str(folder), device="cpu", dtype="bfloat16"), native=False).module
     ids = torch.arange(64)[None] * 97 % model.config.vocab_size
     wanted, found = model(ids).logits.float(), again(ids).logits.float()
     error = float((found - wanted).norm() / wanted.norm())

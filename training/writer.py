@@ -59,7 +59,7 @@ class Model:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        loaded = load(ModelSpec(str(folder.resolve()), "cpu", "auto", torch.get_num_threads()), lean=False)
+        loaded = load(ModelSpec(str(folder.resolve()), "cpu", "auto", torch.get_num_threads()), native=False)
         self.network: Any = loaded.module
         self.tokenizer: Tokenizer = plain_encoder(folder)
         self.encode = samples.encoder(folder)

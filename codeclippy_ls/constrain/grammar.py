@@ -64,7 +64,7 @@ class Frame:
         if text[1:].strip(b" ") or not self.depths:
             return self.vocabulary.within(begun)
         if text not in self._after:
-            table, (words, blanks) = self.vocabulary.bytes_of, self.vocabulary.by_blanks
+            table, (words, blanks) = self.vocabulary.token_bytes, self.vocabulary.by_blanks
             self._after[text] = (words if self.indents(text + b"x") else ()) + tuple(
                 id for id in blanks if self.indents(text + table[id])
             )
@@ -272,14 +272,14 @@ class DiffState:
         for index, id in enumerate(ids):  # the line's own tokens, where they divide at this place
             if size == len(self.text):
                 return ids[index:-1]
-            size += len(self.frame.vocabulary.bytes_of[id])
+            size += len(self.frame.vocabulary.token_bytes[id])
         return ()
 
     # What follows.
 
     def step(self, token: int) -> DiffState:
         """The state after an allowed token."""
-        data = self.frame.vocabulary.bytes_of[token]
+        data = self.frame.vocabulary.token_bytes[token]
         if self.mode is Mode.HEADER:
             header = self.header.step(data)
             if not header.finished:

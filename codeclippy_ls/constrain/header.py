@@ -50,7 +50,7 @@ class Header:
         """Ids that may come next."""
         if self.due:
             return tuple(vocabulary.heads(self.due))
-        found = [id for id in vocabulary.digits if self._may_become(self.digits + vocabulary.bytes_of[id])]
+        found = [id for id in vocabulary.digits if self._may_become(self.digits + vocabulary.token_bytes[id])]
         if self.digits and self._whole(int(self.digits)):
             found += vocabulary.heads(self._closing())
         return tuple(found)

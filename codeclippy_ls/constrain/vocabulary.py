@@ -17,10 +17,10 @@ class Tokenizer(Protocol):
     """What constraints need of a tokenizer."""
 
     @property
-    def bytes_of(self) -> list[bytes]:
+    def token_bytes(self) -> list[bytes]:
         """The bytes of each id; empty for control tokens."""
 
-    def encode_continued(self, text: str) -> list[int]:
+    def encode_continuation(self, text: str) -> list[int]:
         """Ids of text that follows other tokens."""
 
     def __hash__(self) -> int:
@@ -32,8 +32,8 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.bytes_of = tokenizer.bytes_of
-        self.sorted = sorted((data, id) for id, data in enumerate(self.bytes_of) if data)
+        self.token_bytes = tokenizer.token_bytes
+        self.sorted = sorted((data, id) for id, data in enumerate(self.token_bytes) if data)
         self.ids: dict[bytes, list[int]] = {}
         for data, id in self.sorted:
             self.ids.setdefault(data, []).append(id)
@@ -47,14 +47,14 @@ class Vocabulary:
     def within(self, begun: bytes) -> tuple[int, ...]:
         """Those ids of ``line`` that leave UTF-8 as it must be, after the first bytes of a character, or none."""
         if begun not in self._within:
-            table = self.bytes_of
+            table = self.token_bytes
             self._within[begun] = tuple(id for id in self.line if unfinished(begun + table[id]) is not None)
         return self._within[begun]
 
     @cached_property
     def by_blanks(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Those ids of ``within(b"")`` that begin with something else than a blank or a line end, and the others."""
-        blanks = [id for id in self.within(b"") if self.bytes_of[id][:1] in (b" ", b"\n")]
+        blanks = [id for id in self.within(b"") if self.token_bytes[id][:1] in (b" ", b"\n")]
         others = set(blanks)
         return tuple(id for id in self.within(b"") if id not in others), tuple(blanks)
 
@@ -81,8 +81,8 @@ class Vocabulary:
 
         As the tokenizer cuts it, unless that changes the text (some normalise it): then by the longest tokens.
         """
-        ids = tuple(self.tokenizer.encode_continued(text.decode()))
-        if b"".join(self.bytes_of[id] for id in ids) == text:
+        ids = tuple(self.tokenizer.encode_continuation(text.decode()))
+        if b"".join(self.token_bytes[id] for id in ids) == text:
             return ids
         found: list[int] = []
         while text:
@@ -90,7 +90,7 @@ class Vocabulary:
             if not heads:
                 return None
             found.append(heads[-1])
-            text = text[len(self.bytes_of[heads[-1]]) :]
+            text = text[len(self.token_bytes[heads[-1]]) :]
         return tuple(found)
 
     def heads(self, text: bytes) -> list[int]:
@@ -146,7 +146,7 @@ class Heal:
 
     def step(self, token: int) -> Heal | None:
         """The rest after a token; free once it is written."""
-        data = self.vocabulary.bytes_of[token]
+        data = self.vocabulary.token_bytes[token]
         return None if len(data) >= len(self.rest) else replace(self, rest=self.rest[len(data) :])
 
     def forced(self) -> Sequence[int]:

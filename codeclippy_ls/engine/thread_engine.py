@@ -38,20 +38,20 @@ class ThreadEngine:
     Args:
         host: makes, on the engine thread, what loads models and runs jobs (``worker.Worker``).
         specs: the models by the name that requests use; what a spec is, is the host's affair.
-        watch: called from any thread when a model's status changes.
-        patience: seconds that one step may take before the engine counts as hung.
+        on_status: called from any thread when a model's status changes.
+        step_timeout: seconds that one step may take before the engine counts as hung.
     """
 
     def __init__(
         self,
         host: Callable[[], Worker],
         specs: Mapping[str, Any],
-        watch: Callable[[str, ModelStatus], None] | None = None,
-        patience: float = STEP_TIMEOUT,
+        on_status: Callable[[str, ModelStatus], None] | None = None,
+        step_timeout: float = STEP_TIMEOUT,
     ) -> None:
         self._make_host = host
         self._specs = dict(specs)
-        self._watch = watch
+        self._on_status = on_status
         self._status = {name: ModelStatus(ModelState.ABSENT) for name in self._specs}
         self._lanes: dict[Priority, deque[Any]] = {lane: deque() for lane in Priority}
         self._loads: deque[tuple[str, RequestHandle]] = deque()
@@ -60,7 +60,7 @@ class ThreadEngine:
         self._condition = threading.Condition()
         self._closed = False
         self._failure: str | None = None
-        self._patience = patience
+        self._step_timeout = step_timeout
         self._step_began: float | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="codeclippy-engine", daemon=True)
@@ -168,15 +168,17 @@ class ThreadEngine:
     def _set_status(self, model: str, status: ModelStatus) -> None:
         changed = self._status.get(model) != status
         self._status[model] = status
-        if changed and self._watch is not None:
-            self._watch(model, status)
+        if changed and self._on_status is not None:
+            self._on_status(model, status)
 
     def _watch_steps(self) -> None:
         """A thread of its own: notice a step that does not end, which no exception would tell of."""
-        while not self._ended.wait(self._patience / 4):
+        while not self._ended.wait(self._step_timeout / 4):
             began = self._step_began
-            if began is not None and time.monotonic() - began > self._patience:
-                self._fail(f"the engine hangs: one step has taken more than {self._patience:g} s; restart the server")
+            if began is not None and time.monotonic() - began > self._step_timeout:
+                self._fail(
+                    f"the engine hangs: one step has taken more than {self._step_timeout:g} s; restart the server"
+                )
                 return
 
     # From here on: the engine thread.

@@ -46,19 +46,19 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Ids of text that starts a prompt."""
 
-    def encode_continued(self, text: str) -> list[int]:
+    def encode_continuation(self, text: str) -> list[int]:
         """Ids of text that follows other tokens."""
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids."""
 
-    def control_id(self, token: str) -> int | None:
+    def control_token_to_id(self, token: str) -> int | None:
         """A control token's id."""
 
     def encode_template(self, text: str) -> list[int]:
         """Ids of a template's own text, with its control tokens."""
 
-    def id_of(self, token: str) -> int | None:
+    def token_to_id(self, token: str) -> int | None:
         """A token's id by exact name, whether it was added as a control token or belongs to the vocabulary."""
 
 
@@ -175,13 +175,13 @@ def _beside(family: Family, tokenizer: Tokenizer, context: Context, most: int) -
     others get passages as comments.
     """
     begin = _lookup(tokenizer)(family.file) if family.file else None
-    front = [begin, *tokenizer.encode_continued(f"{context.name}\n")] if begin is not None and context.name else []
+    front = [begin, *tokenizer.encode_continuation(f"{context.name}\n")] if begin is not None and context.name else []
     shown: list[int] = []
     for passage in reversed(context.passages):  # the most relevant is the last, and the first to have room
         if begin is None:
-            ids = tokenizer.encode_continued(as_comment(passage, context.language))
+            ids = tokenizer.encode_continuation(as_comment(passage, context.language))
         else:
-            ids = [begin, *tokenizer.encode_continued(f"{passage.path}\n{passage.text}\n")]
+            ids = [begin, *tokenizer.encode_continuation(f"{passage.path}\n{passage.text}\n")]
         if len(front) + len(shown) + len(ids) <= most:
             shown = [*ids, *shown]
     return ([*shown, *front], []) if begin is not None else ([], shown)
@@ -228,14 +228,14 @@ def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: s
         asked = instruction(slots)
         return [
             *tokenizer.encode_template(before),
-            *tokenizer.encode_continued(asked),
+            *tokenizer.encode_continuation(asked),
             *tokenizer.encode_template(after),
-            *tokenizer.encode_continued(_FENCE),
+            *tokenizer.encode_continuation(_FENCE),
         ]
 
     frame = len(filled("")) + 4
     start, end = window_for(
-        lambda text: len(tokenizer.encode_continued(text)),
+        lambda text: len(tokenizer.encode_continuation(text)),
         edited.lines,
         edited.first,
         edited.last,
@@ -246,7 +246,7 @@ def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: s
     tokens = filled(f"{new}\n" if edited.new else "\n".join(edited.lines[start:end]) + "\n")
     ends = _ends(family, tokenizer)
     if family.edit is None:
-        ends |= {id for text in _CLOSING_FENCES if (id := tokenizer.id_of(text)) is not None}
+        ends |= {id for text in _CLOSING_FENCES if (id := tokenizer.token_to_id(text)) is not None}
     opening = " @@ -" if family.edit is not None else "@@ -"
     return Prompt(tuple(tokens), ends, family, lines=(start, end), opening=opening)
 
@@ -283,8 +283,8 @@ def _shared(tokenizer: Tokenizer, prefix: str, suffix: str, budget: int, skipped
     """Ids of prefix and suffix that fit ``budget`` together; ``skipped`` lines stand before the prefix."""
     reach = budget * CHARACTERS_PER_TOKEN
     before = to_lf(prefix[-reach:])
-    after = tokenizer.encode_continued(to_lf(suffix[:reach])) if suffix else []
-    tokens = tokenizer.encode_continued(before)
+    after = tokenizer.encode_continuation(to_lf(suffix[:reach])) if suffix else []
+    tokens = tokenizer.encode_continuation(before)
     floor = int(budget * _SUFFIX_SHARE)
     # What a short prefix leaves goes to the suffix, in steps, so that typing does not move the suffix's end.
     spare = (budget - len(tokens)) // _SUFFIX_STEP * _SUFFIX_STEP - _SUFFIX_STEP
@@ -295,7 +295,7 @@ def _shared(tokenizer: Tokenizer, prefix: str, suffix: str, budget: int, skipped
         most = int(room * _HEAD_SHARE)
         tokens, shown = _tail(tokenizer, skipped + clipped.count("\n"), before, tokens, room - most)
         head = head_of(to_lf(clipped) + before[: len(before) - len(shown)], shown, most * 3)
-        tokens = [*tokenizer.encode_continued(head)[:most], *tokens] if head else tokens
+        tokens = [*tokenizer.encode_continuation(head)[:most], *tokens] if head else tokens
     return tokens, after
 
 
@@ -309,7 +309,7 @@ def _tail(tokenizer: Tokenizer, skipped: int, before: str, tokens: Sequence[int]
     coarse = coarse_start(before, cut, skipped)
     if coarse is None:
         return list(tokens[-room:]), kept
-    return tokenizer.encode_continued(before[coarse:])[-room:], before[coarse:]
+    return tokenizer.encode_continuation(before[coarse:])[-room:], before[coarse:]
 
 
 def _fill(template: Template, tokenizer: Tokenizer, slots: dict[Slot, list[int]]) -> list[int]:
@@ -326,7 +326,7 @@ def _fill_text(template: Template, tokenizer: Tokenizer, slots: dict[Slot, str])
     pending = ""
     for part in (*template, None):
         if part is None or isinstance(part, Control):
-            encode = tokenizer.encode_continued if tokens else tokenizer.encode
+            encode = tokenizer.encode_continuation if tokens else tokenizer.encode
             tokens += encode(pending) if pending else []
             pending = ""
             tokens += _control(part, tokenizer) if part is not None else []
@@ -347,8 +347,8 @@ def _lookup(tokenizer: Tokenizer) -> Any:
     """Control tokens by name. Some vocabularies hold theirs as plain entries (Code Llama's), not as added tokens."""
 
     def find(token: str) -> int | None:
-        found = tokenizer.control_id(token)
-        return found if found is not None else tokenizer.id_of(token)
+        found = tokenizer.control_token_to_id(token)
+        return found if found is not None else tokenizer.token_to_id(token)
 
     return find
 

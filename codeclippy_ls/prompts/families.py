@@ -354,27 +354,27 @@ FAMILIES: tuple[Family, ...] = (
 _BY_NAME = {family.name: family for family in FAMILIES}
 
 
-def recognise(architecture: str, name: str, id_of: Callable[[str], int | None], wanted: str = "") -> Family:
+def recognise(architecture: str, name: str, token_to_id: Callable[[str], int | None], wanted: str = "") -> Family:
     """The family of a checkpoint; the last row, plain continuation, where nothing more is known.
 
     Args:
         architecture: transformers' ``model_type``.
         name: the hub name or folder, for families whose vocabulary does not tell.
-        id_of: a control token's id by exact name, ``None`` where there is none.
+        token_to_id: a control token's id by exact name, ``None`` where there is none.
         wanted: a family named in the settings, which is believed where the vocabulary can do it.
 
     Raises:
         ValueError: the family named in the settings does not exist or does not fit the vocabulary.
     """
     if wanted:
-        return _named(wanted, id_of)
+        return _named(wanted, token_to_id)
     lowered = name.replace("\\", "/").rstrip("/").lower().rsplit("/", 1)[-1]  # of a path, the folder alone
     for family in FAMILIES:
         if family.architectures and architecture not in family.architectures:
             continue
         if family.hints and not any(hint in lowered for hint in family.hints):
             continue
-        if _fits(family, id_of):
+        if _fits(family, token_to_id):
             return family
     return FAMILIES[-1]
 
@@ -391,16 +391,18 @@ def served_family(name: str, wanted: str = "") -> Family:
     return next((family for family in FAMILIES if any(part in lowered for part in family.names)), FAMILIES[-1])
 
 
-def _fits(family: Family, id_of: Callable[[str], int | None]) -> bool:
-    return all(id_of(marker) is not None for marker in family.markers) and all(
-        id_of(token) == id for token, id in family.ids
+def _fits(family: Family, token_to_id: Callable[[str], int | None]) -> bool:
+    return all(token_to_id(marker) is not None for marker in family.markers) and all(
+        token_to_id(token) == id for token, id in family.ids
     )
 
 
-def _named(wanted: str, id_of: Callable[[str], int | None]) -> Family:
+def _named(wanted: str, token_to_id: Callable[[str], int | None]) -> Family:
     family = _known(wanted)
-    if not _fits(family, id_of):
-        missing = [marker for marker in family.markers if id_of(marker) is None] or [token for token, _ in family.ids]
+    if not _fits(family, token_to_id):
+        missing = [marker for marker in family.markers if token_to_id(marker) is None] or [
+            token for token, _ in family.ids
+        ]
         raise ValueError(f'setting "family": the model\'s vocabulary does not have the {wanted} token {missing[0]!r}')
     return family
 

@@ -539,7 +539,7 @@ def test_a_model_that_still_loads_is_waited_for(emacs: Emacs, file: File, script
 
 
 def test_a_model_that_cannot_be_loaded_is_told_and_loads_later(emacs: Emacs, file: File, script: Script) -> None:
-    script.says(fail_load="the model is made of cheese")
+    script.says(load_error="the model is made of cheese")
     emacs.lisp("(progn (codeclippy-restart) nil)")
     emacs.open(Path(emacs.folder) / "failing.py", "def add(a, b):\n   ")
     emacs.until_drawn("Clippy:failed")

@@ -245,7 +245,7 @@ def test_a_long_message_does_not_ask_for_enter(start: Start, script: Script, tmp
     all of it. A notifier of the user's gets it whole."""
     reason = "the model is made of cheese 🧀; " + "choose another, or eat it; " * 12
     said = f"Code Clippy: {reason}. Then run the command codeclippy.reloadModel"
-    script.says(fail_load=reason, load_delay=0.5)
+    script.says(load_error=reason, load_delay=0.5)
     nvim = start(columns=80, notifier=False)
 
     def shown() -> bool:
@@ -303,7 +303,7 @@ def test_a_model_that_still_loads_is_waited_for(start: Start, script: Script, tm
 
 
 def test_a_model_that_cannot_be_loaded_is_told_and_loads_later(start: Start, script: Script, tmp_path: Path) -> None:
-    script.says(fail_load="no such model")
+    script.says(load_error="no such model")
     nvim = start()
     nvim.open(tmp_path / "add.py", ADD)
     nvim.until(lambda: nvim.lua("return require('codeclippy').statusline()") == "Clippy: failed", "the status")

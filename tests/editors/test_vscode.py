@@ -588,7 +588,7 @@ def test_while_the_model_loads_the_status_says_so(own: Window, script: Script) -
 
 def test_a_model_that_cannot_be_loaded_is_told_by_the_status(own: Window, script: Script) -> None:
     """The reason is in the status item, no notification; one click tries again."""
-    script.says(fail_load="the model is made of cheese; choose another")
+    script.says(load_error="the model is made of cheese; choose another")
     own.open_until(MEAN, "Code Clippy: failed")
     assert "made of cheese" in own.run("details", shot="failed")
     script.says(complete="total / len(values)")

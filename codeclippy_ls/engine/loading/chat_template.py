@@ -12,7 +12,7 @@ from pathlib import Path
 _PLACEHOLDER = "\ue000message\ue000"
 
 
-def read_chat(folder: Path) -> tuple[str, str] | None:
+def read_chat_template(folder: Path) -> tuple[str, str] | None:
     """What stands before and after one user message, up to where the answer begins; ``None`` where there is no template
     or it cannot be used."""
     template = _template(folder)

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from codeclippy_ls.engine.loading.tokenizer import brief, refuse_pointer
+from codeclippy_ls.engine.loading.tokenizer import brief, reject_placeholder
 from codeclippy_ls.inference.errors import ModelError
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER
 
 
-def find_folder(name: str) -> Path:
+def find_checkpoint(name: str) -> Path:
     """The folder of the checkpoint that a setting names.
 
     Raises:
@@ -71,7 +71,7 @@ def _from_hub(name: str) -> Path:
         ) from error
 
 
-def with_safetensors(folder: Path) -> Path:
+def ensure_safetensors(folder: Path) -> Path:
     """The folder itself, or the kept copy of its weights in which ``pytorch_model.bin`` became safetensors."""
     weights = sorted(folder.glob("model*.safetensors"))
     if not weights:
@@ -80,17 +80,17 @@ def with_safetensors(folder: Path) -> Path:
         if not weights:
             raise ModelError(f"{folder} holds no weights: neither model.safetensors nor pytorch_model.bin")
     for file in weights:
-        refuse_pointer(file)
+        reject_placeholder(file)
     if weights[0].suffix == ".safetensors":
         _refuse_index(folder / "model.safetensors.index.json")
         return folder
-    return _converted(folder, weights)
+    return _convert_checkpoint(folder, weights)
 
 
 SCALE = ".scale"  # of the name of an int8 matrix: its factors, one per row
 
 
-def int8_weights(folder: Path, dtype: torch.dtype) -> dict[str, torch.Tensor] | None:
+def read_int8_weights(folder: Path, dtype: torch.dtype) -> dict[str, torch.Tensor] | None:
     """The weights of a folder whose matrices are int8 with a factor per row, in ``dtype``; None for any other folder.
 
     This is how the shipped model is kept small: ``weight = int8 * scale[:, None]``, the rest as it is.
@@ -127,7 +127,7 @@ def _refuse_index(index: Path) -> None:
         raise ModelError(f"{index} names {strange[0]!r}, which is no safetensors file of its folder")
 
 
-def _converted(folder: Path, weights: list[Path]) -> Path:
+def _convert_checkpoint(folder: Path, weights: list[Path]) -> Path:
     """The kept copy, made at the first start; older copies of the same checkpoint go."""
     stamp = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in weights]
     kept = cache_folder() / "converted" / _digest([str(folder.resolve())])

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from codeclippy_ls.engine.decoder.architectures import LAYOUTS, supported
-from codeclippy_ls.engine.loading.tokenizer import brief, refuse_pointer
+from codeclippy_ls.engine.loading.tokenizer import brief, reject_placeholder
 from codeclippy_ls.inference.errors import ModelError
 
 _WINDOW = 2048  # of a model whose configuration names none: BLOOM's, and most models' of its time
@@ -38,13 +38,13 @@ def read_config(folder: Path) -> Any:
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(f"{folder} has no config.json; a checkpoint folder in the Hugging Face layout is needed")
-    refuse_pointer(path)
+    reject_placeholder(path)
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
         written.keys()
     except Exception as error:
         raise ModelError(f"{path} cannot be used: {brief(error)}") from error
-    return _plain(written) or transformers_config(folder)
+    return _plain(written) or read_transformers_config(folder)
 
 
 def _plain(written: dict[str, Any]) -> Any:
@@ -61,7 +61,7 @@ def _plain(written: dict[str, Any]) -> Any:
     return config if supported(config) else None
 
 
-def transformers_config(folder: Path) -> Any:
+def read_transformers_config(folder: Path) -> Any:
     """The configuration as transformers reads it.
 
     Raises:
@@ -91,7 +91,7 @@ def transformers_config(folder: Path) -> Any:
     return config
 
 
-def read_generation(folder: Path) -> dict[str, Any]:
+def read_generation_config(folder: Path) -> dict[str, Any]:
     """What ``generation_config.json`` says; nothing where there is none.
 
     Raises:
@@ -107,7 +107,7 @@ def read_generation(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path} cannot be used: {brief(error)}") from error
 
 
-def window_of(config: Any, model: str) -> int:
+def read_context_length(config: Any, model: str) -> int:
     """The most tokens prompt and output may have together."""
     text = config.get_text_config()
     for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"):
@@ -122,7 +122,7 @@ def window_of(config: Any, model: str) -> int:
     return _WINDOW
 
 
-def ends_of(config: Any, generation: Any) -> frozenset[int]:
+def read_stop_token_ids(config: Any, generation: Any) -> frozenset[int]:
     """Ids that end a text, of all that name some."""
     ends: set[int] = set()
     for found in (config.get_text_config().eos_token_id, generation):

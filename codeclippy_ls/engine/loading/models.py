@@ -26,16 +26,22 @@ from codeclippy_ls.engine.decoder.transformer import Transformer
 from codeclippy_ls.engine.generation.drafting import Cost
 from codeclippy_ls.engine.generation.kv_cache import Feed, KeyValues
 from codeclippy_ls.engine.generation.threads import Threads, cores, counts
-from codeclippy_ls.engine.loading.chat_template import read_chat
-from codeclippy_ls.engine.loading.checkpoint import find_folder, with_safetensors
-from codeclippy_ls.engine.loading.config import ends_of, read_config, read_generation, transformers_config, window_of
+from codeclippy_ls.engine.loading.chat_template import read_chat_template
+from codeclippy_ls.engine.loading.checkpoint import ensure_safetensors, find_checkpoint
+from codeclippy_ls.engine.loading.config import (
+    read_config,
+    read_context_length,
+    read_generation_config,
+    read_stop_token_ids,
+    read_transformers_config,
+)
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer, brief, read_tokenizer
 from codeclippy_ls.engine.loading.transformers_module import ModuleRunner, load_module
-from codeclippy_ls.engine.loading.weights import whole
+from codeclippy_ls.engine.loading.weights import open_if_complete
 from codeclippy_ls.inference.errors import EngineError, ModelError, NonFiniteError
 from codeclippy_ls.inference.spec import ModelSpec
 
-SPREAD = "balanced"  # the device that is all GPUs together, in accelerate's word
+BALANCED = "balanced"  # the device that is all GPUs together, in accelerate's word
 _MEASURING = 0.08  # seconds at most for the cost of longer passes; what is left open is learned while working
 _TWICE = 1_500_000_000  # parameters up to which a second form of the weights, for many tokens, is worth its memory
 
@@ -141,7 +147,7 @@ class Model:
         return found
 
 
-def load(spec: ModelSpec, lean: bool = True) -> Model:
+def load(spec: ModelSpec, native: bool = True) -> Model:
     """Load a checkpoint and try it on a few tokens.
 
     Args:
@@ -151,25 +157,25 @@ def load(spec: ModelSpec, lean: bool = True) -> Model:
         ModelError: it cannot be had, read or trusted; the message says which and what to do.
     """
     torch.set_num_threads(min(spec.threads, cores()) if spec.threads > 0 else counts()[0])
-    folder = find_folder(spec.name)
+    folder = find_checkpoint(spec.name)
     config = read_config(folder)
-    device = pick_device("auto" if spec.device == SPREAD else spec.device)
+    device = pick_device("auto" if spec.device == BALANCED else spec.device)
     if device.type == "cuda":
         torch.cuda.set_stream(torch.cuda.Stream(device))  # of the engine's thread
     dtype = pick_dtype(spec.dtype, device)
-    window_of(config, spec.name)  # refused before the weights are read
-    ends = ends_of(config, read_generation(folder).get("eos_token_id"))
-    shape = shape_of(config) if lean and device.type != "mps" and spec.device != SPREAD else None
+    read_context_length(config, spec.name)  # refused before the weights are read
+    ends = read_stop_token_ids(config, read_generation_config(folder).get("eos_token_id"))
+    shape = shape_of(config) if native and device.type != "mps" and spec.device != BALANCED else None
     try:
         runner: Runner = (
-            _own(folder, config, shape, device, pick_choice(spec.dtype, device, shape))
+            _load_native(folder, config, shape, device, pick_weight_formats(spec.dtype, device, shape))
             if shape
-            else _theirs(folder, config, device, dtype, spec)
+            else _load_transformers(folder, config, device, dtype, spec)
         )
-        model = Model(runner, read_tokenizer(folder, runner.vocabulary), spec.name, read_chat(folder), ends)
+        model = Model(runner, read_tokenizer(folder, runner.vocabulary), spec.name, read_chat_template(folder), ends)
         _try(model, folder)
         if spec.threads <= 0 and device.type == "cpu":
-            model.threads.measured(pass_seconds(runner, counts()))
+            model.threads.measured(measure_pass_seconds(runner, counts()))
         _measure(model)
     except EngineError:
         raise
@@ -178,26 +184,28 @@ def load(spec: ModelSpec, lean: bool = True) -> Model:
     return model
 
 
-def _own(folder: Path, config: Any, shape: Shape, device: torch.device, choice: Choice) -> Transformer:
+def _load_native(folder: Path, config: Any, shape: Shape, device: torch.device, choice: Choice) -> Transformer:
     """Our own decoder: straight from the files, or over the weights of a module that is let go of then."""
     with ExitStack() as stack:
-        if (stored := whole(with_safetensors(folder), shape, device, stack)) is not None:
+        if (stored := open_if_complete(ensure_safetensors(folder), shape, device, stack)) is not None:
             return Transformer(config, stored, choice)
-    module = load_module(folder, transformers_config(folder), PLAIN.get(choice.few, torch.float32))
+    module = load_module(folder, read_transformers_config(folder), PLAIN.get(choice.few, torch.float32))
     return Transformer(config, module.to(device).state_dict(), choice)
 
 
-def _theirs(folder: Path, config: Any, device: torch.device, dtype: torch.dtype, spec: ModelSpec) -> ModuleRunner:
+def _load_transformers(
+    folder: Path, config: Any, device: torch.device, dtype: torch.dtype, spec: ModelSpec
+) -> ModuleRunner:
     if spec.dtype == "int8":
         raise ModelError(f'setting "dtype": {spec.dtype!r} cannot be used for the model in {folder}; try "auto"')
     if isinstance(config, SimpleNamespace):
-        config = transformers_config(folder)
-    if spec.device == SPREAD:
+        config = read_transformers_config(folder)
+    if spec.device == BALANCED:
         if find_spec("accelerate") is None:
             raise ModelError(
-                f'setting "device": {SPREAD!r} needs the package accelerate; install "codeclippy-ls[split]"'
+                f'setting "device": {BALANCED!r} needs the package accelerate; install "codeclippy-ls[split]"'
             )
-        return ModuleRunner(load_module(folder, config, dtype, SPREAD), spec.name)
+        return ModuleRunner(load_module(folder, config, dtype, BALANCED), spec.name)
     return ModuleRunner(load_module(folder, config, dtype).to(device), spec.name)
 
 
@@ -207,7 +215,7 @@ def _try(model: Model, folder: Path) -> None:
     Encoders, recurrent models and models without layers load as well, and would write nonsense.
     """
     cache = model.new_cache()
-    last = min(model.tokenizer.size, 4) - 1
+    last = min(model.tokenizer.vocab_size, 4) - 1
     at_once = model.forward([Feed((0, 1), cache)])[0][0]
     cache.crop(1)
     model.forward([Feed((last,), cache)])
@@ -222,7 +230,7 @@ def _try(model: Model, folder: Path) -> None:
         )
 
 
-def pass_seconds(runner: Runner, threads: Sequence[int]) -> dict[int, float]:
+def measure_pass_seconds(runner: Runner, threads: Sequence[int]) -> dict[int, float]:
     """Seconds of a pass over one token by each number of threads, of a few passes the fastest."""
     deadline = time.perf_counter() + 3 * _MEASURING
     found: dict[int, float] = {}
@@ -273,7 +281,7 @@ def pick_device(wanted: str) -> torch.device:
         raise ModelError(f'setting "device": {wanted!r} cannot be used here ({brief(error)}); try "auto"') from error
 
 
-def pick_choice(wanted: str, device: torch.device, shape: Shape) -> Choice:
+def pick_weight_formats(wanted: str, device: torch.device, shape: Shape) -> Choice:
     """The number format asked for, or the fastest here, of our own decoder.
 
     Raises:

@@ -54,23 +54,23 @@ class Tokenizer:
             raise ModelError(f"tokenizer.json cannot be read: {brief(error)}") from error
 
     @cached_property
-    def size(self) -> int:
+    def vocab_size(self) -> int:
         """Number of ids, holes included: one more than the largest id."""
         ids = [*self._backend.get_vocab(with_added_tokens=True).values(), *self._added.values()]
         return max(ids) + 1
 
     @cached_property
-    def control_ids(self) -> frozenset[int]:
+    def control_token_ids(self) -> frozenset[int]:
         """Ids that are no text: the added tokens but for those of pure whitespace."""
         return frozenset(self._control.values())
 
-    def id_of(self, token: str) -> int | None:
+    def token_to_id(self, token: str) -> int | None:
         """The id of a control token by its exact name; ``None`` where the vocabulary has no such token."""
         found = self._control.get(token)
         return found if found is not None else self._backend.token_to_id(token)
 
-    def control_id(self, token: str) -> int | None:
-        """As ``id_of``, but only for tokens that were added on purpose, never for a word of the vocabulary."""
+    def control_token_to_id(self, token: str) -> int | None:
+        """As ``token_to_id``, but only for tokens that were added on purpose, never for a word of the vocabulary."""
         return self._control.get(token)
 
     def encode(self, text: str) -> list[int]:
@@ -78,7 +78,7 @@ class Tokenizer:
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
-    def encode_continued(self, text: str) -> list[int]:
+    def encode_continuation(self, text: str) -> list[int]:
         """As ``encode``, for text that follows other tokens: without the blank some tokenizers put in front."""
         ids: list[int] = self._continued.encode(text, add_special_tokens=False).ids
         return ids
@@ -91,19 +91,19 @@ class Tokenizer:
             if part in self._control:
                 found.append(self._control[part])
             elif part:
-                found += self.encode_continued(part) if found else self.encode(part)
+                found += self.encode_continuation(part) if found else self.encode(part)
         return found
 
     @cached_property
-    def bytes_of(self) -> list[bytes]:
+    def token_bytes(self) -> list[bytes]:
         """The bytes each id stands for, by id; empty for control tokens and holes."""
-        table = [b""] * self.size
+        table = [b""] * self.vocab_size
         for token, id in self._backend.get_vocab(with_added_tokens=True).items():
             if token not in self._control:
-                table[id] = token.encode() if token in self._added else self._token_bytes(token)
+                table[id] = token.encode() if token in self._added else self._decode_token(token)
         return table
 
-    def _token_bytes(self, token: str) -> bytes:
+    def _decode_token(self, token: str) -> bytes:
         if self._byte_level:
             return b"".join(_BYTE_OF.get(character, character.encode()) for character in token)
         if match := re.fullmatch(r"<0x([0-9A-F]{2})>", token):
@@ -112,7 +112,7 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that a run of ids stands for."""
-        table = self.bytes_of
+        table = self.token_bytes
         return b"".join(table[id] for id in ids if id < len(table))
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -126,13 +126,16 @@ class Tokenizer:
             if names.setdefault(id, token) != token:
                 raise ModelError(f"the tokenizer gives the id {id} to both {names[id]!r} and {token!r}")
         for token in self._control:
-            if set(self.encode(token)) & self.control_ids or set(self.encode_continued(token)) & self.control_ids:
+            if (
+                set(self.encode(token)) & self.control_token_ids
+                or set(self.encode_continuation(token)) & self.control_token_ids
+            ):
                 raise ModelError(f"the tokenizer turns the text {token!r} into a control token")
 
     def _refuse_unknown_ids(self, rows: int | None) -> None:
-        if rows is not None and self.size > rows:
+        if rows is not None and self.vocab_size > rows:
             raise ModelError(
-                f"the tokenizer has ids up to {self.size - 1}, the model knows {rows}: they do not belong together"
+                f"the tokenizer has ids up to {self.vocab_size - 1}, the model has {rows}: they do not belong together"
             )
 
 
@@ -241,7 +244,7 @@ def read_tokenizer(folder: Path, rows: int | None = None) -> Tokenizer:
         ModelError: there is none, it cannot be read, or it is not the model's.
     """
     path = folder / "tokenizer.json"
-    refuse_pointer(path)
+    reject_placeholder(path)
     try:
         definition = path.read_text(encoding="utf-8") if path.is_file() else _converted(folder)
         extra = folder / "added_tokens.json"
@@ -255,7 +258,7 @@ def read_tokenizer(folder: Path, rows: int | None = None) -> Tokenizer:
         raise ModelError(f"the tokenizer in {folder} cannot be used: {error}") from error
 
 
-def refuse_pointer(file: Path) -> None:
+def reject_placeholder(file: Path) -> None:
     """Refuse what stands where a file of a checkpoint should: a Git LFS pointer, or the page of a web site.
 
     Raises:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from codeclippy_ls.engine.decoder.cuda_graphs import fetched
 from codeclippy_ls.engine.generation.kv_cache import Feed
-from codeclippy_ls.engine.loading.checkpoint import int8_weights, with_safetensors
-from codeclippy_ls.engine.loading.config import ends_of, read_generation, window_of
+from codeclippy_ls.engine.loading.checkpoint import ensure_safetensors, read_int8_weights
+from codeclippy_ls.engine.loading.config import read_context_length, read_generation_config, read_stop_token_ids
 from codeclippy_ls.engine.loading.tokenizer import brief
 from codeclippy_ls.inference.errors import ModelError
 
@@ -33,8 +33,8 @@ class ModuleRunner:
     def __init__(self, module: Any, name: str = "") -> None:
         self.module = module.eval()
         self.architecture: str = module.config.model_type
-        self.window = window_of(module.config, name)
-        self.ends = ends_of(module.config, module.generation_config.eos_token_id)
+        self.window = read_context_length(module.config, name)
+        self.ends = read_stop_token_ids(module.config, module.generation_config.eos_token_id)
         parameters = list(module.parameters())
         self.parameters = sum(parameter.numel() for parameter in parameters)
         self.nbytes = sum(parameter.nbytes for parameter in parameters)
@@ -46,9 +46,9 @@ class ModuleRunner:
         heads = (module.get_input_embeddings(), module.get_output_embeddings())
         self.vocabulary = min(int(head.weight.shape[0]) for head in heads if head is not None)
 
-    def new_cache(self) -> ModuleKeyValues:
+    def new_cache(self) -> ModuleKVCache:
         """An empty KV cache."""
-        return ModuleKeyValues()
+        return ModuleKVCache()
 
     @torch.inference_mode()
     def forward(self, feeds: Sequence[Feed]) -> list[Tensor]:
@@ -56,7 +56,7 @@ class ModuleRunner:
         return [self._run(feed) for feed in feeds]
 
     def _run(self, feed: Feed) -> Tensor:
-        assert isinstance(feed.cache, ModuleKeyValues), "a cache of such a module's"
+        assert isinstance(feed.cache, ModuleKVCache), "a cache of such a module's"
         ids = torch.tensor([feed.tokens], device=self.device)
         kept = max(feed.rows, 1)  # 0 means all to transformers
         logits = self.module(
@@ -65,7 +65,7 @@ class ModuleRunner:
         return fetched(logits[0, logits.shape[1] - feed.rows :].float())
 
 
-class ModuleKeyValues:
+class ModuleKVCache:
     """The KV cache of one of transformers' modules. Full layers always, also for sliding-window models: only these can
     be cropped."""
 
@@ -89,9 +89,9 @@ class ModuleKeyValues:
         if (surplus := self.length - length) > 0:
             self.layers.crop(-surplus)
 
-    def copy(self, length: int) -> ModuleKeyValues:
+    def copy(self, length: int) -> ModuleKVCache:
         """The first ``length`` tokens in memory of their own."""
-        other = ModuleKeyValues()
+        other = ModuleKVCache()
         for index, layer in enumerate(self.layers.layers):
             keys, values = layer.keys[..., :length, :].clone(), layer.values[..., :length, :].clone()
             other.layers.update(keys, values, index)
@@ -111,9 +111,9 @@ def load_module(folder: Path, config: Any, dtype: torch.dtype, spread: Any = Non
     if getattr(architecture, "_supports_sdpa", False):
         config._attn_implementation = "sdpa"
     generation = _generation_config(folder, config)
-    weights = with_safetensors(folder)
+    weights = ensure_safetensors(folder)
     try:
-        packed = int8_weights(weights, dtype)
+        packed = read_int8_weights(weights, dtype)
         module, report = architecture.from_pretrained(
             weights if packed is None else None,
             state_dict=packed,
@@ -147,7 +147,7 @@ def _architecture(folder: Path, config: Any) -> Any:
 def _generation_config(folder: Path, config: Any) -> Any:
     from transformers import GenerationConfig
 
-    written = read_generation(folder)
+    written = read_generation_config(folder)
     if not (folder / "generation_config.json").is_file():
         return GenerationConfig.from_model_config(config)
     try:

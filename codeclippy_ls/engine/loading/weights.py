@@ -23,7 +23,7 @@ from codeclippy_ls.engine.loading.checkpoint import SCALE
 _BUFFER = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
 
 
-class Stored(Mapping[str, Tensor]):
+class SafetensorsWeights(Mapping[str, Tensor]):
     """Tensors by name, brought to a device.
 
     Args:
@@ -59,7 +59,7 @@ class Stored(Mapping[str, Tensor]):
         return self._packed and name + SCALE in self._files
 
 
-def whole(folder: Path, shape: Shape, device: torch.device, stack: ExitStack) -> Stored | None:
+def open_if_complete(folder: Path, shape: Shape, device: torch.device, stack: ExitStack) -> SafetensorsWeights | None:
     """A folder's weights if they are exactly those of the shape, else None: then transformers knows other names for
     them, or says what is wrong.
 
@@ -70,7 +70,7 @@ def whole(folder: Path, shape: Shape, device: torch.device, stack: ExitStack) ->
 
     try:
         files = [stack.enter_context(safe_open(file, framework="pt")) for file in _files(folder)]
-        stored = Stored(files, device)
+        stored = SafetensorsWeights(files, device)
         found = {_usual(name): stored.form(name) for name in stored}
     except Exception:  # damaged files raise a dozen kinds
         return None
