@@ -1,12 +1,13 @@
-"""Settings: one frozen tree, made from what a client sent.
+"""Settings: one frozen tree, made from the options that a client sent.
 
-*Options* are what a client sends, camelCase and untrusted; *settings* are what was resolved. A bad value costs only
-its own field, which keeps its default, and is reported. A key that decides what is loaded, executed or spoken to may
-not come from a workspace. Knows nothing of who reads it.
+*Options* are what a client sends, camelCase and untrusted; *settings* are what was resolved. A bad value affects only
+its own field, which keeps its default, and is reported. A setting that decides what is loaded, executed or connected to
+is restricted: a workspace cannot set it. Knows nothing of its readers.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
@@ -31,79 +32,101 @@ DEFAULT_PRESETS = ("Add a docstring", "Add type hints", "Fix the bug")
 
 
 def _field(
-    default: Any,
-    help: str,
-    least: float | None = None,
-    most: float | None = None,
+    default: bool | int | float | str | tuple[str, ...],
+    description: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
     *,
     choices: tuple[str, ...] = (),
     restricted: bool = False,
 ) -> Any:
-    """A setting with its meaning, its limits, and whether a workspace must not set it."""
-    facts = {"help": help, "least": least, "most": most, "choices": choices, "restricted": restricted}
-    return field(default=default, metadata=facts)
+    """Declare a setting; a workspace cannot set a ``restricted`` one."""
+    metadata = {
+        "description": description,
+        "minimum": minimum,
+        "maximum": maximum,
+        "choices": choices,
+        "restricted": restricted,
+    }
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """Which model does a job, and where it runs."""
+    """Which model each role uses, and where it runs."""
 
     completion: str = _field(
-        "", "Model for completion and infilling: a folder or a hub name; empty is the shipped model.", restricted=True
+        "",
+        "Model for completion and infilling: a local folder or a Hugging Face Hub name. Empty: the shipped model.",
+        restricted=True,
     )
     edit: str = _field(
         "",
-        "Model for edits; empty is the model for completion, or the shipped one where that writes no diffs.",
+        "Model for edits: a local folder or a Hugging Face Hub name. Empty: the completion model, or the shipped "
+        "model if the completion model cannot write diffs.",
         restricted=True,
     )
     family: str = _field(
-        "", "Family of the model, where it is not recognised by itself (see `codeclippy-ls models`).", restricted=True
+        "",
+        "Family of the model, if it is not detected automatically (`codeclippy-ls models` lists the families).",
+        restricted=True,
     )
     device: str = _field(
         "auto",
-        "Where it runs: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or `balanced`: all GPUs "
-        "together, by transformers and accelerate.",
+        "Device that runs the model: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or `balanced` (split over all GPUs, with "
+        "transformers and accelerate).",
         restricted=True,
     )
     dtype: str = _field(
         "auto",
-        "Number format of the weights: `auto` (the fastest here), `float32`, `bfloat16`, `float16`, `int8`.",
+        "Data type of the weights; `auto` is the fastest one on this machine.",
         choices=("auto", "float32", "bfloat16", "float16", "int8"),
         restricted=True,
     )
-    threads: int = _field(0, "CPU threads of the engine; 0 finds out how many are fastest.", 0, 256, restricted=True)
+    threads: int = _field(
+        0, "Number of CPU threads for inference; 0 measures which number is fastest.", 0, 256, restricted=True
+    )
     engine: str = _field(
         "auto",
-        "Where the engine runs: `in-process`, a thread of the server; `shared`, one "
-        "process for all your editors; `auto`, shared if possible.",
+        "Where inference runs: `in-process` (in each language server), `shared` (in one process for all your "
+        "editors), or `auto` (`shared` if possible).",
         choices=("auto", "in-process", "shared"),
         restricted=True,
     )
     idle_minutes: int = _field(
-        10, "Minutes that the host stays, with its models, when no editor is connected.", 0, 10080, restricted=True
+        10,
+        "Minutes that the shared engine process keeps its models loaded after the last editor disconnects.",
+        0,
+        10080,
+        restricted=True,
     )
-    cache_megabytes: int = _field(512, "Memory for the KV caches of earlier prompts, per model.", 0, 65536)
+    cache_megabytes: int = _field(
+        512, "Maximum memory for the KV caches of earlier prompts, in MiB per model.", 0, 65536
+    )
     endpoint: str = _field(
         "",
-        "A service that runs the models instead, by OpenAI's completions interface, such as "
-        "`http://127.0.0.1:8080/v1`: https, or this machine itself. The names of models are "
-        "its own; empty is the first that it lists.",
+        "URL of a service that runs the models instead (OpenAI-compatible completions API), such as "
+        "`http://127.0.0.1:8080/v1`. It must use https or be on this machine. `model.completion` and `model.edit` are "
+        "then names of the service's models; empty is the first one that it lists.",
         restricted=True,
     )
     endpoint_key_variable: str = _field(
-        "", "Environment variable that holds the service's key; never the key itself.", restricted=True
+        "",
+        "Name of the environment variable that contains the API key of the endpoint; never the key itself.",
+        restricted=True,
     )
     endpoint_fim: str = _field(
         "auto",
-        "How the service is asked to fill a hole: by our `template` of the model's "
-        "family, by the interface's `suffix`, or not (`none`); `auto` is the "
-        "template where the family has one.",
+        "How fill-in-the-middle is requested from the endpoint: `template` (prompt with the control tokens of the "
+        "model's family), `suffix` (parameter of the API), `none` (send only the text before the cursor), or `auto` "
+        "(`template` if the family has one, else `none`).",
         choices=("auto", "template", "suffix", "none"),
         restricted=True,
     )
     endpoint_context_length: int = _field(
         0,
-        "Tokens that prompt and answer have together at the service; 0 is what it says, and 8192 at most.",
+        "Maximum number of tokens in prompt and answer together at the endpoint; 0 is the context length that the "
+        "endpoint reports, but at most 8192.",
         0,
         1 << 20,
         restricted=True,
@@ -114,44 +137,46 @@ class ModelSettings:
 class CompletionSettings:
     """Suggestions while typing."""
 
-    enabled: bool = _field(True, "Answer completion and inline completion.")
-    max_tokens: int = _field(48, "Most tokens of a suggestion.", 1, 1024)
-    time_budget_ms: int = _field(600, "Milliseconds for a suggestion; what there is by then is shown.", 20, 60000)
-    temperature: float = _field(
-        0.6, "Of the candidates after the first, which is greedy; 0 makes that the only one.", 0.0, 2.0
+    enabled: bool = _field(True, "Provide completion and inline completion.")
+    max_tokens: int = _field(48, "Maximum number of tokens to generate.", 1, 1024)
+    time_budget_ms: int = _field(
+        600, "Time limit for a suggestion, in milliseconds; the text generated by then is shown.", 20, 60000
     )
-    top_p: float = _field(0.95, "Mass of the nucleus that is sampled from where the temperature is above 0.", 0.01, 1.0)
-    multiline: bool = _field(True, "Suggest more than a line where nothing follows the cursor on its line.")
-    candidates: int = _field(3, "Most suggestions for a request by key; one for a request by typing.", 1, 8)
+    temperature: float = _field(
+        0.6,
+        "Sampling temperature for candidates after the first (which is greedy); 0 returns only the greedy one.",
+        0.0,
+        2.0,
+    )
+    top_p: float = _field(0.95, "Top-p sampling threshold; ignored at temperature 0.", 0.01, 1.0)
+    multiline: bool = _field(True, "Suggest several lines if no text follows the cursor on its line.")
+    candidates: int = _field(
+        3, "Maximum number of suggestions if you ask for them with a key; while you type, there is one.", 1, 8
+    )
     min_confidence: float = _field(
         0.4,
-        "Suggestions of which the model is less sure (mean probability per token) "
-        "do not come by themselves, only by key.",
+        "Minimum confidence (mean probability per token) of suggestions that appear while you type; with a key you get "
+        "the others, too.",
         0.0,
         1.0,
     )
-    prefetch: bool = _field(
-        True,
-        "While a suggestion is shown and nothing else is to do, make the one that would follow it; never by a service.",
-    )
-    debounce: bool = _field(True, "Let requests wait for a pause where keys come faster than answers.")
+    prefetch: bool = _field(True, "Prefetch the next suggestion while idle; never via a remote endpoint.")
+    debounce: bool = _field(True, "Delay requests until you pause, if you type faster than suggestions are generated.")
     context: str = _field(
         "open",
-        "Show the model passages of other files: of those that are `open` in the editor, or `off`.",
+        "Other files from which the model is shown snippets: files that are `open` in the editor, or none (`off`).",
         choices=("open", "off"),
     )
-    disabled_languages: tuple[str, ...] = _field((), "Languages (as the editor calls them) without suggestions.")
+    disabled_languages: tuple[str, ...] = _field((), "Languages (LSP language identifiers) without suggestions.")
     disabled_paths: tuple[str, ...] = _field(
-        (), "Files without suggestions: patterns for a name or a whole path, as in `*.env`."
+        (), "Files without suggestions: glob patterns for the name or the whole path, such as `*.env`."
     )
-    disabled_filters: tuple[str, ...] = _field(
-        (), "Steps of the clean-up that are left out, by name.", choices=CLEAN_UP_STEPS
-    )
-    max_file_kilobytes: int = _field(4096, "Larger files get no suggestions.", 1, 1 << 20)
+    disabled_filters: tuple[str, ...] = _field((), "Clean-up steps to skip, by name.", choices=CLEAN_UP_STEPS)
+    max_file_kilobytes: int = _field(4096, "Maximum size of a file that gets suggestions, in KiB.", 1, 1 << 20)
     copied_code: str = _field(
         "hide",
-        "Suggestions and edits of the shipped model that copy a passage of what it was "
-        "trained on: `hide` them, `mark` them with the package's name, or `show` them.",
+        "Suggestions and edits of the shipped model that copy code from its training data: `hide` them, `mark` them "
+        "with the name of the package, or `show` them.",
         choices=("hide", "mark", "show"),
     )
 
@@ -160,37 +185,61 @@ class CompletionSettings:
 class EditSettings:
     """Edits with a message."""
 
-    enabled: bool = _field(True, "Offer edits as code actions.")
-    max_tokens: int = _field(400, "Most tokens of a diff.", 16, 8192)
-    time_budget_ms: int = _field(60000, "Milliseconds for a diff.", 100, 600000)
-    candidates: int = _field(3, "Diffs written side by side; the best is proposed, the others can be asked for.", 1, 8)
-    temperature: float = _field(
-        0.6, "Of the candidates after the first, which is greedy; 0 makes that the only one.", 0.0, 2.0
+    enabled: bool = _field(True, "Provide edits as code actions.")
+    max_tokens: int = _field(400, "Maximum number of tokens to generate for a diff.", 16, 8192)
+    time_budget_ms: int = _field(60000, "Time limit for a diff, in milliseconds.", 100, 600000)
+    candidates: int = _field(
+        3, "Number of diffs to generate in parallel: the best one is proposed, the others can be requested.", 1, 8
     )
-    presets: tuple[str, ...] = _field(DEFAULT_PRESETS, "Messages offered as code actions.")
+    temperature: float = _field(
+        0.6,
+        "Sampling temperature for candidates after the first (which is greedy); 0 returns only the greedy one.",
+        0.0,
+        2.0,
+    )
+    presets: tuple[str, ...] = _field(DEFAULT_PRESETS, "Messages that are offered as code actions.")
     comment_marker: str = _field(
-        "clippy:", "A comment that begins with this holds a message: `# clippy: add a docstring`."
+        "clippy:", "Start of a comment that contains a message, as in `# clippy: add a docstring`."
     )
     confirm: bool = _field(True, "Ask for confirmation in editors that can preview an edit.")
-    show_diff: bool = _field(False, "Show an edit as a diff first, with the choice to apply it or to see the next one.")
+    show_diff: bool = _field(False, "Show the diff of an edit first, and let you apply it or see the next candidate.")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything a user can set."""
+    """Everything that a user can set."""
 
     model: ModelSettings = field(default_factory=ModelSettings)
     completion: CompletionSettings = field(default_factory=CompletionSettings)
     edit: EditSettings = field(default_factory=EditSettings)
 
 
+@dataclass(frozen=True, slots=True)
+class SettingInfo:
+    """A setting as docs and editors' manifests describe it.
+
+    Attributes:
+        path: its name in dotted camelCase, such as ``completion.maxTokens``.
+        choices: the values that it or, for a list, each of its items can have; empty if any value is allowed.
+        restricted: a workspace cannot set it.
+    """
+
+    path: str
+    default: bool | int | float | str | tuple[str, ...]
+    description: str
+    minimum: float | None
+    maximum: float | None
+    choices: tuple[str, ...]
+    restricted: bool
+
+
 def parse(options: Any, base: Settings | None = None, trusted: bool = True) -> tuple[Settings, list[str]]:
-    """Settings from a client's options, and one sentence for each thing in them that was not used.
+    """Make settings from a client's options; return them with one message for each option that was ignored.
 
     Args:
         options: the client's object, in camelCase, either the tree itself or under the key ``codeclippy``.
-        base: settings that options are laid over; the defaults where none are given.
-        trusted: whether the options may hold restricted keys (a workspace's may not).
+        base: the settings that the options change; by default, the default settings.
+        trusted: the options may hold restricted keys (those of a workspace may not).
     """
     problems: list[str] = []
     if options is None:
@@ -204,66 +253,69 @@ def parse(options: Any, base: Settings | None = None, trusted: bool = True) -> t
 _Tree = TypeVar("_Tree")
 
 
-def _merge(tree: _Tree, options: Any, path: str, trusted: bool, problems: list[str]) -> _Tree:
+def _merge(tree: _Tree, options: Any, parent: str, trusted: bool, problems: list[str]) -> _Tree:
     if not isinstance(options, Mapping):
-        problems.append(f'setting "{path or "codeclippy"}" must be an object, not {options!r:.80}; it is ignored')
+        problems.append(f'setting "{parent or "codeclippy"}" must be an object, not {options!r:.80}; it is ignored')
         return tree
-    known = {camel(member.name): member for member in fields(tree)}  # type: ignore[arg-type]
+    known = {to_camel_case(member.name): member for member in fields(tree)}  # type: ignore[arg-type]
     changes: dict[str, Any] = {}
     for key, value in options.items():
-        where = f"{path}.{key}" if path else str(key)
+        path = f"{parent}.{key}" if parent else str(key)
         if key not in known:
-            problems.append(f'setting "{where}" does not exist; it is ignored')
+            problems.append(f'unknown setting "{path}"; it is ignored')
             continue
         member = known[key]
         current = getattr(tree, member.name)
         if is_dataclass(current):
-            changes[member.name] = _merge(current, value, where, trusted, problems)
+            changes[member.name] = _merge(current, value, path, trusted, problems)
         elif member.metadata["restricted"] and not trusted:
             if value != current:
-                problems.append(f'setting "{where}" may not be set by a workspace; it is ignored')
-        elif (problem := _problem(value, current, member.metadata)) is not None:
-            problems.append(f'setting "{where}" {problem}; {current!r} is used')
+                problems.append(f'setting "{path}" cannot be set by a workspace; it is ignored')
+        elif (problem := _find_problem(value, current, path, member.metadata)) is not None:
+            problems.append(f"{problem}; using {json.dumps(current)}")
         else:
             changes[member.name] = tuple(value) if isinstance(current, tuple) else type(current)(value)
     return replace(tree, **changes) if changes else tree  # type: ignore[type-var]
 
 
-def _problem(value: Any, current: Any, facts: Mapping[str, Any]) -> str | None:
-    """What is wrong with a value, ``None`` where nothing is."""
+def _find_problem(value: Any, current: Any, path: str, metadata: Mapping[str, Any]) -> str | None:
+    """Return why ``value`` is not valid for a setting, or ``None`` if it is."""
+    choices = metadata["choices"]
     if isinstance(current, tuple):
-        good = isinstance(value, (list, tuple)) and all(isinstance(item, str) and item.strip() for item in value)
-        if not good:
-            return f"must be a list of strings, not {value!r:.80}"
-        unknown = [item for item in value if facts["choices"] and item not in facts["choices"]]
-        return f"knows no {unknown[0]!r:.40}, only {', '.join(facts['choices'])}" if unknown else None
-    kind: Any = (int, float) if isinstance(current, float) else type(current)
-    if not isinstance(value, kind) or (isinstance(value, bool) and not isinstance(current, bool)):
-        return f"must be {_KIND[type(current)]}, not {value!r:.80}"
-    if facts["choices"] and value not in facts["choices"]:
-        return f"must be one of {', '.join(facts['choices'])}, not {value!r:.80}"
-    if facts["least"] is not None and not facts["least"] <= value <= facts["most"]:
-        return f"must lie between {facts['least']} and {facts['most']}, not {value!r:.80}"
+        if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) and item.strip() for item in value):
+            return f'setting "{path}" must be a list of strings, not {value!r:.80}'
+        unknown = next((item for item in value if choices and item not in choices), None)
+    else:
+        types: Any = (int, float) if isinstance(current, float) else type(current)
+        if not isinstance(value, types) or (isinstance(value, bool) and not isinstance(current, bool)):
+            return f'setting "{path}" must be {_TYPE_NAMES[type(current)]}, not {value!r:.80}'
+        unknown = value if choices and value not in choices else None
+    if unknown is not None:
+        return f'unknown value {unknown!r:.80} for "{path}"; expected one of {", ".join(choices)}'
+    minimum, maximum = metadata["minimum"], metadata["maximum"]
+    if minimum is not None and not minimum <= value <= maximum:
+        return f'setting "{path}" must be between {minimum} and {maximum}, not {value!r:.80}'
     return None
 
 
-_KIND = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+_TYPE_NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
 
 
-def camel(name: str) -> str:
-    """A field's name as clients write it."""
+def to_camel_case(name: str) -> str:
+    """Convert a field's name to the name that clients use."""
     head, *tail = name.split("_")
     return head + "".join(part.capitalize() for part in tail)
 
 
-def reference() -> list[tuple[str, Any, str, bool]]:
-    """Every setting as (path, default, meaning, restricted): what docs and editors' manifests are checked against."""
-    rows = []
-    for section in fields(Settings):
-        tree = getattr(Settings(), section.name)
-        for member in fields(tree):
-            facts = member.metadata
-            rows.append(
-                (f"{section.name}.{camel(member.name)}", getattr(tree, member.name), facts["help"], facts["restricted"])
-            )
-    return rows
+def list_settings() -> list[SettingInfo]:
+    """List every setting, in order: docs and editors' manifests are compared with this list."""
+    defaults = Settings()
+    return [
+        SettingInfo(
+            path=f"{section.name}.{to_camel_case(member.name)}",
+            default=getattr(getattr(defaults, section.name), member.name),
+            **member.metadata,
+        )
+        for section in fields(Settings)
+        for member in fields(getattr(defaults, section.name))
+    ]

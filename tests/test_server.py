@@ -433,7 +433,7 @@ async def test_settings_by_initialization_by_push_and_by_pull(editor: Editor, wo
         "workspace/didChangeConfiguration",
         {"settings": {"codeclippy": {"completion": {"enabled": False}, "model": {"completion": "/evil"}}}},
     )
-    assert "may not be set by a workspace" in (await editor.until("window/showMessage"))["message"]
+    assert "cannot be set by a workspace" in (await editor.until("window/showMessage"))["message"]
     assert await editor.complete(buffer, 4) == []
     editor.configuration = {"completion": {"enabled": True}}
     editor.notify("workspace/didChangeConfiguration", {"settings": None})
