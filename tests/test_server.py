@@ -13,7 +13,7 @@ from urllib.request import url2pathname
 import pytest
 
 from codeclippy_ls.server.server import Server
-from tests.editor import Editor, ServerError, in_process
+from tests.editor import TIMEOUT, Editor, ServerError, in_process
 from tests.scripted import ScriptedWorker
 
 SAMPLE = "def add(a, b):\n    return a + b\n\n\ndef twice(x):\n    return 2 * x\n"
@@ -445,6 +445,15 @@ async def test_settings_by_initialization_by_push_and_by_pull(editor: Editor, wo
 # Faults of documents and of the wire.
 
 
+async def test_second_initialized_notification_opens_no_second_engine(editor: Editor, server: Server) -> None:
+    """The first one's thread would run on, and nobody would close it."""
+    await editor.start()
+    first = server.assistant
+    editor.notify("initialized", {})
+    await editor.call("workspace/executeCommand", {"command": "codeclippy.reload"})
+    assert server.assistant is first
+
+
 async def test_documents_that_are_not_open_are_never_read(editor: Editor, worker: ScriptedWorker) -> None:
     """Whatever their scheme: empty answers, no disk, no engine."""
     await editor.start()
@@ -555,7 +564,7 @@ async def test_streams_that_are_no_frames_end_the_session(worker: ScriptedWorker
     """With exit code 1, rather than waiting for ever or reading on out of step."""
     async with in_process(Server(engine=worker.open)) as session:
         session.send_raw(raw)
-        assert await asyncio.wait_for(session.exit_code, 10) == 1  # type: ignore[attr-defined]
+        assert await asyncio.wait_for(session.exit_code, TIMEOUT) == 1  # type: ignore[attr-defined]
 
 
 async def test_exit_without_shutdown_is_code_one(worker: ScriptedWorker) -> None:

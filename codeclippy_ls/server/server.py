@@ -168,6 +168,9 @@ class Server(LanguageServer):
 
     def start(self) -> None:
         """Open the engine; only now is anything heavy imported, on its thread."""
+        if self.assistant is not None:
+            log.warning("the client sent `initialized` again")
+            return
         loop = asyncio.get_running_loop()
 
         def watch(model: str, status: ModelStatus) -> None:
