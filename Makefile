@@ -11,13 +11,20 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 EDITORS_ROOT ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/codeclippy-editors
 export EDITORS_ROOT
 
-.PHONY: demo test editors test-editors test-services fix lint types bench bench-peers train-rehearsal clean
+# Processes that run tests side by side; each needs up to 1 GB.
+WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
+SIDE_BY_SIDE := -n $(WORKERS) --maxprocesses 4 --dist worksteal
+
+.PHONY: demo test test-all editors test-editors test-services fix lint types bench bench-peers train-rehearsal clean
 
 demo: $(VENV)/installed ## install and show the three jobs
 	$(BIN)/codeclippy-ls demo
 
-test: $(VENV)/installed-test ## install what the tests need and run them
-	$(BIN)/python -m pytest
+test: $(VENV)/installed-test ## install what the tests need and run all but the slow ones
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+
+test-all: $(VENV)/installed-test ## the slow tests too; as CI does
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not editors"
 
 editors: $(VENV)/bin/python ## install the real editors beside the system's, where they can be had (apt needs root)
 	for editor in neovim helix emacs vscode; do \

@@ -15,8 +15,25 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from codeclippy_ls.server.server import Server
+from tests import leaks
 from tests.editor import Editor, in_process
+from tests.leaks import no_host_is_left, nothing_is_left, nothing_is_left_by_modules
+from tests.left_out import pytest_deselected, pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown
+from tests.quick import pytest_addoption, pytest_ignore_collect
 from tests.scripted import ScriptedWorker
+
+__all__ = [  # fixtures of every test, and hooks
+    "no_host_is_left",
+    "nothing_is_left",
+    "nothing_is_left_by_modules",
+    "pytest_addoption",
+    "pytest_deselected",
+    "pytest_ignore_collect",
+    "pytest_sessionfinish",
+    "pytest_terminal_summary",
+    "pytest_testnodedown",
+]
+leaks.track_watchdog()
 
 
 @pytest.fixture
@@ -39,7 +56,7 @@ async def editor(server: Server) -> AsyncIterator[Editor]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_hosts() -> Iterator[None]:
+def own_hosts(no_host_is_left: None) -> Iterator[None]:
     """Engine hosts of the tests' own, which end when their folder is gone and nobody is connected any more."""
     folder = tempfile.mkdtemp(prefix="cc-")
     with pytest.MonkeyPatch.context() as patch:
