@@ -336,9 +336,9 @@ CRAFTED = {
 @pytest.mark.parametrize(("before", "text"), CRAFTED.values(), ids=CRAFTED)
 def test_crafted_texts_are_read_in_no_time(before: str, text: str) -> None:
     document = Document("untitled:1", before)
-    start = time.perf_counter()
+    start = time.process_time()
     diffs.read(text, document, 0, whole=True)
-    assert time.perf_counter() - start < 1  # 0.1 s on an idle machine; quadratic code takes minutes
+    assert time.process_time() - start < 20  # of the CPU's time, 0.1 s; quadratic code takes minutes
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from codeclippy_ls.inference.errors import EngineError, ModelError, NonFiniteErr
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Priority, Request, Sampling, Task
 from tests import checkpoints
+from tests.editor import TIMEOUT
 from tests.scripted import PrebuiltTask
 
 EXACT = Choice("float32", "float32")
@@ -319,7 +320,7 @@ class Script:
 
         def wait() -> bool:
             with self._news:
-                return self._news.wait_for(lambda: entry in self.log, 10)
+                return self._news.wait_for(lambda: entry in self.log, TIMEOUT)
 
         assert await asyncio.to_thread(wait), f"{entry} was not reached: {self.log}"
 
@@ -344,7 +345,7 @@ class Script:
             if ticket.cancel_reason is not None:
                 self.say(f"{name} stopped")
                 return
-            self.gate.acquire(timeout=10)
+            self.gate.acquire(timeout=TIMEOUT)
             self.say(f"{name}{step}")
             yield None
         if name == "boom":
@@ -375,7 +376,7 @@ def scripted() -> Iterator[tuple[ThreadEngine, Script]]:
     for _ in range(100):
         script.gate.release()
     engine.close()
-    assert engine.join(10)
+    assert engine.join(TIMEOUT)
 
 
 async def test_a_keystroke_goes_before_an_edit_and_the_edit_resumes(scripted: tuple[ThreadEngine, Script]) -> None:
@@ -458,14 +459,14 @@ async def test_a_step_that_does_not_end_fails_the_engine() -> None:
         hung, waiting = engine.submit(job("hung", 1)), engine.submit(job("never", 1))
         for ticket in (hung, waiting):
             with pytest.raises(EngineError, match="hangs"):
-                await asyncio.wait_for(ticket.result(), 10)
+                await asyncio.wait_for(ticket.result(), TIMEOUT)
         assert engine.failure and engine.status().state is ModelState.FAILED
         with pytest.raises(EngineError, match="hangs"):
             await engine.submit(job("late", 1)).result()
     finally:
         script.gate.release()
         engine.close()
-        assert engine.join(10)
+        assert engine.join(TIMEOUT)
     assert "never0" not in script.log
 
 
@@ -486,7 +487,7 @@ async def test_a_lost_device_fails_the_engine_and_not_the_request_alone() -> Non
         assert engine.failure is not None
     finally:
         engine.close()
-        assert engine.join(10)
+        assert engine.join(TIMEOUT)
 
 
 async def test_clients_take_turns_below_keystrokes(
@@ -528,7 +529,7 @@ async def test_a_thread_that_dies_while_loading_answers_everybody(scripted: tupl
     loading, waiting = engine.load(), engine.submit(job("never", 1))
     for ticket in (loading, waiting):
         with pytest.raises(EngineError, match="the engine stopped: SystemExit"):
-            await asyncio.wait_for(ticket.result(), 10)
+            await asyncio.wait_for(ticket.result(), TIMEOUT)
 
 
 async def test_closing_answers_the_waiting(scripted: tuple[ThreadEngine, Script]) -> None:
@@ -588,7 +589,7 @@ async def test_streaming_budgets_stops_and_candidates() -> None:
             await engine.submit(prompt(list(range(9, 400)))).result()
     finally:
         engine.close()
-        assert engine.join(10)
+        assert engine.join(TIMEOUT)
 
 
 async def test_a_forward_pass_that_fails_spoils_no_cache() -> None:
@@ -613,7 +614,7 @@ async def test_a_forward_pass_that_fails_spoils_no_cache() -> None:
             assert list(result.candidates[0].token_ids) == reference(subject, [*tokens, *more], 8)
     finally:
         engine.close()
-        assert engine.join(10)
+        assert engine.join(TIMEOUT)
 
 
 @pytest.mark.parametrize(
@@ -640,4 +641,4 @@ async def test_out_of_memory_is_tried_again_at_half_the_window(error: BaseExcept
             await engine.submit(Request(Refused(), Sampling(max_tokens=2))).result()
     finally:
         engine.close()
-        assert engine.join(10)
+        assert engine.join(TIMEOUT)

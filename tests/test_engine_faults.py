@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.editor import Buffer, Editor
+from tests.editor import TIMEOUT, Buffer, Editor
 from tests.scripted_server import seen
 from tests.ways import WAYS, Way, alive, gone, reached
 
@@ -70,7 +70,7 @@ class Play:
 
     async def asked(self) -> Any:
         """The suggestions' texts."""
-        result = await asyncio.wait_for(self.ask(), 30)
+        result = await asyncio.wait_for(self.ask(), TIMEOUT)
         return [item["insertText"] for item in result["items"]]
 
     async def edited(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Play:
             await self.editor.edit(self.buffer, "Add a comment", 0, 15)
         place = self.editor.at(other, len(other.text))
         for answer in (self.ask(), self.editor.request("textDocument/completion", place)):
-            assert (await asyncio.wait_for(answer, 30))["items"] == []
+            assert (await asyncio.wait_for(answer, TIMEOUT))["items"] == []
         message: str = (await self.editor.until("window/showMessage"))["message"]
         assert ("no edit" in message) == edit
         self.quiet()

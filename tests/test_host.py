@@ -42,7 +42,7 @@ from codeclippy_ls.tasks.edit import ContextDiff, EditTask
 from codeclippy_ls.tasks.edit_context import shown_part
 from codeclippy_ls.tasks.model_info import ModelInfo
 from codeclippy_ls.text import Document
-from tests.editor import Editor, in_process, process
+from tests.editor import TIMEOUT, Editor, in_process, process
 from tests.scripted import ScriptedWorker
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes by /proc")
@@ -92,7 +92,7 @@ async def assistant(made: Settings | None = None, engine: Any = None) -> AsyncIt
         await subject.close()
 
 
-async def until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
+async def until(condition: Callable[[], Any], seconds: float = TIMEOUT) -> None:
     """Wait for a condition on this loop."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -263,7 +263,7 @@ async def test_a_killed_host_costs_no_answer_and_one_message() -> None:
         await until(lambda: engine._sent)
         os.kill(killed, signal.SIGKILL)
         for answer in asked:
-            result = await asyncio.wait_for(answer, 20)
+            result = await asyncio.wait_for(answer, TIMEOUT)
             assert result is None or isinstance(result["items"], list)
         told = await editor.until("window/showMessage")
         assert "is started again" in told["message"]
@@ -366,7 +366,7 @@ async def test_a_stopped_host_is_left_and_everybody_is_answered(script: Path, mo
         stopped = process_of(engine)
         try:
             os.kill(stopped, signal.SIGSTOP)
-            outcome = await asyncio.wait_for(subject.edit(document(), "Do it"), 20)
+            outcome = await asyncio.wait_for(subject.edit(document(), "Do it"), TIMEOUT)
             assert isinstance(outcome, Refusal) and "does not answer" in outcome.reason
             await until(lambda: engine.status(ModelRole.COMPLETE).state is ModelState.FAILED)
         finally:
@@ -378,10 +378,10 @@ async def test_a_stopped_host_is_left_and_everybody_is_answered(script: Path, mo
 
 
 async def test_cancelling_frees_the_host_within_a_step(script: Path) -> None:
-    """An edit that would take a minute, cancelled by its client; then by a client that leaves."""
+    """An edit that would take ten minutes, cancelled by its client; then by a client that leaves."""
     made = settings()
     async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as subject:
-        script.write_text(json.dumps({"delay": 60, "edit": "@@"}))
+        script.write_text(json.dumps({"delay": 600, "edit": "@@"}))
         edit = asyncio.ensure_future(subject.edit(document(), "Do it"))
         await until(lambda: subject.engine._sent)  # type: ignore[attr-defined]
         await asyncio.sleep(0.1)
@@ -392,9 +392,7 @@ async def test_cancelling_frees_the_host_within_a_step(script: Path) -> None:
         assert isinstance(await left, Refusal)
         await asyncio.sleep(0.1)
         script.write_text(json.dumps({"edit": ""}))
-        began = time.monotonic()
-        assert isinstance(await asyncio.wait_for(subject.edit(document(), "Do it"), 10), Refusal)
-        assert time.monotonic() - began < 5
+        assert isinstance(await asyncio.wait_for(subject.edit(document(), "Do it"), TIMEOUT), Refusal)
 
 
 async def test_a_host_that_nobody_uses_ends_and_leaves_nothing_behind(script: Path) -> None:
@@ -469,7 +467,7 @@ async def test_whatever_goes_wrong_in_finding_a_host_everybody_is_answered(monke
     tickets = [engine.load(ModelRole.COMPLETE), engine.submit(Request(ask, Sampling(), ModelRole.COMPLETE))]
     for ticket in tickets:
         with pytest.raises(EngineError, match="cannot be reached"):
-            await asyncio.wait_for(ticket.result(), 10)
+            await asyncio.wait_for(ticket.result(), TIMEOUT)
     engine.close()
 
 
@@ -493,11 +491,11 @@ async def service(where: HostAddress, script: ScriptedWorker | None = None) -> A
         await until(where.socket.exists)
         yield made
         made.idle = 0.0
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, TIMEOUT)
         assert not where.socket.exists()
     finally:
         task.cancel()
-        assert await asyncio.to_thread(made.engine.join, 10.0)
+        assert await asyncio.to_thread(made.engine.join, TIMEOUT)
 
 
 @pytest.mark.parametrize("loopback", [False, True])
@@ -517,7 +515,7 @@ async def test_only_who_shows_the_token_and_runs_the_same_code_comes_in(loopback
             raw = Raw(reader, writer.write)
             with pytest.raises(Exception, match=reason):
                 await raw.call("hello", hello)
-            await asyncio.wait_for(raw._task, 10)
+            await asyncio.wait_for(raw._task, TIMEOUT)
             writer.close()
         reader, writer, _ = await address.connect(where)
         raw = Raw(reader, writer.write)
@@ -528,7 +526,7 @@ async def test_only_who_shows_the_token_and_runs_the_same_code_comes_in(loopback
         with pytest.raises(Exception, match="-32601"):
             await raw.call("other", {})
         raw.send_raw(b"GET / HTTP/1.1\r\n\r\n")
-        await asyncio.wait_for(raw._task, 10)
+        await asyncio.wait_for(raw._task, TIMEOUT)
         writer.close()
         await until(lambda: not made.sessions)
 
@@ -541,7 +539,7 @@ async def test_a_host_takes_away_its_own_socket_only() -> None:
     await until(where.socket.exists)
     where.socket.rename(where.socket.with_suffix(".old"))
     where.socket.write_text("another's")
-    assert await asyncio.wait_for(task, 10) == 0 and where.socket.read_text() == "another's"
+    assert await asyncio.wait_for(task, TIMEOUT) == 0 and where.socket.read_text() == "another's"
     where.socket.unlink()
 
 
@@ -613,7 +611,7 @@ async def test_models_that_nobody_uses_any_more_make_room_for_another() -> None:
         await raw.call("hello", {"version": made.version, "token": token, "idle": 5.0})
         yield raw
         writer.close()
-        await asyncio.wait_for(raw._task, 10)
+        await asyncio.wait_for(raw._task, TIMEOUT)
 
     one, two = ({"spec": messages.spec_to(ModelSpec(name))} for name in ("one", "two"))
     async with service(where, script) as made:
@@ -656,9 +654,7 @@ async def test_a_client_of_a_host_that_stops_reading_is_given_up(monkeypatch: py
         for ticket in range(60):  # 6 MB in answers that nobody reads
             deaf.request("submit", submit(ticket))
             assert await well.call("submit", submit(ticket))
-        began = time.monotonic()
         await until(lambda: len(made.sessions) == 1)
-        assert time.monotonic() - began < 3.0
         assert await well.call("submit", submit(99))
         writing.close()
         deaf._task.cancel()

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from codeclippy_ls.server.server import Server
-from tests.editor import Editor, ServerError, in_process
+from tests.editor import TIMEOUT, Editor, ServerError, in_process
 from tests.scripted import ScriptedWorker
 
 NOT_INITIALIZED, INVALID, UNKNOWN, CANCELLED = -32002, -32600, -32601, -32800
@@ -110,7 +110,7 @@ class Session:
 async def outcome(future: asyncio.Future[Any]) -> int | None:
     """The code of an error, ``None`` of a result."""
     try:
-        await asyncio.wait_for(future, 20)
+        await asyncio.wait_for(future, TIMEOUT)
     except ServerError as error:
         return error.code
     return None
@@ -133,7 +133,7 @@ async def lived(some: list[tuple[Any, ...]]) -> None:
                 buffer, held = editor.buffers.get(name), server.documents.get(name)
                 assert (buffer.text if buffer else None) == (held.text if held else None)
         editor.notify("exit")
-        assert await asyncio.wait_for(editor.exit_code, 20) == (0 if session.state == "down" else 1)  # type: ignore[attr-defined]
+        assert await asyncio.wait_for(editor.exit_code, TIMEOUT) == (0 if session.state == "down" else 1)  # type: ignore[attr-defined]
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

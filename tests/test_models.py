@@ -41,6 +41,7 @@ from codeclippy_ls.inference.errors import EngineError, ModelError, NonFiniteErr
 from codeclippy_ls.inference.requests import Request, Sampling
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER, ModelSpec, list_cached_hub_models, read_shipped_card
 from tests import checkpoints
+from tests.editor import TIMEOUT
 from tests.scripted import PrebuiltTask
 from tests.shared import tokenizer_folder
 
@@ -914,7 +915,7 @@ def engine(toy: Path) -> Iterator[ThreadEngine]:
     made = ThreadEngine(ModelWorker, {"default": spec(toy, threads=1)})
     yield made
     made.close()
-    assert made.join(10)
+    assert made.join(TIMEOUT)
 
 
 def answer() -> Request:

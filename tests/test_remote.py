@@ -10,6 +10,7 @@ import re
 import shutil
 import ssl
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -33,7 +34,7 @@ from codeclippy_ls.remote.served import facts_from
 from codeclippy_ls.server.server import Server
 from codeclippy_ls.settings import Settings, parse
 from codeclippy_ls.text import Document
-from tests.editor import in_process
+from tests.editor import TIMEOUT, in_process
 from tests.services import DONE, MODELS, Asked, event, head, stub, whole
 
 pytest.importorskip("httpx2", reason="needs Python 3.11 or newer")
@@ -631,11 +632,10 @@ async def test_the_newest_of_a_key_wins_and_closing_answers_everybody() -> None:
 
 async def until(condition: Any) -> None:
     """Wait for something that is about to be so."""
-    for _ in range(1000):
-        if condition():
-            return
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to be"
         await asyncio.sleep(0.01)
-    raise AssertionError("it did not come to be")
 
 
 # The whole server.

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.editor import Editor
+from tests.editor import TIMEOUT, Editor
 
 
 async def test_it_says_what_the_file_says_at_the_moment(tmp_path: Path) -> None:
@@ -35,4 +35,4 @@ async def test_it_says_what_the_file_says_at_the_moment(tmp_path: Path) -> None:
     script.write_text(json.dumps({"crash": True}))
     with contextlib.suppress(ConnectionError):
         await editor.edit(buffer, "Fix the bug")
-    assert await asyncio.wait_for(child.wait(), 10) == 9
+    assert await asyncio.wait_for(child.wait(), TIMEOUT) == 9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from codeclippy_ls.secret_files import is_secret_uri
 from codeclippy_ls.server.convert import path_from
 from codeclippy_ls.server.server import Server
-from tests.editor import Editor, ServerError
+from tests.editor import TIMEOUT, Editor, ServerError
 from tests.scripted import ScriptedWorker
 
 QUIET = {"completion": {"prefetch": False, "debounce": False}}
@@ -19,11 +20,10 @@ BY_TYPING, BY_KEY = 2, 1
 
 async def until_asked(worker: ScriptedWorker, count: int) -> None:
     """Wait for the engine to have had so many requests."""
-    for _ in range(500):
-        if len(worker.prompts) >= count:
-            return
+    deadline = time.monotonic() + TIMEOUT
+    while len(worker.prompts) < count:
+        assert time.monotonic() < deadline, f"{len(worker.prompts)} requests, not {count}"
         await asyncio.sleep(0.01)
-    raise AssertionError(f"{len(worker.prompts)} requests, not {count}")
 
 
 async def test_a_suggestion_takes_the_place_of_brackets_it_brings_along(editor: Editor, worker: ScriptedWorker) -> None:
@@ -132,7 +132,7 @@ async def test_a_key_overtakes_what_waits_for_a_pause(server: Server, editor: Ed
     )
     await asyncio.sleep(0.005)
     cursor = editor.type(buffer, cursor, "c")
-    answer = await asyncio.wait_for(waiting, 5)
+    answer = await asyncio.wait_for(waiting, TIMEOUT)
     assert not (answer and answer["items"]) and not worker.prompts
     assert await editor.ghost(buffer, cursor, BY_TYPING) and len(worker.prompts) == 1
 

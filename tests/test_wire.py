@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.ways import PATIENCE, WAYS, reached
+from tests.editor import TIMEOUT
+from tests.ways import WAYS, reached
 
 _TEXT = (Path(__file__).parent / "cases" / "wire.txt").read_text(encoding="utf-8")
 CASES = dict(re.findall(r"^=== (.+)\n([\s\S]*?)(?=^=== |\Z)", _TEXT, re.MULTILINE))
@@ -46,7 +47,7 @@ class Session:
 
     async def _line(self) -> bytes:
         try:
-            return await asyncio.wait_for(self.reader.readline(), PATIENCE)
+            return await asyncio.wait_for(self.reader.readline(), TIMEOUT)
         except ConnectionError:  # a server that has ended may not have read all that was sent
             return b""
 
@@ -111,7 +112,7 @@ async def played(session: Session, case: str) -> None:
         elif rest.startswith("end "):
             assert await session.message() is None, "the session goes on"
             if session.child is not None:
-                assert await asyncio.wait_for(session.child.wait(), 10.0) == int(rest[4:])
+                assert await asyncio.wait_for(session.child.wait(), TIMEOUT) == int(rest[4:])
             return
         else:
             found = await session.message()

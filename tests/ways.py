@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.editor import TIMEOUT
+
 WAYS = ("stdio", "unbuffered", "pipe", "tcp")
-PATIENCE = 30.0
 ROOT = Path(__file__).parent.parent
 
 
@@ -26,7 +27,7 @@ def alive(marker: str) -> set[int]:
     return found
 
 
-async def gone(marker: str, seconds: float = 3.0) -> None:
+async def gone(marker: str, seconds: float = TIMEOUT) -> None:
     """Wait until none of them is left."""
     deadline = time.monotonic() + seconds
     while left := alive(marker):
@@ -53,7 +54,7 @@ class Way:
         """A second client of a process that has several."""
         return Way(*await asyncio.open_connection("127.0.0.1", self.port), self.child, self.said, self.port)
 
-    async def code(self, seconds: float = 10.0) -> int:
+    async def code(self, seconds: float = TIMEOUT) -> int:
         """The exit code of the process, which ends."""
         return await asyncio.wait_for(self.child.wait(), seconds)
 
@@ -82,12 +83,12 @@ async def reached(way: str, program: Sequence[str], folder: Path, said: Path | N
             arrived: asyncio.Queue[Any] = asyncio.Queue()
             listener = await asyncio.start_unix_server(lambda *streams: arrived.put_nowait(streams), folder / "s")
             child = await start(f"--pipe={folder / 's'}", **aside)
-            reader, writer = await asyncio.wait_for(arrived.get(), PATIENCE)
+            reader, writer = await asyncio.wait_for(arrived.get(), TIMEOUT)
             made = Way(reader, writer, child, said)
             listener.close()
         elif way == "tcp":
             child = await start("--tcp", "127.0.0.1:0", **aside)
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + TIMEOUT
             while not said.read_text().endswith("\n"):
                 assert time.monotonic() < deadline, "it does not listen"
                 await asyncio.sleep(0.01)
