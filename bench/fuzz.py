@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from codeclippy_ls.diffs import read
-from codeclippy_ls.framing import MAX_HEADER, FrameError, frame, read_frame
+from codeclippy_ls.framing import MAX_HEADER, FrameError, encode_frame, read_frame
 from codeclippy_ls.text import Change, Document, Documents, Position, apply, lines
 
 CORPUS = Path(__file__).parent.parent / "tests" / "cases" / "fuzz"
@@ -33,7 +33,7 @@ def frames(data: bytes) -> None:
 
     async def followed() -> None:
         reader = asyncio.StreamReader(limit=MAX_HEADER)
-        reader.feed_data(frame(data) + data)
+        reader.feed_data(encode_frame(data) + data)
         reader.feed_eof()
         if await read_frame(reader) != data:
             raise Broken("a frame changed its message")

@@ -226,10 +226,10 @@ def _serve(parsed: argparse.Namespace) -> int:
 def _host(parsed: argparse.Namespace) -> int:
     from codeclippy_ls.engines import make_thread_engine
     from codeclippy_ls.host.address import HostAddress
-    from codeclippy_ls.host.service import run
+    from codeclippy_ls.host.engine_host import run_host
 
     place = HostAddress(parsed.at.parent, parsed.at.name)
-    return run(place, lambda on_status: make_thread_engine(parsed.cache_megabytes, {}, on_status))
+    return run_host(place, lambda on_status: make_thread_engine(parsed.cache_megabytes, {}, on_status))
 
 
 async def _session(

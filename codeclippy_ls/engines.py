@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 from codeclippy_ls.engine.thread_engine import ThreadEngine
 from codeclippy_ls.engine.worker import ModelWorker
-from codeclippy_ls.host.address import HostAddress, HostError, host_address
+from codeclippy_ls.host.address import HostAddress, HostError, resolve_host_address
 from codeclippy_ls.host.client import HostEngine
-from codeclippy_ls.host.start import Connection, Notifications, find_host
+from codeclippy_ls.host.start import HostConnection, Notifications, connect_or_start
 from codeclippy_ls.inference.engine import Engine, StatusListener
 from codeclippy_ls.inference.spec import ModelSpec
 from codeclippy_ls.model_specs import model_specs
@@ -54,10 +54,10 @@ def make_thread_engine(
 def open_host_engine(settings: Settings, on_status: StatusListener | None = None) -> HostEngine:
     """Open a client of the user's engine host, which is started when the first request needs it."""
 
-    async def find(notifications: Notifications) -> Connection:
-        address = host_address(settings)
+    async def find(notifications: Notifications) -> HostConnection:
+        address = resolve_host_address(settings)
         command = host_command(address, settings)
-        return await find_host(address, command, settings.model.idle_minutes * 60.0, notifications)
+        return await connect_or_start(address, command, settings.model.idle_minutes * 60.0, notifications)
 
     return HostEngine(find, model_specs(settings), on_status)
 
@@ -80,7 +80,7 @@ def _uses_host(settings: Settings) -> bool:
     if sys.platform == "win32":
         return False
     try:
-        host_address(settings)
+        resolve_host_address(settings)
     except HostError as error:
         log.warning("%s", error)
         return False

@@ -9,7 +9,7 @@ from typing import Protocol, SupportsIndex
 MAX_HEADER = 4096
 MAX_BODY = 64 << 20
 MAX_UNSENT = 64 << 20
-FLUSH_SECONDS = 2.0
+FLUSH_TIMEOUT = 2.0
 
 
 class FrameError(Exception):
@@ -65,7 +65,7 @@ def _content_length(header: bytes) -> int:
     return length
 
 
-def frame(body: bytes) -> bytes:
+def encode_frame(body: bytes) -> bytes:
     """A message as it goes over the wire."""
     return b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
 
@@ -84,7 +84,7 @@ class _Reader(asyncio.StreamReader):
             super().feed_data(data)
 
 
-def new_reader() -> asyncio.StreamReader:
+def make_reader() -> asyncio.StreamReader:
     """A reader that refuses headers longer than ``MAX_HEADER``."""
     return _Reader(limit=MAX_HEADER)
 
@@ -105,10 +105,10 @@ class StreamWriter:
         """Send what is queued and end."""
         self._writer.close()
 
-    async def flushed(self) -> None:
+    async def flush(self) -> None:
         """Wait, for a moment at most, until what was queued has gone out."""
         self.close()
         try:
-            await asyncio.wait_for(self._writer.wait_closed(), FLUSH_SECONDS)
+            await asyncio.wait_for(self._writer.wait_closed(), FLUSH_TIMEOUT)
         except (OSError, asyncio.TimeoutError):
             pass

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from codeclippy_ls.engine.thread_engine import ThreadEngine
 from codeclippy_ls.host.address import HostAddress
-from codeclippy_ls.host.service import run
+from codeclippy_ls.host.engine_host import run_host
 from codeclippy_ls.inference.engine import ModelStatus
 from tests.scripted_server import FileWorker
 
@@ -24,7 +24,7 @@ def main() -> None:
     def open_engine(on_status: Callable[[str, ModelStatus], None]) -> ThreadEngine:
         return ThreadEngine(lambda: FileWorker(script), {}, on_status, step_timeout=STEP_TIMEOUT)
 
-    run(HostAddress(at.parent, at.name), open_engine)
+    run_host(HostAddress(at.parent, at.name), open_engine)
 
 
 if __name__ == "__main__":

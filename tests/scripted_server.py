@@ -24,9 +24,9 @@ from typing import Any
 
 from codeclippy_ls import cli
 from codeclippy_ls.engine.thread_engine import ThreadEngine
-from codeclippy_ls.host.address import HostAddress, own_folder
+from codeclippy_ls.host.address import HostAddress, prepare_runtime_folder
 from codeclippy_ls.host.client import HostEngine
-from codeclippy_ls.host.start import Connection, Notifications, find_host
+from codeclippy_ls.host.start import HostConnection, Notifications, connect_or_start
 from codeclippy_ls.inference.engine import STEP_TIMEOUT, Engine, ModelStatus
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import Generation, Priority
@@ -92,11 +92,11 @@ def opened(script: Path, settings: Settings, on_status: Callable[[str, ModelStat
 
 def hosted(script: Path, settings: Settings, on_status: Callable[[str, ModelStatus], None]) -> Engine:
     """A scripted engine in a process of its own."""
-    where = HostAddress(own_folder(), script.stem)
+    where = HostAddress(prepare_runtime_folder(), script.stem)
     command = [sys.executable, "-m", "tests.scripted_host", "--at", str(where.folder / where.name), str(script)]
 
-    async def find(notifications: Notifications) -> Connection:
-        return await find_host(where, command, _IDLE, notifications)
+    async def find(notifications: Notifications) -> HostConnection:
+        return await connect_or_start(where, command, _IDLE, notifications)
 
     return HostEngine(find, model_specs(settings), on_status)
 

@@ -25,10 +25,10 @@ from codeclippy_ls.assist.proposals import Refusal
 from codeclippy_ls.engine.thread_engine import ThreadEngine
 from codeclippy_ls.engines import open_engine, open_thread_engine
 from codeclippy_ls.host import address, client, messages
-from codeclippy_ls.host.address import HostAddress, HostError, host_address, own_folder
+from codeclippy_ls.host.address import HostAddress, HostError, prepare_runtime_folder, resolve_host_address
 from codeclippy_ls.host.client import HostEngine
-from codeclippy_ls.host.service import Service, run
-from codeclippy_ls.host.start import Connection, Notifications, find_host
+from codeclippy_ls.host.engine_host import EngineHost, run_host
+from codeclippy_ls.host.start import HostConnection, Notifications, connect_or_start
 from codeclippy_ls.inference.engine import ModelState, ModelStatus
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Request, Sampling
@@ -136,36 +136,36 @@ def test_asks_and_answers_survive_the_wire(ask: Any) -> None:
 def test_the_folder_must_be_the_user_s_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not open to others, not a link, not a file; made where it is missing."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    assert own_folder().stat().st_mode & 0o777 == 0o700
+    assert prepare_runtime_folder().stat().st_mode & 0o777 == 0o700
     (tmp_path / "codeclippy").chmod(0o755)
     with pytest.raises(HostError, match="only you can reach"):
-        own_folder()
+        prepare_runtime_folder()
     (tmp_path / "codeclippy").rmdir()
     (tmp_path / "codeclippy").symlink_to(tmp_path)
     with pytest.raises(HostError, match="only you can reach"):
-        own_folder()
+        prepare_runtime_folder()
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert own_folder() == tmp_path / f"codeclippy-{os.getuid()}"
+    assert prepare_runtime_folder() == tmp_path / f"codeclippy-{os.getuid()}"
 
 
 def test_hosts_that_differ_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     """By settings of the whole process, by environment, by version; not by model."""
-    base = host_address(settings())
-    assert host_address(settings(complete="/other", idleMinutes=3)) == base
+    base = resolve_host_address(settings())
+    assert resolve_host_address(settings(complete="/other", idleMinutes=3)) == base
     for name in ("PYTHONSTARTUP", "PYTHON_BASIC_REPL", "TERM_PROGRAM"):  # of an editor's terminal
         monkeypatch.setenv(name, "1")
-    assert host_address(settings()) == base
+    assert resolve_host_address(settings()) == base
     others = [
-        host_address(settings(threads=3)),
-        host_address(settings(device="cuda")),
-        host_address(settings(cacheMegabytes=1)),
+        resolve_host_address(settings(threads=3)),
+        resolve_host_address(settings(device="cuda")),
+        resolve_host_address(settings(cacheMegabytes=1)),
     ]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    others.append(host_address(settings()))
+    others.append(resolve_host_address(settings()))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(address, "__version__", "0.0.0")
-    others.append(host_address(settings()))
+    others.append(resolve_host_address(settings()))
     assert len({one.name for one in (base, *others)}) == 6
 
 
@@ -188,7 +188,7 @@ async def test_two_servers_share_one_host_and_load_no_model(folder: Path) -> Non
             assert "libtorch" not in Path(f"/proc/{child.pid}/maps").read_text()
         await first.stop()
         await second.stop()
-    where = host_address(settings())
+    where = resolve_host_address(settings())
     modes = {path: path.stat().st_mode & 0o777 for path in (where.folder, where.socket, where.lock, where.log)}
     assert modes == {where.folder: 0o700, where.socket: 0o600, where.lock: 0o600, where.log: 0o600}
     async with assistant() as third:
@@ -319,8 +319,8 @@ def scripted(folder: Path, script: Path) -> Callable[[Notifications], Any]:
     where = HostAddress(folder, script.stem)
     command = [sys.executable, "-m", "tests.scripted_host", "--at", str(folder / script.stem), str(script)]
 
-    async def find(notifications: Notifications) -> Connection:
-        return await find_host(where, command, 0.2, notifications)
+    async def find(notifications: Notifications) -> HostConnection:
+        return await connect_or_start(where, command, 0.2, notifications)
 
     return find
 
@@ -337,7 +337,9 @@ async def test_a_hung_host_ends_itself_and_everybody_is_answered(script: Path, f
     """A step that never ends; afterwards another process serves."""
     watched: list[tuple[str, ModelStatus]] = []
     made = settings()
-    engine = HostEngine(scripted(own_folder(), script), model_specs(made), lambda *status: watched.append(status))
+    engine = HostEngine(
+        scripted(prepare_runtime_folder(), script), model_specs(made), lambda *status: watched.append(status)
+    )
     async with assistant(made, engine) as subject:
         hung = engine.process
         script.write_text(json.dumps({"fault": "hang"}))
@@ -361,7 +363,7 @@ async def test_a_stopped_host_is_left_and_everybody_is_answered(script: Path, mo
         monkeypatch.setattr(client, name, seconds)
     monkeypatch.setattr("codeclippy_ls.host.start._HELLO_SECONDS", 0.3)
     made = settings()
-    engine = HostEngine(scripted(own_folder(), script), model_specs(made))
+    engine = HostEngine(scripted(prepare_runtime_folder(), script), model_specs(made))
     async with assistant(made, engine) as subject:
         stopped = process_of(engine)
         try:
@@ -380,13 +382,15 @@ async def test_a_stopped_host_is_left_and_everybody_is_answered(script: Path, mo
 async def test_cancelling_frees_the_host_within_a_step(script: Path) -> None:
     """An edit that would take ten minutes, cancelled by its client; then by a client that leaves."""
     made = settings()
-    async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as subject:
+    async with assistant(made, HostEngine(scripted(prepare_runtime_folder(), script), model_specs(made))) as subject:
         script.write_text(json.dumps({"delay": 600, "edit": "@@"}))
         edit = asyncio.ensure_future(subject.edit(document(), "Do it"))
         await until(lambda: subject.engine._sent)  # type: ignore[attr-defined]
         await asyncio.sleep(0.1)
         edit.cancel()
-        async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as leaving:
+        async with assistant(
+            made, HostEngine(scripted(prepare_runtime_folder(), script), model_specs(made))
+        ) as leaving:
             left = asyncio.ensure_future(leaving.edit(document(), "Do it"))
             await until(lambda: leaving.engine._sent)  # type: ignore[attr-defined]
         assert isinstance(await left, Refusal)
@@ -398,12 +402,12 @@ async def test_cancelling_frees_the_host_within_a_step(script: Path) -> None:
 async def test_a_host_that_nobody_uses_ends_and_leaves_nothing_behind(script: Path) -> None:
     """Its socket goes; a socket that a dead one left is no obstacle."""
     made = settings()
-    where = HostAddress(own_folder(), script.stem)
-    async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as subject:
+    where = HostAddress(prepare_runtime_folder(), script.stem)
+    async with assistant(made, HostEngine(scripted(prepare_runtime_folder(), script), model_specs(made))) as subject:
         first = process_of(subject.engine)
         assert where.socket.exists()
     await until(lambda: not alive(first) and not where.socket.exists())
-    async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as subject:
+    async with assistant(made, HostEngine(scripted(prepare_runtime_folder(), script), model_specs(made))) as subject:
         second = process_of(subject.engine)
         os.kill(second, signal.SIGTERM)
         await until(lambda: not alive(second))
@@ -434,11 +438,11 @@ async def test_a_host_that_cannot_be_started_is_given_up_with_one_message(monkey
     monkeypatch.setattr(client, "BACK_OFF", (0.01, 0.01))
     tries = 0
 
-    async def find(notifications: Notifications) -> Connection:
+    async def find(notifications: Notifications) -> HostConnection:
         nonlocal tries
         tries += 1
-        return await find_host(
-            HostAddress(own_folder(), "broken"), [sys.executable, "-c", "exit(3)"], 1.0, notifications
+        return await connect_or_start(
+            HostAddress(prepare_runtime_folder(), "broken"), [sys.executable, "-c", "exit(3)"], 1.0, notifications
         )
 
     def opened(made: Settings, on_status: Any) -> HostEngine:
@@ -459,7 +463,7 @@ async def test_whatever_goes_wrong_in_finding_a_host_everybody_is_answered(monke
     """Also what nobody thought of."""
     monkeypatch.setattr(client, "BACK_OFF", (0.01,))
 
-    async def find(notifications: Notifications) -> Connection:
+    async def find(notifications: Notifications) -> HostConnection:
         raise ZeroDivisionError
 
     engine = HostEngine(find, model_specs(settings()))
@@ -479,13 +483,13 @@ class Raw(Editor):
 
 
 @asynccontextmanager
-async def service(where: HostAddress, script: ScriptedWorker | None = None) -> AsyncIterator[Service]:
+async def service(where: HostAddress, script: ScriptedWorker | None = None) -> AsyncIterator[EngineHost]:
     """A host on this loop, over a script."""
 
     def open_scripted(on_status: Callable[[str, ModelStatus], None]) -> ThreadEngine:
         return ThreadEngine(lambda: script or ScriptedWorker(), {}, on_status)
 
-    made = Service(where, open_scripted)
+    made = EngineHost(where, open_scripted)
     task = asyncio.ensure_future(made.run())
     try:
         await until(where.socket.exists)
@@ -501,7 +505,7 @@ async def service(where: HostAddress, script: ScriptedWorker | None = None) -> A
 @pytest.mark.parametrize("loopback", [False, True])
 async def test_only_who_shows_the_token_and_runs_the_same_code_comes_in(loopback: bool, tmp_path: Path) -> None:
     """Over a socket and over a port; everybody else gets a reason, and no service."""
-    where = HostAddress(own_folder(), f"raw{loopback}", loopback or address.LOOPBACK)
+    where = HostAddress(prepare_runtime_folder(), f"raw{loopback}", loopback or address.LOOPBACK)
     async with service(where) as made:
         if loopback and os.name == "posix":
             assert where.socket.stat().st_mode & 0o777 == 0o600
@@ -533,8 +537,8 @@ async def test_only_who_shows_the_token_and_runs_the_same_code_comes_in(loopback
 
 async def test_a_host_takes_away_its_own_socket_only() -> None:
     """Where its files were removed, another may have taken the place; and it ends, since nobody can find it."""
-    where = HostAddress(own_folder(), "moved", loopback=True)
-    made = Service(where, lambda on_status: ThreadEngine(ScriptedWorker, {}, on_status))
+    where = HostAddress(prepare_runtime_folder(), "moved", loopback=True)
+    made = EngineHost(where, lambda on_status: ThreadEngine(ScriptedWorker, {}, on_status))
     task = asyncio.ensure_future(made.run())
     await until(where.socket.exists)
     where.socket.rename(where.socket.with_suffix(".old"))
@@ -554,7 +558,7 @@ def watchdog(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 async def test_service_inside_another_process_arms_no_watchdog(watchdog: list[str]) -> None:
     """The watchdog would end the process that runs the service, such as pytest."""
-    async with service(HostAddress(own_folder(), "unwatched")):
+    async with service(HostAddress(prepare_runtime_folder(), "unwatched")):
         await asyncio.sleep(0)
     assert watchdog == []
 
@@ -575,16 +579,16 @@ def test_host_process_arms_its_watchdog_and_cancels_it(
 
     monkeypatch.setattr(faulthandler, "enable", lambda: None)
     monkeypatch.setattr(os, "_exit", leave)
-    monkeypatch.setattr("codeclippy_ls.host.service._FIRST_SECONDS", 0.0)  # nobody comes
+    monkeypatch.setattr("codeclippy_ls.host.engine_host._FIRST_SECONDS", 0.0)  # nobody comes
     with pytest.raises(ZeroDivisionError if fails else SystemExit):
-        run(HostAddress(own_folder(), "watched"), open_engine)
+        run_host(HostAddress(prepare_runtime_folder(), "watched"), open_engine)
     assert watchdog[-1] == "cancelled" and ("armed" in watchdog or fails)
 
 
 async def test_a_model_that_failed_is_tried_again_when_it_is_wanted_again(script: Path) -> None:
     """By ``use`` as by ``prepare``; others of the host's models are not touched."""
     made = settings()
-    async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as subject:
+    async with assistant(made, HostEngine(scripted(prepare_runtime_folder(), script), model_specs(made))) as subject:
         engine, other = subject.engine, ModelSpec("/other")
         script.write_text(json.dumps({"load_error": "no such model", "complete": "total"}))
         engine.set_model(ModelRole.EDIT, other)
@@ -602,10 +606,10 @@ async def test_a_model_that_failed_is_tried_again_when_it_is_wanted_again(script
 
 async def test_models_that_nobody_uses_any_more_make_room_for_another() -> None:
     """When one is to be loaded, and not before: who comes back finds the model warm."""
-    where, script = HostAddress(own_folder(), "room"), ScriptedWorker()
+    where, script = HostAddress(prepare_runtime_folder(), "room"), ScriptedWorker()
 
     @asynccontextmanager
-    async def greeted(made: Service) -> AsyncIterator[Raw]:
+    async def greeted(made: EngineHost) -> AsyncIterator[Raw]:
         reader, writer, token = await address.connect(where)
         raw = Raw(reader, writer.write)
         await raw.call("hello", {"version": made.version, "token": token, "idle": 5.0})
@@ -634,7 +638,7 @@ async def test_models_that_nobody_uses_any_more_make_room_for_another() -> None:
 async def test_a_client_of_a_host_that_stops_reading_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others are served meanwhile and afterwards."""
     monkeypatch.setattr(framing, "MAX_UNSENT", 1 << 20)  # beside what the system's buffers hold
-    where, script = HostAddress(own_folder(), "unread"), ScriptedWorker()
+    where, script = HostAddress(prepare_runtime_folder(), "unread"), ScriptedWorker()
     spec = messages.spec_to(ModelSpec())
 
     def submit(ticket: int) -> dict[str, Any]:
@@ -664,11 +668,11 @@ async def test_a_client_of_a_host_that_stops_reading_is_given_up(monkeypatch: py
 async def test_another_version_is_one_message_and_no_restart(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host goes on for those who match."""
     made = settings()
-    async with assistant(made, HostEngine(scripted(own_folder(), script), model_specs(made))) as subject:
+    async with assistant(made, HostEngine(scripted(prepare_runtime_folder(), script), model_specs(made))) as subject:
         process = process_of(subject.engine)
         with monkeypatch.context() as patch:
             patch.setattr("codeclippy_ls.host.start.version", lambda: "0.0.0 1 2")
-            other = HostEngine(scripted(own_folder(), script), model_specs(made))
+            other = HostEngine(scripted(prepare_runtime_folder(), script), model_specs(made))
             with pytest.raises(EngineError, match="restart the language server"):
                 await other.load(ModelRole.COMPLETE).result()
             assert other.status(ModelRole.EDIT).state is ModelState.FAILED

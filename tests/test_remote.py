@@ -28,9 +28,9 @@ from codeclippy_ls.inference.requests import FinishReason, Priority, Request
 from codeclippy_ls.inference.spec import ModelRole
 from codeclippy_ls.model_specs import model_specs
 from codeclippy_ls.prompts.context_snippets import OpenFile
-from codeclippy_ls.remote.address import endpoint, key_from
+from codeclippy_ls.remote.endpoint import parse_endpoint, read_key
 from codeclippy_ls.remote.engine import RemoteEngine
-from codeclippy_ls.remote.served import facts_from
+from codeclippy_ls.remote.models import select_model
 from codeclippy_ls.server.server import Server
 from codeclippy_ls.settings import Settings, parse
 from codeclippy_ls.text import Document
@@ -695,7 +695,7 @@ async def test_an_editors_session_over_a_service() -> None:
 )
 def test_endpoints(url: str, made: str) -> None:
     """https anywhere, http on this machine."""
-    assert endpoint(url).url == made
+    assert parse_endpoint(url).url == made
 
 
 @pytest.mark.parametrize(
@@ -720,16 +720,16 @@ def test_endpoints(url: str, made: str) -> None:
 def test_endpoints_to_which_nothing_is_sent(url: str) -> None:
     """Each with a sentence that names the setting, and no password."""
     with pytest.raises(ValueError, match=r"model\.endpoint") as raised:
-        endpoint(url)
+        parse_endpoint(url)
     assert "pass@" not in str(raised.value)
 
 
 def test_keys_come_from_variables() -> None:
     """A key in the place of the name is not repeated; one with a line end would be a header."""
-    assert key_from("", {}) == "" and key_from("K", {"K": f" {KEY}\n"}) == KEY
+    assert read_key("", {}) == "" and read_key("K", {"K": f" {KEY}\n"}) == KEY
     for variable, environment in ((KEY, {}), ("K", {}), ("K", {"K": "a\r\nX: b"}), ("K", {"K": "schlüssel"})):
         with pytest.raises(ValueError) as raised:
-            key_from(variable, environment)
+            read_key(variable, environment)
         assert KEY not in str(raised.value) and "X: b" not in str(raised.value)
 
 
@@ -809,8 +809,8 @@ def test_what_is_listed_says_how_much_fits() -> None:
         ({"max_model_len": "many"}, 2048),
     ):
         listed = {"data": [{"id": "m", **entry}]}
-        assert facts_from(listed, "", 0, False, "u").window == window
-        assert facts_from(listed, "", 300, False, "u").window == 300
+        assert select_model(listed, "", 0, False, "u").window == window
+        assert select_model(listed, "", 300, False, "u").window == 300
 
 
 async def test_the_verbs_ask_an_endpoint_too(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from codeclippy_ls.prompts.context_snippets import Snippet
 from codeclippy_ls.prompts.families import FAMILIES, Family, served_family
 from codeclippy_ls.prompts.text_prompts import (
     PlainPrompt,
-    Served,
+    RemoteModel,
     closed,
     continued,
     plain_completion,
@@ -57,7 +57,7 @@ def test_served_names_tell_families(name: str, family: str) -> None:
 def test_a_template_is_spelled_once_and_anything_more_is_refused(family: Family) -> None:
     """Whatever control token of the family stands in either text, and wherever."""
     name = family.name
-    served = Served("model", 2048)
+    served = RemoteModel("model", 2048)
     made = plain_completion(served, Context("x = ", "\n", "a.py"), 32, name)
     assert made.text.count("x = ") == 1 and made.suffix is None
     for token in made.spelled:
@@ -71,7 +71,7 @@ def test_a_service_reads_the_text_as_the_tokens_that_are_meant() -> None:
     tokenizer = Tokenizer((SHIPPED_FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
     context = Context("def f(x):\n    return ", "\nf(1)\n")
     view = SimpleNamespace(name="", architecture="gpt_neox", tokenizer=tokenizer, chat=None)
-    made = plain_completion(Served("m", 1024), context, 32, "clippy")
+    made = plain_completion(RemoteModel("m", 1024), context, 32, "clippy")
     assert made.text == "<|SUF|>\nf(1)\n<|PRE|>def f(x):\n    return <|MID|>"
     assert tuple(tokenizer.encode_template(made.text)) == completion_prompt(view, context, 1024, 32).tokens
     assert len(tokenizer.encode(FILE)) <= tokens_of(FILE)
@@ -79,7 +79,7 @@ def test_a_service_reads_the_text_as_the_tokens_that_are_meant() -> None:
 
 def test_markup_is_no_control_token_of_a_model_of_which_nothing_is_known() -> None:
     """HTML's strikethrough and a diff model's tags are text; what no file has by accident is refused."""
-    served = Served("some-model", 2048)
+    served = RemoteModel("some-model", 2048)
     assert plain_completion(served, Context("<s>old</s> <NME> [SUFFIX] ", ""), 32).text.startswith("<s>old")
     with pytest.raises(ValueError, match="a served model would take"):
         plain_completion(served, Context("x = '<|endoftext|>'\ny = ", ""), 32)
@@ -97,7 +97,7 @@ def test_a_prompt_fits_its_window(window: int, cut: int, wide: bool, family: str
     """By the estimate, with the answer's share left; what is shown is the text around the cursor."""
     text = FILE.replace("value", "wért") if wide else FILE
     context = Context(text[:cut], text[cut:], "some/file.py", "python", (Snippet("b.py", "other = 1\n"),))
-    made = plain_completion(Served("m", window), context, 48, family)
+    made = plain_completion(RemoteModel("m", window), context, 48, family)
     control = re.compile("|".join(map(re.escape, sorted(made.spelled, key=len, reverse=True))) or "(?!)")
     taken = tokens_of(control.sub("", made.text)) + len(control.findall(made.text))
     assert taken <= window - min(48, window // 2)
@@ -110,7 +110,7 @@ def test_the_head_stays_while_one_types() -> None:
     at = len(FILE) // 2
     texts = [
         plain_completion(
-            Served("m", 1024), Context(FILE[:at] + "value"[:count], FILE[at:], "a.py"), 48, "qwen-coder"
+            RemoteModel("m", 1024), Context(FILE[:at] + "value"[:count], FILE[at:], "a.py"), 48, "qwen-coder"
         ).text
         for count in range(6)
     ]
@@ -121,7 +121,7 @@ def test_the_head_stays_while_one_types() -> None:
 
 def test_answers_are_cut_at_control_tokens_and_not_begun_anew() -> None:
     """Some services spell what ended the answer."""
-    made = plain_completion(Served("m", 1024), Context("x = cou", "", "a.py"), 48, "qwen-coder")
+    made = plain_completion(RemoteModel("m", 1024), Context("x = cou", "", "a.py"), 48, "qwen-coder")
     assert continued("nt()<|endoftext|>junk", made) == "nt()"
     assert continued("count()", made) == "" and continued("nt()", made) == "nt()"
 
@@ -129,27 +129,27 @@ def test_answers_are_cut_at_control_tokens_and_not_begun_anew() -> None:
 def test_edits_by_template_and_by_chat() -> None:
     """The family's own form where it has one, else a message for those that follow instructions, else none."""
     edited = Edited(("def f():", "    pass"), 0, 1, "a.py", "add a\ndocstring")
-    assert plain_edit(Served("m", 1024), edited, 100, "clippy").text == (
+    assert plain_edit(RemoteModel("m", 1024), edited, 100, "clippy").text == (
         "<NME> a.py\n<BEF> def f():\n    pass\n<MSG> add a docstring\n<DFF>"
     )
-    chat = plain_edit(Served("m-instruct", 1024, chat=True), edited, 100)
+    chat = plain_edit(RemoteModel("m-instruct", 1024, chat=True), edited, 100)
     assert chat.chat and "```\ndef f():\n    pass\n```" in chat.text and "add a docstring" in chat.text
     with pytest.raises(ValueError, match="not known to write diffs"):
-        plain_edit(Served("m", 1024), edited, 100)
+        plain_edit(RemoteModel("m", 1024), edited, 100)
     for token, family in (("<BEF>", "clippy"), ("<|im_start|>", "")):
         wrong = Edited(("def f():", f"    {token}"), 0, 1, "a.py", "x")
         with pytest.raises(ValueError, match=re.escape(token)):
-            plain_edit(Served("m", 1024, chat=True), wrong, 100, family)
+            plain_edit(RemoteModel("m", 1024, chat=True), wrong, 100, family)
 
 
 def test_a_long_document_is_cut_around_the_selection() -> None:
     """And a selection that is too long is refused."""
     lines = tuple(FILE.split("\n"))
-    made = plain_edit(Served("m", 1024), Edited(lines, 4000, 4002, "a.py", "x"), 200, "clippy")
+    made = plain_edit(RemoteModel("m", 1024), Edited(lines, 4000, 4002, "a.py", "x"), 200, "clippy")
     start, end = made.lines
     assert 0 < start <= 4000 and 4002 < end < len(lines) and tokens_of(made.text) <= 1024
     with pytest.raises(ValueError, match="too long"):
-        plain_edit(Served("m", 1024), Edited(lines, 0, 4000, "a.py", "x"), 200, "clippy")
+        plain_edit(RemoteModel("m", 1024), Edited(lines, 0, 4000, "a.py", "x"), 200, "clippy")
 
 
 def test_a_fence_that_closes_ends_an_answer() -> None:

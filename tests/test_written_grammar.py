@@ -13,7 +13,7 @@ from codeclippy_ls import diffs
 from codeclippy_ls.constrain import applied, gbnf
 from codeclippy_ls.constrain.written import MOST_LINES
 from codeclippy_ls.inference.requests import Candidate, FinishReason
-from codeclippy_ls.prompts.text_prompts import Served
+from codeclippy_ls.prompts.text_prompts import RemoteModel
 from codeclippy_ls.tasks.edit import ContextDiff, EditTask
 from codeclippy_ls.tasks.edit_context import EditContext
 from codeclippy_ls.text import Document, apply
@@ -161,7 +161,7 @@ def test_an_edit_takes_what_followed_it_and_what_did_not(answer: str) -> None:
     """A service that has no grammars answers as it did."""
     document = Document("file:///a.py", "a\nb\nc\n")
     ask = EditTask("a.py", EditContext(("a", "b", "c"), (0, 1, 2), 0, 3), "Make b large", 200)
-    prompt = ask.text_prompt(Served("qwen2.5-coder-7b-instruct", 4096, chat=True))
+    prompt = ask.text_prompt(RemoteModel("qwen2.5-coder-7b-instruct", 4096, chat=True))
     assert 't1 ::= "2"' in prompt.grammar
     made = ask.answer(Candidate(answer, (), 0.0, FinishReason.END), prompt)
     assert isinstance(made, ContextDiff)

@@ -57,11 +57,11 @@ Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Non
 
 
 class HostError(EngineError):
-    """There is no host to talk to; the message says why and what to do. ``lasting``: trying again is of no use."""
+    """There is no host to talk to; the message says why and what to do. ``permanent``: trying again is of no use."""
 
-    def __init__(self, message: str, lasting: bool = False) -> None:
+    def __init__(self, message: str, permanent: bool = False) -> None:
         super().__init__(message)
-        self.lasting = lasting
+        self.permanent = permanent
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class HostAddress:
         return self.folder / f"{self.name}.log"
 
 
-def host_address(settings: Settings) -> HostAddress:
+def resolve_host_address(settings: Settings) -> HostAddress:
     """The place of the host for these settings.
 
     Raises:
@@ -106,7 +106,7 @@ def host_address(settings: Settings) -> HostAddress:
         model.threads,
         environment,
     ]
-    return HostAddress(own_folder(), hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16])
+    return HostAddress(prepare_runtime_folder(), hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16])
 
 
 def version() -> str:
@@ -118,7 +118,7 @@ def version() -> str:
     return f"{__version__} {max(stamps)} {len(stamps)}"
 
 
-def own_folder() -> Path:
+def prepare_runtime_folder() -> Path:
     """The folder for sockets, made where it is missing, and checked.
 
     Raises:
@@ -136,7 +136,7 @@ def own_folder() -> Path:
     except OSError as error:
         raise HostError(
             f'the engine host has no place: {folder}: {error.strerror}; the setting "model.engine" can be "in-process"',
-            lasting=True,
+            permanent=True,
         ) from error
     if not stat.S_ISDIR(found.st_mode) or (
         sys.platform != "win32" and (found.st_uid != os.getuid() or found.st_mode & 0o077)
@@ -144,7 +144,7 @@ def own_folder() -> Path:
         raise HostError(
             f"the engine host has no safe place: {folder} is not a folder that only you can reach; remove "
             'it, or set "model.engine" to "in-process"',
-            lasting=True,
+            permanent=True,
         )
     return folder
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from codeclippy_ls.host import messages
 from codeclippy_ls.host.address import HostError
-from codeclippy_ls.host.start import Connection, Notifications
+from codeclippy_ls.host.start import HostConnection, Notifications
 from codeclippy_ls.inference.engine import ModelState, ModelStatus
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.handles import RequestHandle
@@ -43,7 +43,7 @@ class HostEngine:
 
     def __init__(
         self,
-        find: Callable[[Notifications], Awaitable[Connection]],
+        find: Callable[[Notifications], Awaitable[HostConnection]],
         specs: Mapping[str, ModelSpec],
         watch: Callable[[str, ModelStatus], None] | None = None,
     ) -> None:
@@ -56,7 +56,7 @@ class HostEngine:
         self._sent: set[int] = set()
         self._streamed: set[int] = set()
         self._loading: dict[ModelSpec, list[RequestHandle]] = {}
-        self._connection: Connection | None = None
+        self._connection: HostConnection | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._losses: list[float] = []
         self._reason = _LOST
@@ -249,7 +249,7 @@ class HostEngine:
                 self._lose()
             except HostError as error:
                 self._reason = str(error)
-                if error.lasting:
+                if error.permanent:
                     self._give_up(self._reason)
                     return
             except Exception as error:  # whatever it is, somebody waits for an answer
@@ -262,7 +262,7 @@ class HostEngine:
                 return
             await asyncio.sleep(BACK_OFF[len(self._losses) - 1])
 
-    async def _until_lost(self, connection: Connection) -> None:
+    async def _until_lost(self, connection: HostConnection) -> None:
         """Wait until a connection ends; where the host is stopped or stuck, it is ended from here."""
         while not await connection.ended(_BEAT_SECONDS):
             answer = connection.peer.send_request_async("ping")
@@ -271,7 +271,7 @@ class HostEngine:
                 connection.close()
                 return
 
-    def _begin(self, connection: Connection) -> None:
+    def _begin(self, connection: HostConnection) -> None:
         self._connection = connection
         for found in connection.statuses:
             self._status_said(found)

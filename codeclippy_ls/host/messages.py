@@ -16,7 +16,7 @@ from cattrs import Converter
 from pygls.exceptions import JsonRpcException, JsonRpcMethodNotFound
 from pygls.protocol import JsonRPCProtocol
 
-from codeclippy_ls.framing import FrameError, StreamWriter, frame, read_frame
+from codeclippy_ls.framing import FrameError, StreamWriter, encode_frame, read_frame
 from codeclippy_ls.inference.engine import ModelState, ModelStatus
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import Generation, Sampling, Task
@@ -100,7 +100,7 @@ class Peer(JsonRPCProtocol):
 
     def _send_data(self, data: Any) -> None:
         # In ASCII, so that half a character, which is no UTF-8, comes over as it is.
-        self.frames.write(frame(json.dumps(data, default=self._serialize_message).encode("ascii")))
+        self.frames.write(encode_frame(json.dumps(data, default=self._serialize_message).encode("ascii")))
 
     def _report_server_error(self, error: Exception, source: Any) -> None:
         log.warning("%s", type(error).__name__)

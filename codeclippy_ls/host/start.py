@@ -26,7 +26,7 @@ _MOST_LOG = 1 << 20
 Notifications = Mapping[str, Callable[[Any], None]]
 
 
-class Connection:
+class HostConnection:
     """A client's end of a connection that has said hello.
 
     Attributes:
@@ -52,9 +52,9 @@ class Connection:
         self.peer.frames.close()
 
 
-async def find_host(
+async def connect_or_start(
     place: HostAddress, command: Sequence[str], idle: float, notifications: Notifications
-) -> Connection:
+) -> HostConnection:
     """A connection to the place's host, which ``command`` starts where there is none.
 
     Args:
@@ -80,7 +80,7 @@ async def find_host(
     raise HostError(f"the engine host did not start within {_START_SECONDS:g} s; {place.log} may say why")
 
 
-async def _greeted(place: HostAddress, idle: float, notifications: Notifications) -> Connection:
+async def _greeted(place: HostAddress, idle: float, notifications: Notifications) -> HostConnection:
     """A connection to the host that listens.
 
     Raises:
@@ -94,13 +94,13 @@ async def _greeted(place: HostAddress, idle: float, notifications: Notifications
     try:
         await asyncio.wait({hello, reading}, timeout=_HELLO_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if hello.done():
-            return Connection(peer, reading, hello.result())
+            return HostConnection(peer, reading, hello.result())
         raise HostError("the engine host does not answer")
     except BaseException as error:
         reading.cancel()
         peer.frames.close()
         if isinstance(error, JsonRpcException):
-            raise HostError(error.message, lasting=True) from error
+            raise HostError(error.message, permanent=True) from error
         raise
 
 

@@ -54,7 +54,7 @@ _CLOSED = re.compile(r"```[^\n]*\n(?:.*\n)?```", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class RemoteModel:
     """A model behind a service: its name there, its window in tokens, and how it is asked.
 
     Attributes:
@@ -100,7 +100,7 @@ def tokens_of(text: str) -> int:
     return -(-len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN)
 
 
-def plain_completion(served: Served, context: Context, reserve: int, wanted: str = "") -> PlainPrompt:
+def plain_completion(served: RemoteModel, context: Context, reserve: int, wanted: str = "") -> PlainPrompt:
     """The prompt for the cursor.
 
     Args:
@@ -131,7 +131,7 @@ def plain_completion(served: Served, context: Context, reserve: int, wanted: str
     )
 
 
-def plain_edit(served: Served, edited: Edited, reserve: int, wanted: str = "") -> PlainPrompt:
+def plain_edit(served: RemoteModel, edited: Edited, reserve: int, wanted: str = "") -> PlainPrompt:
     """The prompt for a diff, by the family's template, or as a message for a model that follows instructions.
 
     Raises:

@@ -21,11 +21,11 @@ from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Task
 from codeclippy_ls.inference.spec import ModelRole, ModelSpec
-from codeclippy_ls.remote.address import endpoint, key_from
-from codeclippy_ls.remote.connection import Connection
-from codeclippy_ls.remote.errors import Fault, RemoteError
-from codeclippy_ls.remote.job import Job
-from codeclippy_ls.remote.served import facts_from
+from codeclippy_ls.remote.endpoint import parse_endpoint, read_key
+from codeclippy_ls.remote.errors import ErrorKind, RemoteError
+from codeclippy_ls.remote.generation import Job
+from codeclippy_ls.remote.http_client import HttpClient
+from codeclippy_ls.remote.models import select_model
 from codeclippy_ls.settings import ModelSettings
 from codeclippy_ls.tasks.model_info import ModelInfo
 
@@ -65,7 +65,7 @@ class RemoteEngine:
         self._status = {model: ModelStatus(ModelState.ABSENT) for model in specs}
         self._tickets: dict[RequestHandle, asyncio.Task[None]] = {}
         self._turns = {lane: asyncio.Semaphore(count) for lane, count in _AT_ONCE.items()}
-        self._connection: Connection | None = None
+        self._connection: HttpClient | None = None
         self._finding: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._failures = 0
@@ -180,7 +180,7 @@ class RemoteEngine:
                         last
                         or shown
                         or ticket.priority is not Priority.EDIT
-                        or not error.passing
+                        or not error.retryable
                         or wait > _LONGEST_RETRY
                     ):
                         raise
@@ -193,7 +193,7 @@ class RemoteEngine:
         try:
             return await job.generation()
         except RemoteError as error:
-            if error.fault is not Fault.REFUSED or ticket.priority in self._bare:
+            if error.kind is not ErrorKind.REFUSED or ticket.priority in self._bare:
                 raise
         assert self._connection is not None
         again = Job(self._connection, facts, ticket, self._settings.endpoint_fim, bare=True)
@@ -227,7 +227,7 @@ class RemoteEngine:
             listed = await self._listed(connection)
             for model, spec in self._specs.items():
                 own = model == ModelRole.EDIT and bool(self._settings.edit)
-                facts = facts_from(
+                facts = select_model(
                     listed, spec.name, self._settings.endpoint_context_length, own, connection.endpoint.url
                 )
                 self._set_status(model, ModelStatus(ModelState.READY, info=facts))
@@ -237,7 +237,7 @@ class RemoteEngine:
                 self._set_status(model, ModelStatus(ModelState.FAILED, said))
             raise
 
-    async def _listed(self, connection: Connection) -> Any:
+    async def _listed(self, connection: HttpClient) -> Any:
         """What the service lists; nothing where it lists nothing, but all models have names in the settings."""
         try:
             return await connection.get("/models")
@@ -246,14 +246,14 @@ class RemoteEngine:
                 return {}
             raise
 
-    def _connected(self) -> Connection:
+    def _connected(self) -> HttpClient:
         if self._connection is None:
             try:
-                where = endpoint(self._settings.endpoint)
-                key = key_from(self._settings.endpoint_key_variable, os.environ)
+                where = parse_endpoint(self._settings.endpoint)
+                key = read_key(self._settings.endpoint_key_variable, os.environ)
             except ValueError as error:
-                raise RemoteError(str(error), Fault.DENIED) from error
-            self._connection = Connection(where, key, self._patience)
+                raise RemoteError(str(error), ErrorKind.DENIED) from error
+            self._connection = HttpClient(where, key, self._patience)
         return self._connection
 
     def _succeeded(self) -> None:
@@ -261,13 +261,13 @@ class RemoteEngine:
 
     def _failed(self, error: RemoteError) -> None:
         """Leave the service alone for a while; where no model answers at all, say so."""
-        if error.fault in (Fault.REFUSED, Fault.GARBLED, Fault.SLOW):
+        if error.kind in (ErrorKind.REFUSED, ErrorKind.GARBLED, ErrorKind.SLOW):
             return
         pause = self._pauses[min(self._failures, len(self._pauses) - 1)]
         self._failures += 1
         self._quiet = error
         self._quiet_until = time.monotonic() + max(pause, error.after or 0.0)
-        if error.lasting:
+        if error.permanent:
             for model in self._status:
                 self._set_status(model, ModelStatus(ModelState.FAILED, str(error)))
 

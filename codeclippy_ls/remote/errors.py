@@ -13,7 +13,7 @@ _LONGEST_ECHO = 24  # characters that a service's message may have in common wit
 LONGEST_WAIT = 60.0  # seconds that a service may ask to be left alone
 
 
-class Fault(enum.Enum):
+class ErrorKind(enum.Enum):
     """Kinds of failures."""
 
     UNREACHABLE = "unreachable"  # no connection, or lost before an answer
@@ -27,9 +27,9 @@ class Fault(enum.Enum):
 
 
 # Of these a second try may go better, once something has passed.
-_PASSING = frozenset({Fault.UNREACHABLE, Fault.BUSY, Fault.BROKEN})
+_PASSING = frozenset({ErrorKind.UNREACHABLE, ErrorKind.BUSY, ErrorKind.BROKEN})
 # With these no model answers at all.
-_LASTING = frozenset({Fault.UNREACHABLE, Fault.DENIED, Fault.MISSING})
+_LASTING = frozenset({ErrorKind.UNREACHABLE, ErrorKind.DENIED, ErrorKind.MISSING})
 
 
 class RemoteError(EngineError):
@@ -40,21 +40,21 @@ class RemoteError(EngineError):
         status: of HTTP, where it answered at all.
     """
 
-    def __init__(self, message: str, fault: Fault, after: float | None = None, status: int = 0) -> None:
+    def __init__(self, message: str, kind: ErrorKind, after: float | None = None, status: int = 0) -> None:
         super().__init__(message)
-        self.fault = fault
+        self.kind = kind
         self.after = after
         self.status = status
 
     @property
-    def passing(self) -> bool:
+    def retryable(self) -> bool:
         """Whether a second try may go better."""
-        return self.fault in _PASSING
+        return self.kind in _PASSING
 
     @property
-    def lasting(self) -> bool:
+    def permanent(self) -> bool:
         """Whether no model answers at all until something is done about it."""
-        return self.fault in _LASTING
+        return self.kind in _LASTING
 
 
 def refusal(url: str, status: int, body: bytes, after: str, sent: str, key: str) -> RemoteError:
@@ -67,7 +67,7 @@ def refusal(url: str, status: int, body: bytes, after: str, sent: str, key: str)
     """
     error = _refusal(url, status, quoted(body, sent, key), bool(key))
     error.status = status
-    error.after = seconds_of(after) if error.passing else None
+    error.after = seconds_of(after) if error.retryable else None
     return error
 
 
@@ -75,21 +75,21 @@ def _refusal(url: str, status: int, said: str, keyed: bool) -> RemoteError:
     because = f": {said}" if said else ""
     if status in (401, 403):
         hint = "the key was not accepted" if keyed else 'it wants a key: set "model.endpointKeyVariable"'
-        return RemoteError(f"{url} refuses the request ({status}); {hint}{because}", Fault.DENIED)
+        return RemoteError(f"{url} refuses the request ({status}); {hint}{because}", ErrorKind.DENIED)
     if status == 404:
         return RemoteError(
             f'{url} has no such model or path (404); see the settings "model.endpoint" and "model.completion"{because}',
-            Fault.MISSING,
+            ErrorKind.MISSING,
         )
     if status in (429, 503):
-        return RemoteError(f"{url} is busy ({status}){because}", Fault.BUSY)
+        return RemoteError(f"{url} is busy ({status}){because}", ErrorKind.BUSY)
     if 300 <= status < 400:
         return RemoteError(
-            f'{url} redirects ({status}), which is not followed; set "model.endpoint" to where it is', Fault.MISSING
+            f'{url} redirects ({status}), which is not followed; set "model.endpoint" to where it is', ErrorKind.MISSING
         )
     if status >= 500:
-        return RemoteError(f"{url} failed ({status}){because}", Fault.BROKEN)
-    return RemoteError(f"{url} refuses the request ({status}){because}", Fault.REFUSED)
+        return RemoteError(f"{url} failed ({status}){because}", ErrorKind.BROKEN)
+    return RemoteError(f"{url} refuses the request ({status}){because}", ErrorKind.REFUSED)
 
 
 def seconds_of(after: str) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from codeclippy_ls.inference.requests import FinishReason
-from codeclippy_ls.remote.errors import Fault, RemoteError
+from codeclippy_ls.remote.errors import ErrorKind, RemoteError
 
 _MOST_LINE = 1 << 20  # bytes; an event with log-probabilities has some hundred
 _MOST_BYTES = 32 << 20
@@ -17,7 +17,7 @@ _DONE = "[DONE]"
 _FINISHED = frozenset({"stop", "eos_token", "stop_sequence"})
 
 
-class Events:
+class EventStreamParser:
     """The data of events, as they become whole. Fed with bytes in any pieces."""
 
     def __init__(self, url: str) -> None:
@@ -36,7 +36,7 @@ class Events:
         self._count += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
         if self._count > _MOST_BYTES or len(self._rest) > _MOST_LINE:
-            raise RemoteError(f"{self._url} sends without end", Fault.GARBLED)
+            raise RemoteError(f"{self._url} sends without end", ErrorKind.GARBLED)
         for line in lines:
             if (event := self._line(line.rstrip(b"\r"))) is not None:
                 yield event
@@ -46,13 +46,13 @@ class Events:
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
-            raise RemoteError(f"{self._url} sends bytes that are no UTF-8", Fault.GARBLED) from None
+            raise RemoteError(f"{self._url} sends bytes that are no UTF-8", ErrorKind.GARBLED) from None
         if text:
             name, _, value = text.partition(":")
             if name == "data":
                 self._data.append(value.removeprefix(" "))
             elif name not in ("", "event", "id", "retry"):  # what begins with a colon is a comment
-                raise RemoteError(f"{self._url} sends something else than events", Fault.GARBLED)
+                raise RemoteError(f"{self._url} sends something else than events", ErrorKind.GARBLED)
             return None
         data, self._data = "\n".join(self._data), []
         if not data or self.done:
@@ -60,10 +60,10 @@ class Events:
         if data.strip() == _DONE:
             self.done = True
             return None
-        return parsed(data, self._url)
+        return parse_json_object(data, self._url)
 
 
-def parsed(data: str | bytes, url: str) -> Any:
+def parse_json_object(data: str | bytes, url: str) -> Any:
     """The JSON object of an answer or an event.
 
     Raises:
@@ -72,16 +72,16 @@ def parsed(data: str | bytes, url: str) -> Any:
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
-        raise RemoteError(f"{url} sends something that is no JSON", Fault.GARBLED) from None
+        raise RemoteError(f"{url} sends something that is no JSON", ErrorKind.GARBLED) from None
     if not isinstance(found, dict):
-        raise RemoteError(f"{url} sends JSON that is no answer", Fault.GARBLED)
+        raise RemoteError(f"{url} sends JSON that is no answer", ErrorKind.GARBLED)
     if found.get("error"):
-        raise RemoteError(f"{url} failed while it wrote", Fault.BROKEN)
+        raise RemoteError(f"{url} failed while it wrote", ErrorKind.BROKEN)
     return found
 
 
 @dataclass
-class Written:
+class StreamedChoice:
     """A candidate as far as it is written."""
 
     text: str = ""
@@ -94,12 +94,12 @@ class Written:
         return sum(self.logprobs) / len(self.logprobs) if self.logprobs else 0.0
 
 
-class Writing:
+class StreamedChoices:
     """The candidates of one request, as events add to them."""
 
     def __init__(self, url: str, count: int) -> None:
         self._url = url
-        self.candidates = [Written() for _ in range(count)]
+        self.candidates = [StreamedChoice() for _ in range(count)]
 
     def take(self, event: Any) -> int | None:
         """Add an event's text; the candidate it belongs to, ``None`` where it says of none (usage, a greeting).
@@ -120,7 +120,7 @@ class Writing:
             written.text += text
             written.logprobs += _logprobs(choice.get("logprobs"))
         except (TypeError, ValueError, KeyError, IndexError, AttributeError):
-            raise RemoteError(f"{self._url} sends JSON that is no answer", Fault.GARBLED) from None
+            raise RemoteError(f"{self._url} sends JSON that is no answer", ErrorKind.GARBLED) from None
         if finish is not None:
             written.reason = FinishReason.END if finish in _FINISHED else FinishReason.LENGTH
         return index

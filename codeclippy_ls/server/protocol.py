@@ -19,7 +19,7 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 from pygls.protocol import LanguageServerProtocol, lsp_method
 
-from codeclippy_ls.framing import FrameError, Writer, frame, read_frame
+from codeclippy_ls.framing import FrameError, Writer, encode_frame, read_frame
 from codeclippy_ls.server.edits import SCHEME
 from codeclippy_ls.text import Change, Position, without_surrogates
 
@@ -204,7 +204,7 @@ class GuardedProtocol(LanguageServerProtocol):
                 return
             failure = {"code": INTERNAL_ERROR, "message": "the result cannot be written as JSON"}
             body = self._encoded({"jsonrpc": self.VERSION, "id": id, "error": failure})
-        self.writer.write(frame(body))
+        self.writer.write(encode_frame(body))
 
     def _encoded(self, data: Any) -> bytes:
         # NaN is no JSON, and a lone surrogate no UTF-8: clients drop a message that holds one.

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from codeclippy_ls.framing import FLUSH_SECONDS, MAX_HEADER, MAX_UNSENT, StreamWriter, Writer, new_reader
+from codeclippy_ls.framing import FLUSH_TIMEOUT, MAX_HEADER, MAX_UNSENT, StreamWriter, Writer, make_reader
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class DescriptorWriter:
         """Flush for two seconds at most; a client that was given up is not waited for."""
         self._queue.put(None)
         if not self._given_up:
-            self._thread.join(FLUSH_SECONDS)
+            self._thread.join(FLUSH_TIMEOUT)
 
     def _run(self) -> None:
         while (data := self._queue.get()) is not None:
@@ -104,7 +104,7 @@ Serve = Callable[[asyncio.StreamReader, Writer], Awaitable[int]]
 
 async def serve_stdio(serve: Serve, stdin: int, stdout: int) -> int:
     """Serve one client over two descriptors; returns the exit code."""
-    loop, reader = asyncio.get_running_loop(), new_reader()
+    loop, reader = asyncio.get_running_loop(), make_reader()
 
     def lost() -> None:
         with suppress(RuntimeError):  # the loop has closed
@@ -128,13 +128,13 @@ async def serve_connected(serve: Serve, *, port: int | None = None, path: str | 
     try:
         return await serve(reader, frames)
     finally:
-        await frames.flushed()
+        await frames.flush()
 
 
 async def _open_pipe(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     if sys.platform != "win32":
         return await asyncio.open_unix_connection(path, limit=MAX_HEADER)
-    loop, reader = asyncio.get_running_loop(), new_reader()
+    loop, reader = asyncio.get_running_loop(), make_reader()
     protocol = asyncio.StreamReaderProtocol(reader)
     transport, _ = await loop.create_pipe_connection(lambda: protocol, path)
     return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
@@ -150,7 +150,7 @@ async def listen_tcp(make_serve: Callable[[], Serve], host: str, port: int) -> i
         except ConnectionError:
             pass
         finally:
-            await frames.flushed()
+            await frames.flush()
 
     server = await asyncio.start_server(connected, host, port, limit=MAX_HEADER)
     address = server.sockets[0].getsockname()

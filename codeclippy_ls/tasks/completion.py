@@ -11,7 +11,7 @@ from codeclippy_ls.postprocess.cleanup import ended
 from codeclippy_ls.prompts.build import Context, Prompt, completion_prompt
 from codeclippy_ls.prompts.text_prompts import (
     PlainPrompt,
-    Served,
+    RemoteModel,
     continued,
     plain_completion,
 )
@@ -45,7 +45,7 @@ class CompletionTask(Task):
         prompt = completion_prompt(model, self.context, window, reserve, self.family)
         return replace(prompt, constraint=constrain.heal(model.tokenizer, prompt.heal))
 
-    def text_prompt(self, served: Served) -> PlainPrompt:
+    def text_prompt(self, served: RemoteModel) -> PlainPrompt:
         """The prompt as text, without anything of a file that holds secrets."""
         refuse_secret_file(self.context.name)
         shown = tuple(passage for passage in self.context.passages if not is_secret_name(_base(passage.path)))

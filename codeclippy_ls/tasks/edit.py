@@ -10,7 +10,7 @@ from codeclippy_ls.inference.requests import Candidate, FinishReason, Task
 from codeclippy_ls.prompts.build import Edited, Prompt, edit_prompt
 from codeclippy_ls.prompts.text_prompts import (
     PlainPrompt,
-    Served,
+    RemoteModel,
     closed,
     plain_edit,
     without_control,
@@ -60,7 +60,7 @@ class EditTask(Task):
         )
         return replace(prompt, constraint=state)
 
-    def text_prompt(self, served: Served) -> PlainPrompt:
+    def text_prompt(self, served: RemoteModel) -> PlainPrompt:
         """The prompt as text, with the grammar written down; nothing of a file that holds secrets."""
         refuse_secret_file(self.name)
         prompt = plain_edit(served, self._edited(), self.tokens, self.family)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from codeclippy_ls.host.address import HostAddress
-from codeclippy_ls.host.start import find_host
+from codeclippy_ls.host.start import connect_or_start
 from tests.test_host import alive
 
 # An edit that takes long enough to be killed in the middle of it.
@@ -70,7 +70,7 @@ class Hosts:
         (place,) = self.running().values()
 
         async def look() -> list[Any]:
-            connection = await find_host(place, ["false"], 600.0, {})
+            connection = await connect_or_start(place, ["false"], 600.0, {})
             connection.close()
             return connection.statuses
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from codeclippy_ls.remote.errors import Fault, RemoteError
+from codeclippy_ls.remote.errors import ErrorKind, RemoteError
 from codeclippy_ls.tasks.model_info import ModelInfo
 
 # Where nothing is known; every model of today has as much.
@@ -17,7 +17,7 @@ _WINDOWS = ("max_model_len", "n_ctx", "context_length", "context_window", "max_c
 _INSTRUCTED = ("instruct", "chat", "-it", ":it", "assistant", "gpt-oss", "qwen3-coder")
 
 
-def facts_from(found: Any, wanted: str, window: int, job_of_its_own: bool, url: str) -> ModelInfo:
+def select_model(found: Any, wanted: str, window: int, job_of_its_own: bool, url: str) -> ModelInfo:
     """Facts of the model that does a job.
 
     Args:
@@ -35,7 +35,7 @@ def facts_from(found: Any, wanted: str, window: int, job_of_its_own: bool, url: 
         entry = entries[0] if entries else None
     name = wanted or (entry["id"] if entry is not None else "")
     if not name:
-        raise RemoteError(f'{url} lists no model; name it in "model.completion"', Fault.MISSING)
+        raise RemoteError(f'{url} lists no model; name it in "model.completion"', ErrorKind.MISSING)
     chat = job_of_its_own or any(part in name.lower() for part in _INSTRUCTED)
     width = window or min(_window(entry or {}) or _UNKNOWN_WINDOW, _WIDEST_UNASKED)
     owner = (entry or {}).get("owned_by")

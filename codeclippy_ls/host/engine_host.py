@@ -38,7 +38,7 @@ _FIRST_SECONDS = 60.0  # for the first client, which started it
 OpenEngine = Callable[[StatusListener], LocalEngine]
 
 
-class Service:
+class EngineHost:
     """The engine and those who use it. Belongs to the loop thread.
 
     Args:
@@ -135,13 +135,13 @@ class Service:
     async def _tell(self, reason: str) -> None:
         for session in self.sessions:
             session.tell("failed", {"reason": reason})
-        await asyncio.gather(*(session.peer.frames.flushed() for session in self.sessions))
+        await asyncio.gather(*(session.peer.frames.flush() for session in self.sessions))
 
 
 class Session:
     """One client: what it asked for and has not been answered."""
 
-    def __init__(self, service: Service, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, service: EngineHost, writer: asyncio.StreamWriter) -> None:
         self._service = service
         self._tickets: dict[int, RequestHandle] = {}
         self._known = False
@@ -227,7 +227,7 @@ class Session:
             self.peer.frames.close()
 
 
-def run(place: HostAddress, open_engine: OpenEngine) -> int:
+def run_host(place: HostAddress, open_engine: OpenEngine) -> int:
     """Be the host of a place; returns the exit code, `ALREADY_RUNNING` where there is one already."""
     lock = FileLock(place.lock, timeout=0, mode=0o600)
     try:
@@ -239,7 +239,7 @@ def run(place: HostAddress, open_engine: OpenEngine) -> int:
     async def serve() -> int:
         watchdog = asyncio.create_task(_feed_watchdog())
         try:
-            return await Service(place, open_engine).run()
+            return await EngineHost(place, open_engine).run()
         finally:
             watchdog.cancel()
 

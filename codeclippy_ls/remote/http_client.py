@@ -15,9 +15,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from codeclippy_ls.remote.address import Endpoint, is_loopback_address
-from codeclippy_ls.remote.errors import Fault, RemoteError, refusal
-from codeclippy_ls.remote.events import Events, parsed
+from codeclippy_ls.remote.endpoint import Endpoint, is_loopback_address
+from codeclippy_ls.remote.errors import ErrorKind, RemoteError, refusal
+from codeclippy_ls.remote.events import EventStreamParser, parse_json_object
 
 if TYPE_CHECKING:
     import httpx2
@@ -28,7 +28,7 @@ _MOST_WHOLE = 4 << 20  # bytes of an answer that is no stream
 _MOST_REFUSAL = 64 << 10
 
 
-class Connection:
+class HttpClient:
     """The connections to one endpoint. Belongs to the loop.
 
     Args:
@@ -49,7 +49,7 @@ class Connection:
             RemoteError: there is none.
         """
         async with self._asked("GET", path, None) as response:
-            return parsed(await self._whole(response, _MOST_WHOLE), self.endpoint.url)
+            return parse_json_object(await self._whole(response, _MOST_WHOLE), self.endpoint.url)
 
     async def events(self, path: str, body: dict[str, Any], sent: str) -> AsyncGenerator[Any, None]:
         """What a service answers to a request, event by event; as one where it does not stream.
@@ -63,15 +63,15 @@ class Connection:
         async with self._asked("POST", path, body, sent) as response:
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind == "application/json":
-                yield parsed(await self._whole(response, _MOST_WHOLE), self.endpoint.url)
+                yield parse_json_object(await self._whole(response, _MOST_WHOLE), self.endpoint.url)
                 return
             if kind != "text/event-stream":
                 raise RemoteError(
                     f"{self.endpoint.url} answers with {kind[:40] or 'no type'}, not with events; "
                     '"model.endpoint" ends in /v1 as a rule',
-                    Fault.GARBLED,
+                    ErrorKind.GARBLED,
                 )
-            events = Events(self.endpoint.url)
+            events = EventStreamParser(self.endpoint.url)
             async for data in response.aiter_raw():
                 for event in events.feed(data):
                     yield event
@@ -101,24 +101,24 @@ class Connection:
                         url, response.status_code, said, response.headers.get("retry-after", ""), sent, self._key
                     )
                 if response.headers.get("content-encoding", "identity").lower() != "identity":
-                    raise RemoteError(f"{url} sends compressed what was asked for plain", Fault.GARBLED)
+                    raise RemoteError(f"{url} sends compressed what was asked for plain", ErrorKind.GARBLED)
                 yield response
             finally:
                 await response.aclose()
         except httpx2.ConnectTimeout:
             raise RemoteError(
-                f"{url} cannot be reached within {CONNECT_SECONDS:.0f} seconds", Fault.UNREACHABLE
+                f"{url} cannot be reached within {CONNECT_SECONDS:.0f} seconds", ErrorKind.UNREACHABLE
             ) from None
         except httpx2.TimeoutException:
-            raise RemoteError(f"{url} sent nothing for {self._patience:.0f} seconds", Fault.SLOW) from None
+            raise RemoteError(f"{url} sent nothing for {self._patience:.0f} seconds", ErrorKind.SLOW) from None
         except (httpx2.ConnectError, httpx2.ProxyError) as error:
             raise RemoteError(
-                f"{url} cannot be reached ({_cause(error)}); is the service running there?", Fault.UNREACHABLE
+                f"{url} cannot be reached ({_cause(error)}); is the service running there?", ErrorKind.UNREACHABLE
             ) from None
         except (httpx2.TransportError, httpx2.DecodingError) as error:
-            raise RemoteError(f"{url} broke off ({type(error).__name__})", Fault.BROKEN) from None
+            raise RemoteError(f"{url} broke off ({type(error).__name__})", ErrorKind.BROKEN) from None
         except httpx2.InvalidURL:
-            raise RemoteError('setting "model.endpoint" is no URL', Fault.MISSING) from None
+            raise RemoteError('setting "model.endpoint" is no URL', ErrorKind.MISSING) from None
 
     async def _whole(self, response: httpx2.Response, most: int, cut: bool = False) -> bytes:
         """An answer's body, at most so long; a longer one is cut or refused."""
@@ -128,7 +128,7 @@ class Connection:
             if len(found) > most:
                 if cut:
                     return found[:most]
-                raise RemoteError(f"{self.endpoint.url} sends without end", Fault.GARBLED)
+                raise RemoteError(f"{self.endpoint.url} sends without end", ErrorKind.GARBLED)
         return found
 
     async def _opened(self) -> httpx2.AsyncClient:
@@ -138,14 +138,14 @@ class Connection:
                 await self._check_loopback()
             if self._client is None:
                 if sys.version_info < (3, 11):
-                    raise RemoteError('"model.endpoint" needs Python 3.11 or newer', Fault.MISSING)
+                    raise RemoteError('"model.endpoint" needs Python 3.11 or newer', ErrorKind.MISSING)
                 try:
                     self._client = await asyncio.to_thread(self._made)
                 except (OSError, ValueError) as error:  # certificates or proxies of the environment
                     raise RemoteError(
                         f"{self.endpoint.url} cannot be asked: the certificates or proxies of the "
                         f"environment are wrong ({type(error).__name__})",
-                        Fault.UNREACHABLE,
+                        ErrorKind.UNREACHABLE,
                     ) from None
             return self._client
 
@@ -159,7 +159,7 @@ class Connection:
             found = []
         if not found or not all(is_loopback_address(str(address[0])) for *_, address in found):
             raise RemoteError(
-                'setting "model.endpoint": localhost is not this machine here; use 127.0.0.1', Fault.UNREACHABLE
+                'setting "model.endpoint": localhost is not this machine here; use 127.0.0.1', ErrorKind.UNREACHABLE
             )
 
     def _made(self) -> httpx2.AsyncClient:

@@ -15,10 +15,10 @@ from typing import Any
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Sampling
-from codeclippy_ls.prompts.text_prompts import PlainPrompt, Served, without_control
-from codeclippy_ls.remote.connection import Connection
-from codeclippy_ls.remote.errors import Fault, RemoteError
-from codeclippy_ls.remote.events import Writing, Written
+from codeclippy_ls.prompts.text_prompts import PlainPrompt, RemoteModel, without_control
+from codeclippy_ls.remote.errors import ErrorKind, RemoteError
+from codeclippy_ls.remote.events import StreamedChoice, StreamedChoices
+from codeclippy_ls.remote.http_client import HttpClient
 from codeclippy_ls.tasks.model_info import ModelInfo
 
 _COMPLETIONS, _CHAT = "/completions", "/chat/completions"
@@ -52,7 +52,7 @@ class Job:
     """
 
     def __init__(
-        self, connection: Connection, facts: ModelInfo, ticket: RequestHandle, infill: str, bare: bool
+        self, connection: HttpClient, facts: ModelInfo, ticket: RequestHandle, infill: str, bare: bool
     ) -> None:
         self._connection = connection
         self._model, self._served = facts.name, facts.served
@@ -63,7 +63,7 @@ class Job:
         self._first: float | None = None
         self.emitted = False
         try:
-            self.prompt: PlainPrompt = self._ask.text_prompt(Served(facts.name, facts.window, facts.chat, infill))
+            self.prompt: PlainPrompt = self._ask.text_prompt(RemoteModel(facts.name, facts.window, facts.chat, infill))
         except ValueError as error:
             raise EngineError(str(error)) from error
 
@@ -75,7 +75,7 @@ class Job:
         """
         seconds = min(self._sampling.seconds or _LONGEST, _LONGEST)
         wanted = streams(self._sampling)
-        writings = [Writing(self._connection.endpoint.url, 1 if self._bare else one.count) for one in wanted]
+        writings = [StreamedChoices(self._connection.endpoint.url, 1 if self._bare else one.count) for one in wanted]
         reading = [
             self._read(one, writing, not number)
             for number, (one, writing) in enumerate(zip(wanted, writings, strict=True))
@@ -86,7 +86,7 @@ class Job:
             raise RemoteError(
                 f"{self._connection.endpoint.url} wrote nothing in the {seconds:g} seconds that it has; "
                 'the settings "completion.timeBudgetMs" and "edit.timeBudgetMs" give it more',
-                Fault.SLOW,
+                ErrorKind.SLOW,
             )
         first, *others = (candidate for writing in writings for candidate in writing.candidates)
         # One that does not know how to write several leaves the others empty.
@@ -97,7 +97,7 @@ class Job:
             made[0].finish_reason, made, first_token_seconds=waited, seconds=time.monotonic() - self._started
         )
 
-    def _candidates(self, written: Sequence[Written]) -> tuple[Candidate, ...]:
+    def _candidates(self, written: Sequence[StreamedChoice]) -> tuple[Candidate, ...]:
         """Finished candidates with their answers; made beside the loop, as reading a diff takes time."""
         made = []
         for one in written:
@@ -106,7 +106,7 @@ class Job:
             made.append(Candidate(one.text, (), one.logprob, reason, self._ask.answer(candidate, self.prompt)))
         return tuple(made)
 
-    async def _read(self, stream: Stream, writing: Writing, first: bool) -> None:
+    async def _read(self, stream: Stream, writing: StreamedChoices, first: bool) -> None:
         """Read a stream until its candidates are at their end."""
         path, body = self._request(stream)
         room = (int(body["max_tokens"]) * _EVENTS_PER_TOKEN + _EVENTS_BESIDE) * len(writing.candidates)
@@ -116,7 +116,7 @@ class Job:
             async for event in events:
                 index = writing.take(event)
                 if (room := room - 1) < 0:
-                    raise RemoteError(f"{self._connection.endpoint.url} sends without end", Fault.GARBLED)
+                    raise RemoteError(f"{self._connection.endpoint.url} sends without end", ErrorKind.GARBLED)
                 if index is None:
                     continue
                 written = writing.candidates[index]
@@ -131,7 +131,9 @@ class Job:
         finally:
             await events.aclose()
         if not any(one.reason is not None for one in writing.candidates):
-            raise RemoteError(f"{self._connection.endpoint.url} broke off in the middle of its answer", Fault.BROKEN)
+            raise RemoteError(
+                f"{self._connection.endpoint.url} broke off in the middle of its answer", ErrorKind.BROKEN
+            )
         for one in writing.candidates:  # what was not finished may end anywhere
             one.reason = one.reason or FinishReason.LENGTH
 

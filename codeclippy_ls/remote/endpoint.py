@@ -29,7 +29,7 @@ class Endpoint:
     loopback: bool
 
 
-def endpoint(url: str) -> Endpoint:
+def parse_endpoint(url: str) -> Endpoint:
     """The endpoint of a setting; without a path it is `/v1`, as all of these services have it.
 
     Raises:
@@ -58,7 +58,7 @@ def endpoint(url: str) -> Endpoint:
     return Endpoint(f"{parts.scheme}://{shown}{f':{port}' if port else ''}{path}", host, loopback)
 
 
-def key_from(variable: str, environment: Mapping[str, str]) -> str:
+def read_key(variable: str, environment: Mapping[str, str]) -> str:
     """The key that a variable of the environment holds; none where no variable is set.
 
     Raises:
