@@ -13,7 +13,7 @@ from codeclippy_ls.engine.generation.kv_cache import Feed
 from codeclippy_ls.engine.loading.models import load
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER, ModelSpec
 from training.export import export
-from training.train import Progress, Shape, in_bf16, new_model
+from training.train import Progress, Shape, in_bf16, load_weights, new_model
 
 
 @pytest.fixture
@@ -58,3 +58,16 @@ def test_int8_weights_that_do_not_fill_the_model_are_refused(checkpoint: Path, t
     save_file(tensors, file, metadata={"format": "pt", "matrices": "int8 per row"})
     with pytest.raises(ModelError, match="lacks"):
         load(ModelSpec(str(tmp_path / "int8"), device="cpu", dtype="float32"))
+
+
+def test_training_starts_from_the_weights_of_an_export(checkpoint: Path, tmp_path: Path) -> None:
+    export(checkpoint, SHIPPED, tmp_path / "bf16", "toy", "1")
+    saved = torch.load(checkpoint, weights_only=True)["weights"]
+    model = new_model(Shape(64, 2, 2, window=128))
+    load_weights(model, tmp_path / "bf16")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, saved[name].float()), name
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_weights(new_model(Shape(32, 2, 2, window=128)), tmp_path / "bf16")
+    with pytest.raises(ValueError, match="another shape"):
+        load_weights(new_model(Shape(64, 3, 2, window=128)), tmp_path / "bf16")

@@ -1,9 +1,10 @@
 """Train a GPT-NeoX model on the samples within a budget of seconds; stop, resume, and go on.
 
 The schedule follows elapsed time over the budget, not steps: a run ends fully decayed whatever the machine's load.
-Weights are bf16 with fp32 masters; matrices are updated by Muon, the rest by AdamW. Writes `<out>/checkpoint.pt` and
-one line of progress per interval to stdout (a bar on a terminal) and `<out>/log.jsonl`. Knows nothing of how samples
-are made, nor of the network's arithmetic.
+Weights are bf16 with fp32 masters, or fp32 on a CPU without bf16 instructions; Muon updates the matrices, AdamW the
+rest. Writes `<out>/checkpoint.pt` (and `plateau.pt`, the last one before the rate falls) and one line of progress per
+interval to stdout (a bar on a terminal) and `<out>/log.jsonl`. Knows nothing of how samples are made, nor of the
+network's arithmetic.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
@@ -61,6 +63,12 @@ PHASES = (
     Phase(0.7, 1.0, {"continuation": 0.08, "infill": 0.44, "edit": 0.48}),
 )
 
+# From trained weights on, edits are practised at once.
+PHASES_CONTINUED = (
+    Phase(0.0, 0.5, PHASES[-1].mixture),
+    Phase(0.8, 1.0, PHASES[-1].mixture),
+)
+
 # After 75 seconds of two busy cores 256x4 had a held-out loss of 4.30, 256x6 of 4.57 and 192x6 of 4.54: at this budget
 # tokens seen count more than depth. One layer more is for copying, which edits live on.
 SHAPES = {
@@ -96,6 +104,20 @@ def in_bf16(model: GPTNeoXForCausalLM) -> GPTNeoXForCausalLM:
     return model
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Return whether bf16 matrix products are fast here; emulated ones take five times as long as fp32."""
+    if device.type == "cuda":
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def load_weights(model: GPTNeoXForCausalLM, folder: Path) -> None:
+    """Load the weights of an exported model; its output embeddings are tied and not in the file."""
+    missing, unknown = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+    if unknown or set(missing) - {"embed_out.weight", "lm_head.weight"}:
+        raise ValueError(f"{folder} is a model of another shape: {missing} are missing, {unknown} unknown")
+
+
 def keep_memory() -> None:
     """Have glibc keep freed memory, so that the large activations are not mapped anew at each step."""
     if sys.platform == "linux":
@@ -108,7 +130,8 @@ def keep_memory() -> None:
 def orthogonal(matrices: Tensor) -> Tensor:
     """Each matrix of a stack towards the nearest orthogonal one, by five Newton-Schulz steps (Muon's coefficients)."""
     tall = matrices.size(-2) > matrices.size(-1)
-    x = matrices.bfloat16().mT if tall else matrices.bfloat16()
+    x = matrices.bfloat16() if multiplies_bf16(matrices.device) else matrices
+    x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT
@@ -117,7 +140,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 class Optimizer:
-    """fp32 masters of a bf16 model: Muon for the matrices of the layers, AdamW for embeddings, norms and biases."""
+    """Keeps fp32 masters; Muon updates the matrices of the layers, AdamW embeddings, norms and biases."""
 
     def __init__(self, model: nn.Module, matrix_rate: float = 0.02, other_rate: float = 0.003) -> None:
         self.rates = (matrix_rate, other_rate)
@@ -195,7 +218,7 @@ class Progress:
     elapsed: float = 0.0
     steps: int = 0
     tokens: int = 0
-    numbers: tuple[int, ...] = (0,) * len(PHASES)  # the next group of each phase
+    numbers: tuple[int, ...] = ()  # the next group of each phase
 
 
 class Run:
@@ -206,21 +229,25 @@ class Run:
         self.device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
         torch.manual_seed(options.seed)
         self.shape = SHAPES[options.shape]
-        fresh = new_model(self.shape)
-        self.model = in_bf16(fresh.to(self.device)).train()
+        model = new_model(self.shape)
+        if options.start_from is not None:
+            load_weights(model, options.start_from)
+        self.phases = PHASES if options.start_from is None else PHASES_CONTINUED
+        model = model.to(self.device).train()
+        self.model = in_bf16(model) if multiplies_bf16(self.device) else model
         self.optimizer = Optimizer(self.model)
         self.states = network.hidden_states
         if self.device.type == "cuda":
             self.states = torch.compile(network.hidden_states, dynamic=False)
-        self.progress = Progress()
+        self.progress = Progress(numbers=(0,) * len(self.phases))
         self.out: Path = options.out
         self.out.mkdir(parents=True, exist_ok=True)
 
-    def save(self) -> None:
-        """Write the checkpoint so that a crash leaves the old one or the new one."""
+    def save(self, name: str = "checkpoint.pt") -> None:
+        """Write a checkpoint so that a crash leaves the old one or the new one."""
         state = {"optimizer": self.optimizer.state(), "weights": self.model.state_dict(), "shape": asdict(self.shape)}
         torch.save({**state, "progress": asdict(self.progress)}, self.out / "checkpoint.new")
-        (self.out / "checkpoint.new").replace(self.out / "checkpoint.pt")
+        (self.out / "checkpoint.new").replace(self.out / name)
 
     def resume(self) -> None:
         state = torch.load(self.out / "checkpoint.pt", map_location=self.device, weights_only=True)
@@ -249,18 +276,18 @@ class Run:
         recent, last, saved, checked = list[Tensor](), time.monotonic(), before.elapsed, before.elapsed
         bar = tqdm(total=round(budget), initial=round(before.elapsed), unit="s", disable=not sys.stderr.isatty())
         while (elapsed := before.elapsed + time.monotonic() - started) < stop:
-            at = max(number for number, phase in enumerate(PHASES) if elapsed >= phase.start * budget)
-            width = int(self.shape.window * PHASES[at].width)
+            at = max(number for number, phase in enumerate(self.phases) if elapsed >= phase.start * budget)
+            width = int(self.shape.window * self.phases[at].width)
             if at not in streams:
                 first, processes = self.progress.numbers[at], self.options.processes
                 streams = {
-                    at: samples.rows(source, width, self.options.seed + at, first, PHASES[at].mixture, processes)
+                    at: samples.rows(source, width, self.options.seed + at, first, self.phases[at].mixture, processes)
                 }
             drawn = list(islice(streams[at], self.shape.tokens_per_step // width))
             ids, weights = batch([row for row, _ in drawn], self.device)
             loss, plain = network.loss_of(self.model, ids, weights, self.states)
             loss.backward()
-            norm = self.optimizer.step(scale_at(elapsed / budget))
+            norm = self.optimizer.step(self.options.peak * scale_at(elapsed / budget))
             numbers = tuple(drawn[-1][1] if i == at else n for i, n in enumerate(self.progress.numbers))
             self.progress = Progress(elapsed, self.progress.steps + 1, self.progress.tokens + ids.numel(), numbers)
             recent.append(plain)
@@ -280,6 +307,8 @@ class Run:
                 recent, last = [], time.monotonic()
             if elapsed - saved > self.options.save_every:
                 self.save()
+                if elapsed < DECAY_FROM * budget:
+                    self.save("plateau.pt")
                 saved = elapsed
             if elapsed - checked > self.options.check_every:
                 self.report(step=self.progress.steps, held_out_loss=self.validate(held_out))
@@ -296,6 +325,8 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="cpu")
     parser.add_argument("--seconds", type=float, default=3600, help="the budget that the schedule is fitted to")
     parser.add_argument("--stop-after", type=float, help="stop at this many seconds of the budget, to be resumed")
+    parser.add_argument("--start-from", type=Path, metavar="FOLDER", help="an exported model to go on from")
+    parser.add_argument("--peak", type=float, default=1.0, help="share of the full learning rates")
     parser.add_argument("--rehearsal", action="store_true", help="a budget of two minutes")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--cpu", action="store_true")
