@@ -13,8 +13,8 @@ import pytest
 
 from training import archives, corpus, releases
 from training.edit_kinds import Draft
-from training.edits import KINDS, EditSample, edits_of, phrased
-from training.snippets import applied, snippets
+from training.edits import KINDS, EditSample, make_edits, vary_phrasing
+from training.snippets import apply_diff, find_snippets
 
 PYTHON = "".join(f"def area_{word}(width, height):\n    return width * height\n\n\n" for word in ("one", "two", "six"))
 SCRIPT = "".join(f"export function area{word}(width, height) {{\n  return width * height;\n}}\n" for word in "ABC")
@@ -34,7 +34,7 @@ def wheel(folder: Path, name: str, version: str, licence: str, files: dict[str, 
 def tarball(folder: Path, name: str, version: str, licence: str, files: dict[str, str]) -> Path:
     """A tarball as npm fetches it."""
     about = {"name": name, "version": version, "license": licence}
-    path = folder / archives.tarball_name(f"{name}@{version}")
+    path = folder / archives.get_tarball_name(f"{name}@{version}")
     with tarfile.open(path, "w:gz") as archive:
         for file, text in {"package.json": json.dumps(about), **files}.items():
             member = tarfile.TarInfo(f"package/{file}")
@@ -45,19 +45,19 @@ def tarball(folder: Path, name: str, version: str, licence: str, files: dict[str
 
 def test_a_wheel_gives_its_sources_and_its_readme(tmp_path: Path) -> None:
     files = {"areas/area.py": PYTHON, "areas/tests/test_area.py": PYTHON, "areas/x.dat": "1 2 3"}
-    found = archives.wheel_package(wheel(tmp_path, "areas", "1.0", "MIT", files))
+    found = archives.read_wheel(wheel(tmp_path, "areas", "1.0", "MIT", files))
     assert found is not None and (found.name, found.version, found.licence) == ("areas", "1.0", "MIT")
     assert [file.path for file in found.files] == ["README.md", "areas/area.py"]
-    assert archives.wheel_package(wheel(tmp_path, "others", "1.0", "GPLv3", files)) is None
+    assert archives.read_wheel(wheel(tmp_path, "others", "1.0", "GPLv3", files)) is None
 
 
 def test_a_tarball_gives_sources_and_no_bundles(tmp_path: Path) -> None:
     compiled = SCRIPT + '\nObject.defineProperty(exports, "__esModule", { value: true });\n'
     files = {"src/area.js": SCRIPT, "dist/area.js": SCRIPT, "lib/area.min.js": SCRIPT, "lib/compiled.js": compiled}
-    found = archives.npm_package(tarball(tmp_path, "@areas/core", "1.0.0", "MIT", files))
+    found = archives.read_npm_tarball(tarball(tmp_path, "@areas/core", "1.0.0", "MIT", files))
     assert found is not None and found.name == "npm:@areas/core"
     assert [file.path for file in found.files] == ["src/area.js"]
-    assert archives.npm_package(tarball(tmp_path, "b", "1.0.0", "GPL-2.0 OR MIT", files)) is None
+    assert archives.read_npm_tarball(tarball(tmp_path, "b", "1.0.0", "GPL-2.0 OR MIT", files)) is None
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,12 @@ def test_a_tarball_gives_sources_and_no_bundles(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wanted_depends_on_the_language(path: str, wanted: bool) -> None:
-    assert archives.wanted_path(PurePosixPath(path)) == wanted
+    assert archives.is_wanted_path(PurePosixPath(path)) == wanted
 
 
 def test_files_under_another_licence_than_their_package_are_left_out() -> None:
     head = "# This file is free software under the terms of the GNU Lesser General Public License.\n"
-    assert archives.source_file("a", "a.py", (head + PYTHON).encode()) is None
+    assert archives.clean_source_file("a", "a.py", (head + PYTHON).encode()) is None
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,9 @@ def test_files_under_another_licence_than_their_package_are_left_out() -> None:
     [("/* Copyright me.\n * MIT licence. */\n", "a.js"), ("// Copyright me\n// MIT licence\n", "a.ts")],
 )
 def test_licence_headers_of_other_languages_are_cut(head: str, path: str) -> None:
-    found = archives.source_file("a", path, (head + SCRIPT).encode())
+    found = archives.clean_source_file("a", path, (head + SCRIPT).encode())
     assert found is not None and found.text == SCRIPT
-    kept = archives.source_file("a", path, ("// Areas of shapes\n" + SCRIPT).encode())
+    kept = archives.clean_source_file("a", path, ("// Areas of shapes\n" + SCRIPT).encode())
     assert kept is not None and kept.text.startswith("// Areas of shapes\n")
 
 
@@ -103,11 +103,11 @@ def test_held_out_packages_come_first_and_keep_their_copies(tmp_path: Path) -> N
     tarball(tmp_path / "npm", "areas", "1.0.0", "MIT", {"src/area.js": SCRIPT})
     listing = tmp_path / "packages.txt"
     listing.write_text("# a comment\ncopier==2.0\noriginal==1.0  # held-out\nareas@1.0.0\n")
-    listed = corpus.pinned(listing)
+    listed = corpus.read_package_list(listing)
     assert listed == {"copier==2.0": False, "original==1.0": True, "areas@1.0.0": False}
-    found = [p for p in corpus.in_order(listed, tmp_path) if p.name in ("copier", "original", "npm:areas")]
+    found = [p for p in corpus.iter_packages(listed, tmp_path) if p.name in ("copier", "original", "npm:areas")]
     assert [(p.name, p.version) for p in found] == [("original", "1.0"), ("copier", "2.0"), ("npm:areas", "1.0.0")]
-    notice, sizes = corpus.collect(found, frozenset({"original"}), frozenset(), tmp_path / "corpus")
+    notice, sizes = corpus.write_corpus(found, frozenset({"original"}), frozenset(), tmp_path / "corpus")
     assert sizes["valid"]["Python"] == len(PYTHON) and sizes["train"] == {"JavaScript": len(SCRIPT)}
     files = [json.loads(line) for line in (tmp_path / "corpus" / "train.jsonl").read_text().splitlines()]
     assert files == [{"package": "npm:areas", "path": "src/area.js", "text": SCRIPT}]
@@ -118,24 +118,24 @@ def test_held_out_packages_come_first_and_keep_their_copies(tmp_path: Path) -> N
 def test_caps_are_per_language() -> None:
     long = archives.SourceFile("a", "a.json", "[1]\n" * 20_000)
     short = archives.SourceFile("a", "a.py", long.text)
-    assert list(corpus.capped([long, short])) == [short]
+    assert list(corpus.limit_bytes([long, short])) == [short]
 
 
 def test_buggy_solutions_of_a_benchmark_are_kept_out_too(tmp_path: Path) -> None:
     words = [f"word{i}" for i in range(20)]
     task = {"prompt": "def f(): ", "canonical_solution": "return 1", "buggy_solution": " ".join(words)}
     (tmp_path / "tasks.jsonl").write_text(json.dumps(task))
-    windows = corpus.benchmark_windows([tmp_path / "tasks.jsonl"])
-    assert not windows.isdisjoint(corpus.word_windows(words))
+    windows = corpus.collect_benchmark_ngrams([tmp_path / "tasks.jsonl"])
+    assert not windows.isdisjoint(corpus.iter_ngrams(words))
 
 
 @pytest.mark.parametrize("message", ["total -> count", "Account is the wrong class", "add is slow"])
 def test_an_identifier_keeps_its_case_in_a_message(message: str) -> None:
     document = "class Account:\n    def add(self):\n        return total\n"
     for seed in range(60):
-        said = phrased(message, document, random.Random(seed))
+        said = vary_phrasing(message, document, random.Random(seed))
         assert message in said
-    assert any(phrased("Rename a", document, random.Random(seed)) == "rename a" for seed in range(60))
+    assert any(vary_phrasing("Rename a", document, random.Random(seed)) == "rename a" for seed in range(60))
 
 
 OLD_RELEASE = '''\
@@ -193,7 +193,7 @@ def test_changes_between_releases_are_told_exactly(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     old = wheel(tmp_path / "old", "areas", "1.0", "MIT", {"areas/area.py": OLD_RELEASE})
     new = wheel(tmp_path, "areas", "1.1", "MIT", {"areas/area.py": NEW_RELEASE})
-    found = {e.kind: e for seed in range(8) for e in releases.release_edits(old, new, random.Random(seed))}
+    found = {e.kind: e for seed in range(8) for e in releases.make_release_edits(old, new, random.Random(seed))}
     named = {
         "union type": "Optional",
         "condition": "100",
@@ -204,7 +204,7 @@ def test_changes_between_releases_are_told_exactly(tmp_path: Path) -> None:
     assert set(found) == {f"release: {kind}" for kind in named}
     for kind, word in named.items():
         assert word in found[f"release: {kind}"].message
-        assert applied(found[f"release: {kind}"].before, found[f"release: {kind}"].diff) is not None
+        assert apply_diff(found[f"release: {kind}"].before, found[f"release: {kind}"].diff) is not None
 
 
 def test_a_change_that_no_rule_can_tell_is_dropped(tmp_path: Path) -> None:
@@ -212,21 +212,21 @@ def test_a_change_that_no_rule_can_tell_is_dropped(tmp_path: Path) -> None:
     old = wheel(tmp_path / "old", "areas", "1.0", "MIT", {"areas/area.py": PYTHON})
     other = PYTHON.replace("    return width * height\n", "    sides = width, height\n    return product(sides)\n", 1)
     new = wheel(tmp_path, "areas", "1.1", "MIT", {"areas/area.py": other})
-    assert releases.release_edits(old, new, random.Random(1)) == []
+    assert releases.make_release_edits(old, new, random.Random(1)) == []
 
 
 def test_edits_of_releases_replace_those_of_an_earlier_run(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text(json.dumps({"kind": "rename variable"}) + "\n" + json.dumps({"kind": "release: rename"}) + "\n")
     edit = EditSample("release: condition", "a.py", "x\n", "m", "d")
-    releases.merge(path, [edit, edit])
+    releases.merge_edits(path, [edit, edit])
     kinds = [json.loads(line)["kind"] for line in path.read_text().splitlines()]
     assert kinds == ["rename variable", "release: condition", "release: condition"]
 
 
 def drafts(kind: str, source: str) -> list[Draft]:
     """What a kind proposes for a source, with many seeds."""
-    made = (KINDS[kind][1](place, random.Random(seed)) for seed in range(60) for place in snippets(source))
+    made = (KINDS[kind][1](place, random.Random(seed)) for seed in range(60) for place in find_snippets(source))
     return [draft for draft in made if draft is not None]
 
 
@@ -254,5 +254,5 @@ def test_the_presets_of_the_editor_are_asked_for_verbatim() -> None:
     from codeclippy_ls.settings import DEFAULT_PRESETS
 
     source = OLD_RELEASE + "\n\ndef far(left: int, right: int) -> int:\n    return left - right\n"
-    said = {edit.message for seed in range(150) for edit in edits_of("a.py", source, random.Random(seed), 3)}
+    said = {edit.message for seed in range(150) for edit in make_edits("a.py", source, random.Random(seed), 3)}
     assert set(DEFAULT_PRESETS) <= said

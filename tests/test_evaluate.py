@@ -15,10 +15,10 @@ pytest.importorskip("numpy")
 from tests import checkpoints, shared
 from training import evaluate_edits, evaluate_human, evaluate_lines, sandbox, show, smollm
 from training.edits import EditSample
-from training.evaluate import Counts, Report, hole_figures, ordered
-from training.figures import Bits, Share, pass_at, table, wilson
+from training.evaluate import Report, SampleSizes, group_rows, measure_infill
+from training.figures import BitsPerByte, Proportion, compute_wilson_interval, estimate_pass_at_k, format_table
 from training.tokenizer import CONTROL_TOKENS
-from training.writer import Asked, Model, Sampling, sampled
+from training.writer import GenerationRequest, Model, Sampling, sample_top_p
 
 posix = pytest.mark.skipif(os.name != "posix", reason="programs are run on POSIX systems only")
 LIMITS = sandbox.Limits(seconds=5.0, cpu_seconds=1)
@@ -38,7 +38,7 @@ def model(folder: Path) -> Model:
 
 def exact(model: Model) -> Model:
     """In float32: two sums in another order must not tip a toy's choice."""
-    model.network.float()
+    model.module.float()
     return model
 
 
@@ -72,37 +72,41 @@ ENDS = {
 @pytest.mark.parametrize("case", ENDS)
 def test_programs_end_as_they_must(case: str) -> None:
     program, ends = ENDS[case]
-    outcome = sandbox.run(program, LIMITS)
-    assert outcome.how in ends
+    outcome = sandbox.run_program(program, LIMITS)
+    assert outcome.status in ends
     assert outcome.passed == (ends == {"passed"})
 
 
 @posix
 def test_a_sleeping_program_is_ended_by_the_clock() -> None:
-    assert sandbox.run("import time; time.sleep(60)", sandbox.Limits(seconds=0.5)).how == "time"
+    assert sandbox.run_program("import time; time.sleep(60)", sandbox.Limits(seconds=0.5)).status == "time"
 
 
 @posix
 def test_the_kernel_refuses_processes_beside_the_hook() -> None:
     """A thread is none of the hook's business on every Python; to the kernel it is a process."""
-    if os.geteuid() == 0 and "--reuid" not in sandbox.wrapper():
+    if os.geteuid() == 0 and "--reuid" not in sandbox.find_isolation_command():
         pytest.skip("root, and no setpriv: the kernel's limit does not bind")
     program = "import threading\nthread = threading.Thread(target=print)\nthread.start()"
-    assert sandbox.run(program, LIMITS).how in {"RuntimeError", "PermissionError"}
+    assert sandbox.run_program(program, LIMITS).status in {"RuntimeError", "PermissionError"}
 
 
 @posix
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert sandbox.run("open('inside', 'w').write('x')", LIMITS).passed
+    assert sandbox.run_program("open('inside', 'w').write('x')", LIMITS).passed
     assert not list(tmp_path.iterdir())
 
 
 def test_shares_have_wilsons_interval() -> None:
-    low, high = wilson(10, 100)
+    low, high = compute_wilson_interval(10, 100)
     assert (round(low, 4), round(high, 4)) == (0.0552, 0.1744)  # Brown, Cai, DasGupta 2001's formula, by hand
-    assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == pytest.approx(1) and wilson(0, 0) == (0.0, 1.0)
-    assert Share.of([True, False]).fields()["of"] == 2
+    assert (
+        compute_wilson_interval(0, 10)[0] == 0
+        and compute_wilson_interval(10, 10)[1] == pytest.approx(1)
+        and compute_wilson_interval(0, 0) == (0.0, 1.0)
+    )
+    assert Proportion.from_results([True, False]).to_dict()["of"] == 2
 
 
 def test_pass_at_k_is_unbiased() -> None:
@@ -112,11 +116,11 @@ def test_pass_at_k_is_unbiased() -> None:
     for passed in ([True] * 3 + [False] * 7, [False] * 10, [True] * 10, [True] + [False] * 4):
         for k in (1, 2, len(passed)):
             every = [any(choice) for choice in combinations(passed, k)]
-            assert pass_at(k, passed) == pytest.approx(sum(every) / len(every))
+            assert estimate_pass_at_k(k, passed) == pytest.approx(sum(every) / len(every))
 
 
 def test_the_table_has_a_dash_where_nothing_was_measured() -> None:
-    shown = table({"a": {"model": Share(1, 2)}, "b": {"copy": Bits(8.0, 4, 1)}}, ["model", "copy"])
+    shown = format_table({"a": {"model": Proportion(1, 2)}, "b": {"copy": BitsPerByte(8.0, 4, 1)}}, ["model", "copy"])
     assert shown.splitlines()[1].split() == ["a", "50.0%", "1/2", "(9.5%-90.5%)", "-"]
     assert "2.000 4 B, 1 files" in shown
 
@@ -124,136 +128,140 @@ def test_the_table_has_a_dash_where_nothing_was_measured() -> None:
 def test_a_batch_writes_what_single_prompts_do(model: Model) -> None:
     """Padding, leaving rows and repeated rows change nothing."""
     prefixes = ["def a(", "x = 1\nfor", "import os\n\n\nclass Line:\n    def __init__(self", "return "]
-    asked = [model.at_cursor(text, "\n)", lambda text: len(text) > 12, 16) for text in prefixes]
-    together = model.texts(asked, 16)
-    assert together == [model.texts([one], 16)[0] for one in asked]
+    asked = [model.make_request(text, "\n)", lambda text: len(text) > 12, 16) for text in prefixes]
+    together = model.generate_greedy(asked, 16)
+    assert together == [model.generate_greedy([one], 16)[0] for one in asked]
     assert len(set(together)) > 1
-    cold = model.write(asked, 16, Sampling(count=3, temperature=1e-6, top_p=1.0))
+    cold = model.generate(asked, 16, Sampling(count=3, temperature=1e-6, top_p=1.0))
     assert cold == [[text] * 3 for text in together]
 
 
 def test_a_batch_writes_what_generate_does(model: Model) -> None:
-    asked = model.at_cursor("def start_of(lines", "", lambda text: False, 20)
-    given = torch.tensor([asked.ids])
-    expected = model.network.generate(given, max_new_tokens=20, do_sample=False)[0, len(asked.ids) :].tolist()
+    asked = model.make_request("def start_of(lines", "", lambda text: False, 20)
+    given = torch.tensor([asked.prompt_ids])
+    expected = model.module.generate(given, max_new_tokens=20, do_sample=False)[0, len(asked.prompt_ids) :].tolist()
     expected = expected[: expected.index(0)] if 0 in expected else expected
-    assert model.texts([asked], 20) == [model.tokenizer.decode(expected)]
+    assert model.generate_greedy([asked], 20) == [model.tokenizer.decode(expected)]
 
 
 def test_samples_come_from_the_nucleus() -> None:
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().repeat(400, 1)
-    drawn = sampled(logits, Sampling(temperature=1.0, top_p=0.7), torch.Generator().manual_seed(1))
+    drawn = sample_top_p(logits, Sampling(temperature=1.0, top_p=0.7), torch.Generator().manual_seed(1))
     assert set(drawn.tolist()) == {0, 1}
 
 
 def test_a_model_without_infill_writes_what_was_cut_first(tmp_path: Path) -> None:
     other = exact(Model(checkpoints.save(tmp_path, "llama", control=("<|endoftext|>",))))
-    assert not other.infills
-    asked = other.at_cursor("def f(lines):\n    ret", "ignored", lambda text: False, 12)
-    assert asked.heal == " ret"
-    free = Asked(asked.ids)
-    [healed], [plain] = other.write([asked], 12)[0], other.write([free], 12)[0]
+    assert not other.supports_infill
+    asked = other.make_request("def f(lines):\n    ret", "ignored", lambda text: False, 12)
+    assert asked.healing_prefix == " ret"
+    free = GenerationRequest(asked.prompt_ids)
+    [healed], [plain] = other.generate([asked], 12)[0], other.generate([free], 12)[0]
     assert not plain.startswith(" ret"), "the toy must not write it by itself"
-    decoded = other.tokenizer.decode(list(asked.ids)) + asked.heal + healed
+    decoded = other.tokenizer.decode(list(asked.prompt_ids)) + asked.healing_prefix + healed
     assert decoded.startswith("def f(lines):\n    ret")
 
 
 def test_prompts_fit_the_window(model: Model) -> None:
-    asked = model.at_cursor("x = 1\n" * 1000, "y = 2\n" * 1000, lambda text: False, 16)
-    assert len(asked.ids) <= model.window - 16
-    assert asked.ids[0] == 1 and asked.ids[-1] == 3, "the control tokens stay"
+    asked = model.make_request("x = 1\n" * 1000, "y = 2\n" * 1000, lambda text: False, 16)
+    assert len(asked.prompt_ids) <= model.context_length - 16
+    assert asked.prompt_ids[0] == 1 and asked.prompt_ids[-1] == 3, "the control tokens stay"
 
 
 def test_bits_are_those_of_each_token(model: Model) -> None:
     text = "def line_start(text, offset):\n    return 0\n" * 20
     ids = [0, *model.encode(text)]
-    assert len(ids) > model.window
+    assert len(ids) > model.context_length
     with torch.inference_mode():
         logits = [
-            model.network(torch.tensor([ids[at : at + model.window]])).logits[0].log_softmax(-1)
-            for at in range(0, len(ids) - 1, model.window - 1)
+            model.module(torch.tensor([ids[at : at + model.context_length]])).logits[0].log_softmax(-1)
+            for at in range(0, len(ids) - 1, model.context_length - 1)
         ]
     spent = -sum(
-        float(logits[(i - 1) // (model.window - 1)][(i - 1) % (model.window - 1), ids[i]]) for i in range(1, len(ids))
+        float(logits[(i - 1) // (model.context_length - 1)][(i - 1) % (model.context_length - 1), ids[i]])
+        for i in range(1, len(ids))
     )
-    assert model.bits(text) == pytest.approx(spent / 0.6931472, rel=1e-4)
+    assert model.measure_bits(text) == pytest.approx(spent / 0.6931472, rel=1e-4)
 
 
 SOURCE = Path(evaluate_lines.__file__).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("measure", evaluate_lines.MEASURES, ids=lambda measure: measure.name)
-def test_holes_are_parts_of_the_text(measure: evaluate_lines.Measure) -> None:
-    holes = measure.holes([SOURCE], 40, random.Random(1))
+@pytest.mark.parametrize("measure", evaluate_lines.INFILL_TASKS, ids=lambda measure: measure.name)
+def test_holes_are_parts_of_the_text(measure: evaluate_lines.InfillTask) -> None:
+    holes = measure.draw_cases([SOURCE], 40, random.Random(1))
     assert len(holes) == 40
-    assert holes == measure.holes([SOURCE], 40, random.Random(1)), "the same for every model"
+    assert holes == measure.draw_cases([SOURCE], 40, random.Random(1)), "the same for every model"
     for hole in holes:
         assert hole.prefix + hole.middle + hole.suffix == SOURCE and hole.middle.strip()
         whole = hole.middle + hole.suffix
-        assert measure.cut(whole, hole) == hole.middle.rstrip(), "the truth itself counts as right"
-        assert measure.finished(whole[: len(hole.middle) + 200], hole) or not hole.suffix.strip()
-    assert evaluate_lines.exact([hole.middle.rstrip() for hole in holes], holes).value == 1.0
+        assert measure.truncate_answer(whole, hole) == hole.middle.rstrip(), "the truth itself counts as right"
+        assert measure.is_finished(whole[: len(hole.middle) + 200], hole) or not hole.suffix.strip()
+    assert evaluate_lines.score_exact([hole.middle.rstrip() for hole in holes], holes).value == 1.0
 
 
 def test_blocks_end_at_the_dedent() -> None:
-    assert evaluate_lines.block("\n        a\n\n        b\n    c\n", 4) == "\n        a\n\n        b"
-    assert evaluate_lines.block("\n" + "    a\n" * 9, 0).count("\n") == evaluate_lines.LONGEST_BLOCK
+    assert evaluate_lines.truncate_block("\n        a\n\n        b\n    c\n", 4) == "\n        a\n\n        b"
+    assert evaluate_lines.truncate_block("\n" + "    a\n" * 9, 0).count("\n") == evaluate_lines.MAX_BLOCK_LINES
 
 
 def test_the_baseline_copies() -> None:
-    rest = evaluate_lines.MEASURES[0]
-    hole = evaluate_lines.Hole("total = price * count\ntotal = pri", "ce * count", "\n")
-    assert evaluate_lines.copied(hole, rest, False) == "ce * count"
-    behind = evaluate_lines.Hole("total = pri", "ce", "\ntotal = price\n")
-    assert evaluate_lines.copied(behind, rest, True) == "ce" and evaluate_lines.copied(behind, rest, False) == ""
+    rest = evaluate_lines.INFILL_TASKS[0]
+    hole = evaluate_lines.InfillCase("total = price * count\ntotal = pri", "ce * count", "\n")
+    assert evaluate_lines.copy_longest_match(hole, rest, False) == "ce * count"
+    behind = evaluate_lines.InfillCase("total = pri", "ce", "\ntotal = price\n")
+    assert (
+        evaluate_lines.copy_longest_match(behind, rest, True) == "ce"
+        and evaluate_lines.copy_longest_match(behind, rest, False) == ""
+    )
 
 
 def test_languages_go_by_suffix(tmp_path: Path) -> None:
     for name in ("a.py", "b.ts", "c.h", "d.md", "e.toml", "f.sh", "g.bin", "node_modules/h.js"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x = 1\n")
-    found = evaluate_lines.by_language(evaluate_lines.files_under(tmp_path))
+    found = evaluate_lines.group_by_language(evaluate_lines.iter_files(tmp_path))
     assert {name: len(texts) for name, texts in found.items()} == dict.fromkeys(evaluate_lines.LANGUAGES, 1)
 
 
-TASK = evaluate_human.Task(
-    "one", evaluate_lines.Hole("def double(x):\n", "    return 2 * x", "\n"), "\nassert double(4) == 8\n"
+TASK = evaluate_human.HumanEvalTask(
+    "one", evaluate_lines.InfillCase("def double(x):\n", "    return 2 * x", "\n"), "\nassert double(4) == 8\n"
 )
 
 
 @posix
 def test_a_line_passes_where_the_test_does() -> None:
-    runs = evaluate_human.Runs(LIMITS)
-    broken = evaluate_human.Task("two", TASK.hole, "\nassert double(4) == 9\n")
-    assert evaluate_human.sound([TASK, broken], runs) == [TASK], "a task whose own solution fails is dropped"
+    runs = evaluate_human.ProgramRunner(LIMITS)
+    broken = evaluate_human.HumanEvalTask("two", TASK.case, "\nassert double(4) == 9\n")
+    assert evaluate_human.filter_solvable([TASK, broken], runs) == [TASK], "a task whose own solution fails is dropped"
     answers = [["    return x + x", "    return x", "    return ("]]
-    assert evaluate_human.passes([TASK], answers, runs) == [[True, False, False]]
-    assert evaluate_human.exact([TASK], answers).hits == 0
-    assert evaluate_human.passed_at(1, [[True, False, False]]).value == pytest.approx(1 / 3)
+    assert evaluate_human.run_answers([TASK], answers, runs) == [[True, False, False]]
+    assert evaluate_human.score_exact([TASK], answers).hits == 0
+    assert evaluate_human.score_pass_at_k(1, [[True, False, False]]).value == pytest.approx(1 / 3)
 
 
 @posix
 def test_a_bug_counts_as_fixed_where_the_test_passes() -> None:
-    bug = evaluate_human.Bug(
+    bug = evaluate_human.FixTask(
         "double",
         "def double(x):\n    return 3 * x\n",
         "def double(x):\n    return 2 * x\n",
         "assert double(4) == 8",
         "Write a function",
     )
-    runs = evaluate_human.Runs(LIMITS)
-    no_bug = evaluate_human.Bug("double", bug.right, bug.right, bug.test, "")
-    assert evaluate_human.sound_bugs([bug, no_bug], runs) == [bug]
-    assert evaluate_human.repaired([bug] * 3, [bug.right, bug.before, None], runs).hits == 1
+    runs = evaluate_human.ProgramRunner(LIMITS)
+    no_bug = evaluate_human.FixTask("double", bug.after, bug.after, bug.test, "")
+    assert evaluate_human.filter_reproducible([bug, no_bug], runs) == [bug]
+    assert evaluate_human.score_fixes([bug] * 3, [bug.after, bug.before, None], runs).hits == 1
 
 
 @posix
 def test_canonical_solutions_of_the_reference_files_pass() -> None:
-    runs = evaluate_human.Runs(evaluate_human.LIMITS)
-    tasks = evaluate_human.tasks(shared.benchmark("HumanEval-SingleLineInfilling.jsonl.gz"), 12)
-    assert evaluate_human.sound(tasks, runs) == tasks and len(tasks) == 12
-    bugs = evaluate_human.bugs(shared.benchmark("humanevalpack-python.jsonl"), 8)
-    assert evaluate_human.sound_bugs(bugs, runs) == bugs and len(bugs) == 8
+    runs = evaluate_human.ProgramRunner(evaluate_human.LIMITS)
+    tasks = evaluate_human.load_tasks(shared.benchmark("HumanEval-SingleLineInfilling.jsonl.gz"), 12)
+    assert evaluate_human.filter_solvable(tasks, runs) == tasks and len(tasks) == 12
+    bugs = evaluate_human.load_fix_tasks(shared.benchmark("humanevalpack-python.jsonl"), 8)
+    assert evaluate_human.filter_reproducible(bugs, runs) == bugs and len(bugs) == 8
 
 
 EDIT = EditSample("kind", "a.py", "x = 1\n", "Fix it", "@@ -1,1 +1,1 @@\n-x = 1\n+x = 2\n")
@@ -261,7 +269,7 @@ EDIT = EditSample("kind", "a.py", "x = 1\n", "Fix it", "@@ -1,1 +1,1 @@\n-x = 1\
 
 def test_edits_are_counted_by_kind() -> None:
     other = EditSample("other", "a.py", "x = 1\n", "Fix it", EDIT.diff)
-    found = evaluate_edits.by_kind([EDIT, EDIT, other], ["x = 2\n", "x = 3\n", None])
+    found = evaluate_edits.score_by_kind([EDIT, EDIT, other], ["x = 2\n", "x = 3\n", None])
     assert {kind: (fits.hits, right.hits, fits.total) for kind, (fits, right) in found.items()} == {
         "all": (2, 1, 3),
         "kind": (2, 1, 2),
@@ -270,48 +278,48 @@ def test_edits_are_counted_by_kind() -> None:
 
 
 def test_a_diff_is_given_up_only_where_it_cannot_apply() -> None:
-    assert not any(evaluate_edits.hopeless(EDIT.before, f" {EDIT.diff}"[:at]) for at in range(len(EDIT.diff) + 2))
-    assert evaluate_edits.hopeless(EDIT.before, " @@ -1,1 +1,1 @@\nx = 1\n")
-    assert evaluate_edits.hopeless(EDIT.before, " @@ -1,9 +1,9 @@\n" + "-x = 1\n" * 3)
+    assert not any(evaluate_edits.is_unusable(EDIT.before, f" {EDIT.diff}"[:at]) for at in range(len(EDIT.diff) + 2))
+    assert evaluate_edits.is_unusable(EDIT.before, " @@ -1,1 +1,1 @@\nx = 1\n")
+    assert evaluate_edits.is_unusable(EDIT.before, " @@ -1,9 +1,9 @@\n" + "-x = 1\n" * 3)
 
 
 async def test_edits_go_both_ways(model: Model, folder: Path) -> None:
-    assert len(evaluate_edits.diffs(model, [EDIT, EDIT])) == 2
-    [after] = await evaluate_edits.edited_by_server(folder, [evaluate_edits.asking(EDIT)])
+    assert len(evaluate_edits.generate_diffs(model, [EDIT, EDIT])) == 2
+    [after] = await evaluate_edits.edit_by_server(folder, [evaluate_edits.make_request(EDIT)])
     assert after is None or after != EDIT.before
 
 
 def test_rows_of_a_measure_stand_together(model: Model) -> None:
     report = Report()
-    hole_figures(report, "copy", None, [SOURCE], Counts(0, 6, 0, 0, 0))
-    hole_figures(report, "model", model, [SOURCE], Counts(0, 2, 0, 0, 0))
-    assert all(set(row) == {"copy", "model"} for row in report.figures.values()) and len(report.figures) == 8
-    rows = dict.fromkeys(("a, x", "b", "a, y"), report.figures["block, with suffix"])
-    assert list(ordered(rows)) == ["a, x", "a, y", "b"]
+    measure_infill(report, "copy", None, [SOURCE], SampleSizes(0, 6, 0, 0, 0))
+    measure_infill(report, "model", model, [SOURCE], SampleSizes(0, 2, 0, 0, 0))
+    assert all(set(row) == {"copy", "model"} for row in report.metrics.values()) and len(report.metrics) == 8
+    rows = dict.fromkeys(("a, x", "b", "a, y"), report.metrics["block, with suffix"])
+    assert list(group_rows(rows)) == ["a, x", "a, y", "b"]
 
 
 def test_the_other_models_rows_are_put_in_order() -> None:
     """Neighbours in a pair become halves of a head; the scores, sums over both, stay."""
     weight = torch.arange(8.0)[:, None]
-    assert smollm.heads_in_halves(weight, 2).flatten().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
-    assert smollm.new_name("blk.3.attn_q.weight") == "model.layers.3.self_attn.q_proj.weight"
-    assert smollm.new_name("token_embd.weight") == "model.embed_tokens.weight"
+    assert smollm.unpermute_rotary(weight, 2).flatten().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    assert smollm.map_tensor_name("blk.3.attn_q.weight") == "model.layers.3.self_attn.q_proj.weight"
+    assert smollm.map_tensor_name("token_embd.weight") == "model.embed_tokens.weight"
 
 
 def test_the_showcase_has_twenty_of_each() -> None:
-    cases = show.read(SHOWCASE)
+    cases = show.read_cases(SHOWCASE)
     assert [case.number for case in cases] == list(range(1, 61))
     assert [case.job for case in cases] == ["complete"] * 20 + ["infill"] * 20 + ["edit"] * 20
-    assert all((show.around(case)[1] == "") == (case.job == "complete") for case in cases[:40])
+    assert all((show.split_at_cursor(case)[1] == "") == (case.job == "complete") for case in cases[:40])
     for wrong in ("edit a.py\nx\n", "complete a.py\nx\n", "infill a.py: why\n▌\n", "draw a.py\n▌\n"):
         with pytest.raises(ValueError, match="case 1"):
-            show.case(1, wrong)
+            show.parse_case(1, wrong)
 
 
 def test_the_cards_section_is_what_was_written(folder: Path) -> None:
-    cases = [case for case in show.read(SHOWCASE) if case.number in (1, 25, 41)]
-    found = show.answers(folder, cases)
-    section = show.card(cases, found)
+    cases = [case for case in show.read_cases(SHOWCASE) if case.number in (1, 25, 41)]
+    found = show.generate_answers(folder, cases)
+    section = show.format_card(cases, found)
     assert "### Completions" in section and "### Infills" in section and "### Edits" in section
     assert f"self.owner = owner\n        ▌{found[1]}▐" in section
     assert "**Add a docstring**" in section

@@ -13,17 +13,19 @@ from codeclippy_ls.engine.generation.kv_cache import Feed
 from codeclippy_ls.engine.loading.models import load
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER, ModelSpec
 from training.export import export
-from training.train import Progress, Shape, in_bf16, load_weights, new_model
+from training.train import ModelConfig, Progress, cast_to_bf16, load_weights, make_model
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     """What `training.train` leaves behind, at toy dimensions."""
     torch.manual_seed(1)
-    shape = Shape(64, 2, 2, window=128)
-    weights = in_bf16(new_model(shape)).state_dict()
+    config = ModelConfig(64, 2, 2, context_length=128)
+    weights = cast_to_bf16(make_model(config)).state_dict()
     progress = dataclasses.asdict(Progress(elapsed=2.0, steps=3, tokens=4))
-    torch.save({"weights": weights, "shape": dataclasses.asdict(shape), "progress": progress}, tmp_path / "checkpoint")
+    torch.save(
+        {"weights": weights, "config": dataclasses.asdict(config), "progress": progress}, tmp_path / "checkpoint"
+    )
     return tmp_path / "checkpoint"
 
 
@@ -61,13 +63,13 @@ def test_int8_weights_that_do_not_fill_the_model_are_refused(checkpoint: Path, t
 
 
 def test_training_starts_from_the_weights_of_an_export(checkpoint: Path, tmp_path: Path) -> None:
-    export(checkpoint, SHIPPED, tmp_path / "bf16", "toy", "1")
+    export(checkpoint, SHIPPED_FOLDER, tmp_path / "bf16", "toy", "1")
     saved = torch.load(checkpoint, weights_only=True)["weights"]
-    model = new_model(Shape(64, 2, 2, window=128))
+    model = make_model(ModelConfig(64, 2, 2, context_length=128))
     load_weights(model, tmp_path / "bf16")
     for name, value in model.state_dict().items():
         assert torch.equal(value, saved[name].float()), name
     with pytest.raises(RuntimeError, match="size mismatch"):
-        load_weights(new_model(Shape(32, 2, 2, window=128)), tmp_path / "bf16")
-    with pytest.raises(ValueError, match="another shape"):
-        load_weights(new_model(Shape(64, 3, 2, window=128)), tmp_path / "bf16")
+        load_weights(make_model(ModelConfig(32, 2, 2, context_length=128)), tmp_path / "bf16")
+    with pytest.raises(ValueError, match="other dimensions"):
+        load_weights(make_model(ModelConfig(64, 3, 2, context_length=128)), tmp_path / "bf16")

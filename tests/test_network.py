@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from training import network
-from training.train import Shape, in_bf16, new_model
+from training.train import ModelConfig, cast_to_bf16, make_model
 
 
 def by_modules(model: torch.nn.Module, ids: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,15 +17,17 @@ def by_modules(model: torch.nn.Module, ids: torch.Tensor, weights: torch.Tensor)
     return (losses * weights).sum() / weights.sum(), losses.detach()[weights > 0].mean()
 
 
-@pytest.mark.parametrize("length", [1 + network.QUERIES, 2 * network.QUERIES, 40])
+@pytest.mark.parametrize("length", [1 + network.QUERY_BLOCK, 2 * network.QUERY_BLOCK, 40])
 @pytest.mark.parametrize("attend", ["own", "fused"])
 def test_loss_and_gradients_equal_those_of_the_modules(
     length: int, attend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(1)
     if attend == "fused":  # what runs on a GPU
-        monkeypatch.setattr(network, "Attention", type("Fused", (), {"apply": staticmethod(network.fused)}))
-    model = new_model(Shape(64, 2, 4, window=1024, vocabulary=300)).train()
+        monkeypatch.setattr(
+            network, "CausalAttention", type("Fused", (), {"apply": staticmethod(network.attend_fused)})
+        )
+    model = make_model(ModelConfig(64, 2, 4, context_length=1024, vocab_size=300)).train()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     ids = torch.randint(0, 300, (3, length))
@@ -34,7 +36,7 @@ def test_loss_and_gradients_equal_those_of_the_modules(
     expected.backward()
     wanted = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
-    found, found_plain = network.loss_of(model, ids, weights)
+    found, found_plain = network.compute_loss(model, ids, weights)
     found.backward()
     assert torch.allclose(found, expected, rtol=1e-5) and torch.allclose(found_plain, plain, rtol=1e-5)
     for name, parameter in model.named_parameters():
@@ -44,9 +46,9 @@ def test_loss_and_gradients_equal_those_of_the_modules(
 
 def test_half_precision_is_near() -> None:
     torch.manual_seed(2)
-    model = new_model(Shape(64, 2, 4, window=128, vocabulary=300))
+    model = make_model(ModelConfig(64, 2, 4, context_length=128, vocab_size=300))
     ids, weights = torch.randint(0, 300, (4, 128)), torch.ones(4, 128)
     with torch.no_grad():
-        exact, _ = network.loss_of(model, ids, weights)
-        half, _ = network.loss_of(in_bf16(model), ids, weights)
+        exact, _ = network.compute_loss(model, ids, weights)
+        half, _ = network.compute_loss(cast_to_bf16(model), ids, weights)
     assert abs(float(half - exact)) < 0.02

@@ -262,17 +262,17 @@ def test_the_shipped_model_is_asked_as_it_was_trained() -> None:
     from codeclippy_ls.inference.spec import SHIPPED_FOLDER
     from training import samples
 
-    tokenizer, encode = read_tokenizer(SHIPPED_FOLDER), samples.encoder(SHIPPED_FOLDER)
+    tokenizer, encode = read_tokenizer(SHIPPED_FOLDER), samples.load_encoder(SHIPPED_FOLDER)
     subject = view(tokenizer, "gpt_neox")
     for prefix, suffix in ((PREFIX, SUFFIX), ("import o", ""), ("x = '<|MID|>😀'\n\tif a:\n", "        \n\n")):
         prompt = completion_prompt(subject, Context(prefix, suffix), 512, 32)
         assert prompt.heal == (" o" if prefix == "import o" else "")
-        sample = samples.infill(encode, prefix.removesuffix(prompt.heal), "middle", suffix)
-        assert prompt.tokens == sample.ids[: sample.answer]
+        sample = samples.make_spm_infill(encode, prefix.removesuffix(prompt.heal), "middle", suffix)
+        assert prompt.tokens == sample.ids[: sample.answer_start]
     before = "    def f(self):\n        return 1\n"
-    sample = samples.edit(encode, "x.py", before, "Add a docstring", "@@ -1,1 +1,1 @@\n")
+    sample = samples.make_edit(encode, "x.py", before, "Add a docstring", "@@ -1,1 +1,1 @@\n")
     edited = Edited(tuple(before.split("\n")[:-1]), 0, 1, "x.py", "Add a docstring")
-    assert edit_prompt(subject, edited, 512, 64).tokens == sample.ids[: sample.answer]
+    assert edit_prompt(subject, edited, 512, 64).tokens == sample.ids[: sample.answer_start]
 
 
 CHATML = (

@@ -49,7 +49,7 @@ def test_a_damaged_shard_is_refused(tmp_path: Path) -> None:
 def test_a_file_is_cut_and_joined(tmp_path: Path) -> None:
     content = random.Random(1).randbytes(1234)
     (tmp_path / "model.safetensors").write_bytes(content)
-    parts = shards.split(tmp_path / "model.safetensors", tmp_path / "parts", 100)
+    parts = shards.split_file(tmp_path / "model.safetensors", tmp_path / "parts", 100)
     assert len(parts) == 13 and all(part.stat().st_size <= 100 for part in parts)
-    shards.join(parts[0], tmp_path / "joined")
+    shards.join_parts(parts[0], tmp_path / "joined")
     assert (tmp_path / "joined").read_bytes() == content

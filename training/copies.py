@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from codeclippy_ls.assist.attribution import BASE, MAGIC, WINDOW, Copies, lexemes, number_of
 
 HERE = Path(__file__).resolve().parent
-COMMON = 3  # packages: what as many share is nobody's
+MIN_COMMON_PACKAGES = 3  # packages: what as many share is nobody's
 BITS = 14
 Hashes = NDArray[np.uint64]
 
 
-def window_hashes(text: str) -> Hashes:
+def hash_ngrams(text: str) -> Hashes:
     """The hash of every window of a text."""
     numbers = np.array([number_of(lexeme) for lexeme in lexemes(text)], dtype=np.uint64)
     count = len(numbers) - WINDOW + 1
@@ -40,11 +40,13 @@ def window_hashes(text: str) -> Hashes:
     return found
 
 
-def sampled(files: Iterable[dict[str, Any]], keep: int, packages: dict[str, int]) -> tuple[Hashes, NDArray[np.uint16]]:
+def sample_hashes(
+    files: Iterable[dict[str, Any]], keep: int, packages: dict[str, int]
+) -> tuple[Hashes, NDArray[np.uint16]]:
     """Kept hashes and the numbers of their packages, sorted, each pair once."""
     hashes, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint16)]
     for file in files:
-        found = window_hashes(file["text"])
+        found = hash_ngrams(file["text"])
         found = found[found % np.uint64(keep) == 0]
         hashes.append(found)
         owners.append(np.full(len(found), packages.setdefault(file["package"], len(packages)), np.uint16))
@@ -56,12 +58,12 @@ def sampled(files: Iterable[dict[str, Any]], keep: int, packages: dict[str, int]
     return every[first], owner[first]
 
 
-def content_of(files: Iterable[dict[str, Any]], keep: int) -> bytes:
+def build_index(files: Iterable[dict[str, Any]], keep: int) -> bytes:
     """The filter file."""
     packages: dict[str, int] = {}
-    hashes, owners = sampled(files, keep, packages)
+    hashes, owners = sample_hashes(files, keep, packages)
     _, first, counts = np.unique(hashes, return_index=True, return_counts=True)
-    chosen = first[counts < COMMON]
+    chosen = first[counts < MIN_COMMON_PACKAGES]
     hashes, owners = hashes[chosen], owners[chosen]
     buckets = (hashes >> np.uint64(64 - BITS)).astype(np.int64)
     starts = np.searchsorted(buckets, np.arange((1 << BITS) + 1)).astype("<u4")
@@ -70,13 +72,13 @@ def content_of(files: Iterable[dict[str, Any]], keep: int) -> bytes:
     return MAGIC + about + starts.tobytes() + remainders.tobytes() + owners.astype("<u2").tobytes()
 
 
-def files_of(corpus: Path) -> Iterator[dict[str, Any]]:
+def iter_files(corpus: Path) -> Iterator[dict[str, Any]]:
     """The corpus, file by file."""
     with corpus.open() as lines:
         yield from map(json.loads, lines)
 
 
-def passages(corpus: Path, length: int, count: int, seed: int = 1) -> list[str]:
+def draw_passages(corpus: Path, length: int, count: int, seed: int = 1) -> list[str]:
     """Passages of so many lexemes from files drawn evenly by their lines in the corpus."""
     lines = corpus.read_bytes().splitlines()
     rng, found = random.Random(seed), list[str]()
@@ -95,11 +97,13 @@ def main() -> None:
     parser.add_argument("--keep", type=int, default=64, help="one window in so many")
     options = parser.parse_args()
     train, valid = options.work / "corpus" / "train.jsonl", options.work / "corpus" / "valid.jsonl"
-    options.to.write_bytes(content_of(files_of(train), options.keep))
+    options.to.write_bytes(build_index(iter_files(train), options.keep))
     copies = Copies(options.to.read_bytes())
     print(f"{len(copies)} windows of {len(copies.packages)} packages in {options.to.stat().st_size} bytes")
     for length in (40, 60, 100, 200):
-        seen, new = (sum(bool(copies.source(text)) for text in passages(part, length, 500)) for part in (train, valid))
+        seen, new = (
+            sum(bool(copies.source(text)) for text in draw_passages(part, length, 500)) for part in (train, valid)
+        )
         print(f"of 500 passages of {length} lexemes flagged: {seen} of the corpus, {new} of held-out files")
 
 

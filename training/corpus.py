@@ -24,46 +24,52 @@ from training.archives import (
     SourceFile,
     download_tarballs,
     download_wheels,
-    installed_packages,
-    normalised,
-    npm_package,
-    tarball_name,
-    wheel_package,
+    get_tarball_name,
+    iter_installed_packages,
+    normalize_name,
+    read_npm_tarball,
+    read_wheel,
 )
 
 HERE = Path(__file__).resolve().parent
 
 # Bytes taken from one package, per language: without a cap a few giants would be most of the corpus.
-CAPS = {"Python": 2_300_000, "JavaScript": 900_000, "TypeScript": 900_000, "C headers": 2_500_000, "Markdown": 700_000}
-CAPS |= {"JSON": 60_000, "YAML": 200_000, "TOML": 100_000, "shell": 200_000, "HTML": 150_000, "CSS": 200_000}
-CAPS |= {"Java": 1_000_000, "Kotlin": 1_000_000, "Lua": 500_000, "Rust": 1_000_000, "Go": 1_000_000}
+MAX_BYTES = {
+    "Python": 2_300_000,
+    "JavaScript": 900_000,
+    "TypeScript": 900_000,
+    "C headers": 2_500_000,
+    "Markdown": 700_000,
+}
+MAX_BYTES |= {"JSON": 60_000, "YAML": 200_000, "TOML": 100_000, "shell": 200_000, "HTML": 150_000, "CSS": 200_000}
+MAX_BYTES |= {"Java": 1_000_000, "Kotlin": 1_000_000, "Lua": 500_000, "Rust": 1_000_000, "Go": 1_000_000}
 WORD = re.compile(r"\w+")
-CONTAMINATION_WORDS = 13  # the window of the GPT-3 decontamination: shorter ones fire on idioms
+NGRAM_SIZE = 13  # the window of the GPT-3 decontamination: shorter ones fire on idioms
 
 
-def pinned(listing: Path) -> dict[str, bool]:
+def read_package_list(listing: Path) -> dict[str, bool]:
     """`name==version` (or `name@version`) to whether it is held out for validation."""
     lines = (line.strip() for line in listing.read_text().splitlines())
     return {line.split("#")[0].strip(): "held-out" in line for line in lines if line and not line.startswith("#")}
 
 
-def capped(files: Iterable[SourceFile]) -> Iterator[SourceFile]:
+def limit_bytes(files: Iterable[SourceFile]) -> Iterator[SourceFile]:
     """Files up to the cap of their language, in an order that depends on their content alone."""
     taken: Counter[str] = Counter()
     for file in sorted(files, key=lambda f: hashlib.sha256(f.text.encode()).digest()):
         language = LANGUAGES[PurePosixPath(file.path).suffix]
-        if taken[language] + len(file.text) <= CAPS[language]:
+        if taken[language] + len(file.text) <= MAX_BYTES[language]:
             taken[language] += len(file.text)
             yield file
 
 
-class Duplicates:
+class DuplicateFilter:
     """Says whether a file, or most of its windows of five lines, was seen before. About 70 bytes a line of memory."""
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
 
-    def seen(self, text: str) -> bool:
+    def is_duplicate(self, text: str) -> bool:
         lines = [line.strip() for line in text.split("\n") if len(line.strip()) > 3]
         windows = {hash(tuple(lines[i : i + 5])) for i in range(max(1, len(lines) - 4))}
         repeated = len(windows & self._seen) > 0.4 * len(windows)
@@ -72,7 +78,7 @@ class Duplicates:
         return repeated
 
 
-def benchmark_windows(paths: Iterable[Path]) -> frozenset[tuple[str, ...]]:
+def collect_benchmark_ngrams(paths: Iterable[Path]) -> frozenset[tuple[str, ...]]:
     """Every window of 13 words of the problems and solutions in HumanEval-like JSON lines (plain or gzipped)."""
     windows: set[tuple[str, ...]] = set()
     for path in paths:
@@ -80,30 +86,30 @@ def benchmark_windows(paths: Iterable[Path]) -> frozenset[tuple[str, ...]]:
         for task in map(json.loads, content.decode().splitlines()):
             for solution in ("canonical_solution", "buggy_solution"):
                 words = WORD.findall(task["prompt"] + task.get(solution, "") + task.get("suffix", ""))
-                windows |= set(word_windows(words))
+                windows |= set(iter_ngrams(words))
     return frozenset(windows)
 
 
-def word_windows(words: list[str]) -> Iterator[tuple[str, ...]]:
+def iter_ngrams(words: list[str]) -> Iterator[tuple[str, ...]]:
     """Windows of 13 words."""
-    return zip(*(words[i:] for i in range(CONTAMINATION_WORDS)), strict=False)
+    return zip(*(words[i:] for i in range(NGRAM_SIZE)), strict=False)
 
 
-def collect(
+def write_corpus(
     packages: Iterable[Package], held_out: frozenset[str], windows: frozenset[tuple[str, ...]], folder: Path
 ) -> tuple[list[str], dict[str, Counter[str]]]:
     """Write the two files; return the NOTICE's lines and the bytes of each use and language."""
-    duplicates, notice, dropped = Duplicates(), [], 0
+    duplicates, notice, dropped = DuplicateFilter(), [], 0
     sizes: dict[str, Counter[str]] = {"train": Counter(), "valid": Counter()}
     folder.mkdir(parents=True, exist_ok=True)
     parts = {use: folder / f"{use}.jsonl.part" for use in sizes}
     with parts["train"].open("w") as train, parts["valid"].open("w") as valid:
         for package in packages:
             size, use = 0, "valid" if package.name in held_out else "train"
-            for file in capped(package.files):
-                if duplicates.seen(file.text):
+            for file in limit_bytes(package.files):
+                if duplicates.is_duplicate(file.text):
                     continue
-                if windows and not windows.isdisjoint(word_windows(WORD.findall(file.text))):
+                if windows and not windows.isdisjoint(iter_ngrams(WORD.findall(file.text))):
                     dropped += 1
                     continue
                 size += (length := len(file.text.encode()))
@@ -118,37 +124,37 @@ def collect(
     return notice, sizes
 
 
-def package_name(requirement: str) -> str:
+def get_package_name(requirement: str) -> str:
     """The name a pinned requirement's `Package` has."""
-    return normalised(requirement.split("==")[0]) if "==" in requirement else f"npm:{requirement.rsplit('@', 1)[0]}"
+    return normalize_name(requirement.split("==")[0]) if "==" in requirement else f"npm:{requirement.rsplit('@', 1)[0]}"
 
 
-def fetched(requirements: Iterable[str], work: Path) -> Iterator[tuple[str, Path]]:
+def iter_archives(requirements: Iterable[str], work: Path) -> Iterator[tuple[str, Path]]:
     """Each requirement whose archive is there, with the archive."""
-    wheels = {tuple(map(normalised, w.name.split("-")[:2])): w for w in sorted((work / "wheels").glob("*.whl"))}
+    wheels = {tuple(map(normalize_name, w.name.split("-")[:2])): w for w in sorted((work / "wheels").glob("*.whl"))}
     for requirement in requirements:
         if "==" in requirement:
-            archive = wheels.get(tuple(map(normalised, requirement.split("=="))))
+            archive = wheels.get(tuple(map(normalize_name, requirement.split("=="))))
         else:
-            archive = work / "npm" / tarball_name(requirement)
+            archive = work / "npm" / get_tarball_name(requirement)
         if archive is not None and archive.exists():
             yield requirement, archive
 
 
-def in_order(listed: dict[str, bool], work: Path) -> Iterator[Package]:
+def iter_packages(listed: dict[str, bool], work: Path) -> Iterator[Package]:
     """The listed packages, then what is installed. Those held out come first: of two copies, theirs is kept."""
-    ordered = sorted(listed, key=lambda r: (not listed[r], package_name(r)))
-    for requirement, archive in fetched(ordered, work):
-        package = wheel_package(archive) if archive.suffix == ".whl" else npm_package(archive)
+    ordered = sorted(listed, key=lambda r: (not listed[r], get_package_name(r)))
+    for requirement, archive in iter_archives(ordered, work):
+        package = read_wheel(archive) if archive.suffix == ".whl" else read_npm_tarball(archive)
         if package is None:
             print(f"left out: the licence of {requirement} is not known to be permissive", flush=True)
         else:
             yield package
-    skip = frozenset(map(package_name, listed)) | {"codeclippy-ls"}
-    yield from sorted(installed_packages(skip), key=lambda p: p.name)
+    skip = frozenset(map(get_package_name, listed)) | {"codeclippy-ls"}
+    yield from sorted(iter_installed_packages(skip), key=lambda p: p.name)
 
 
-def table(sizes: dict[str, Counter[str]]) -> str:
+def format_table(sizes: dict[str, Counter[str]]) -> str:
     """Bytes per language, training and validation."""
     order = [language for language, _ in (sizes["train"] + sizes["valid"]).most_common()]
     rows = [f"{language:12} {sizes['train'][language]:>12,} {sizes['valid'][language]:>12,}" for language in order]
@@ -168,15 +174,17 @@ def main() -> None:
     parser.add_argument("--notice", type=Path, help="where the NOTICE goes (default: <work>/corpus/NOTICE)")
     options = parser.parse_args()
     listings = [] if options.installed_only else options.packages
-    listed = {requirement: held for listing in listings for requirement, held in pinned(listing).items()}
+    listed = {requirement: held for listing in listings for requirement, held in read_package_list(listing).items()}
     download_wheels([r for r in listed if "==" in r], options.work / "wheels")
     download_tarballs([r for r in listed if "==" not in r], options.work / "npm")
-    held_out = frozenset(package_name(r) for r, held in listed.items() if held) | frozenset(options.held_out)
-    packages = in_order(listed, options.work)
-    notice, sizes = collect(packages, held_out, benchmark_windows(options.benchmarks), options.work / "corpus")
+    held_out = frozenset(get_package_name(r) for r, held in listed.items() if held) | frozenset(options.held_out)
+    packages = iter_packages(listed, options.work)
+    notice, sizes = write_corpus(
+        packages, held_out, collect_benchmark_ngrams(options.benchmarks), options.work / "corpus"
+    )
     head = "Packages whose source files the model was trained or validated on: name, version, bytes, use, licence.\n\n"
     (options.notice or options.work / "corpus" / "NOTICE").write_text(head + "\n".join(sorted(notice)) + "\n")
-    print(table(sizes), flush=True)
+    print(format_table(sizes), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,38 +10,42 @@ import random
 import re
 from collections.abc import Callable
 
-from training.edit_kinds import Draft, Kind, choose, is_function, names_in, negated
-from training.snippets import Snippet, parsed
+from training.edit_kinds import Draft, Kind, choose, collect_names, is_function, negate
+from training.snippets import Snippet, parse
 
-COMMON = (
+COMMON_MESSAGES = (
     "Fix the bug|Fix the bug|Fix the bug|fix the bug|fix bug|Fix bug|fix it|fix this|find and fix the bug|Fix the error"
 )
 
 
-def substitution(pattern: str, wrong: str | Callable[[re.Match[str]], str], messages: str, parses: bool = True) -> Kind:
+def make_substitution(
+    pattern: str, wrong: str | Callable[[re.Match[str]], str], messages: str, parses: bool = True
+) -> Kind:
     """A kind that breaks one match of a pattern, chosen at random; `parses` says whether the broken code still does."""
 
     def kind(snippet: Snippet, rng: random.Random) -> Draft | None:
-        code = [m for m in re.finditer(pattern, snippet.source) if in_code(snippet.source, m.start())]
+        code = [m for m in re.finditer(pattern, snippet.source) if is_code(snippet.source, m.start())]
         if not code or not is_function(snippet):
             return None
         match = rng.choice(code)
         broken = match.expand(wrong) if isinstance(wrong, str) else wrong(match)
         before = snippet.source[: match.start()] + broken + snippet.source[match.end() :]
-        if before == snippet.source or (parsed(before) is not None) != parses:
+        if before == snippet.source or (parse(before) is not None) != parses:
             return None
-        exact = named_fix(snippet.source, before, match, broken) if parses else None
-        if exact is not None and rng.random() < NAMED:
+        exact = describe_fix(snippet.source, before, match, broken) if parses else None
+        if exact is not None and rng.random() < EXACT_MESSAGE_SHARE:
             return Draft(before, snippet.source, rng.choice(exact))
-        return Draft(before, snippet.source, choose(rng, rng.choice([COMMON, messages])))
+        return Draft(before, snippet.source, choose(rng, rng.choice([COMMON_MESSAGES, messages])))
 
     return kind
 
 
-NAMED = 0.4  # the share of bugs whose fix the message gives: a reader cannot know which operator was meant
+EXACT_MESSAGE_SHARE = (
+    0.4  # the share of bugs whose fix the message gives: a reader cannot know which operator was meant
+)
 
 
-def named_fix(after: str, before: str, match: re.Match[str], broken: str) -> list[str] | None:
+def describe_fix(after: str, before: str, match: re.Match[str], broken: str) -> list[str] | None:
     """Phrasings that name the wrong code, widened to stand once in the text before, and the right code."""
     start, end, longer = match.start(), match.end(), len(broken) - len(match.group())
     first = after.rfind("\n", 0, start) + 1
@@ -58,7 +62,7 @@ def named_fix(after: str, before: str, match: re.Match[str], broken: str) -> lis
     return [*forms, f"{wrong} should be {right}", f"use {right} instead of {wrong}"]
 
 
-def in_code(source: str, offset: int) -> bool:
+def is_code(source: str, offset: int) -> bool:
     """Roughly: not in a comment, nor in a docstring, nor in a string on its line."""
     line = source[source.rfind("\n", 0, offset) + 1 : offset]
     return (
@@ -69,39 +73,39 @@ def in_code(source: str, offset: int) -> bool:
     )
 
 
-def misspelled(match: re.Match[str]) -> str:
+def misspell(match: re.Match[str]) -> str:
     """Two letters in the middle of the word swapped."""
     word = match.group()
     at = 1 + sum(map(ord, word)) % max(1, len(word) - 2)
     return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
 
 
-def wrong_condition(snippet: Snippet, rng: random.Random) -> Draft | None:
+def negate_condition(snippet: Snippet, rng: random.Random) -> Draft | None:
     tests = [
         n.test for n in ast.walk(snippet.tree) if isinstance(n, (ast.If, ast.While)) and n.lineno == n.test.end_lineno
     ]
-    pairs = [(test, negated(snippet.text(test))) for test in tests]
+    pairs = [(test, negate(snippet.get_source(test))) for test in tests]
     found = [(test, opposite) for test, opposite in pairs if opposite and "|" not in opposite]
     if not found or not is_function(snippet):
         return None
     test, opposite = rng.choice(found)
-    before = snippet.replaced((*snippet.span(test), opposite or ""))
+    before = snippet.replace((*snippet.get_span(test), opposite or ""))
     forms = rng.choice(
         [
-            COMMON,
+            COMMON_MESSAGES,
             "Fix the condition|fix the condition|the condition is the wrong way round|fix the negated condition",
             f"The condition `{opposite}` is the wrong way round|negate `{opposite}`|fix the condition {opposite}"
-            f"|{opposite} should be {snippet.text(test)}|Change the condition to {snippet.text(test)}",
+            f"|{opposite} should be {snippet.get_source(test)}|Change the condition to {snippet.get_source(test)}",
         ]
     )
     return Draft(before, snippet.source, choose(rng, forms))
 
 
-def misspelled_name(snippet: Snippet, rng: random.Random) -> Draft | None:
+def misspell_name(snippet: Snippet, rng: random.Random) -> Draft | None:
     """One use of a name that stands elsewhere in the function, misspelled."""
     if not is_function(snippet):
         return None
-    parameters, local, _ = names_in(snippet)
+    parameters, local, _ = collect_names(snippet)
     names = [n for n in parameters + local if len(n) > 3]
     loads = [
         n for n in ast.walk(snippet.tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load) and n.id in names
@@ -110,29 +114,29 @@ def misspelled_name(snippet: Snippet, rng: random.Random) -> Draft | None:
         return None
     node = rng.choice(loads)
     wrong = (
-        re.sub(r".+", misspelled, node.id)
+        re.sub(r".+", misspell, node.id)
         if rng.random() < 0.6
         else node.id[:-1]
         if rng.random() < 0.5
         else node.id + "s"
     )
-    start, end = snippet.span(node)
+    start, end = snippet.get_span(node)
     if wrong == node.id or wrong in names or snippet.source[start:end] != node.id:
         return None
     forms = rng.choice(
         [
-            COMMON,
+            COMMON_MESSAGES,
             f"Fix the typo|fix typo|fix the NameError|NameError: name '{wrong}' is not defined|fix the misspelled name",
         ]
     )
-    return Draft(snippet.replaced((start, end, wrong)), snippet.source, choose(rng, forms))
+    return Draft(snippet.replace((start, end, wrong)), snippet.source, choose(rng, forms))
 
 
-def wrong_variable(snippet: Snippet, rng: random.Random) -> Draft | None:
+def return_wrong_variable(snippet: Snippet, rng: random.Random) -> Draft | None:
     """`return` of another local name than the one that was built."""
     if not is_function(snippet):
         return None
-    parameters, local, _ = names_in(snippet)
+    parameters, local, _ = collect_names(snippet)
     returns = [
         n
         for n in ast.walk(snippet.tree)
@@ -143,14 +147,17 @@ def wrong_variable(snippet: Snippet, rng: random.Random) -> Draft | None:
     ]
     if not returns or not others or returns[-1].value is None:
         return None
-    before = snippet.replaced((*snippet.span(returns[-1].value), rng.choice([*others, "None"])))
+    before = snippet.replace((*snippet.get_span(returns[-1].value), rng.choice([*others, "None"])))
     forms = rng.choice(
-        [COMMON, "Fix the return value|fix the wrong return value|return the right variable|it returns the wrong thing"]
+        [
+            COMMON_MESSAGES,
+            "Fix the return value|fix the wrong return value|return the right variable|it returns the wrong thing",
+        ]
     )
     return Draft(before, snippet.source, choose(rng, forms))
 
 
-def missing_return(snippet: Snippet, rng: random.Random) -> Draft | None:
+def drop_return(snippet: Snippet, rng: random.Random) -> Draft | None:
     """The last statement computes the result and does not return it."""
     last = snippet.function.body[-1] if is_function(snippet) else None
     if (
@@ -159,23 +166,27 @@ def missing_return(snippet: Snippet, rng: random.Random) -> Draft | None:
         or last.lineno != last.end_lineno
     ):
         return None
-    before = snippet.replaced((*snippet.span(last), snippet.text(last.value)))
-    forms = rng.choice([COMMON, "Add the missing return|fix the missing return|it returns None|return the result"])
+    before = snippet.replace((*snippet.get_span(last), snippet.get_source(last.value)))
+    forms = rng.choice(
+        [COMMON_MESSAGES, "Add the missing return|fix the missing return|it returns None|return the result"]
+    )
     return Draft(before, snippet.source, choose(rng, forms))
 
 
-def missing_self(snippet: Snippet, rng: random.Random) -> Draft | None:
+def drop_self(snippet: Snippet, rng: random.Random) -> Draft | None:
     """A method without `self` among its parameters, or one use of an attribute without `self.`."""
     node = snippet.function if is_function(snippet) else None
     if node is None or not node.args.args or node.args.args[0].arg != "self":
         return None
     if rng.random() < 0.4:
-        start, end = snippet.span(node.args.args[0])
+        start, end = snippet.get_span(node.args.args[0])
         before = snippet.source[:start] + snippet.source[end:].removeprefix(", ")
         return Draft(
             before,
             snippet.source,
-            choose(rng, rng.choice([COMMON, "Add the missing self|fix the missing self parameter|missing self"])),
+            choose(
+                rng, rng.choice([COMMON_MESSAGES, "Add the missing self|fix the missing self parameter|missing self"])
+            ),
         )
     uses = list(re.finditer(r"\bself\.", snippet.source))
     if not uses:
@@ -185,108 +196,121 @@ def missing_self(snippet: Snippet, rng: random.Random) -> Draft | None:
     return Draft(
         before,
         snippet.source,
-        choose(rng, rng.choice([COMMON, "Add the missing self|fix the missing self.|fix the NameError|missing self"])),
+        choose(
+            rng,
+            rng.choice([COMMON_MESSAGES, "Add the missing self|fix the missing self.|fix the NameError|missing self"]),
+        ),
     )
 
 
-def rotated(values: str) -> Callable[[re.Match[str]], str]:
+def choose_next(values: str) -> Callable[[re.Match[str]], str]:
     """Each operator replaced by its neighbour in the list."""
     words = values.split()
     return lambda match: match.group().replace(match.group(1), words[(words.index(match.group(1)) + 1) % len(words)])
 
 
-SYNTAX = "Fix the syntax error|fix syntax error|fix the SyntaxError|fix syntax|it does not parse"
+SYNTAX_MESSAGES = "Fix the syntax error|fix syntax error|fix the SyntaxError|fix syntax|it does not parse"
 BUGS: dict[str, tuple[float, Kind]] = {
-    "bug: condition": (3.0, wrong_condition),
-    "bug: misspelled name": (2.5, misspelled_name),
-    "bug: wrong variable": (6.0, wrong_variable),
-    "bug: missing return": (2.5, missing_return),
-    "bug: missing self": (2.0, missing_self),
+    "bug: condition": (3.0, negate_condition),
+    "bug: misspelled name": (2.5, misspell_name),
+    "bug: wrong variable": (6.0, return_wrong_variable),
+    "bug: missing return": (2.5, drop_return),
+    "bug: missing self": (2.0, drop_self),
     "bug: missing colon": (
         1.2,
-        substitution(r"(?<=[\w)\]]):\n", "\n", f"{SYNTAX}|add the missing colon", parses=False),
+        make_substitution(r"(?<=[\w)\]]):\n", "\n", f"{SYNTAX_MESSAGES}|add the missing colon", parses=False),
     ),
     "bug: bracket": (
         1.0,
-        substitution(r"\)(?=:?\n)", "", f"{SYNTAX}|close the bracket|fix the unclosed parenthesis", parses=False),
+        make_substitution(
+            r"\)(?=:?\n)", "", f"{SYNTAX_MESSAGES}|close the bracket|fix the unclosed parenthesis", parses=False
+        ),
     ),
     "bug: assignment": (
         8.0,
-        substitution(r"(?<=if )(\w+(?:\.\w+)?) == ", r"\1 = ", f"{SYNTAX}|use == to compare", parses=False),
+        make_substitution(
+            r"(?<=if )(\w+(?:\.\w+)?) == ", r"\1 = ", f"{SYNTAX_MESSAGES}|use == to compare", parses=False
+        ),
     ),
     "bug: keyword": (
         1.0,
-        substitution(
+        make_substitution(
             r"\b(?:return|import|while|class|raise|yield|else|elif)\b",
-            misspelled,
-            f"{SYNTAX}|fix the typo",
+            misspell,
+            f"{SYNTAX_MESSAGES}|fix the typo",
             parses=False,
         ),
     ),
     "bug: range": (
         15.0,
-        substitution(
+        make_substitution(
             r"range\(len\((\w+)\)\)", r"range(len(\1) + 1)", "Fix the off-by-one error|fix off-by-one|fix IndexError"
         ),
     ),
     "bug: range start": (
         12.0,
-        substitution(
+        make_substitution(
             r"range\((\w+(?:\(\w+\))?)\)", r"range(1, \1)", "Fix the off-by-one error|fix off-by-one|fix the range"
         ),
     ),
     "bug: index": (
         20.0,
-        substitution(
+        make_substitution(
             r"\b(len\(\w+\)) - 1", r"\1", "Fix the off-by-one error|fix off-by-one|fix IndexError|fix the index"
         ),
     ),
     "bug: first or last": (
         4.0,
-        substitution(r"\[(0|-1)\]", rotated("0 -1"), "Fix the index|fix the index|wrong index"),
+        make_substitution(r"\[(0|-1)\]", choose_next("0 -1"), "Fix the index|fix the index|wrong index"),
     ),
     "bug: comparison": (
         8.0,
-        substitution(
-            r" (<|>|<=|>=) ", rotated("< > <= >="), "Fix the comparison|fix the comparison|wrong comparison operator"
+        make_substitution(
+            r" (<|>|<=|>=) ",
+            choose_next("< > <= >="),
+            "Fix the comparison|fix the comparison|wrong comparison operator",
         ),
     ),
     "bug: operator": (
         5.0,
-        substitution(
-            r" ([+*/-]) (?=\w)", rotated("+ - * /"), "Fix the operator|fix the wrong operator|fix the arithmetic"
+        make_substitution(
+            r" ([+*/-]) (?=\w)", choose_next("+ - * /"), "Fix the operator|fix the wrong operator|fix the arithmetic"
         ),
     ),
     "bug: augmented": (
         10.0,
-        substitution(r" ([+-])= ", rotated("+ -"), "Fix the operator|fix the counter|it counts in the wrong direction"),
+        make_substitution(
+            r" ([+-])= ", choose_next("+ -"), "Fix the operator|fix the counter|it counts in the wrong direction"
+        ),
     ),
     "bug: and, or": (
         5.0,
-        substitution(
-            r" (and|or) ", rotated("and or"), "Fix the condition|fix the condition|fix the logic|and/or mixed up"
+        make_substitution(
+            r" (and|or) ", choose_next("and or"), "Fix the condition|fix the condition|fix the logic|and/or mixed up"
         ),
     ),
     "bug: boolean": (
         5.0,
-        substitution(r"return (True|False)\b", rotated("True False"), "Fix the return value|returns the wrong boolean"),
+        make_substitution(
+            r"return (True|False)\b", choose_next("True False"), "Fix the return value|returns the wrong boolean"
+        ),
     ),
     "bug: minimum": (
         10.0,
-        substitution(
-            r"\b(min|max)\(", rotated("min max"), "Fix the bug|use the right function|min and max are mixed up"
+        make_substitution(
+            r"\b(min|max)\(", choose_next("min max"), "Fix the bug|use the right function|min and max are mixed up"
         ),
     ),
     "bug: append": (
         3.0,
-        substitution(r"\.(append)\(", lambda _: ".extend(", "Use append|fix the list|append instead of extend"),
+        make_substitution(r"\.(append)\(", lambda _: ".extend(", "Use append|fix the list|append instead of extend"),
     ),
     "bug: mutable default": (
         4.0,
-        substitution(r"(?<=\w)=None(?=[,)])", "=[]", "Fix the mutable default argument|fix the mutable default"),
+        make_substitution(r"(?<=\w)=None(?=[,)])", "=[]", "Fix the mutable default argument|fix the mutable default"),
     ),
     "bug: call": (
         1.0,
-        substitution(r"(?<=\w)\(\)(?=\n)", "", "Call the method|fix the missing call|add the missing parentheses"),
+        make_substitution(r"(?<=\w)\(\)(?=\n)", "", "Call the method|fix the missing call|add the missing parentheses"),
     ),
 }

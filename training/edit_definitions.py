@@ -11,14 +11,14 @@ from training.edit_kinds import WORD, Draft, choose, is_function
 from training.snippets import Snippet
 
 
-def comment_lines(snippet: Snippet) -> list[int]:
+def find_comment_lines(snippet: Snippet) -> list[int]:
     """Numbers of the lines that hold nothing but a comment of words."""
     lines = snippet.source.split("\n")
     return [i for i, line in enumerate(lines, 1) if re.fullmatch(r"\s+# [A-Z][\w ,.'()-]{8,70}", line)]
 
 
 def remove_comments(snippet: Snippet, rng: random.Random) -> Draft | None:
-    numbers = set(comment_lines(snippet))
+    numbers = set(find_comment_lines(snippet))
     if not numbers or len(numbers) > 4:
         return None
     after = "\n".join(line for i, line in enumerate(snippet.source.split("\n"), 1) if i not in numbers)
@@ -30,25 +30,25 @@ def remove_comments(snippet: Snippet, rng: random.Random) -> Draft | None:
     return Draft(snippet.source, after, choose(rng, forms))
 
 
-UNUSED = (
+UNUSED_IMPORTS = (
     "import os|import sys|import re|import json|import logging|import time|from pathlib import Path"
     "|import math|import random|import itertools|from typing import Any"
 )
 
 
-def imports_of(snippet: Snippet) -> list[tuple[int, str]]:
+def find_imports(snippet: Snippet) -> list[tuple[int, str]]:
     """Number and text of each one-line import at the top of a module's head."""
     found = [n for n in snippet.tree.body if isinstance(n, (ast.Import, ast.ImportFrom)) and n.lineno == n.end_lineno]
-    return [(n.lineno, snippet.line(n.lineno)) for n in found]
+    return [(n.lineno, snippet.get_line(n.lineno)) for n in found]
 
 
 def remove_unused_import(snippet: Snippet, rng: random.Random) -> Draft | None:
-    found, new = imports_of(snippet), choose(rng, UNUSED)
+    found, new = find_imports(snippet), choose(rng, UNUSED_IMPORTS)
     name = new.split()[-1]
     if not found or name in set(WORD.findall(snippet.source)):
         return None
     at = rng.choice(found)[0]
-    before = snippet.lines_replaced(at, at - 1, [new])
+    before = snippet.replace_lines(at, at - 1, [new])
     forms = (
         f"Remove the unused import|remove unused import|remove unused imports"
         f"|remove import of {name}|drop {name}|remove {new}"
@@ -58,13 +58,13 @@ def remove_unused_import(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 def add_import(snippet: Snippet, rng: random.Random) -> Draft | None:
     """An import that is missing. Where its place is not the sorted one, the message says what it follows."""
-    found = imports_of(snippet)
+    found = find_imports(snippet)
     plain = [i for i, (_, line) in enumerate(found) if re.fullmatch(r"import \w+|from [\w.]+ import \w+", line)]
     if not plain or len(snippet.tree.body) < 2:
         return None
     at = rng.choice(plain)
     number, line = found[at]
-    name, before = line.split()[-1], snippet.lines_replaced(number, number, [])
+    name, before = line.split()[-1], snippet.replace_lines(number, number, [])
     forms = f"{line}|add {line}|Add `{line}`|add the import {line}"
     forms += f"|Import {name}|add import for {name}|import {name}" if line.startswith("import ") else ""
     forms += f"|Import {name} from {line.split()[1]}|add {name} from {line.split()[1]}" if "from " in line else ""
@@ -82,13 +82,13 @@ def add_import(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def sort_imports(snippet: Snippet, rng: random.Random) -> Draft | None:
-    found = [(i, line) for i, line in imports_of(snippet) if line.startswith("import ")]
+    found = [(i, line) for i, line in find_imports(snippet) if line.startswith("import ")]
     runs = [(i, line) for i, line in found if i - found[0][0] == found.index((i, line))]
     if not 3 <= len(runs) <= 8 or [line for _, line in runs] != sorted(line for _, line in runs):
         return None
     shuffled = [line for _, line in runs]
     rng.shuffle(shuffled)
-    before = snippet.lines_replaced(runs[0][0], runs[-1][0], shuffled)
+    before = snippet.replace_lines(runs[0][0], runs[-1][0], shuffled)
     return Draft(before, snippet.source, choose(rng, "Sort the imports|sort imports|order the imports alphabetically"))
 
 
@@ -96,7 +96,10 @@ def change_decorator(snippet: Snippet, rng: random.Random) -> Draft | None:
     if not is_function(snippet) or len(snippet.function.decorator_list) != 1:
         return None
     node = snippet.function.decorator_list[0]
-    text, without = f"@{snippet.text(node)}", snippet.lines_replaced(node.lineno, node.end_lineno or node.lineno, [])
+    text, without = (
+        f"@{snippet.get_source(node)}",
+        snippet.replace_lines(node.lineno, node.end_lineno or node.lineno, []),
+    )
     if len(text) > 30 or "\n" in text:
         return None
     if rng.random() < 0.35:
@@ -114,13 +117,13 @@ def change_decorator(snippet: Snippet, rng: random.Random) -> Draft | None:
 def make_async(snippet: Snippet, rng: random.Random) -> Draft | None:
     if not is_function(snippet) or "await" in snippet.source or "yield" in snippet.source:
         return None
-    start = snippet.span(snippet.function)[0]
+    start = snippet.get_span(snippet.function)[0]
     if not snippet.source.startswith("def ", start):
         return None
     name = snippet.function.name
     return Draft(
         snippet.source,
-        snippet.replaced((start, start, "async ")),
+        snippet.replace((start, start, "async ")),
         choose(rng, f"Make it async|make {name} async|make this function async|async def"),
     )
 
@@ -133,24 +136,24 @@ def add_member(snippet: Snippet, rng: random.Random) -> Draft | None:
         return None
     node = rng.choice(short)
     first, last = node.lineno, node.end_lineno or 0
-    if not snippet.line(first - 1).strip():
+    if not snippet.get_line(first - 1).strip():
         first -= 1
-    elif last < (snippet.node.end_lineno or 0) and not snippet.line(last + 1).strip():
+    elif last < (snippet.node.end_lineno or 0) and not snippet.get_line(last + 1).strip():
         last += 1
-    without = snippet.lines_replaced(first, last, [])
+    without = snippet.replace_lines(first, last, [])
     if rng.random() < 0.4:
         return Draft(
             snippet.source,
             without,
             choose(rng, f"Remove {node.name}|remove the method {node.name}|delete method {node.name}|drop {node.name}"),
         )
-    signature = snippet.line(node.lineno).strip().removeprefix("def ").rstrip(":")
+    signature = snippet.get_line(node.lineno).strip().removeprefix("def ").rstrip(":")
     body = node.body[0]
     if node is not methods[-1] or len(node.body) > 1 or body.lineno != body.end_lineno or body.lineno == node.lineno:
         return None
     if node.end_lineno != getattr(snippet.node, "end_lineno", 0):
         return None
-    text = snippet.text(body)
+    text = snippet.get_source(body)
     does = f"that returns {text[7:]}" if text.startswith("return ") else f"with the body `{text}`"
     forms = f"Add a method {signature} {does}|add method {signature} {does}|add {signature}: {text}"
     forms += f"|implement {signature}: {text}|add a method {node.name} {does}" if signature.endswith("(self)") else ""
@@ -159,13 +162,13 @@ def add_member(snippet: Snippet, rng: random.Random) -> Draft | None:
     )
 
 
-def attributes(snippet: Snippet) -> list[str]:
+def find_init_attributes(snippet: Snippet) -> list[str]:
     """The attributes that `__init__` sets from parameters of the same name."""
     return re.findall(r"\n        self\.(\w+) = \1\n", snippet.source.replace("\n", "\n\n"))
 
 
 def add_repr(snippet: Snippet, rng: random.Random) -> Draft | None:
-    names = attributes(snippet) if isinstance(snippet.node, ast.ClassDef) else []
+    names = find_init_attributes(snippet) if isinstance(snippet.node, ast.ClassDef) else []
     if not 1 <= len(names) <= 4 or "__repr__" in snippet.source:
         return None
     fields = ", ".join(f"{n}={{self.{n}!r}}" for n in names)
@@ -176,7 +179,7 @@ def add_repr(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 def add_attribute(snippet: Snippet, rng: random.Random) -> Draft | None:
     """One parameter of `__init__` that is kept as an attribute."""
-    names = attributes(snippet)
+    names = find_init_attributes(snippet)
     if not names or not re.search(rf", {names[-1]}\):", snippet.source):
         return None
     name, new = (
@@ -196,7 +199,7 @@ def add_attribute(snippet: Snippet, rng: random.Random) -> Draft | None:
     )
 
 
-def modern_super(snippet: Snippet, rng: random.Random) -> Draft | None:
+def modernize_super(snippet: Snippet, rng: random.Random) -> Draft | None:
     name = getattr(snippet.node, "name", "")
     if not isinstance(snippet.node, ast.ClassDef) or "super()." not in snippet.source:
         return None
@@ -208,7 +211,7 @@ def modern_super(snippet: Snippet, rng: random.Random) -> Draft | None:
     )
 
 
-def idiom(snippet: Snippet, rng: random.Random) -> Draft | None:
+def use_idiom(snippet: Snippet, rng: random.Random) -> Draft | None:
     """Comparisons a linter would flag, and the idiom."""
     rules = (
         (r"\bif not (\w+):", r"if len(\1) == 0:", "Simplify the condition|simplify the empty check|use truthiness"),

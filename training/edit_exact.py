@@ -10,21 +10,21 @@ import ast
 import random
 import re
 
-from training.edit_kinds import NEW_NAMES, WORD, Draft, is_function, names_in, negated, statements
-from training.edit_signatures import documented, hint_changes
+from training.edit_kinds import NEW_NAMES, WORD, Draft, collect_names, find_simple_statements, is_function, negate
+from training.edit_signatures import find_hint_removals, split_docstring
 from training.snippets import Snippet
 
 Node = ast.expr | ast.stmt | ast.arg
 
 
-def once(snippet: Snippet, nodes: list[Node], longest: int = 60) -> list[tuple[Node, str]]:
+def find_unique(snippet: Snippet, nodes: list[Node], longest: int = 60) -> list[tuple[Node, str]]:
     """Those of one line whose text stands once in the snippet, with their text."""
-    short = [(n, snippet.text(n)) for n in nodes if getattr(n, "lineno", 0) == getattr(n, "end_lineno", 1)]
+    short = [(n, snippet.get_source(n)) for n in nodes if getattr(n, "lineno", 0) == getattr(n, "end_lineno", 1)]
     return [(n, t) for n, t in short if 3 < len(t) <= longest and snippet.source.count(t) == 1]
 
 
 def add_docstring_text(snippet: Snippet, rng: random.Random) -> Draft | None:
-    pair = documented(snippet)
+    pair = split_docstring(snippet)
     if pair is None:
         return None
     found = re.search(r'"""(.*?)"""', pair[1])
@@ -37,7 +37,7 @@ def add_docstring_text(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 def annotate(snippet: Snippet, rng: random.Random) -> Draft | None:
     """Type hints that the message lists."""
-    changes = hint_changes(snippet, rng) if is_function(snippet) else None
+    changes = find_hint_removals(snippet, rng) if is_function(snippet) else None
     node = snippet.function if is_function(snippet) else None
     if not changes or node is None:
         return None
@@ -51,7 +51,7 @@ def annotate(snippet: Snippet, rng: random.Random) -> Draft | None:
     if not hinted:
         hint = returns.removeprefix(" -> ")
         forms = [f"Add the return type {hint}", f"annotate the return type as {hint}", f"it returns {hint}"]
-    return Draft(snippet.replaced(*changes), snippet.source, rng.choice(forms))
+    return Draft(snippet.replace(*changes), snippet.source, rng.choice(forms))
 
 
 def add_comment(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -72,16 +72,16 @@ def add_comment(snippet: Snippet, rng: random.Random) -> Draft | None:
         f"above `{below}`: # {text}",
     ]
     if sum(line.lstrip().startswith("#") for line in lines) == 1 and rng.random() < 0.4:
-        return Draft(snippet.source, snippet.lines_replaced(at + 1, at + 1, []), "Remove the comment")
-    return Draft(snippet.lines_replaced(at + 1, at + 1, []), snippet.source, rng.choice(forms))
+        return Draft(snippet.source, snippet.replace_lines(at + 1, at + 1, []), "Remove the comment")
+    return Draft(snippet.replace_lines(at + 1, at + 1, []), snippet.source, rng.choice(forms))
 
 
 def change_condition(snippet: Snippet, rng: random.Random) -> Draft | None:
     tests: list[Node] = [n.test for n in ast.walk(snippet.node) if isinstance(n, (ast.If, ast.While))]
-    if not is_function(snippet) or not (found := once(snippet, tests)):
+    if not is_function(snippet) or not (found := find_unique(snippet, tests)):
         return None
     node, old = rng.choice(found)
-    words = [*names_in(snippet)[0], *names_in(snippet)[1]]
+    words = [*collect_names(snippet)[0], *collect_names(snippet)[1]]
     operators = list(re.finditer(r" (==|!=|<=|>=|<|>|and|or) ", old))
     choice, new = rng.random(), None
     if operators and choice < 0.4:
@@ -91,14 +91,14 @@ def change_condition(snippet: Snippet, rng: random.Random) -> Draft | None:
     elif choice < 0.7 and words and " or " not in old and " if " not in old:
         new = f"{old} and {rng.choice(['', 'not '])}{rng.choice(words)}"
     else:
-        new = negated(old)
+        new = negate(old)
     if new is None:
         return None
     forms = [f"Change the condition `{old}` to `{new}`", f"Change {old} to {new}", f"{old} -> {new}"]
     forms += [f"check {new} instead of {old}", f"the condition should be {new} instead of {old}"]
     if len(tests) == 1:
         forms += [f"Change the condition to {new}", f"the condition should be `{new}`", f"condition: {new}"] * 2
-    return Draft(snippet.source, snippet.replaced((*snippet.span(node), new)), rng.choice(forms))
+    return Draft(snippet.source, snippet.replace((*snippet.get_span(node), new)), rng.choice(forms))
 
 
 def change_call(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -133,34 +133,34 @@ def change_default(snippet: Snippet, rng: random.Random) -> Draft | None:
     new = rng.choice(["None", "True", "False", "0", "1", "10", "100", '""', "()", "-1", "5"])
     if paired and rng.random() < 0.6:
         argument, default = rng.choice(paired)
-        old = snippet.text(default)
+        old = snippet.get_source(default)
         if old == new or len(old) > 30 or "\n" in old:
             return None
-        changed = snippet.replaced((*snippet.span(default), new))
+        changed = snippet.replace((*snippet.get_span(default), new))
         forms = [f"Change the default of {argument.arg} to {new}", f"default {argument.arg} to {new}"]
         forms += [f"make {argument.arg} {new} by default", f"{argument.arg}={new}", f"Set {argument.arg}={new}"]
         return Draft(snippet.source, changed, rng.choice(forms))
     plain = arguments.args[: len(arguments.args) - len(arguments.defaults)]
     if not plain or plain[-1].arg in ("self", "cls") or arguments.posonlyargs:
         return None
-    end, sign = snippet.span(plain[-1])[1], " = " if plain[-1].annotation else "="
+    end, sign = snippet.get_span(plain[-1])[1], " = " if plain[-1].annotation else "="
     name = plain[-1].arg
     forms = [f"Give {name} the default {new}", f"make {name} optional with default {new}", f"default {name} to {new}"]
-    return Draft(snippet.source, snippet.replaced((end, end, f"{sign}{new}")), rng.choice(forms))
+    return Draft(snippet.source, snippet.replace((end, end, f"{sign}{new}")), rng.choice(forms))
 
 
 def remove_statement(snippet: Snippet, rng: random.Random) -> Draft | None:
     """A line taken out, or put back behind the line that the message names."""
     lines = snippet.source.split("\n")
     simple: list[Node] = (
-        [n for n in statements(snippet) if not isinstance(n, ast.Return)] if is_function(snippet) else []
+        [n for n in find_simple_statements(snippet) if not isinstance(n, ast.Return)] if is_function(snippet) else []
     )
-    found = [(n, t) for n, t in once(snippet, simple) if t[:3] not in ('"""', "'''")]
+    found = [(n, t) for n, t in find_unique(snippet, simple) if t[:3] not in ('"""', "'''")]
     if not found:
         return None
     node, text = rng.choice(found)
-    without, above = snippet.lines_replaced(node.lineno, node.lineno, []), lines[node.lineno - 2].strip()
-    if not compiles(without):
+    without, above = snippet.replace_lines(node.lineno, node.lineno, []), lines[node.lineno - 2].strip()
+    if not is_valid(without):
         return None
     if rng.random() < 0.5 or snippet.source.count(above) != 1 or not 3 < len(above) <= 60:
         forms = [
@@ -175,7 +175,7 @@ def remove_statement(snippet: Snippet, rng: random.Random) -> Draft | None:
     return Draft(without, snippet.source, rng.choice(forms))
 
 
-def compiles(source: str) -> bool:
+def is_valid(source: str) -> bool:
     """Whether it still is a function with a body."""
     try:
         return bool(ast.parse(source).body)
@@ -187,12 +187,12 @@ def change_return(snippet: Snippet, rng: random.Random) -> Draft | None:
     if not is_function(snippet):
         return None
     returns = [n for n in ast.walk(snippet.node) if isinstance(n, ast.Return) and n.value is not None]
-    found = once(snippet, list(returns))
+    found = find_unique(snippet, list(returns))
     if not found:
         return None
     node, text = rng.choice(found)
     old = text.removeprefix("return ")
-    words = [n for n in [*names_in(snippet)[0], *names_in(snippet)[1]] if n != old]
+    words = [n for n in [*collect_names(snippet)[0], *collect_names(snippet)[1]] if n != old]
     new = rng.choice(
         [*words, "None", "True", "False", "[]", f"list({old})", f"str({old})", f"({old}, None)", f"bool({old})"]
     )
@@ -200,11 +200,11 @@ def change_return(snippet: Snippet, rng: random.Random) -> Draft | None:
         return None
     forms = [f"Return {new} instead of {old}", f"return {new} instead of {old}", f"`return {old}` -> `return {new}`"]
     forms += [f"Return {new}", f"return `{new}`", f"it should return {new}"] * (2 if len(returns) == 1 else 0)
-    return Draft(snippet.source, snippet.replaced((*snippet.span(node), f"return {new}")), rng.choice(forms))
+    return Draft(snippet.source, snippet.replace((*snippet.get_span(node), f"return {new}")), rng.choice(forms))
 
 
 # fmt: off
-ERRORS = (
+EXCEPTIONS = (
     "ValueError", "TypeError", "KeyError", "RuntimeError", "OSError", "NotImplementedError", "AttributeError",
     "IndexError",
 )
@@ -217,7 +217,7 @@ def change_exception(snippet: Snippet, rng: random.Random) -> Draft | None:
     if not found or not is_function(snippet):
         return None
     match = rng.choice(found)
-    what, old, new = match[1], match[2], rng.choice(ERRORS)
+    what, old, new = match[1], match[2], rng.choice(EXCEPTIONS)
     if old == new or snippet.source.count(f"{what} {old}") != 1:
         return None
     verb = "Raise" if what == "raise" else "Catch"
@@ -236,7 +236,11 @@ def change_exception(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 def remove_prints(snippet: Snippet, rng: random.Random) -> Draft | None:
     """Prints that stood in the corpus."""
-    found = [n for n in statements(snippet) if re.match(r"print\(", snippet.text(n))] if is_function(snippet) else []
+    found = (
+        [n for n in find_simple_statements(snippet) if re.match(r"print\(", snippet.get_source(n))]
+        if is_function(snippet)
+        else []
+    )
     if not 1 <= len(found) <= 4:
         return None
     gone = {n.lineno for n in found}
@@ -246,28 +250,28 @@ def remove_prints(snippet: Snippet, rng: random.Random) -> Draft | None:
     left = snippet.source.count("print(") > len(found)
     return (
         Draft(snippet.source, after, rng.choice(one if len(found) == 1 else many))
-        if compiles(after) and not left
+        if is_valid(after) and not left
         else None
     )
 
 
-def accept_more(snippet: Snippet, rng: random.Random) -> Draft | None:
+def accept_variadic(snippet: Snippet, rng: random.Random) -> Draft | None:
     """`**kwargs` or `*args` at the end of a signature of one line."""
     node = snippet.function if is_function(snippet) else None
     if node is None or node.args.vararg or node.args.kwarg or node.args.kwonlyargs or not node.args.args:
         return None
     last = node.args.args[-1]
-    end = snippet.span(node.args.defaults[-1] if node.args.defaults else last)[1]
+    end = snippet.get_span(node.args.defaults[-1] if node.args.defaults else last)[1]
     if last.lineno != node.lineno or snippet.source[end] != ")":
         return None
     new = rng.choice(["**kwargs", "**kwargs", "*args", "*args, **kwargs", "**options"])
     forms = [f"Accept {new}", f"accept {new}", f"Add {new}", f"add {new} to the parameters", f"take {new} too"]
-    return Draft(snippet.source, snippet.replaced((end, end, f", {new}")), rng.choice(forms))
+    return Draft(snippet.source, snippet.replace((end, end, f", {new}")), rng.choice(forms))
 
 
 def add_assert(snippet: Snippet, rng: random.Random) -> Draft | None:
     """An assertion as the first statement."""
-    if not is_function(snippet) or not (parameters := names_in(snippet)[0]):
+    if not is_function(snippet) or not (parameters := collect_names(snippet)[0]):
         return None
     first, indent = snippet.function.body[0], " " * snippet.function.body[0].col_offset
     if first.lineno <= snippet.function.lineno or isinstance(first, ast.Expr):
@@ -279,7 +283,7 @@ def add_assert(snippet: Snippet, rng: random.Random) -> Draft | None:
     line = f"{indent}assert {name} {test}".rstrip()
     forms = [f"Assert that {name} {words}", f"assert {name} {words} at the start", f"Add `{line.strip()}` at the start"]
     forms = [forms[2], f"assert {name} at the start", f"Assert {name} first"] if not test else forms
-    return Draft(snippet.source, snippet.lines_replaced(first.lineno, first.lineno - 1, [line]), rng.choice(forms))
+    return Draft(snippet.source, snippet.replace_lines(first.lineno, first.lineno - 1, [line]), rng.choice(forms))
 
 
 def change_attribute(snippet: Snippet, rng: random.Random) -> Draft | None:

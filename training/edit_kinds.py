@@ -53,7 +53,7 @@ def is_function(snippet: Snippet) -> bool:
     return isinstance(snippet.node, (ast.FunctionDef, ast.AsyncFunctionDef))
 
 
-def docstring_of(snippet: Snippet) -> ast.Expr | None:
+def find_docstring(snippet: Snippet) -> ast.Expr | None:
     """The docstring statement of a function or class."""
     node = snippet.node
     if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -65,7 +65,7 @@ def docstring_of(snippet: Snippet) -> ast.Expr | None:
     return first if documented and len(node.body) > 1 and first.lineno > node.lineno else None  # type: ignore[return-value]
 
 
-def names_in(snippet: Snippet) -> tuple[list[str], list[str], set[str]]:
+def collect_names(snippet: Snippet) -> tuple[list[str], list[str], set[str]]:
     """Parameters (without self), local variables assigned by name, and every word of the source."""
     node = snippet.function
     parameters = [a.arg for a in [*node.args.args, *node.args.kwonlyargs] if a.arg not in ("self", "cls")]
@@ -75,16 +75,16 @@ def names_in(snippet: Snippet) -> tuple[list[str], list[str], set[str]]:
     return parameters, locals_, set(WORD.findall(snippet.source))
 
 
-def statements(snippet: Snippet) -> list[ast.stmt]:
+def find_simple_statements(snippet: Snippet) -> list[ast.stmt]:
     """Simple statements of one line that stand alone on their line, inside a function."""
     simple = (ast.Assign, ast.Expr, ast.Return, ast.AugAssign, ast.Raise, ast.Assert)
     body = [
         n for n in ast.walk(snippet.node) if isinstance(n, simple) and n.lineno == n.end_lineno and n.col_offset >= 4
     ]
-    return [n for n in body if snippet.line(n.lineno).strip() == snippet.text(n)]
+    return [n for n in body if snippet.get_line(n.lineno).strip() == snippet.get_source(n)]
 
 
-def negated(test: str) -> str | None:
+def negate(test: str) -> str | None:
     """The opposite of a simple condition, in the form a person writes it."""
     pairs = ((" is not ", " is "), (" not in ", " in "), (" == ", " != "), (" <= ", " > "), (" >= ", " < "))
     if re.search(r" (and|or|if) |\blambda\b|\n", test):

@@ -6,13 +6,13 @@ import ast
 import random
 import re
 
-from training.edit_kinds import NEW_NAMES, WORD, Draft, choose, docstring_of, is_function, names_in
+from training.edit_kinds import NEW_NAMES, WORD, Draft, choose, collect_names, find_docstring, is_function
 from training.snippets import Snippet
 
 
-def documented(snippet: Snippet) -> tuple[str, str] | None:
+def split_docstring(snippet: Snippet) -> tuple[str, str] | None:
     """The snippet without its docstring, and with its docstring's first line alone."""
-    statement = docstring_of(snippet)
+    statement = find_docstring(snippet)
     if statement is None or statement.end_lineno is None or not isinstance(statement.value, ast.Constant):
         return None
     summary = str(statement.value.value).strip().split("\n\n")[0].strip().split("\n")[0].strip()
@@ -27,16 +27,16 @@ def documented(snippet: Snippet) -> tuple[str, str] | None:
         return None
     summary = summary[0].upper() + summary[1:] + ("" if summary.endswith((".", "!", "?", "`")) else ".")
     last = statement.end_lineno
-    if not snippet.line(last + 1).strip():
+    if not snippet.get_line(last + 1).strip():
         last += 1
     indent = " " * statement.col_offset
-    without = snippet.lines_replaced(statement.lineno, last, [])
-    return without, snippet.lines_replaced(statement.lineno, last, [f'{indent}"""{summary}"""'])
+    without = snippet.replace_lines(statement.lineno, last, [])
+    return without, snippet.replace_lines(statement.lineno, last, [f'{indent}"""{summary}"""'])
 
 
 def add_docstring(snippet: Snippet, rng: random.Random) -> Draft | None:
-    pair = documented(snippet)
-    if pair is None or rng.random() > 0.1 + foreseeable(*pair):
+    pair = split_docstring(snippet)
+    if pair is None or rng.random() > 0.1 + estimate_predictability(*pair):
         return None
     name = getattr(snippet.node, "name", "")
     common = "|".join(["Add a docstring"] * 6 + ["add docstring", "add a docstring", "Write a docstring", "docstring"])
@@ -48,7 +48,7 @@ def add_docstring(snippet: Snippet, rng: random.Random) -> Draft | None:
     return Draft(*pair, choose(rng, common + other))
 
 
-def foreseeable(without: str, documented: str) -> float:
+def estimate_predictability(without: str, documented: str) -> float:
     """The share of the docstring's longer words whose first letters stand in the code: what a reader could guess."""
     text = documented.split('"""')[1].lower() if '"""' in documented else ""
     words, code = [w for w in re.findall(r"[a-z]+", text) if len(w) > 3], without.lower()
@@ -56,7 +56,7 @@ def foreseeable(without: str, documented: str) -> float:
 
 
 def remove_docstring(snippet: Snippet, rng: random.Random) -> Draft | None:
-    pair = documented(snippet)
+    pair = split_docstring(snippet)
     message = choose(rng, "Remove the docstring|remove docstring|Delete the docstring|drop the docstring|no docstring")
     return pair and Draft(pair[1], pair[0], message)
 
@@ -66,51 +66,51 @@ SIMPLE_HINT = re.compile(
 )
 
 
-def hint_changes(snippet: Snippet, rng: random.Random) -> list[tuple[int, int, str]] | None:
+def find_hint_removals(snippet: Snippet, rng: random.Random) -> list[tuple[int, int, str]] | None:
     """The replacements that strip every annotation of a function's signature, or None where a hint is hard to guess."""
     node = snippet.function
     arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
     hints = [a.annotation for a in arguments if a is not None and a.annotation is not None]
     hints += [node.returns] if node.returns is not None else []
-    if not hints or (rng.random() < 0.85 and not all(SIMPLE_HINT.fullmatch(snippet.text(h)) for h in hints)):
+    if not hints or (rng.random() < 0.85 and not all(SIMPLE_HINT.fullmatch(snippet.get_source(h)) for h in hints)):
         return None
     changes = []
     for argument in arguments:
         if argument is None or argument.annotation is None:
             continue
-        start, end = snippet.span(argument)
+        start, end = snippet.get_span(argument)
         default = re.match(r" = ", snippet.source[end:])
         changes.append((start + len(argument.arg), end + (3 if default else 0), "=" if default else ""))
     if node.returns is not None:
-        start, end = snippet.span(node.returns)
+        start, end = snippet.get_span(node.returns)
         changes.append((snippet.source.rindex("->", 0, start) - 1, end, ""))
     return changes
 
 
 def add_type_hints(snippet: Snippet, rng: random.Random) -> Draft | None:
-    changes = hint_changes(snippet, rng) if is_function(snippet) else None
+    changes = find_hint_removals(snippet, rng) if is_function(snippet) else None
     common = "|".join(["Add type hints"] * 5 + ["add type hints", "add types", "Add type annotations", "type hints"])
     common += "|annotate"
     other = f"|Annotate {snippet.function.name}|Add type hints to {snippet.function.name}" if changes else ""
-    return Draft(snippet.replaced(*changes), snippet.source, choose(rng, common + other)) if changes else None
+    return Draft(snippet.replace(*changes), snippet.source, choose(rng, common + other)) if changes else None
 
 
 def remove_type_hints(snippet: Snippet, rng: random.Random) -> Draft | None:
-    changes = hint_changes(snippet, rng) if is_function(snippet) else None
+    changes = find_hint_removals(snippet, rng) if is_function(snippet) else None
     message = choose(
         rng, "Remove type hints|remove the type hints|Remove type annotations|strip annotations|no type hints"
     )
-    return Draft(snippet.source, snippet.replaced(*changes), message) if changes else None
+    return Draft(snippet.source, snippet.replace(*changes), message) if changes else None
 
 
-def rename(source: str, old: str, new: str) -> str | None:
+def rename_word(source: str, old: str, new: str) -> str | None:
     """Every whole word `old` as `new`; None where it also is an attribute, a keyword or stands in a string's quotes."""
     if re.search(rf"\.{old}\b|\b{old}=[^=]|[\"'{{]{old}\b|\b{old}[\"']", source):
         return None
     return re.sub(rf"\b{old}\b", new, source)
 
 
-def rename_name(snippet: Snippet, rng: random.Random, names: list[str], what: str) -> Draft | None:
+def rename_local(snippet: Snippet, rng: random.Random, names: list[str], what: str) -> Draft | None:
     words = set(WORD.findall(snippet.source))
     if not names:
         return None
@@ -121,18 +121,20 @@ def rename_name(snippet: Snippet, rng: random.Random, names: list[str], what: st
             if rng.random() < 0.5
             else f"{rng.choice(['new', 'old', 'raw', 'my', 'all'])}_{old}"
         )
-    after = rename(snippet.source, old, new) if new not in words and len(old) > 1 and not old.startswith("_") else None
+    after = (
+        rename_word(snippet.source, old, new) if new not in words and len(old) > 1 and not old.startswith("_") else None
+    )
     forms = f"Rename {old} to {new}|rename {old} to {new}|rename `{old}` to `{new}`|Rename the {what} {old} to {new}"
     forms += f"|call {old} {new} instead|{old} -> {new}|rename {what} {old} to {new}|change {old} to {new}"
     return Draft(snippet.source, after, choose(rng, forms)) if after else None
 
 
 def rename_variable(snippet: Snippet, rng: random.Random) -> Draft | None:
-    return rename_name(snippet, rng, names_in(snippet)[1], "variable") if is_function(snippet) else None
+    return rename_local(snippet, rng, collect_names(snippet)[1], "variable") if is_function(snippet) else None
 
 
 def rename_parameter(snippet: Snippet, rng: random.Random) -> Draft | None:
-    return rename_name(snippet, rng, names_in(snippet)[0], "parameter") if is_function(snippet) else None
+    return rename_local(snippet, rng, collect_names(snippet)[0], "parameter") if is_function(snippet) else None
 
 
 # fmt: off
@@ -162,18 +164,18 @@ def rename_definition(snippet: Snippet, rng: random.Random) -> Draft | None:
 DEFAULTS = ("None", "None", "False", "True", "0", "1", '""', "10", "()")
 
 
-def parameter_list_end(snippet: Snippet) -> int | None:
+def find_parameter_list_end(snippet: Snippet) -> int | None:
     """The offset behind the last parameter of a one-line signature without stars and keyword-only ones."""
     arguments = snippet.function.args
     if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or not arguments.args:
         return None
     last = arguments.args[-1]
-    end = snippet.span(arguments.defaults[-1] if arguments.defaults else last)[1]
+    end = snippet.get_span(arguments.defaults[-1] if arguments.defaults else last)[1]
     return end if last.lineno == snippet.function.lineno and snippet.source[end] == ")" else None
 
 
 def add_parameter(snippet: Snippet, rng: random.Random) -> Draft | None:
-    end = parameter_list_end(snippet) if is_function(snippet) else None
+    end = find_parameter_list_end(snippet) if is_function(snippet) else None
     name, default = (
         rng.choice([*NEW_NAMES, *["verbose", "timeout", "strict", "limit", "encoding", "default"] * 3]),
         rng.choice(DEFAULTS),
@@ -181,7 +183,7 @@ def add_parameter(snippet: Snippet, rng: random.Random) -> Draft | None:
     if end is None or name in set(WORD.findall(snippet.source)):
         return None
     required = not snippet.function.args.defaults and rng.random() < 0.4
-    after = snippet.replaced((end, end, f", {name}" if required else f", {name}={default}"))
+    after = snippet.replace((end, end, f", {name}" if required else f", {name}={default}"))
     forms = (
         f"Add a parameter {name}|add parameter {name}|add argument {name}|add a {name} parameter"
         f"|Add an argument `{name}`"

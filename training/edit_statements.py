@@ -6,14 +6,23 @@ import ast
 import random
 import re
 
-from training.edit_kinds import NEW_NAMES, Draft, choose, docstring_of, is_function, names_in, negated, statements
+from training.edit_kinds import (
+    NEW_NAMES,
+    Draft,
+    choose,
+    collect_names,
+    find_docstring,
+    find_simple_statements,
+    is_function,
+    negate,
+)
 from training.snippets import Snippet
 
 
 def use_f_string(snippet: Snippet, rng: random.Random) -> Draft | None:
     found = [n for n in ast.walk(snippet.tree) if isinstance(n, ast.JoinedStr) and n.lineno == n.end_lineno]
     for node in found:
-        text = snippet.text(node)
+        text = snippet.get_source(node)
         fields = re.findall(r"\{([A-Za-z_][\w.]*)\}", text)
         if not re.fullmatch(r"f(\"|')[^{}%\\\"']*(\{[A-Za-z_][\w.]*\}[^{}%\\\"']*)+\1", text):
             continue
@@ -25,25 +34,25 @@ def use_f_string(snippet: Snippet, rng: random.Random) -> Draft | None:
             old = re.sub(r"\{[\w.]+\}", "%s", text[1:]) + f" % {values}"
         forms = "Use an f-string|use f-strings|use f-string|convert to f-string|Use an f-string instead of "
         forms += "format" if style < 0.5 else "%"
-        return Draft(snippet.replaced((*snippet.span(node), old)), snippet.source, choose(rng, forms))
+        return Draft(snippet.replace((*snippet.get_span(node), old)), snippet.source, choose(rng, forms))
     return None
 
 
 def print_to_logging(snippet: Snippet, rng: random.Random) -> Draft | None:
     found = (
-        [n for n in statements(snippet) if re.fullmatch(r"print\([^,]*\)", snippet.text(n))]
+        [n for n in find_simple_statements(snippet) if re.fullmatch(r"print\([^,]*\)", snippet.get_source(n))]
         if is_function(snippet)
         else []
     )
     if not found:
         return None
     log, level = rng.choice(["logger", "logging", "log"]), rng.choice(["info", "debug", "info", "warning"])
-    changes = [(snippet.span(n)[0], snippet.span(n)[0] + 5, f"{log}.{level}") for n in found]
+    changes = [(snippet.get_span(n)[0], snippet.get_span(n)[0] + 5, f"{log}.{level}") for n in found]
     forms = (
         f"Use {log}.{level} instead of print|replace print with {log}.{level}|print -> {log}.{level}"
         f"|change print to {log}.{level}"
     )
-    return Draft(snippet.source, snippet.replaced(*changes), choose(rng, forms))
+    return Draft(snippet.source, snippet.replace(*changes), choose(rng, forms))
 
 
 EXCEPTIONS = [
@@ -69,7 +78,11 @@ HANDLERS = (
 
 def wrap_in_try(snippet: Snippet, rng: random.Random) -> Draft | None:
     found = (
-        [n for n in statements(snippet) if re.search(r"[(\[]", snippet.text(n)) and not isinstance(n, ast.Raise)]
+        [
+            n
+            for n in find_simple_statements(snippet)
+            if re.search(r"[(\[]", snippet.get_source(n)) and not isinstance(n, ast.Raise)
+        ]
         if is_function(snippet)
         else []
     )
@@ -77,12 +90,17 @@ def wrap_in_try(snippet: Snippet, rng: random.Random) -> Draft | None:
         return None
     node, error = rng.choice(found), rng.choice(EXCEPTIONS)
     indent, (action, words) = " " * node.col_offset, rng.choice(HANDLERS)
-    lines = [f"{indent}try:", f"    {indent}{snippet.text(node)}", f"{indent}except {error}:", f"    {indent}{action}"]
-    after = snippet.lines_replaced(node.lineno, node.lineno, lines)
-    target = re.match(r"(?:return |await |\w+ = )*(\w[\w.]*)", snippet.text(node))
+    lines = [
+        f"{indent}try:",
+        f"    {indent}{snippet.get_source(node)}",
+        f"{indent}except {error}:",
+        f"    {indent}{action}",
+    ]
+    after = snippet.replace_lines(node.lineno, node.lineno, lines)
+    target = re.match(r"(?:return |await |\w+ = )*(\w[\w.]*)", snippet.get_source(node))
     name = target.group(1) if target else "it"
-    if sum(bool(re.search(rf"\b{re.escape(name)}\b", snippet.text(n))) for n in found) > 1 or name == "it":
-        name = f"`{snippet.text(node)}`"
+    if sum(bool(re.search(rf"\b{re.escape(name)}\b", snippet.get_source(n))) for n in found) > 1 or name == "it":
+        name = f"`{snippet.get_source(node)}`"
         if "|" in name or len(name) > 70 or snippet.source.count(name[1:-1]) > 1:
             return None
     forms = f"Catch {error} and {words}|catch {error}, {words}|wrap {name} in try/except {error} and {words}"
@@ -94,10 +112,10 @@ def wrap_in_try(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def add_guard(snippet: Snippet, rng: random.Random) -> Draft | None:
-    if not is_function(snippet) or not (parameters := names_in(snippet)[0]):
+    if not is_function(snippet) or not (parameters := collect_names(snippet)[0]):
         return None
     name = rng.choice(parameters)
-    document = docstring_of(snippet)
+    document = find_docstring(snippet)
     before_line = document.end_lineno + 1 if document and document.end_lineno else snippet.function.body[0].lineno
     indent = " " * snippet.function.body[0].col_offset
     if not indent or snippet.function.body[0].lineno <= snippet.function.lineno:
@@ -125,7 +143,7 @@ def add_guard(snippet: Snippet, rng: random.Random) -> Draft | None:
             f"Raise {error} if {name} {words}|raise a {error} when {name} {words}"
             f"|check that {name} {detail[5:]} ({error})",
         )
-    after = snippet.lines_replaced(before_line, before_line - 1, [f"{indent}if {test}:", f"{indent}    {action}"])
+    after = snippet.replace_lines(before_line, before_line - 1, [f"{indent}if {test}:", f"{indent}    {action}"])
     return Draft(snippet.source, after, message)
 
 
@@ -135,11 +153,11 @@ def change_constant(snippet: Snippet, rng: random.Random) -> Draft | None:
         for n in ast.walk(snippet.node)
         if isinstance(n, ast.Constant) and type(n.value) in (int, str) and n.lineno == n.end_lineno
     ]
-    found = [n for n in found if re.fullmatch(r"\d+|([\"'])[\w ./:-]{1,20}\1", snippet.text(n))]
+    found = [n for n in found if re.fullmatch(r"\d+|([\"'])[\w ./:-]{1,20}\1", snippet.get_source(n))]
     if not found:
         return None
     node = rng.choice(found)
-    old = snippet.text(node)
+    old = snippet.get_source(node)
     if snippet.source.count(old) > 1:
         return None
     words = old[1:-1].split(" ")
@@ -154,7 +172,9 @@ def change_constant(snippet: Snippet, rng: random.Random) -> Draft | None:
         f"|replace {old} with {new}|{old} -> {new}"
     )
     return (
-        Draft(snippet.source, snippet.replaced((*snippet.span(node), new)), choose(rng, forms)) if new != old else None
+        Draft(snippet.source, snippet.replace((*snippet.get_span(node), new)), choose(rng, forms))
+        if new != old
+        else None
     )
 
 
@@ -163,7 +183,7 @@ def invert_if(snippet: Snippet, rng: random.Random) -> Draft | None:
         if not isinstance(node, ast.If) or not node.orelse or isinstance(node.orelse[0], ast.If):
             continue
         last_body, last = node.body[-1].end_lineno or 0, node.orelse[-1].end_lineno or 0
-        test, lines = negated(snippet.text(node.test)), snippet.source.split("\n")
+        test, lines = negate(snippet.get_source(node.test)), snippet.source.split("\n")
         middle = node.orelse[0].lineno - 1
         first = lines[node.lineno - 1].lstrip()
         if (
@@ -181,26 +201,29 @@ def invert_if(snippet: Snippet, rng: random.Random) -> Draft | None:
             "Invert the condition|invert the if|swap the branches|Swap if and else"
             "|negate the condition and swap the branches",
         )
-        return Draft(snippet.source, snippet.lines_replaced(node.lineno, last, new), message)
+        return Draft(snippet.source, snippet.replace_lines(node.lineno, last, new), message)
     return None
 
 
-def comprehension(snippet: Snippet, rng: random.Random) -> Draft | None:
+def convert_comprehension(snippet: Snippet, rng: random.Random) -> Draft | None:
     """A list built by a loop and by a comprehension, in either direction."""
-    for node in statements(snippet) if is_function(snippet) else []:
+    for node in find_simple_statements(snippet) if is_function(snippet) else []:
         value = node.value if isinstance(node, (ast.Assign, ast.Return)) else None
         if not isinstance(value, ast.ListComp) or len(value.generators) != 1 or len(value.generators[0].ifs) > 1:
             continue
         loop, indent = value.generators[0], " " * node.col_offset
-        name = snippet.text(node.targets[0]) if isinstance(node, ast.Assign) else "result"
-        lines = [f"{indent}{name} = []", f"{indent}for {snippet.text(loop.target)} in {snippet.text(loop.iter)}:"]
+        name = snippet.get_source(node.targets[0]) if isinstance(node, ast.Assign) else "result"
+        lines = [
+            f"{indent}{name} = []",
+            f"{indent}for {snippet.get_source(loop.target)} in {snippet.get_source(loop.iter)}:",
+        ]
         deeper = indent + "    "
         if loop.ifs:
-            lines.append(f"{deeper}if {snippet.text(loop.ifs[0])}:")
+            lines.append(f"{deeper}if {snippet.get_source(loop.ifs[0])}:")
             deeper += "    "
-        lines.append(f"{deeper}{name}.append({snippet.text(value.elt)})")
+        lines.append(f"{deeper}{name}.append({snippet.get_source(value.elt)})")
         lines += [f"{indent}return {name}"] if isinstance(node, ast.Return) else []
-        other = snippet.lines_replaced(node.lineno, node.lineno, lines)
+        other = snippet.replace_lines(node.lineno, node.lineno, lines)
         if rng.random() < 0.5:
             return Draft(
                 other,
@@ -228,7 +251,7 @@ def use_with(snippet: Snippet, rng: random.Random) -> Draft | None:
         if not isinstance(node, ast.With) or len(node.items) != 1 or (node.end_lineno or 0) - node.lineno > 6:
             continue
         item, lines = node.items[0], snippet.source.split("\n")
-        call = snippet.text(item.context_expr)
+        call = snippet.get_source(item.context_expr)
         if (
             not isinstance(item.optional_vars, ast.Name)
             or "open" not in call
@@ -237,7 +260,7 @@ def use_with(snippet: Snippet, rng: random.Random) -> Draft | None:
             continue
         indent, name = " " * node.col_offset, item.optional_vars.id
         body = [line[4:] for line in lines[node.body[0].lineno - 1 : node.end_lineno]]
-        before = snippet.lines_replaced(
+        before = snippet.replace_lines(
             node.lineno, node.end_lineno or 0, [f"{indent}{name} = {call}", *body, f"{indent}{name}.close()"]
         )
         return Draft(
@@ -248,27 +271,27 @@ def use_with(snippet: Snippet, rng: random.Random) -> Draft | None:
     return None
 
 
-def debug_prints(snippet: Snippet, rng: random.Random) -> Draft | None:
+def toggle_debug_print(snippet: Snippet, rng: random.Random) -> Draft | None:
     """A print of a variable behind its assignment, put there or taken away."""
     found = (
-        [n for n in statements(snippet) if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)]
+        [n for n in find_simple_statements(snippet) if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)]
         if is_function(snippet)
         else []
     )
     if not found or "print(" in snippet.source:
         return None
     node = rng.choice(found)
-    name, indent = snippet.text(node.targets[0]), " " * node.col_offset
+    name, indent = snippet.get_source(node.targets[0]), " " * node.col_offset
     shown = rng.choice([name, f'"{name}", {name}', f'f"{{{name}=}}"', f'"{name}:", {name}'])
-    other = snippet.lines_replaced(node.lineno + 1, node.lineno, [f"{indent}print({shown})"])
+    other = snippet.replace_lines(node.lineno + 1, node.lineno, [f"{indent}print({shown})"])
     if rng.random() < 0.6:
         return Draft(
             other,
             snippet.source,
             choose(rng, "Remove the print|remove debug prints|remove print statements|delete the debug print"),
         )
-    plain = snippet.lines_replaced(node.lineno + 1, node.lineno, [f"{indent}print({name})"])
-    unique = sum(snippet.text(n.targets[0]) == name for n in found) == 1
+    plain = snippet.replace_lines(node.lineno + 1, node.lineno, [f"{indent}print({name})"])
+    unique = sum(snippet.get_source(n.targets[0]) == name for n in found) == 1
     return (
         Draft(snippet.source, plain, choose(rng, f"Print {name}|print {name}|add a print of {name}|show {name}"))
         if unique
@@ -281,8 +304,11 @@ def add_return(snippet: Snippet, rng: random.Random) -> Draft | None:
     last = snippet.function.body[-1] if is_function(snippet) else None
     if not isinstance(last, ast.Return) or not isinstance(last.value, ast.Name) or len(snippet.function.body) < 2:
         return None
-    name, before = snippet.text(last.value), snippet.lines_replaced(last.lineno, last.end_lineno or last.lineno, [])
-    _, local, _ = names_in(snippet)
+    name, before = (
+        snippet.get_source(last.value),
+        snippet.replace_lines(last.lineno, last.end_lineno or last.lineno, []),
+    )
+    _, local, _ = collect_names(snippet)
     forms = f"Return {name}|return {name}|return {name} at the end" + (
         "|Add the missing return|return the result" if name in local else ""
     )

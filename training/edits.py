@@ -22,10 +22,10 @@ from pathlib import Path, PurePosixPath
 from training import edit_definitions, edit_exact, edit_signatures, edit_statements
 from training.edit_bugs import BUGS
 from training.edit_kinds import Draft, Kind
-from training.snippets import Snippet, applied, placed, snippets, unified
+from training.snippets import Snippet, apply_diff, find_snippets, make_diff, place_in_document
 
 HERE = Path(__file__).resolve().parent
-LONGEST_BEFORE, LONGEST_DIFF, MOST_CHANGED_LINES = 2400, 1500, 20
+MAX_DOCUMENT_CHARS, MAX_DIFF_CHARS, MAX_CHANGED_LINES = 2400, 1500, 20
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ KINDS: dict[str, tuple[float, Kind]] = {
     "invert if": (10.0, edit_statements.invert_if),
     "add comment": (5.0, edit_exact.add_comment),
     "remove comments": (5.0, edit_definitions.remove_comments),
-    "comprehension": (25.0, edit_statements.comprehension),
+    "comprehension": (25.0, edit_statements.convert_comprehension),
     "use with": (25.0, edit_statements.use_with),
     "remove unused import": (6.0, edit_definitions.remove_unused_import),
     "add import": (10.0, edit_definitions.add_import),
@@ -67,9 +67,9 @@ KINDS: dict[str, tuple[float, Kind]] = {
     "add member": (4.0, edit_definitions.add_member),
     "add repr": (8.0, edit_definitions.add_repr),
     "add attribute": (10.0, edit_definitions.add_attribute),
-    "modern super": (3.0, edit_definitions.modern_super),
-    "debug prints": (2.5, edit_statements.debug_prints),
-    "idiom": (10.0, edit_definitions.idiom),
+    "modern super": (3.0, edit_definitions.modernize_super),
+    "debug prints": (2.5, edit_statements.toggle_debug_print),
+    "idiom": (10.0, edit_definitions.use_idiom),
     "use enumerate": (25.0, edit_statements.use_enumerate),
     "add return": (5.0, edit_statements.add_return),
     "swap quotes": (12.0, edit_definitions.swap_quotes),
@@ -83,13 +83,13 @@ KINDS: dict[str, tuple[float, Kind]] = {
     "change attribute": (2.0, edit_exact.change_attribute),
     "remove statement": (1.5, edit_exact.remove_statement),
     "remove prints": (20.0, edit_exact.remove_prints),
-    "accept more": (0.8, edit_exact.accept_more),
+    "accept more": (0.8, edit_exact.accept_variadic),
     "add assert": (1.0, edit_exact.add_assert),
     **BUGS,
 }
 
 
-def phrased(message: str, document: str, rng: random.Random) -> str:
+def vary_phrasing(message: str, document: str, rng: random.Random) -> str:
     """Small variations of how a message is typed: case of the first letter, a full stop, politeness.
 
     The case of an identifier means something: only a plain word that the document does not hold changes its own.
@@ -104,27 +104,27 @@ def phrased(message: str, document: str, rng: random.Random) -> str:
     return f"please {message[0].lower()}{message[1:]}" if chance < 0.24 and plain else message
 
 
-def sample(place: Snippet, kind: str, draft: Draft, path: str, rng: random.Random) -> EditSample | None:
+def make_sample(place: Snippet, kind: str, draft: Draft, path: str, rng: random.Random) -> EditSample | None:
     """The edit as a document and its diff, or None where it is too long, changes nothing or does not apply."""
-    before, after = placed(place, draft.before, draft.after, rng)
-    diff = unified(before, after)
+    before, after = place_in_document(place, draft.before, draft.after, rng)
+    diff = make_diff(before, after)
     changed = sum(line[:1] in "+-" for line in diff.splitlines())
-    if before == after or len(before) > LONGEST_BEFORE or len(diff) > LONGEST_DIFF or changed > MOST_CHANGED_LINES:
+    if before == after or len(before) > MAX_DOCUMENT_CHARS or len(diff) > MAX_DIFF_CHARS or changed > MAX_CHANGED_LINES:
         return None
-    if applied(before, diff) != after or max(map(len, before.splitlines())) > 160:
+    if apply_diff(before, diff) != after or max(map(len, before.splitlines())) > 160:
         return None
     parts = PurePosixPath(path).parts
     name = parts[-1] if rng.random() < 0.5 else "/".join(parts[-2:]) if rng.random() < 0.7 else rng.choice(FILE_NAMES)
-    return EditSample(kind, name, before, phrased(draft.message, before + after, rng), diff)
+    return EditSample(kind, name, before, vary_phrasing(draft.message, before + after, rng), diff)
 
 
 FILE_NAMES = ("main.py", "app.py", "example.py", "script.py", "test.py", "a.py", "foo.py", "hello.py", "untitled.py")
 
 
-def edits_of(path: str, text: str, rng: random.Random, per_snippet: int) -> Iterator[EditSample]:
+def make_edits(path: str, text: str, rng: random.Random, per_snippet: int) -> Iterator[EditSample]:
     """The edits of one file: every snippet is offered to a few kinds, drawn by weight."""
     names, weights = list(KINDS), [weight for weight, _ in KINDS.values()]
-    for place in snippets(text):
+    for place in find_snippets(text):
         wanted = per_snippet
         tried: set[str] = set()
         for kind in rng.choices(names, weights, k=per_snippet * 4):
@@ -132,23 +132,23 @@ def edits_of(path: str, text: str, rng: random.Random, per_snippet: int) -> Iter
                 break
             draft = KINDS[kind][1](place, rng) if kind not in tried else None
             tried.add(kind)
-            found = sample(place, kind, draft, path, rng) if draft is not None else None
+            found = make_sample(place, kind, draft, path, rng) if draft is not None else None
             if found is not None:
                 wanted -= 1
                 yield found
 
 
-def edits_of_line(work: tuple[int, str, int, int]) -> list[str]:
+def make_edits_of_line(work: tuple[int, str, int, int]) -> list[str]:
     """One corpus line to JSON lines: the unit of work of a process."""
     number, line, seed, per_snippet = work
     file = json.loads(line)
     if not file["path"].endswith(".py"):
         return []
     rng = random.Random(f"{seed}/{number}")
-    return [json.dumps(asdict(edit)) for edit in edits_of(file["path"], file["text"], rng, per_snippet)]
+    return [json.dumps(asdict(edit)) for edit in make_edits(file["path"], file["text"], rng, per_snippet)]
 
 
-def write(
+def write_edits(
     corpus: Path, target: Path, processes: int, limit: int, seconds: float, seed: int, per_snippet: int
 ) -> Counter[str]:
     """Edits until the limit or the time is reached; files are taken in an order that mixes the packages."""
@@ -164,7 +164,7 @@ def write(
         while at < len(order) and counts.total() < limit and time.monotonic() - start < seconds:
             work = [(i, lines[i], seed, per_snippet) for i in islice(order, at, at + 200)]
             at += len(work)
-            for edits in pool.map(edits_of_line, work, chunksize=10):
+            for edits in pool.map(make_edits_of_line, work, chunksize=10):
                 out.writelines(f"{edit}\n" for edit in edits)
                 counts.update(json.loads(edit)["kind"] for edit in edits)
     part.replace(target)
@@ -183,7 +183,7 @@ def main() -> None:
     options = parser.parse_args()
     for part, limit, each in (("valid", 4000, 2 * options.per_snippet), ("train", options.limit, options.per_snippet)):
         source, target = options.work / "corpus" / f"{part}.jsonl", options.work / "edits" / f"{part}.jsonl"
-        counts = write(source, target, options.processes, limit, options.seconds, options.seed, each)
+        counts = write_edits(source, target, options.processes, limit, options.seconds, options.seed, each)
         print("\n".join(f"{count:8} {kind}" for kind, count in counts.most_common()), flush=True)
 
 

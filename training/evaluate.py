@@ -26,33 +26,33 @@ import torch
 
 from training import evaluate_edits, evaluate_human, evaluate_lines, sandbox
 from training.edits import EditSample
-from training.figures import Figure, Share, as_fields, table
-from training.smollm import folder_of
-from training.snippets import applied
+from training.figures import Metric, Proportion, format_table, table_to_dict
+from training.smollm import resolve_folder
+from training.snippets import apply_diff
 from training.writer import GREEDY, Model
 
 HERE = Path(__file__).resolve().parent
-COPY = "copy"
-CONTINUED = ("rest of line", "next line, from its indentation")  # what a model that only continues is asked
-BOTH = {True: "with suffix", False: "without suffix"}
+COPY_BASELINE = "copy"
+CONTINUATION_TASKS = ("rest of line", "next line, from its indentation")  # what a model that only continues is asked
+SUFFIX_LABELS = {True: "with suffix", False: "without suffix"}
 
 
 @dataclass
 class Report:
     """Figures by measure and model, edits by kind, and the seconds each part took."""
 
-    figures: dict[str, dict[str, Figure]] = field(default_factory=lambda: defaultdict(dict))
-    kinds: dict[str, dict[str, Figure]] = field(default_factory=lambda: defaultdict(dict))
+    metrics: dict[str, dict[str, Metric]] = field(default_factory=lambda: defaultdict(dict))
+    metrics_by_kind: dict[str, dict[str, Metric]] = field(default_factory=lambda: defaultdict(dict))
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     notes: list[str] = field(default_factory=list)
 
-    def note(self, text: str) -> None:
+    def add_note(self, text: str) -> None:
         """Something the reader of the table must know."""
         self.notes.append(text)
         print(text, file=sys.stderr, flush=True)
 
     @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
+    def measure_time(self, part: str) -> Iterator[None]:
         """The seconds of a part, added up and told."""
         start = time.monotonic()
         yield
@@ -61,208 +61,219 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Counts:
+class SampleSizes:
     """How much of each thing is measured; of the large model that only continues, less."""
 
     bytes: int
-    holes: int
+    infill_cases: int
     tasks: int
     edits_per_kind: int
     fixes: int
 
-    def fewer(self) -> Counts:
+    def reduce(self) -> SampleSizes:
         """For a model twenty times as large, so that it does not take most of the time."""
-        return Counts(self.bytes // 8, max(1, self.holes // 3), max(1, self.tasks // 3), 0, 0)
+        return SampleSizes(self.bytes // 8, max(1, self.infill_cases // 3), max(1, self.tasks // 3), 0, 0)
 
 
-def text_figures(report: Report, name: str, model: Model, texts: dict[str, list[str]], counts: Counts) -> None:
+def measure_text(report: Report, name: str, model: Model, texts: dict[str, list[str]], counts: SampleSizes) -> None:
     """Bits per byte, per language."""
-    with report.timed(f"{name}: bits per byte"):
+    with report.measure_time(f"{name}: bits per byte"):
         for label, found in texts.items():
-            files = evaluate_lines.chosen(found, counts.bytes)
-            report.figures[f"bits per byte, {label}"][name] = evaluate_lines.bits_per_byte(model, files)
+            files = evaluate_lines.select_files(found, counts.bytes)
+            report.metrics[f"bits per byte, {label}"][name] = evaluate_lines.measure_bits_per_byte(model, files)
 
 
-def hole_figures(report: Report, name: str, model: Model | None, python: Sequence[str], counts: Counts) -> None:
+def measure_infill(report: Report, name: str, model: Model | None, python: Sequence[str], counts: SampleSizes) -> None:
     """Exact ends of lines, next lines and blocks; without a model, the copy baseline."""
-    with report.timed(f"{name}: lines and blocks"):
-        for measure in evaluate_lines.MEASURES:
-            if model is not None and not model.infills and measure.name not in CONTINUED:
+    with report.measure_time(f"{name}: lines and blocks"):
+        for measure in evaluate_lines.INFILL_TASKS:
+            if model is not None and not model.supports_infill and measure.name not in CONTINUATION_TASKS:
                 continue
-            holes = measure.holes(python, counts.holes, random.Random(1))
-            for with_suffix, said in BOTH.items():
-                if model is not None and with_suffix and not model.infills:
+            holes = measure.draw_cases(python, counts.infill_cases, random.Random(1))
+            for with_suffix, said in SUFFIX_LABELS.items():
+                if model is not None and with_suffix and not model.supports_infill:
                     continue
                 answers = (
-                    [evaluate_lines.copied(hole, measure, with_suffix) for hole in holes]
+                    [evaluate_lines.copy_longest_match(hole, measure, with_suffix) for hole in holes]
                     if model is None
-                    else evaluate_lines.written(model, measure, holes, with_suffix)
+                    else evaluate_lines.generate_answers(model, measure, holes, with_suffix)
                 )
-                report.figures[f"{measure.name}, {said}"][name] = evaluate_lines.exact(answers, holes)
+                report.metrics[f"{measure.name}, {said}"][name] = evaluate_lines.score_exact(answers, holes)
 
 
-def human_figures(
-    report: Report, name: str, model: Model | None, tasks: Sequence[evaluate_human.Task], runs: evaluate_human.Runs
+def measure_human_eval(
+    report: Report,
+    name: str,
+    model: Model | None,
+    tasks: Sequence[evaluate_human.HumanEvalTask],
+    runs: evaluate_human.ProgramRunner,
 ) -> None:
     """HumanEval's single lines; without a model, the copy baseline. A model that only continues sees no suffix."""
-    with_suffix = model is None or model.infills
-    row = "HumanEval single line, " + BOTH[with_suffix]
-    with report.timed(f"{name}: HumanEval, writing"):
+    with_suffix = model is None or model.supports_infill
+    row = "HumanEval single line, " + SUFFIX_LABELS[with_suffix]
+    with report.measure_time(f"{name}: HumanEval, writing"):
         greedy = (
-            evaluate_human.lines_copied(tasks)
+            evaluate_human.copy_lines(tasks)
             if model is None
-            else evaluate_human.lines_written(model, tasks, with_suffix, GREEDY)
+            else evaluate_human.generate_lines(model, tasks, with_suffix, GREEDY)
         )
         drawn = (
-            evaluate_human.lines_written(model, tasks, True, evaluate_human.SAMPLING)
-            if model is not None and model.infills
+            evaluate_human.generate_lines(model, tasks, True, evaluate_human.SAMPLING)
+            if model is not None and model.supports_infill
             else None
         )
-    with report.timed(f"{name}: HumanEval, running"):
-        report.figures[f"{row}, exact"][name] = evaluate_human.exact(tasks, greedy)
-        passes = evaluate_human.passes(tasks, greedy, runs)
-        report.figures[f"{row}, pass@1 greedy"][name] = evaluate_human.passed_at(1, passes)
+    with report.measure_time(f"{name}: HumanEval, running"):
+        report.metrics[f"{row}, exact"][name] = evaluate_human.score_exact(tasks, greedy)
+        passes = evaluate_human.run_answers(tasks, greedy, runs)
+        report.metrics[f"{row}, pass@1 greedy"][name] = evaluate_human.score_pass_at_k(1, passes)
         if drawn is not None:
-            results = evaluate_human.passes(tasks, drawn, runs)
+            results = evaluate_human.run_answers(tasks, drawn, runs)
             for k in (1, 10):
                 said = f"{row}, pass@{k} at {evaluate_human.SAMPLING.temperature}"
-                report.figures[said][name] = evaluate_human.passed_at(k, results)
+                report.metrics[said][name] = evaluate_human.score_pass_at_k(k, results)
 
 
-def edit_figures(report: Report, name: str, model: Model, edits: Sequence[EditSample]) -> None:
+def measure_edits(report: Report, name: str, model: Model, edits: Sequence[EditSample]) -> None:
     """Synthetic edits, written freely and by the server."""
-    with report.timed(f"{name}: edits, plain"):
-        found = zip(edits, evaluate_edits.diffs(model, edits), strict=True)
-        plain = [applied(edit.before, diff) if diff else None for edit, diff in found]
-    with report.timed(f"{name}: edits, server"):
-        asked = [evaluate_edits.asking(edit) for edit in edits]
-        served = asyncio.run(evaluate_edits.edited_by_server(model.folder, asked))
+    with report.measure_time(f"{name}: edits, plain"):
+        found = zip(edits, evaluate_edits.generate_diffs(model, edits), strict=True)
+        plain = [apply_diff(edit.before, diff) if diff else None for edit, diff in found]
+    with report.measure_time(f"{name}: edits, server"):
+        asked = [evaluate_edits.make_request(edit) for edit in edits]
+        served = asyncio.run(evaluate_edits.edit_by_server(model.folder, asked))
     for way, afters in (("plain", plain), ("server", served)):
-        for kind, (fits, right) in evaluate_edits.by_kind(edits, afters).items():
-            rows = report.figures if kind == "all" else report.kinds
+        for kind, (fits, right) in evaluate_edits.score_by_kind(edits, afters).items():
+            rows = report.metrics if kind == "all" else report.metrics_by_kind
             label = "edits" if kind == "all" else kind
             rows[f"{label}, {way}, applies"][name] = fits
             rows[f"{label}, {way}, exact"][name] = right
 
 
-def fix_figures(
-    report: Report, name: str, model: Model, bugs: Sequence[evaluate_human.Bug], runs: evaluate_human.Runs
+def measure_fixes(
+    report: Report, name: str, model: Model, bugs: Sequence[evaluate_human.FixTask], runs: evaluate_human.ProgramRunner
 ) -> None:
     """HumanEval-fix by the server's own path."""
-    with report.timed(f"{name}: HumanEval-fix"):
-        for label in evaluate_human.messages(bugs[0]):
-            asked = [(f"{bug.name}.py", bug.before, evaluate_human.messages(bug)[label]) for bug in bugs]
-            afters = asyncio.run(evaluate_edits.edited_by_server(model.folder, asked))
+    with report.measure_time(f"{name}: HumanEval-fix"):
+        for label in evaluate_human.make_messages(bugs[0]):
+            asked = [(f"{bug.name}.py", bug.before, evaluate_human.make_messages(bug)[label]) for bug in bugs]
+            afters = asyncio.run(evaluate_edits.edit_by_server(model.folder, asked))
             row = f"HumanEval-fix, “{label}”"
-            report.figures[f"{row}, applies"][name] = Share.of(after is not None for after in afters)
-            report.figures[f"{row}, pass@1"][name] = evaluate_human.repaired(bugs, afters, runs)
+            report.metrics[f"{row}, applies"][name] = Proportion.from_results(after is not None for after in afters)
+            report.metrics[f"{row}, pass@1"][name] = evaluate_human.score_fixes(bugs, afters, runs)
 
 
 @dataclass(frozen=True)
-class Material:
+class EvaluationData:
     """What the models are measured on."""
 
     texts: dict[str, list[str]]
-    tasks: list[evaluate_human.Task]
+    tasks: list[evaluate_human.HumanEvalTask]
     edits: list[EditSample]
-    bugs: list[evaluate_human.Bug]
+    fix_tasks: list[evaluate_human.FixTask]
 
 
-def material(options: argparse.Namespace, counts: Counts, report: Report, runs: evaluate_human.Runs) -> Material:
+def load_data(
+    options: argparse.Namespace, counts: SampleSizes, report: Report, runs: evaluate_human.ProgramRunner
+) -> EvaluationData:
     """Read it, and try the canonical solutions; says what is left out and why."""
     with (options.work / "corpus" / "valid.jsonl").open() as lines:
         files = [json.loads(line) for line in lines]
-    texts = evaluate_lines.by_language((file["path"], file["text"]) for file in files)
+    texts = evaluate_lines.group_by_language((file["path"], file["text"]) for file in files)
     if options.own:
-        own = evaluate_lines.by_language(evaluate_lines.files_under(options.own))
+        own = evaluate_lines.group_by_language(evaluate_lines.iter_files(options.own))
         texts.update({f"own {label}": found for label, found in own.items()})
     edits_file = options.work / "edits" / "valid.jsonl"
-    edits = evaluate_edits.read(edits_file) if edits_file.exists() else []
+    edits = evaluate_edits.read_edits(edits_file) if edits_file.exists() else []
     if not edits:
-        report.note(f"no edits: {edits_file} is not there")
+        report.add_note(f"no edits: {edits_file} is not there")
     tasks, bugs = [], []
-    with report.timed("canonical solutions"):
+    with report.measure_time("canonical solutions"):
         if options.human_eval:
-            found = evaluate_human.tasks(options.human_eval, counts.tasks)
-            tasks = evaluate_human.sound(found, runs)
-            report.note(
+            found = evaluate_human.load_tasks(options.human_eval, counts.tasks)
+            tasks = evaluate_human.filter_solvable(found, runs)
+            report.add_note(
                 f"HumanEval single line: the canonical line passes in {len(tasks)} of {len(found)} tasks; "
-                f"the others are dropped ({sandbox.guards()})"
+                f"the others are dropped ({sandbox.describe_isolation()})"
             )
         if options.human_eval_fix:
-            fixes = evaluate_human.bugs(options.human_eval_fix, counts.fixes)
-            bugs = evaluate_human.sound_bugs(fixes, runs)
-            report.note(
+            fixes = evaluate_human.load_fix_tasks(options.human_eval_fix, counts.fixes)
+            bugs = evaluate_human.filter_reproducible(fixes, runs)
+            report.add_note(
                 f"HumanEval-fix: in {len(bugs)} of {len(fixes)} tasks the canonical solution passes and the "
                 "buggy one fails; the others are dropped"
             )
-    assert all(runs.passed(task.program(task.hole.middle)) for task in tasks)
-    return Material(texts, tasks, evaluate_edits.some_of_each(edits, counts.edits_per_kind), bugs)
+    assert all(runs.passes(task.build_program(task.case.middle)) for task in tasks)
+    return EvaluationData(texts, tasks, evaluate_edits.select_per_kind(edits, counts.edits_per_kind), bugs)
 
 
-def measured(
-    report: Report, name: str, folder: Path, given: Material, counts: Counts, runs: evaluate_human.Runs
+def measure_model(
+    report: Report,
+    name: str,
+    folder: Path,
+    given: EvaluationData,
+    counts: SampleSizes,
+    runs: evaluate_human.ProgramRunner,
 ) -> None:
     """All figures of one model that infills and edits, or of one that continues."""
     model = Model(folder)
-    if not model.infills:
-        counts = counts.fewer()
-    text_figures(report, name, model, given.texts, counts)
-    hole_figures(report, name, model, given.texts.get("python", []), counts)
-    tasks = evaluate_human.spread(given.tasks, counts.tasks) if given.tasks else []
+    if not model.supports_infill:
+        counts = counts.reduce()
+    measure_text(report, name, model, given.texts, counts)
+    measure_infill(report, name, model, given.texts.get("python", []), counts)
+    tasks = evaluate_human.select_evenly(given.tasks, counts.tasks) if given.tasks else []
     if tasks:
-        human_figures(report, name, model, tasks, runs)
-    if model.infills and given.edits:
-        edit_figures(report, name, model, given.edits)
-    if model.infills and given.bugs:
-        fix_figures(report, name, model, given.bugs, runs)
-    print(table(report.figures, [name]), file=sys.stderr, flush=True)  # nothing is lost if a later model fails
+        measure_human_eval(report, name, model, tasks, runs)
+    if model.supports_infill and given.edits:
+        measure_edits(report, name, model, given.edits)
+    if model.supports_infill and given.fix_tasks:
+        measure_fixes(report, name, model, given.fix_tasks, runs)
+    print(format_table(report.metrics, [name]), file=sys.stderr, flush=True)  # nothing is lost if a later model fails
 
 
-def models(options: argparse.Namespace, report: Report, scratch: Path) -> dict[str, Path]:
+def resolve_models(options: argparse.Namespace, report: Report, scratch: Path) -> dict[str, Path]:
     """The columns' names and folders."""
     found = {"model": options.model}
     if options.against:
         found["against"] = options.against
     if options.smollm and options.smollm.exists():
-        found["SmolLM2-135M"] = folder_of(options.smollm, scratch)
+        found["SmolLM2-135M"] = resolve_folder(options.smollm, scratch)
     else:
         missing = f"{options.smollm} is not there" if options.smollm else "no --smollm (see training.smollm)"
-        report.note(f"SmolLM2-135M is left out: {missing}")
+        report.add_note(f"SmolLM2-135M is left out: {missing}")
     return found
 
 
-def evaluate(options: argparse.Namespace, counts: Counts) -> tuple[Report, dict[str, Any]]:
+def evaluate(options: argparse.Namespace, counts: SampleSizes) -> tuple[Report, dict[str, Any]]:
     """All figures of all models, and the models' descriptions."""
-    report, runs = Report(), evaluate_human.Runs()
+    report, runs = Report(), evaluate_human.ProgramRunner()
     with tempfile.TemporaryDirectory() as scratch:
-        columns = models(options, report, Path(scratch))
-        given = material(options, counts, report, runs)
+        columns = resolve_models(options, report, Path(scratch))
+        given = load_data(options, counts, report, runs)
         for name, folder in columns.items():
-            measured(report, name, folder, given, counts, runs)
-    hole_figures(report, COPY, None, given.texts.get("python", []), counts)
+            measure_model(report, name, folder, given, counts, runs)
+    measure_infill(report, COPY_BASELINE, None, given.texts.get("python", []), counts)
     if given.tasks:
-        human_figures(report, COPY, None, given.tasks, runs)
-    return report, {name: description(folder) for name, folder in columns.items()}
+        measure_human_eval(report, COPY_BASELINE, None, given.tasks, runs)
+    return report, {name: read_description(folder) for name, folder in columns.items()}
 
 
-def description(folder: Path) -> dict[str, Any]:
+def read_description(folder: Path) -> dict[str, Any]:
     """What a folder's model.json says of it, as far as it matters here."""
     file = folder / "model.json"
     about = json.loads(file.read_text()) if file.exists() else {}
     return {key: about[key] for key in ("name", "version", "sha256", "parameters") if key in about}
 
 
-def shown(report: Report, columns: Sequence[str]) -> str:
+def format_report(report: Report, columns: Sequence[str]) -> str:
     """The tables, for reading."""
-    with_models = [column for column in columns if any(column in row for row in report.kinds.values())]
-    parts = [table(ordered(report.figures), columns)]
-    if report.kinds:
-        parts.append(table(dict(sorted(report.kinds.items())), with_models))
+    with_models = [column for column in columns if any(column in row for row in report.metrics_by_kind.values())]
+    parts = [format_table(group_rows(report.metrics), columns)]
+    if report.metrics_by_kind:
+        parts.append(format_table(dict(sorted(report.metrics_by_kind.items())), with_models))
     return "\n\n".join([*parts, "\n".join(report.notes)])
 
 
-def ordered(figures: dict[str, dict[str, Figure]]) -> dict[str, dict[str, Figure]]:
+def group_rows(figures: dict[str, dict[str, Metric]]) -> dict[str, dict[str, Metric]]:
     """Rows of one measure together, whichever model came to it first."""
     heads = list(dict.fromkeys(name.split(",")[0] for name in figures))
     return dict(sorted(figures.items(), key=lambda row: heads.index(row[0].split(",")[0])))
@@ -289,10 +300,14 @@ def main() -> None:
     part = 8 if options.quick else 1
     sizes = (options.bytes, options.holes, options.tasks, options.edits_per_kind, options.fixes)
     start = time.monotonic()
-    report, about = evaluate(options, Counts(*(max(1, size // part) for size in sizes)))
-    print(shown(report, [*about, COPY]))
+    report, about = evaluate(options, SampleSizes(*(max(1, size // part) for size in sizes)))
+    print(format_report(report, [*about, COPY_BASELINE]))
     seconds = {part: round(taken, 1) for part, taken in report.seconds.items()}
-    figures = {"models": about, "figures": as_fields(report.figures), "edits": as_fields(report.kinds)}
+    figures = {
+        "models": about,
+        "figures": table_to_dict(report.metrics),
+        "edits": table_to_dict(report.metrics_by_kind),
+    }
     print(json.dumps({**figures, "notes": report.notes, "seconds": seconds, "all": round(time.monotonic() - start)}))
 
 

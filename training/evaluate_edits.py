@@ -19,23 +19,23 @@ from codeclippy_ls.settings import parse
 from codeclippy_ls.text import Document
 from training import samples
 from training.edits import EditSample
-from training.figures import Share
-from training.snippets import applied
+from training.figures import Proportion
+from training.snippets import apply_diff
 from training.tokenizer import DIFF
-from training.writer import Asked, Model
+from training.writer import GenerationRequest, Model
 
-TOKENS = 400  # the server's default
+MAX_TOKENS = 400  # the server's default
 
-Asking = tuple[str, str, str]  # file name, text, message
+EditRequest = tuple[str, str, str]  # file name, text, message
 
 
-def read(path: Path) -> list[EditSample]:
+def read_edits(path: Path) -> list[EditSample]:
     """The edits of a file."""
     with path.open() as lines:
         return [EditSample(**json.loads(line)) for line in lines]
 
 
-def some_of_each(edits: Sequence[EditSample], per_kind: int) -> list[EditSample]:
+def select_per_kind(edits: Sequence[EditSample], per_kind: int) -> list[EditSample]:
     """The first edits of each kind."""
     seen: dict[str, int] = defaultdict(int)
     chosen = []
@@ -46,24 +46,23 @@ def some_of_each(edits: Sequence[EditSample], per_kind: int) -> list[EditSample]
     return chosen
 
 
-def asking(edit: EditSample) -> Asking:
+def make_request(edit: EditSample) -> EditRequest:
     """What a user would hand over."""
     return edit.name, edit.before, edit.message
 
 
-def diffs(model: Model, edits: Sequence[EditSample]) -> list[str]:
+def generate_diffs(model: Model, edits: Sequence[EditSample]) -> list[str]:
     """The hunks the model writes freely; none for a document that leaves no room in the window."""
-    asked = [Asked(samples.edit(model.encode, e.name, e.before, e.message, "").ids) for e in edits]
-    asked = [
-        Asked(one.ids[: one.ids.index(DIFF) + 1], finished=partial(hopeless, edit.before))
-        for one, edit in zip(asked, edits, strict=True)
-    ]
-    fit = [i for i, one in enumerate(asked) if len(one.ids) < model.window]
-    found = dict(zip(fit, model.texts([asked[i] for i in fit], TOKENS), strict=True))
-    return [found.get(i, "").removeprefix(" ") for i in range(len(edits))]
+    requests = []
+    for edit in edits:
+        ids = samples.make_edit(model.encode, edit.name, edit.before, edit.message, "").ids
+        requests.append(GenerationRequest(ids[: ids.index(DIFF) + 1], is_finished=partial(is_unusable, edit.before)))
+    fitting = [i for i, request in enumerate(requests) if len(request.prompt_ids) < model.context_length]
+    answers = dict(zip(fitting, model.generate_greedy([requests[i] for i in fitting], MAX_TOKENS), strict=True))
+    return [answers.get(i, "").removeprefix(" ") for i in range(len(edits))]
 
 
-def hopeless(before: str, diff: str) -> bool:
+def is_unusable(before: str, diff: str) -> bool:
     """Whether a diff under way can no longer apply: a line that is none of a diff, or more old lines than there are."""
     lines = diff.removeprefix(" ").split("\n")[:-1]
     return (
@@ -72,7 +71,7 @@ def hopeless(before: str, diff: str) -> bool:
     )
 
 
-async def edited_by_server(folder: Path, asked: Iterable[Asking], threads: int = 1) -> list[str | None]:
+async def edit_by_server(folder: Path, asked: Iterable[EditRequest], threads: int = 1) -> list[str | None]:
     """The texts after each edit as the server makes it, under constraints; `None` where it is refused."""
     settings, _ = parse({"model": {"completion": str(folder.resolve()), "threads": threads}})
     assistant = Assistant(open_thread_engine(settings), settings)
@@ -84,14 +83,16 @@ async def edited_by_server(folder: Path, asked: Iterable[Asking], threads: int =
         await assistant.close()
 
 
-def by_kind(edits: Sequence[EditSample], afters: Sequence[str | None]) -> dict[str, tuple[Share, Share]]:
+def score_by_kind(
+    edits: Sequence[EditSample], afters: Sequence[str | None]
+) -> dict[str, tuple[Proportion, Proportion]]:
     """Per kind, and for `all`: how many apply, how many give exactly the expected text. No edit is `None`."""
     results: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     for edit, after in zip(edits, afters, strict=True):
-        result = after is not None, after == applied(edit.before, edit.diff)
+        result = after is not None, after == apply_diff(edit.before, edit.diff)
         results["all"].append(result)
         results[edit.kind].append(result)
     return {
-        kind: (Share.of(fits for fits, _ in found), Share.of(right for _, right in found))
+        kind: (Proportion.from_results(fits for fits, _ in found), Proportion.from_results(right for _, right in found))
         for kind, found in sorted(results.items())
     }

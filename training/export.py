@@ -24,17 +24,17 @@ from codeclippy_ls.engine.loading.checkpoint import SCALE
 from codeclippy_ls.engine.loading.models import load
 from codeclippy_ls.inference.spec import ModelSpec
 from training.tokenizer import CONTROL_TOKENS
-from training.train import HERE, Shape, in_bf16, new_model
+from training.train import HERE, ModelConfig, cast_to_bf16, make_model
 
 
-def checkpoint_model(checkpoint: dict[str, Any]) -> GPTNeoXForCausalLM:
+def load_checkpoint_model(checkpoint: dict[str, Any]) -> GPTNeoXForCausalLM:
     """The model of a checkpoint, in bf16, for inference."""
-    model = in_bf16(new_model(Shape(**checkpoint["shape"]))).eval()
+    model = cast_to_bf16(make_model(ModelConfig(**checkpoint["config"]))).eval()
     model.load_state_dict(checkpoint["weights"])
     return model
 
 
-def description(
+def describe_model(
     name: str, version: str, weights: Path, model: GPTNeoXForCausalLM, checkpoint: dict[str, Any]
 ) -> dict[str, Any]:
     """What model.json says."""
@@ -43,8 +43,8 @@ def description(
         "version": version,
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "window": checkpoint["shape"]["window"],
-        "vocabulary": checkpoint["shape"]["vocabulary"],
+        "window": checkpoint["config"]["context_length"],
+        "vocabulary": checkpoint["config"]["vocab_size"],
         "tokens_seen": checkpoint["progress"]["tokens"],
         "steps": checkpoint["progress"]["steps"],
         "training_seconds": round(checkpoint["progress"]["elapsed"]),
@@ -53,7 +53,7 @@ def description(
     }
 
 
-def int8_per_row(weights: Path) -> None:
+def quantize_int8(weights: Path) -> None:
     """Rewrite a file of bf16 weights: matrices as int8 with a float32 factor per row, the largest value being 127."""
     packed: dict[str, torch.Tensor] = {}
     for name, value in load_file(weights).items():
@@ -70,22 +70,22 @@ def export(
 ) -> dict[str, Any]:
     """Write the folder; files of it that are not ours to write (README.md) stay."""
     checkpoint = torch.load(checkpoint_file, map_location="cpu", weights_only=True)
-    model = checkpoint_model(checkpoint)
+    model = load_checkpoint_model(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     if form == "int8":
-        int8_per_row(folder / "model.safetensors")
+        quantize_int8(folder / "model.safetensors")
     (folder / "model.safetensors").chmod(0o644)  # written readable by its owner alone
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tokenizer / file, folder / file)
-    check(folder, model, exact=form == "bf16")
-    about = description(name, version, folder / "model.safetensors", model, checkpoint)
+    check_export(folder, model, exact=form == "bf16")
+    about = describe_model(name, version, folder / "model.safetensors", model, checkpoint)
     (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n")
     return about
 
 
 @torch.no_grad()
-def check(folder: Path, model: GPTNeoXForCausalLM, exact: bool) -> None:
+def check_export(folder: Path, model: GPTNeoXForCausalLM, exact: bool) -> None:
     """The folder loads as the server loads it, gives the logits, and its control tokens have their ids."""
     again = load(ModelSpec(str(folder), device="cpu", dtype="bfloat16"), native=False).module
     ids = torch.arange(64)[None] * 97 % model.config.vocab_size

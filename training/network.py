@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import GPTNeoXForCausalLM
 
-States = Callable[[GPTNeoXForCausalLM, Tensor], Tensor]
-QUERIES = 256  # rows of the attention matrix computed at once; keys behind them are skipped
-ROWS = 512  # tokens whose logits exist at once
+HiddenStatesFunction = Callable[[GPTNeoXForCausalLM, Tensor], Tensor]
+QUERY_BLOCK = 256  # rows of the attention matrix computed at once; keys behind them are skipped
+LOGITS_BLOCK = 512  # tokens whose logits exist at once
 
 
-class Attention(torch.autograd.Function):
+class CausalAttention(torch.autograd.Function):
     """Causal attention with rotary positions, from packed projections to the heads side by side.
 
     `packed` is (batch, length, heads, 3 * size) as GPT-NeoX packs q, k and v per head; `cos` and `sin` are
@@ -35,14 +35,14 @@ class Attention(torch.autograd.Function):
         size = triple // 3
         split = packed.view(batch, length, heads, 3, size).permute(3, 0, 2, 1, 4)
         q, k, v = (part.reshape(batch * heads, length, size).contiguous() for part in split.unbind(0))
-        q = turned(q, cos, sin).mul_(size**-0.5)
-        k = turned(k, cos, sin)
+        q = apply_rotary(q, cos, sin).mul_(size**-0.5)
+        k = apply_rotary(k, cos, sin)
         out = packed.new_empty(batch * heads, length, size)
         saved = []
-        for start in range(0, length, QUERIES):
-            end = min(length, start + QUERIES)
+        for start in range(0, length, QUERY_BLOCK):
+            end = min(length, start + QUERY_BLOCK)
             scores = q[:, start:end] @ k[:, :end].mT
-            scores[:, :, start:end].masked_fill_(future(end - start, packed.device), float("-inf"))
+            scores[:, :, start:end].masked_fill_(make_causal_mask(end - start, packed.device), float("-inf"))
             probabilities = torch.softmax(scores, -1)
             out[:, start:end] = probabilities @ v[:, :end]
             saved.append(probabilities)
@@ -59,27 +59,27 @@ class Attention(torch.autograd.Function):
         grad = grad.view(batch, length, heads, size).transpose(1, 2).reshape(batch * heads, length, size)
         packed = grad.new_empty(ctx.shape)
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for probabilities, start in zip(saved, range(0, length, QUERIES), strict=True):
-            end = min(length, start + QUERIES)
+        for probabilities, start in zip(saved, range(0, length, QUERY_BLOCK), strict=True):
+            end = min(length, start + QUERY_BLOCK)
             out = grad[:, start:end]
             dv[:, :end] += probabilities.mT @ out
             ds = torch._softmax_backward_data(out @ v[:, :end].mT, probabilities, -1, probabilities.dtype)
             dq[:, start:end] = ds @ k[:, :end]
             dk[:, :end] += ds.mT @ q[:, start:end]
-        dq = turned(dq, cos, -sin).mul_(size**-0.5)
-        dk = turned(dk, cos, -sin)
+        dq = apply_rotary(dq, cos, -sin).mul_(size**-0.5)
+        dk = apply_rotary(dk, cos, -sin)
         parts = packed.view(batch, length, heads, 3, size).permute(3, 0, 2, 1, 4)
         for part, found in zip(parts, (dq, dk, dv), strict=True):
             part.copy_(found.view(batch, heads, length, size))
         return packed, None, None
 
 
-def future(size: int, device: torch.device) -> Tensor:
+def make_causal_mask(size: int, device: torch.device) -> Tensor:
     """True above the diagonal."""
     return torch.ones(size, size, dtype=torch.bool, device=device).triu_(1)
 
 
-def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions on the first dimensions of (..., length, size), in place; the inverse with -sin."""
     half = cos.size(-1)
     first, second = x[..., :half].clone(), x[..., half : 2 * half].clone()
@@ -88,7 +88,7 @@ def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x
 
 
-class Loss(torch.autograd.Function):
+class TiedCrossEntropy(torch.autograd.Function):
     """The weighted mean of next-token losses through a tied head, and their plain mean where the weight is not zero.
 
     The gradients are computed in the forward pass, slice by slice. `hidden` is (tokens, width), `head` (vocabulary,
@@ -101,8 +101,8 @@ class Loss(torch.autograd.Function):
         dhidden = torch.empty_like(hidden)
         dhead = torch.zeros_like(head, dtype=torch.float32)
         share = weights / weights.sum()
-        for start in range(0, hidden.size(0), ROWS):
-            rows = slice(start, start + ROWS)
+        for start in range(0, hidden.size(0), LOGITS_BLOCK):
+            rows = slice(start, start + LOGITS_BLOCK)
             here, target = hidden[rows], targets[rows, None]
             p = torch.softmax((here @ head.mT).float(), -1)  # six times faster than softmax with a dtype, on a CPU
             losses[rows] = -p.gather(1, target).clamp_min(1e-30).log()[:, 0]
@@ -123,15 +123,15 @@ class Loss(torch.autograd.Function):
         return dhidden * grad.to(dhidden.dtype), (dhead * grad).to(dhidden.dtype), None, None
 
 
-def positions(model: GPTNeoXForCausalLM, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def make_rotary_table(model: GPTNeoXForCausalLM, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and sines of the rotary positions, (length, half of the turned dimensions)."""
     frequencies = model.gpt_neox.rotary_emb.inv_freq.float()
     angles = torch.arange(length, device=frequencies.device)[:, None] * frequencies
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def fused(packed: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The same as `Attention` by PyTorch's fused kernel."""
+def attend_fused(packed: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The same as `CausalAttention` by PyTorch's fused kernel."""
     batch, length, _, triple = packed.shape
     q, k, v = packed.transpose(1, 2).split(triple // 3, -1)
     half = cos.size(-1)
@@ -144,13 +144,13 @@ def fused(packed: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out.transpose(1, 2).reshape(batch, length, -1)
 
 
-def hidden_states(model: GPTNeoXForCausalLM, ids: Tensor) -> Tensor:
+def compute_hidden_states(model: GPTNeoXForCausalLM, ids: Tensor) -> Tensor:
     """The final hidden states (batch, length, width) of ids (batch, length)."""
     body = model.gpt_neox
     x = body.embed_in(ids)
-    cos, sin = positions(model, ids.size(1), x.dtype)
+    cos, sin = make_rotary_table(model, ids.size(1), x.dtype)
     heads = model.config.num_attention_heads
-    attend = Attention.apply if ids.device.type == "cpu" else fused
+    attend = CausalAttention.apply if ids.device.type == "cpu" else attend_fused
     for layer in body.layers:
         packed = layer.attention.query_key_value(layer.input_layernorm(x))
         attended = attend(packed.view(*ids.shape, heads, -1), cos, sin)
@@ -159,8 +159,8 @@ def hidden_states(model: GPTNeoXForCausalLM, ids: Tensor) -> Tensor:
     return body.final_layer_norm(x)
 
 
-def loss_of(
-    model: GPTNeoXForCausalLM, ids: Tensor, weights: Tensor, states: States = hidden_states
+def compute_loss(
+    model: GPTNeoXForCausalLM, ids: Tensor, weights: Tensor, states: HiddenStatesFunction = compute_hidden_states
 ) -> tuple[Tensor, Tensor]:
     """The weighted mean of the next-token losses, and their plain mean over the tokens that count (no gradient).
 
@@ -170,7 +170,7 @@ def loss_of(
     hidden = states(model, ids)  # all of the row, not one less: even sizes are faster
     targets, weights = ids.roll(-1, 1), weights.roll(-1, 1)
     weights[:, -1] = 0.0
-    loss, plain = Loss.apply(
+    loss, plain = TiedCrossEntropy.apply(
         hidden.flatten(0, 1), model.get_output_embeddings().weight, targets.flatten(), weights.flatten()
     )
     return loss, plain

@@ -11,8 +11,8 @@ for load in "$work"/here/loads/*; do
     "$python" -m training.shards unpack "$load" --work "$work/there"
 done
 "$python" -W ignore -m training.edits --work "$work/there" --limit 4000 --per-snippet 2
-"$python" -m training.train --work "$work/there" --shape flat --seconds 90 --stop-after 45 --save-every 20
-"$python" -m training.train --work "$work/there" --shape flat --seconds 90 --resume
+"$python" -m training.train --work "$work/there" --config flat --seconds 90 --stop-after 45 --save-every 20
+"$python" -m training.train --work "$work/there" --config flat --seconds 90 --resume
 "$python" -m training.export --work "$work/there" --to "$work/model" --name rehearsal --format int8
 "$python" -m training.shards split "$work/model/model.safetensors" --to "$work/parts" --megabytes 1
 "$python" -m training.shards join "$work/parts/model.safetensors.00" --to "$work/model/model.safetensors"

@@ -20,34 +20,42 @@ from difflib import SequenceMatcher
 from functools import partial
 from pathlib import Path
 
-from training.archives import download_wheels, wheel_package
-from training.corpus import HERE, WORD, benchmark_windows, fetched, package_name, pinned, word_windows
+from training.archives import download_wheels, read_wheel
+from training.corpus import (
+    HERE,
+    WORD,
+    collect_benchmark_ngrams,
+    get_package_name,
+    iter_archives,
+    iter_ngrams,
+    read_package_list,
+)
 from training.edit_kinds import Draft
-from training.edits import EditSample, sample
-from training.snippets import FunctionNode, Snippet, applied, parsed, snippet, snippets
+from training.edits import EditSample, make_sample
+from training.snippets import FunctionNode, Snippet, apply_diff, find_snippets, make_snippet, parse
 
-PREFIX = "release: "
-MOST_CHANGED, LONGEST_MESSAGE, MOST_PER_PACKAGE = 25, 150, 600
+KIND_PREFIX = "release: "
+MAX_CHANGED_LINES, MAX_MESSAGE_CHARS, MAX_EDITS_PER_PACKAGE = 25, 150, 600
 TOKEN = re.compile(r"(?:[rbf]{0,2})\"[^\"\n\\]*\"|(?:[rbf]{0,2})'[^'\n\\]*'|\w+|\s+|[^\w\s]")
 Change = tuple[int, int, int, int]  # lines i1:i2 of the old text become lines j1:j2 of the new one
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ChangeDescription:
     """The rule's name, the phrasings of its message, and what they mean for a whole text, where it is all of it."""
 
     kind: str
-    forms: list[str]
+    messages: list[str]
     meaning: Callable[[str], str] | None = None
 
 
-def changes(old: list[str], new: list[str]) -> list[Change]:
+def diff_lines(old: list[str], new: list[str]) -> list[Change]:
     """The changed runs of lines."""
     codes = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     return [(i1, i2, j1, j2) for tag, i1, i2, j1, j2 in codes if tag != "equal"]
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """Code in a message."""
     return f"`{text.strip()}`"
 
@@ -56,7 +64,7 @@ def quoted(text: str) -> str:
 OPTIONAL = re.compile(r"\b(?:t\.|typing\.)?Optional\[([\w.]+(?:\[[\w., ]*\])?)\]")
 UNION = re.compile(r"\b(?:t\.|typing\.)?Union\[([\w.]+), ([\w.]+)\]")
 GENERIC = re.compile(r"\b(?:t\.|typing\.)?(List|Dict|Tuple|Set|Type|FrozenSet)\b(?=\[)")
-REWRITINGS = (
+REWRITES = (
     ("union type", OPTIONAL, r"\1 | None", ["Use X | None instead of Optional", "Optional[X] -> X | None"]),
     ("union type", UNION, r"\1 | \2", ["Use X | Y instead of Union", "use the new union syntax"]),
     ("builtin generic", GENERIC, lambda m: m[1].lower(), ["Use builtin generics", "use list and dict instead of List"]),
@@ -67,16 +75,16 @@ REWRITINGS = (
 )
 
 
-def rewritten(before: str, after: str) -> Told | None:
+def match_rewrite(before: str, after: str) -> ChangeDescription | None:
     """A named rewriting that explains the whole change."""
-    for name, pattern, replacement, forms in REWRITINGS:
+    for name, pattern, replacement, forms in REWRITES:
         meaning = partial(pattern.sub, replacement)
         if meaning(before) == after:
-            return Told(name, forms, meaning)
+            return ChangeDescription(name, forms, meaning)
     return None
 
 
-def renamed(old: list[str], new: list[str], before: str, after: str) -> Told | None:
+def match_rename(old: list[str], new: list[str], before: str, after: str) -> ChangeDescription | None:
     """One word, replaced wherever it stood."""
     one, other = TOKEN.findall("\n".join(old)), TOKEN.findall("\n".join(new))
     pairs = {(a, b) for a, b in zip(one, other, strict=False) if a != b}
@@ -87,10 +95,10 @@ def renamed(old: list[str], new: list[str], before: str, after: str) -> Told | N
     if not (a.isidentifier() and b.isidentifier()) or meaning(before) != after:
         return None
     forms = [f"Rename {a} to {b}", f"rename `{a}` to `{b}`", f"{a} -> {b}", f"use {b} instead of {a}"]
-    return Told("rename", forms, meaning)
+    return ChangeDescription("rename", forms, meaning)
 
 
-def replaced(old: list[str], new: list[str], before: str) -> Told | None:
+def match_replacement(old: list[str], new: list[str], before: str) -> ChangeDescription | None:
     """One run of tokens in one line, widened until the old text stands once in the document."""
     if len(old) != 1 or len(new) != 1:
         return None
@@ -101,70 +109,76 @@ def replaced(old: list[str], new: list[str], before: str) -> Told | None:
     while True:
         a, b = "".join(one[start : len(one) - end]), "".join(other[start : len(other) - end])
         whole = a.strip() and b.strip() and a == a.strip() and b == b.strip()
-        if whole and before.count(a) == 1 and balanced(a) and balanced(b):
+        if whole and before.count(a) == 1 and is_balanced(a) and is_balanced(b):
             break
         if start == 0 and end == 0:
             return None
         start, end = (start - 1, end) if start and (end == 0 or not a.strip()) else (start, max(0, end - 1))
     if max(len(a), len(b)) > 64 or "".join(a.split()) == "".join(b.split()):
         return None
-    forms = [f"Change {quoted(a)} to {quoted(b)}", f"replace {quoted(a)} with {quoted(b)}", f"{a} -> {b}"]
+    forms = [f"Change {quote(a)} to {quote(b)}", f"replace {quote(a)} with {quote(b)}", f"{a} -> {b}"]
     kind = (
         "condition" if re.match(r"\s*(if|elif|while) ", old[0]) else "constant" if a[0] in "\"'0123456789" else "change"
     )
-    return Told(kind, [*forms, f"use {quoted(b)} instead of {quoted(a)}", f"Change {a} to {b}"])
+    return ChangeDescription(kind, [*forms, f"use {quote(b)} instead of {quote(a)}", f"Change {a} to {b}"])
 
 
-def balanced(code: str) -> bool:
+def is_balanced(code: str) -> bool:
     """Whether brackets and quotes come in pairs, roughly."""
     return all(code.count(a) == code.count(b) for a, b in ("()", "[]", "{}")) and code.count('"') % 2 == 0
 
 
-def removed(old: list[str], new: list[str], before: str) -> Told | None:
+def match_removal(old: list[str], new: list[str], before: str) -> ChangeDescription | None:
     """A line, or a statement with its block, that is gone."""
     first = old[0].strip() if old else ""
-    tree = parsed("if True:\n" + "\n".join(old)) if old and old[0][:1] == " " else parsed("\n".join(old))
+    tree = parse("if True:\n" + "\n".join(old)) if old and old[0][:1] == " " else parse("\n".join(old))
     if new or not first or tree is None or before.count(first) != 1:
         return None
     if first.startswith(("import ", "from ")) and len(old) == 1:
-        return Told(
+        return ChangeDescription(
             "remove import",
             [
-                f"Remove {quoted(first)}",
+                f"Remove {quote(first)}",
                 f"remove the import of {first.split()[-1]}",
                 f"drop {first}",
             ],
         )
     if len(old) == 1:
-        return Told(
-            "remove line", [f"Remove {quoted(first)}", f"delete the line {quoted(first)}", f"drop {quoted(first)}"]
+        return ChangeDescription(
+            "remove line", [f"Remove {quote(first)}", f"delete the line {quote(first)}", f"drop {quote(first)}"]
         )
     inner = tree.body[0].body if isinstance(tree.body[0], ast.If) and old[0][:1] == " " else tree.body
     if len(inner) == 1 and first.endswith(":"):
-        return Told("remove block", [f"Remove the block {quoted(first)}", f"delete {quoted(first)} and its block"])
+        return ChangeDescription(
+            "remove block", [f"Remove the block {quote(first)}", f"delete {quote(first)} and its block"]
+        )
     return None
 
 
-def added(old: list[str], new: list[str], above: str, before: str) -> Told | None:
+def match_addition(old: list[str], new: list[str], above: str, before: str) -> ChangeDescription | None:
     """A line behind another, or a condition with one statement."""
     lines = [line.strip() for line in new]
     if old or not lines or not all(lines) or before.count(above.strip()) != 1 or len(above.strip()) < 3:
         return None
-    behind = f"after {quoted(above)}"
+    behind = f"after {quote(above)}"
     if len(lines) == 1 and re.match(r'"""[^"]*"""$', lines[0]):
-        return Told("add docstring", [f"Add the docstring {lines[0]}", f"docstring: {lines[0][3:-3]}"])
+        return ChangeDescription("add docstring", [f"Add the docstring {lines[0]}", f"docstring: {lines[0][3:-3]}"])
     if len(lines) == 1 and lines[0].startswith("# "):
-        return Told("add comment", [f'Add the comment "{lines[0][2:]}" {behind}', f"comment {behind}: {lines[0][2:]}"])
+        return ChangeDescription(
+            "add comment", [f'Add the comment "{lines[0][2:]}" {behind}', f"comment {behind}: {lines[0][2:]}"]
+        )
     if len(lines) == 1 and lines[0].startswith(("import ", "from ")):
-        return Told("add import", [f"Add {quoted(lines[0])} {behind}", f"{lines[0]}, {behind}"])
+        return ChangeDescription("add import", [f"Add {quote(lines[0])} {behind}", f"{lines[0]}, {behind}"])
     if len(lines) == 1:
-        return Told("add line", [f"Add {quoted(lines[0])} {behind}", f"insert {quoted(lines[0])} {behind}"])
+        return ChangeDescription("add line", [f"Add {quote(lines[0])} {behind}", f"insert {quote(lines[0])} {behind}"])
     if len(lines) == 2 and re.match(r"if .*:$", lines[0]) and lines[1][-1] not in ":([{,":
-        return Told("add guard", [f"Add `{lines[0]} {lines[1]}` {behind}", f"{behind[6:]}: {lines[0]} {lines[1]}"])
+        return ChangeDescription(
+            "add guard", [f"Add `{lines[0]} {lines[1]}` {behind}", f"{behind[6:]}: {lines[0]} {lines[1]}"]
+        )
     return None
 
 
-def signature(old: FunctionNode, new: FunctionNode) -> Told | None:
+def match_signature_change(old: FunctionNode, new: FunctionNode) -> ChangeDescription | None:
     """A parameter put in or taken away, or annotations put in, and nothing else."""
 
     def listed(node: FunctionNode) -> dict[str, str]:
@@ -183,62 +197,62 @@ def signature(old: FunctionNode, new: FunctionNode) -> Told | None:
     same = all(one[k] == other[k] for k in one if k in other)
     if same and hint == earlier and len(extra) == 1 and not gone and list(other)[-1] == extra[0]:
         text = other[extra[0]]
-        return Told(
-            "add parameter", [f"Add the parameter {quoted(text)}", f"add {text} to {name}", f"add argument {text}"]
+        return ChangeDescription(
+            "add parameter", [f"Add the parameter {quote(text)}", f"add {text} to {name}", f"add argument {text}"]
         )
     if same and hint == earlier and len(gone) == 1 and not extra:
-        return Told("remove parameter", [f"Remove the parameter {gone[0]}", f"drop {gone[0]} from {name}"])
+        return ChangeDescription("remove parameter", [f"Remove the parameter {gone[0]}", f"drop {gone[0]} from {name}"])
     if same and not extra and not gone and hint and not earlier:
-        return Told(
+        return ChangeDescription(
             "add return type", [f"Add the return type {hint}", f"annotate {name} with -> {hint}", f"returns {hint}"]
         )
     bare = [k for k in one if k in other and one[k] != other[k] and ":" not in one[k] and ":" in other[k]]
     if list(one) == list(other) and 1 <= len(bare) <= 4 and all(one[k] == other[k] for k in one if k not in bare):
         told = ", ".join(re.sub(r"=.*", "", other[k]) for k in bare)
         told += f" -> {hint}" if hint != earlier else ""
-        return Told("annotate", [f"Annotate {told}", f"add type hints: {told}", f"Add the types {told}"])
+        return ChangeDescription("annotate", [f"Annotate {told}", f"add type hints: {told}", f"Add the types {told}"])
     return None
 
 
-def told(old: Snippet, after: str, change: list[Change]) -> Told | None:
+def describe_change(old: Snippet, after: str, change: list[Change]) -> ChangeDescription | None:
     """What a rule says of the change of a whole snippet, given as runs of lines."""
     one, other = old.source.split("\n"), after.split("\n")
     lines_old = [line for i1, i2, _, _ in change for line in one[i1:i2]]
     lines_new = [line for _, _, j1, j2 in change for line in other[j1:j2]]
-    found = rewritten(old.source, after) or renamed(lines_old, lines_new, old.source, after)
-    tree = parsed(after)
+    found = match_rewrite(old.source, after) or match_rename(lines_old, lines_new, old.source, after)
+    tree = parse(after)
     if found is not None or tree is None or not tree.body or len(change) > 1:
         return found if tree is not None else None
     node, later = old.node, tree.body[0]
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     if isinstance(node, functions) and isinstance(later, functions) and len(lines_old) == len(lines_new):
-        found = signature(node, later)
+        found = match_signature_change(node, later)
     above = one[change[0][0] - 1] if change[0][0] else ""
     return (
         found
-        or replaced(lines_old, lines_new, old.source)
-        or removed(lines_old, lines_new, old.source)
-        or added(lines_old, lines_new, above, old.source)
+        or match_replacement(lines_old, lines_new, old.source)
+        or match_removal(lines_old, lines_new, old.source)
+        or match_addition(lines_old, lines_new, above, old.source)
     )
 
 
-def steps(old: Snippet, new: str) -> Iterator[tuple[str, list[Change]]]:
+def split_change(old: Snippet, new: str) -> Iterator[tuple[str, list[Change]]]:
     """The whole change, or else each run of changed lines by itself: the text after it, and the runs."""
     one, other = old.source.split("\n"), new.split("\n")
-    runs = changes(one, other)
-    if sum(i2 - i1 + j2 - j1 for i1, i2, j1, j2 in runs) > MOST_CHANGED:
+    runs = diff_lines(one, other)
+    if sum(i2 - i1 + j2 - j1 for i1, i2, j1, j2 in runs) > MAX_CHANGED_LINES:
         return
-    if told(old, new, runs):
+    if describe_change(old, new, runs):
         yield new, runs
     elif len(runs) > 1:
         for i1, i2, j1, j2 in runs:
             yield "\n".join([*one[:i1], *other[j1:j2], *one[i2:]]), [(i1, i2, i1, i1 + j2 - j1)]
 
 
-def definitions(text: str) -> dict[str, Snippet]:
+def collect_definitions(text: str) -> dict[str, Snippet]:
     """A file's functions by qualified name, its imports, and short classes."""
     found: dict[str, Snippet] = {}
-    tree, lines = parsed(text), text.split("\n")
+    tree, lines = parse(text), text.split("\n")
 
     def walk(node: ast.AST, path: str) -> None:
         for child in ast.iter_child_nodes(node):
@@ -246,53 +260,53 @@ def definitions(text: str) -> dict[str, Snippet]:
                 name = f"{path}.{child.name}"
                 first = min([child.lineno, *(d.lineno for d in child.decorator_list)])
                 last = child.end_lineno or first
-                if last - first < 70 and (one := snippet(lines, first, last)) and name not in found:
+                if last - first < 70 and (one := make_snippet(lines, first, last)) and name not in found:
                     found[name] = one
                 if not isinstance(child, ast.ClassDef) or last - first >= 70:
                     walk(child, name)
 
     if tree is not None:
         walk(tree, "")
-        head = list(snippets(text, longest=1))[-1:]
+        head = list(find_snippets(text, longest=1))[-1:]
         if head and isinstance(head[0].node, (ast.Import, ast.ImportFrom)):
             found["<head>"] = head[0]
     return found
 
 
-def file_edits(path: str, old: str, new: str, rng: random.Random) -> Iterator[EditSample]:
+def make_file_edits(path: str, old: str, new: str, rng: random.Random) -> Iterator[EditSample]:
     """The edits between two versions of a file."""
-    later = definitions(new)
-    for name, one in definitions(old).items():
+    later = collect_definitions(new)
+    for name, one in collect_definitions(old).items():
         if name not in later or later[name].source == one.source:
             continue
-        for after, runs in steps(one, later[name].source):
-            said = told(one, after, runs)
+        for after, runs in split_change(one, later[name].source):
+            said = describe_change(one, after, runs)
             if said is None:
                 continue
-            message = rng.choice(said.forms)
-            made = sample(one, PREFIX + said.kind, Draft(one.source, after, message), path, rng)
-            if made is not None and len(message) <= LONGEST_MESSAGE and "\n" not in message and exact(made, said):
+            message = rng.choice(said.messages)
+            made = make_sample(one, KIND_PREFIX + said.kind, Draft(one.source, after, message), path, rng)
+            if made is not None and len(message) <= MAX_MESSAGE_CHARS and "\n" not in message and is_exact(made, said):
                 yield made
 
 
-def exact(made: EditSample, said: Told) -> bool:
+def is_exact(made: EditSample, said: ChangeDescription) -> bool:
     """Whether code that the phrasings quote stands at most once in the document, or they mean no more than is done."""
     if said.meaning is not None:
-        return said.meaning(made.before) == applied(made.before, made.diff)
-    return all(made.before.count(text) <= 1 for text in re.findall(r"`([^`]+)`", " ".join(said.forms)))
+        return said.meaning(made.before) == apply_diff(made.before, made.diff)
+    return all(made.before.count(text) <= 1 for text in re.findall(r"`([^`]+)`", " ".join(said.messages)))
 
 
-def release_edits(earlier: Path, later: Path, rng: random.Random) -> list[EditSample]:
+def make_release_edits(earlier: Path, later: Path, rng: random.Random) -> list[EditSample]:
     """The edits between two wheels of a package."""
-    old, new = wheel_package(earlier), wheel_package(later)
+    old, new = read_wheel(earlier), read_wheel(later)
     if old is None or new is None:
         return []
     texts = {file.path: file.text for file in new.files if file.path.endswith(".py")}
     pairs = [(f.path, f.text, texts[f.path]) for f in old.files if texts.get(f.path, f.text) != f.text]
-    found = [edit for path, one, other in pairs for edit in file_edits(path, one, other, rng)]
+    found = [edit for path, one, other in pairs for edit in make_file_edits(path, one, other, rng)]
     rng.shuffle(found)
     unique = {(edit.message, edit.diff): edit for edit in found}
-    return list(unique.values())[:MOST_PER_PACKAGE]
+    return list(unique.values())[:MAX_EDITS_PER_PACKAGE]
 
 
 def main() -> None:
@@ -302,25 +316,25 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--benchmarks", type=Path, nargs="*", default=[], help="HumanEval-like JSON lines to keep out")
     options = parser.parse_args()
-    earlier, listed = pinned(options.earlier), pinned(options.packages)
+    earlier, listed = read_package_list(options.earlier), read_package_list(options.packages)
     download_wheels(earlier, options.work / "wheels")
-    windows = benchmark_windows(options.benchmarks)
-    later = {package_name(r): (wheel, listed[r]) for r, wheel in fetched(listed, options.work) if "==" in r}
+    windows = collect_benchmark_ngrams(options.benchmarks)
+    later = {get_package_name(r): (wheel, listed[r]) for r, wheel in iter_archives(listed, options.work) if "==" in r}
     made: dict[str, list[EditSample]] = {"train": [], "valid": []}
-    for requirement, wheel in fetched(earlier, options.work):
-        target, held_out = later[package_name(requirement)]
-        found = release_edits(wheel, target, random.Random(requirement))
-        found = [e for e in found if windows.isdisjoint(word_windows(WORD.findall(e.before)))]
+    for requirement, wheel in iter_archives(earlier, options.work):
+        target, held_out = later[get_package_name(requirement)]
+        found = make_release_edits(wheel, target, random.Random(requirement))
+        found = [e for e in found if windows.isdisjoint(iter_ngrams(WORD.findall(e.before)))]
         made["valid" if held_out else "train"] += found
         print(f"{len(found):6} {requirement}", flush=True)
     for part, edits in made.items():
-        merge(options.work / "edits" / f"{part}.jsonl", edits)
+        merge_edits(options.work / "edits" / f"{part}.jsonl", edits)
         print("\n".join(f"{n:8} {k}" for k, n in Counter(e.kind for e in edits).most_common()), flush=True)
 
 
-def merge(path: Path, edits: list[EditSample]) -> None:
+def merge_edits(path: Path, edits: list[EditSample]) -> None:
     """Put the edits behind the synthetic ones, in place of those of an earlier run."""
-    kept = [line for line in path.read_text().splitlines(True) if not json.loads(line)["kind"].startswith(PREFIX)]
+    kept = [line for line in path.read_text().splitlines(True) if not json.loads(line)["kind"].startswith(KIND_PREFIX)]
     part = path.with_suffix(".jsonl.part")
     part.write_text("".join([*kept, *(json.dumps(asdict(edit)) + "\n" for edit in edits)]))
     part.replace(path)

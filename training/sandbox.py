@@ -42,12 +42,12 @@ class Limits:
 class Outcome:
     """How a program ended: `passed`, an exception's name, `time`, `left early` or `signal n`."""
 
-    how: str
+    status: str
 
     @property
     def passed(self) -> bool:
         """It ran to its last line."""
-        return self.how == "passed"
+        return self.status == "passed"
 
 
 # Runs inside. The word that says it came to the end is read from stdin before the program can see anything, and goes
@@ -111,7 +111,7 @@ run(source, word, answer)
 """
 
 
-def run(program: str, limits: Limits | None = None) -> Outcome:
+def run_program(program: str, limits: Limits | None = None) -> Outcome:
     """Run a program to its end or its limits."""
     limits = limits or Limits()
     if not hasattr(os, "killpg"):
@@ -126,7 +126,7 @@ def _run_in(folder: str, limits: Limits) -> Outcome:
     numbers = [str(int(n)) for n in (limits.cpu_seconds, limits.memory, limits.file_size)]
     word = secrets.token_hex(8)
     child = subprocess.Popen(
-        [*wrapper(), *interpreter(), LAUNCHER, *numbers],
+        [*find_isolation_command(), *get_interpreter_command(), LAUNCHER, *numbers],
         cwd=folder,
         env={},
         close_fds=True,
@@ -160,14 +160,14 @@ def _kill_group(leader: int) -> None:
         pass
 
 
-def interpreter() -> tuple[str, ...]:
+def get_interpreter_command() -> tuple[str, ...]:
     """The interpreter without packages, environment and user folder."""
     executable = getattr(sys, "_base_executable", None) or sys.executable
     return (str(Path(executable).resolve()), "-I", "-S", "-B", "-X", "utf8", "-c")
 
 
 @lru_cache
-def wrapper() -> tuple[str, ...]:
+def find_isolation_command() -> tuple[str, ...]:
     """The command before the interpreter that takes away the network and, from root, its rights; the first that works.
 
     Root keeps the right to read, for an interpreter in a folder that is its own.
@@ -200,15 +200,17 @@ def wrapper() -> tuple[str, ...]:
 
 def _works(way: tuple[str, ...]) -> bool:
     try:
-        done = subprocess.run([*way, *interpreter(), "import json"], capture_output=True, timeout=20, env={}, cwd="/")
+        done = subprocess.run(
+            [*way, *get_interpreter_command(), "import json"], capture_output=True, timeout=20, env={}, cwd="/"
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
 
 
-def guards() -> str:
+def describe_isolation() -> str:
     """What holds programs back on this machine, in words."""
-    way = wrapper()
+    way = find_isolation_command()
     network = "no network (namespace)" if "--net" in way else "sockets refused by the interpreter"
     rights = (
         "as nobody"

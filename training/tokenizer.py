@@ -37,10 +37,10 @@ PATTERN = "|".join(
         r"\s",
     )
 )
-LONGEST_RUN = 41  # forty columns of indentation and the sign of a context line
+MAX_SPACE_RUN = 41  # forty columns of indentation and the sign of a context line
 
 
-def untrained() -> Tokenizer:
+def make_untrained() -> Tokenizer:
     """The tokenizer with its pre-tokenizer and decoder, before it has a vocabulary."""
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
@@ -50,20 +50,20 @@ def untrained() -> Tokenizer:
     return tokenizer
 
 
-def texts(corpus: Path, limit: int) -> Iterator[str]:
+def iter_texts(corpus: Path, limit: int) -> Iterator[str]:
     """Evenly chosen files, about `limit` bytes of them, then runs of blanks often enough to become tokens."""
     every = max(1, corpus.stat().st_size // limit)
     with corpus.open() as lines:
         yield from (json.loads(line)["text"] for number, line in enumerate(lines) if number % every == 0)
-    for length in range(1, LONGEST_RUN + 1):
+    for length in range(1, MAX_SPACE_RUN + 1):
         yield ("\n" + " " * length + "x") * (40_000 - 500 * length)
     for length in range(1, 7):
         yield ("\n" + "\t" * length + "x") * 20_000
 
 
-def train(corpus: Path, vocabulary: int, limit: int) -> Tokenizer:
+def train_tokenizer(corpus: Path, vocabulary: int, limit: int) -> Tokenizer:
     """A tokenizer of exactly `vocabulary` tokens, control tokens included."""
-    tokenizer = untrained()
+    tokenizer = make_untrained()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=list(CONTROL_TOKENS),
@@ -71,11 +71,11 @@ def train(corpus: Path, vocabulary: int, limit: int) -> Tokenizer:
         max_token_length=48,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts(corpus, limit), trainer)
+    tokenizer.train_from_iterator(iter_texts(corpus, limit), trainer)
     return tokenizer
 
 
-def save(tokenizer: Tokenizer, folder: Path, window: int) -> None:
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, window: int) -> None:
     """The two files that AutoTokenizer needs."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
@@ -90,7 +90,7 @@ def save(tokenizer: Tokenizer, folder: Path, window: int) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def plain_encoder(folder: Path) -> Tokenizer:
+def load_plain_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer without added tokens: what it encodes is text, whatever it contains."""
     description = json.loads((folder / "tokenizer.json").read_text())
     description["added_tokens"] = []
@@ -104,8 +104,8 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=1024)
     parser.add_argument("--bytes", type=int, default=30_000_000, help="about how much of the corpus is read")
     options = parser.parse_args()
-    tokenizer = train(options.work / "corpus" / "train.jsonl", options.vocabulary, options.bytes)
-    save(tokenizer, options.work / "tokenizer", options.window)
+    tokenizer = train_tokenizer(options.work / "corpus" / "train.jsonl", options.vocabulary, options.bytes)
+    save_tokenizer(tokenizer, options.work / "tokenizer", options.window)
     print(f"{tokenizer.get_vocab_size()} tokens in {options.work / 'tokenizer'}")
 
 

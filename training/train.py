@@ -35,14 +35,14 @@ WARMUP, DECAY_FROM = 0.02, 0.4
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelConfig:
     """The dimensions of a model."""
 
-    hidden: int
-    layers: int
-    heads: int
-    window: int = 1024
-    vocabulary: int = 8192
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    context_length: int = 1024
+    vocab_size: int = 8192
     tokens_per_step: int = 8192  # small steps: an hour of two cores is only a few thousand of them
 
 
@@ -50,8 +50,8 @@ class Shape:
 class Phase:
     """From which share of the budget on rows are how long (a share of the window) and made of what."""
 
-    start: float
-    width: float
+    begins_at: float
+    context_share: float
     mixture: dict[str, float]
 
 
@@ -71,40 +71,41 @@ PHASES_CONTINUED = (
 
 # After 75 seconds of two busy cores 256x4 had a held-out loss of 4.30, 256x6 of 4.57 and 192x6 of 4.54: at this budget
 # tokens seen count more than depth. One layer more is for copying, which edits live on.
-SHAPES = {
-    "flat": Shape(256, 4, 4),
-    "cpu": Shape(256, 6, 4),
-    "gpu": Shape(512, 10, 8, window=2048, vocabulary=16384, tokens_per_step=131072),
+CONFIGS = {
+    "flat": ModelConfig(256, 4, 4),
+    "cpu": ModelConfig(256, 6, 4),
+    "gpu": ModelConfig(512, 10, 8, context_length=2048, vocab_size=16384, tokens_per_step=131072),
 }
 
 
-def new_model(shape: Shape) -> GPTNeoXForCausalLM:
+def make_model(config: ModelConfig) -> GPTNeoXForCausalLM:
     """A model with fresh weights that plain transformers can load."""
-    config = GPTNeoXConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        intermediate_size=4 * shape.hidden,
-        max_position_embeddings=shape.window,
-        tie_word_embeddings=True,
-        use_parallel_residual=True,
-        hidden_act="gelu",
-        bos_token_id=None,
-        eos_token_id=END,
-        pad_token_id=None,
+    return GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            intermediate_size=4 * config.hidden_size,
+            max_position_embeddings=config.context_length,
+            tie_word_embeddings=True,
+            use_parallel_residual=True,
+            hidden_act="gelu",
+            bos_token_id=None,
+            eos_token_id=END,
+            pad_token_id=None,
+        )
     )
-    return GPTNeoXForCausalLM(config)
 
 
-def in_bf16(model: GPTNeoXForCausalLM) -> GPTNeoXForCausalLM:
+def cast_to_bf16(model: GPTNeoXForCausalLM) -> GPTNeoXForCausalLM:
     """The model with bf16 parameters. Buffers stay: rotary frequencies rounded to bf16 would be other positions."""
     for parameter in model.parameters():
         parameter.data = parameter.data.bfloat16()
     return model
 
 
-def multiplies_bf16(device: torch.device) -> bool:
+def has_fast_bf16(device: torch.device) -> bool:
     """Return whether bf16 matrix products are fast here; emulated ones take five times as long as fp32."""
     if device.type == "cuda":
         return True
@@ -115,10 +116,10 @@ def load_weights(model: GPTNeoXForCausalLM, folder: Path) -> None:
     """Load the weights of an exported model; its output embeddings are tied and not in the file."""
     missing, unknown = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     if unknown or set(missing) - {"embed_out.weight", "lm_head.weight"}:
-        raise ValueError(f"{folder} is a model of another shape: {missing} are missing, {unknown} unknown")
+        raise ValueError(f"{folder} has other dimensions: {missing} are missing, {unknown} unknown")
 
 
-def keep_memory() -> None:
+def keep_freed_memory() -> None:
     """Have glibc keep freed memory, so that the large activations are not mapped anew at each step."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
@@ -127,10 +128,10 @@ def keep_memory() -> None:
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
+def orthogonalize(matrices: Tensor) -> Tensor:
     """Each matrix of a stack towards the nearest orthogonal one, by five Newton-Schulz steps (Muon's coefficients)."""
     tall = matrices.size(-2) > matrices.size(-1)
-    x = matrices.bfloat16() if multiplies_bf16(matrices.device) else matrices
+    x = matrices.bfloat16() if has_fast_bf16(matrices.device) else matrices
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
@@ -139,11 +140,11 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return (x.mT if tall else x).float()
 
 
-class Optimizer:
+class MuonAdamW:
     """Keeps fp32 masters; Muon updates the matrices of the layers, AdamW embeddings, norms and biases."""
 
     def __init__(self, model: nn.Module, matrix_rate: float = 0.02, other_rate: float = 0.003) -> None:
-        self.rates = (matrix_rate, other_rate)
+        self.learning_rates = (matrix_rate, other_rate)
         named = list(model.named_parameters())
         self.matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
         self.others = [p for name, p in named if p.ndim != 2 or "embed" in name]
@@ -160,8 +161,8 @@ class Optimizer:
         norm = float(torch.sqrt(sum((g.square().sum() for g in gradients), torch.zeros(()))))
         gradients = torch._foreach_mul(gradients, min(1.0, 1.0 / (norm + 1e-6)))
         count = len(self.matrices)
-        self._muon(gradients[:count], self.rates[0] * scale)
-        self._adamw(gradients[count:], self.rates[1] * scale)
+        self._muon(gradients[:count], self.learning_rates[0] * scale)
+        self._adamw(gradients[count:], self.learning_rates[1] * scale)
         for parameter, master in zip((*self.matrices, *self.others), self.masters, strict=True):
             parameter.copy_(master)
             parameter.grad = None
@@ -174,7 +175,7 @@ class Optimizer:
             groups.setdefault(gradient.shape, []).append(i)
         for shape, members in groups.items():
             nesterov = torch.stack([gradients[i].lerp(self.momenta[i], 0.95) for i in members])
-            update = orthogonal(nesterov) * max(1.0, shape[0] / shape[1]) ** 0.5
+            update = orthogonalize(nesterov) * max(1.0, shape[0] / shape[1]) ** 0.5
             for i, change in zip(members, update, strict=True):
                 self.masters[i].mul_(1 - rate * 0.05).sub_(change, alpha=rate)
 
@@ -187,25 +188,25 @@ class Optimizer:
             square.lerp_(gradient.square(), 0.05)
             self.masters[first + i].addcdiv_(momentum, square.sqrt() + 1e-8, value=-rate * correction)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         return {"masters": self.masters, "momenta": self.momenta, "squares": self.squares, "steps": self.steps}
 
     @torch.no_grad()
-    def restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.masters, self.momenta, self.squares = state["masters"], state["momenta"], state["squares"]
         self.steps = state["steps"]
         for parameter, master in zip((*self.matrices, *self.others), self.masters, strict=True):
             parameter.copy_(master)
 
 
-def scale_at(progress: float) -> float:
+def get_rate_scale(progress: float) -> float:
     """Warm-up, a plateau, then straight down to zero at the end of the budget."""
     if progress < WARMUP:
         return max(0.02, progress / WARMUP)
     return 1.0 if progress < DECAY_FROM else max(0.0, (1 - progress) / (1 - DECAY_FROM))
 
 
-def batch(rows: list[samples.Row], device: torch.device) -> tuple[Tensor, Tensor]:
+def stack_rows(rows: list[samples.Row], device: torch.device) -> tuple[Tensor, Tensor]:
     """Rows as tensors on the device."""
     ids = torch.from_numpy(np.stack([row.ids for row in rows])).to(device)
     return ids, torch.from_numpy(np.stack([row.weights for row in rows])).to(device)
@@ -218,40 +219,44 @@ class Progress:
     elapsed: float = 0.0
     steps: int = 0
     tokens: int = 0
-    numbers: tuple[int, ...] = ()  # the next group of each phase
+    next_groups: tuple[int, ...] = ()  # the next group of each phase
 
 
-class Run:
+class TrainingRun:
     """A training run; its owner thread is the caller's."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.device = torch.device("cuda" if torch.cuda.is_available() and not options.cpu else "cpu")
         torch.manual_seed(options.seed)
-        self.shape = SHAPES[options.shape]
-        model = new_model(self.shape)
+        self.config = CONFIGS[options.config]
+        model = make_model(self.config)
         if options.start_from is not None:
             load_weights(model, options.start_from)
         self.phases = PHASES if options.start_from is None else PHASES_CONTINUED
         model = model.to(self.device).train()
-        self.model = in_bf16(model) if multiplies_bf16(self.device) else model
-        self.optimizer = Optimizer(self.model)
-        self.states = network.hidden_states
+        self.model = cast_to_bf16(model) if has_fast_bf16(self.device) else model
+        self.optimizer = MuonAdamW(self.model)
+        self.states = network.compute_hidden_states
         if self.device.type == "cuda":
-            self.states = torch.compile(network.hidden_states, dynamic=False)
-        self.progress = Progress(numbers=(0,) * len(self.phases))
+            self.states = torch.compile(network.compute_hidden_states, dynamic=False)
+        self.progress = Progress(next_groups=(0,) * len(self.phases))
         self.out: Path = options.out
         self.out.mkdir(parents=True, exist_ok=True)
 
     def save(self, name: str = "checkpoint.pt") -> None:
         """Write a checkpoint so that a crash leaves the old one or the new one."""
-        state = {"optimizer": self.optimizer.state(), "weights": self.model.state_dict(), "shape": asdict(self.shape)}
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "weights": self.model.state_dict(),
+            "config": asdict(self.config),
+        }
         torch.save({**state, "progress": asdict(self.progress)}, self.out / "checkpoint.new")
         (self.out / "checkpoint.new").replace(self.out / name)
 
     def resume(self) -> None:
         state = torch.load(self.out / "checkpoint.pt", map_location=self.device, weights_only=True)
-        self.optimizer.restore(state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**{**state["progress"], "numbers": tuple(state["progress"]["numbers"])})
 
     def report(self, **values: float) -> None:
@@ -264,11 +269,11 @@ class Run:
     def validate(self, rows: list[samples.Row]) -> float:
         """The plain loss on fixed rows of held-out packages."""
         with torch.no_grad():
-            parts = [batch(rows[i : i + 8], self.device) for i in range(0, len(rows), 8)]
-            losses = [network.loss_of(self.model, ids, weights)[1] for ids, weights in parts]
+            parts = [stack_rows(rows[i : i + 8], self.device) for i in range(0, len(rows), 8)]
+            losses = [network.compute_loss(self.model, ids, weights)[1] for ids, weights in parts]
             return float(torch.stack(losses).mean())
 
-    def train(self, source: samples.Source, held_out: list[samples.Row]) -> None:
+    def train(self, source: samples.SampleSource, held_out: list[samples.Row]) -> None:
         """Steps until the budget is spent (or until `--stop-after`)."""
         started, before = time.monotonic(), self.progress
         budget, stop = self.options.seconds, min(self.options.seconds, self.options.stop_after or 1e9)
@@ -276,19 +281,21 @@ class Run:
         recent, last, saved, checked = list[Tensor](), time.monotonic(), before.elapsed, before.elapsed
         bar = tqdm(total=round(budget), initial=round(before.elapsed), unit="s", disable=not sys.stderr.isatty())
         while (elapsed := before.elapsed + time.monotonic() - started) < stop:
-            at = max(number for number, phase in enumerate(self.phases) if elapsed >= phase.start * budget)
-            width = int(self.shape.window * self.phases[at].width)
+            at = max(number for number, phase in enumerate(self.phases) if elapsed >= phase.begins_at * budget)
+            width = int(self.config.context_length * self.phases[at].context_share)
             if at not in streams:
-                first, processes = self.progress.numbers[at], self.options.processes
+                first, processes = self.progress.next_groups[at], self.options.processes
                 streams = {
-                    at: samples.rows(source, width, self.options.seed + at, first, self.phases[at].mixture, processes)
+                    at: samples.iter_rows(
+                        source, width, self.options.seed + at, first, self.phases[at].mixture, processes
+                    )
                 }
-            drawn = list(islice(streams[at], self.shape.tokens_per_step // width))
-            ids, weights = batch([row for row, _ in drawn], self.device)
-            loss, plain = network.loss_of(self.model, ids, weights, self.states)
+            drawn = list(islice(streams[at], self.config.tokens_per_step // width))
+            ids, weights = stack_rows([row for row, _ in drawn], self.device)
+            loss, plain = network.compute_loss(self.model, ids, weights, self.states)
             loss.backward()
-            norm = self.optimizer.step(self.options.peak * scale_at(elapsed / budget))
-            numbers = tuple(drawn[-1][1] if i == at else n for i, n in enumerate(self.progress.numbers))
+            norm = self.optimizer.step(self.options.peak * get_rate_scale(elapsed / budget))
+            numbers = tuple(drawn[-1][1] if i == at else n for i, n in enumerate(self.progress.next_groups))
             self.progress = Progress(elapsed, self.progress.steps + 1, self.progress.tokens + ids.numel(), numbers)
             recent.append(plain)
             bar.update(round(elapsed) - bar.n)
@@ -322,7 +329,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--out", type=Path, help="default: <work>/run")
-    parser.add_argument("--shape", choices=SHAPES, default="cpu")
+    parser.add_argument("--config", choices=CONFIGS, default="cpu")
     parser.add_argument("--seconds", type=float, default=3600, help="the budget that the schedule is fitted to")
     parser.add_argument("--stop-after", type=float, help="stop at this many seconds of the budget, to be resumed")
     parser.add_argument("--start-from", type=Path, metavar="FOLDER", help="an exported model to go on from")
@@ -343,13 +350,15 @@ def main() -> None:
         options.processes = 12 if torch.cuda.is_available() and not options.cpu else 0
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    keep_memory()
-    source = samples.load(options.work)
-    run = Run(options)
+    keep_freed_memory()
+    source = samples.load_source(options.work)
+    run = TrainingRun(options)
     if options.resume:
         run.resume()
     mixture = PHASES[-1].mixture
-    held_out = [row for row, _ in islice(samples.rows(samples.load(options.work, "valid"), 512, 7, 0, mixture), 32)]
+    held_out = [
+        row for row, _ in islice(samples.iter_rows(samples.load_source(options.work, "valid"), 512, 7, 0, mixture), 32)
+    ]
     run.train(source, held_out)
 
 
