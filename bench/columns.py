@@ -17,11 +17,11 @@ from typing import Any, Protocol
 
 import torch
 
-from codeclippy_ls.engine.decoder.architectures import forms, shape_of
-from codeclippy_ls.engine.decoder.linear import PLAIN, Choice
+from codeclippy_ls.engine.decoder.architectures import compute_weight_shapes, parse_config
+from codeclippy_ls.engine.decoder.linear import PLAIN, WeightFormats
 from codeclippy_ls.engine.decoder.transformer import Transformer
-from codeclippy_ls.engine.generation.decoding import CHUNK, Chooser, Stream, decoded
-from codeclippy_ls.engine.generation.kv_cache import Feed, Prefix, PrefixCache
+from codeclippy_ls.engine.generation.decoding import PREFILL_CHUNK, DecodingState, Sampler, generate
+from codeclippy_ls.engine.generation.kv_cache import CachedPrefix, ModelInput, PrefixCache
 from codeclippy_ls.engine.loading.models import Model
 from codeclippy_ls.engine.loading.transformers_module import ModuleKVCache
 
@@ -100,9 +100,13 @@ class Subject:
     @cached_property
     def multiplied(self) -> tuple[int, int]:
         """Numbers in the matrices that every token is multiplied by: the layers', and the head's."""
-        shape = shape_of(self.module.config)
+        shape = parse_config(self.module.config)
         assert shape is not None
-        matrices = [form for name, form in forms(shape).items() if len(form) == 2 and shape.layout.layer[:-3] in name]
+        matrices = [
+            form
+            for name, form in compute_weight_shapes(shape).items()
+            if len(form) == 2 and shape.layout.layer[:-3] in name
+        ]
         return sum(rows * columns for rows, columns in matrices), shape.vocabulary * shape.width
 
     @cached_property
@@ -118,52 +122,52 @@ class Own:
 
     keeps = True
 
-    def __init__(self, subject: Subject, choice: Choice, name: str) -> None:
+    def __init__(self, subject: Subject, choice: WeightFormats, name: str) -> None:
         self.name, self.bits = name, BITS[choice.few]
         config = subject.module.config
         self._runner = Transformer(config, subject.module.state_dict(), choice)
         self.nbytes = self._runner.nbytes
         self._model = Model(self._runner, None, subject.name)  # type: ignore[arg-type]
         self._kept = PrefixCache(1 << 30)
-        self._prefix = Prefix(self._runner.new_cache())
+        self._prefix = CachedPrefix(self._runner.new_cache())
         self._batch: list[Any] = []
 
     def prefill(self, tokens: Sequence[int]) -> None:
         """In chunks; only the last token's logits are made."""
-        self._prefix, self._batch = Prefix(self._runner.new_cache(), list(tokens)), []
-        for start in range(0, len(tokens), CHUNK):
-            chunk = tokens[start : start + CHUNK]
-            self._model.forward([Feed(chunk, self._prefix.cache, int(start + len(chunk) == len(tokens)))])
+        self._prefix, self._batch = CachedPrefix(self._runner.new_cache(), list(tokens)), []
+        for start in range(0, len(tokens), PREFILL_CHUNK):
+            chunk = tokens[start : start + PREFILL_CHUNK]
+            self._model.forward([ModelInput(chunk, self._prefix.kv_cache, int(start + len(chunk) == len(tokens)))])
 
     def decode(self, count: int) -> None:
         """By the engine's stream, without drafts: with random weights they would be right too often."""
-        start = list(self._prefix.tokens)
+        start = list(self._prefix.token_ids)
         self._prefix.crop(len(start) - 1)
         self._written(self._prefix, start, count)
         self._prefix.crop(len(start))
 
     def keystroke(self, tokens: Sequence[int], count: int) -> None:
         """With the prefix cache."""
-        prefix = self._kept.take(tokens, self._runner.new_cache)
+        prefix = self._kept.acquire(tokens, self._runner.new_cache)
         self._written(prefix, tokens, count)
-        self._kept.put(prefix)
+        self._kept.release(prefix)
 
-    def _written(self, prefix: Prefix, tokens: Sequence[int], count: int) -> None:
-        for _ in decoded(self._model.forward, Stream(prefix, None, frozenset(), Chooser(), count), tokens):
+    def _written(self, prefix: CachedPrefix, tokens: Sequence[int], count: int) -> None:
+        for _ in generate(self._model.forward, DecodingState(prefix, None, frozenset(), Sampler(), count), tokens):
             pass
 
     def check(self, count: int) -> None:
         """And back again."""
-        length = self._prefix.cache.length
-        self._model.forward([Feed([5] * count, self._prefix.cache, count)])
-        self._prefix.cache.crop(length)
+        length = self._prefix.kv_cache.length
+        self._model.forward([ModelInput([5] * count, self._prefix.kv_cache, count)])
+        self._prefix.kv_cache.crop(length)
 
     def batch(self, count: int) -> None:
         """Each text has a cache of its own."""
-        length = self._prefix.cache.length
+        length = self._prefix.kv_cache.length
         while len(self._batch) < count:
-            self._batch.append(self._prefix.cache.copy(length))
-        self._model.forward([Feed([5], cache) for cache in self._batch[:count]])
+            self._batch.append(self._prefix.kv_cache.copy(length))
+        self._model.forward([ModelInput([5], cache) for cache in self._batch[:count]])
         for cache in self._batch[:count]:
             cache.crop(length)
 

@@ -221,6 +221,6 @@ class Facts:
         """Watch a model; returns it."""
         self.watch = Watch(model, change)
         self.weights = model.nbytes
-        self.parameters, self.window = model.parameters, model.window
+        self.parameters, self.window = model.num_parameters, model.context_length
         self.dtype, self.threads = str(model.dtype).removeprefix("torch."), torch.get_num_threads()
         return model

@@ -252,7 +252,7 @@ async def _answers(trials: Iterator[Trial], engine: ThreadEngine, facts: dict[st
         def begin(view: Any, prompt: Prompt, one: Trial = one, known: Facts = known) -> None:
             assert known.watch is not None
             known.watch.begin(len(prompt.tokens))
-            ends, heat = view.ends | prompt.ends, one.sampling["temperature"]
+            ends, heat = view.stop_token_ids | prompt.ends, one.sampling["temperature"]
 
             def leaning(logits: Any, history: Sequence[int]) -> Any:
                 return logits + heat * _leaning(view.tokenizer, ends, len(logits), *one.lean)

@@ -82,12 +82,12 @@ def random_codegen(tokenizer: Any, seed: int = 0) -> Any:
     """A model of CodeGen-350M's size with random weights, as the engine would run it on this machine."""
     import transformers
 
-    from codeclippy_ls.engine.decoder.architectures import shape_of
+    from codeclippy_ls.engine.decoder.architectures import parse_config
     from codeclippy_ls.engine.decoder.transformer import Transformer
-    from codeclippy_ls.engine.generation.threads import counts
+    from codeclippy_ls.engine.generation.threads import list_thread_counts
     from codeclippy_ls.engine.loading import models
 
-    torch.set_num_threads(counts()[0])
+    torch.set_num_threads(list_thread_counts()[0])
     torch.manual_seed(seed)
     config = transformers.CodeGenConfig(
         vocab_size=51200,
@@ -108,7 +108,7 @@ def random_codegen(tokenizer: Any, seed: int = 0) -> Any:
         module = transformers.AutoModelForCausalLM.from_config(config)
     finally:
         torch.set_default_dtype(default)
-    shape = shape_of(config)
+    shape = parse_config(config)
     assert shape is not None
     runner = Transformer(config, module.to(device).state_dict(), models.pick_weight_formats("auto", device, shape))
-    return models.Model(runner, tokenizer, "diff-codegen-350m-random", ends=frozenset({50256}))
+    return models.Model(runner, tokenizer, "diff-codegen-350m-random", stop_token_ids=frozenset({50256}))

@@ -161,7 +161,7 @@ async def replayed(
             start, end = prompt.lines
             text = true_diff(lines[start:end], after[start : len(after) - (len(lines) - end)])
             facts.watch.begin(len(prompt.tokens))
-            ends = view.ends | prompt.ends
+            ends = view.stop_token_ids | prompt.ends
             facts.watch.change = Teacher(view.tokenizer, len(prompt.tokens), text, ends).change
 
         return begin

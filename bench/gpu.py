@@ -24,10 +24,10 @@ from typing import Any
 
 import torch
 
-from codeclippy_ls.engine.decoder.architectures import forms, shape_of
-from codeclippy_ls.engine.decoder.linear import Choice
+from codeclippy_ls.engine.decoder.architectures import compute_weight_shapes, parse_config
+from codeclippy_ls.engine.decoder.linear import WeightFormats
 from codeclippy_ls.engine.decoder.transformer import Transformer
-from codeclippy_ls.engine.generation.kv_cache import Feed, KeyValues
+from codeclippy_ls.engine.generation.kv_cache import KVCache, ModelInput
 
 PROMPT, TYPED, WRITTEN = 512, 256, 16
 CHECKED, BATCHES = (1, 2, 4, 8, 16, 32, 64), (1, 2, 4, 8)
@@ -94,13 +94,16 @@ def configuration(name: str) -> Any:
     return made
 
 
-def built(name: str, device: str, choice: Choice) -> Transformer:
+def built(name: str, device: str, choice: WeightFormats) -> Transformer:
     """A decoder of that size over random weights."""
     config = configuration(name)
-    shape = shape_of(config)
+    shape = parse_config(config)
     assert shape is not None, f"no layout for {name}"
     dtype = choice.dtype
-    weights = {key: torch.randn(form, device=device, dtype=dtype).mul_(0.02) for key, form in forms(shape).items()}
+    weights = {
+        key: torch.randn(form, device=device, dtype=dtype).mul_(0.02)
+        for key, form in compute_weight_shapes(shape).items()
+    }
     return Transformer(config, weights, choice)
 
 
@@ -133,10 +136,10 @@ def limits(clock: Clock, device: str, dtype: torch.dtype, small: bool) -> tuple[
     return copied, 2 * width**3 / clock.milliseconds(lambda: one @ other) * 1000
 
 
-def _read(model: Transformer, count: int) -> KeyValues:
+def _read(model: Transformer, count: int) -> KVCache:
     cache = model.new_cache()
     for start in range(0, count, 256):
-        model.forward([Feed([5] * min(256, count - start), cache, int(start + 256 >= count))])
+        model.forward([ModelInput([5] * min(256, count - start), cache, int(start + 256 >= count))])
     return cache
 
 
@@ -145,21 +148,21 @@ def figures(model: Transformer, clock: Clock) -> dict[str, Any]:
     cache = _read(model, PROMPT)
     copies = [cache.copy(PROMPT) for _ in range(max(BATCHES))]
 
-    def passed(caches: list[KeyValues], count: int) -> None:
-        model.forward([Feed([5] * count, one, count) for one in caches])
+    def passed(caches: list[KVCache], count: int) -> None:
+        model.forward([ModelInput([5] * count, one, count) for one in caches])
         for one in caches:
             one.crop(PROMPT)
 
     def written(rows: int) -> None:
         token = 5
         for _ in range(rows):
-            token = int(model.forward([Feed([token], cache)])[0][-1].argmax())
+            token = int(model.forward([ModelInput([token], cache)])[0][-1].argmax())
         cache.crop(PROMPT)
 
     def keystroke() -> None:
-        model.forward([Feed([5] * TYPED, cache)])
+        model.forward([ModelInput([5] * TYPED, cache)])
         for _ in range(WRITTEN):
-            int(model.forward([Feed([5], cache)])[0][-1].argmax())
+            int(model.forward([ModelInput([5], cache)])[0][-1].argmax())
         cache.crop(PROMPT)
 
     return {
@@ -179,7 +182,7 @@ def unrecorded(model: Transformer, clock: Clock) -> float:
 
         def written() -> None:
             for _ in range(WRITTEN):
-                int(model.forward([Feed([5], cache)])[0][-1].argmax())
+                int(model.forward([ModelInput([5], cache)])[0][-1].argmax())
             cache.crop(PROMPT)
 
         return clock.milliseconds(written, 3) / WRITTEN
@@ -213,17 +216,19 @@ def generated(name: str, clock: Clock, device: str, dtype: torch.dtype) -> float
     return clock.milliseconds(keystroke, 2)
 
 
-def row(name: str, clock: Clock, device: str, choice: Choice, copied: float, multiplied: float) -> dict[str, Any]:
+def row(
+    name: str, clock: Clock, device: str, choice: WeightFormats, copied: float, multiplied: float
+) -> dict[str, Any]:
     """One size's figures with their limits."""
     model = built(name, device, choice)
     found = figures(model, clock)
-    found["parameters"], found["bytes"] = model.parameters, model.nbytes
+    found["parameters"], found["bytes"] = model.num_parameters, model.nbytes
     found["passes"] = str(model.graphs or "as they are")
     found["plain_token_ms"] = unrecorded(model, clock)
     # Of the embedding one row is read, unless it is the head as well.
-    table = 0 if SIZES[name]["tie_word_embeddings"] else model.vocabulary * SIZES[name]["hidden_size"]
+    table = 0 if SIZES[name]["tie_word_embeddings"] else model.vocab_size * SIZES[name]["hidden_size"]
     found["token_limit_ms"] = 1000 * (model.nbytes - table * choice.dtype.itemsize) / copied
-    found["prefill_limit_ms"] = 1000 * 2 * model.parameters * PROMPT / multiplied
+    found["prefill_limit_ms"] = 1000 * 2 * model.num_parameters * PROMPT / multiplied
     found["token_ratio"] = found["token_ms"] / found["token_limit_ms"]
     found["prefill_ratio"] = found["prefill_ms"] / found["prefill_limit_ms"]
     del model
@@ -243,7 +248,7 @@ def main() -> None:
     options = parser.parse_args()
     started = time.monotonic()
     cuda = options.device.startswith("cuda")
-    choice = Choice("bfloat16", "bfloat16") if cuda else Choice("float32", "float32")
+    choice = WeightFormats("bfloat16", "bfloat16") if cuda else WeightFormats("float32", "float32")
     clock = Clock(options.device)
     copied, multiplied = limits(clock, options.device, choice.dtype, not cuda)
     machine = torch.cuda.get_device_name() if cuda else "CPU"

@@ -162,17 +162,17 @@ def prompt(model: Any, prefix: str, suffix: str, tokens: int) -> list[int]:
     """The token ids that the server asks its engine with."""
     from codeclippy_ls.prompts.build import Context, completion_prompt
 
-    reserve = min(tokens + 8, model.window // 2)
-    return list(completion_prompt(model, Context(prefix, suffix), model.window, reserve).tokens)
+    reserve = min(tokens + 8, model.context_length // 2)
+    return list(completion_prompt(model, Context(prefix, suffix), model.context_length, reserve).tokens)
 
 
 def beside(subject: Subject, peers: bool) -> list[Column]:
     """Ours without the server, the naive way, and llama.cpp where it can be had."""
     from bench.peers import LIBRARY, SERVER, PeerError, opened
-    from codeclippy_ls.engine.decoder.linear import Choice
-    from codeclippy_ls.engine.decoder.linear import measured as fastest
+    from codeclippy_ls.engine.decoder.linear import WeightFormats
+    from codeclippy_ls.engine.decoder.linear import choose_fastest_formats as fastest
 
-    best, exact = fastest("cpu", subject.module.config.hidden_size), Choice("float32", "float32")
+    best, exact = fastest("cpu", subject.module.config.hidden_size), WeightFormats("float32", "float32")
     found: list[Column] = [Own(subject, best, f"engine alone ({best})"), Own(subject, exact, "engine alone float32")]
     for engine, form in ((SERVER, "int8"), (LIBRARY, "int8"), (SERVER, "float32")) if peers else ():
         try:

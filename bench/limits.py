@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from codeclippy_ls.engine.decoder.linear import Choice, available, linear
+from codeclippy_ls.engine.decoder.linear import WeightFormats, build_linear, list_available_formats
 
 
 def seconds(run: Callable[[], object], least: int = 3, budget: float = 0.4) -> float:
@@ -33,9 +33,12 @@ def bandwidth(nbytes: int) -> float:
     nbytes = max(1 << 20, min(nbytes, 1 << 28))
     values = torch.ones(nbytes // 4)
     rates = [values.nbytes / seconds(values.sum)]
-    if "int8" in available("cpu"):
+    if "int8" in list_available_formats("cpu"):
         width = 1024
-        layers = [linear(torch.ones(width, width), None, Choice("int8", "int8")) for _ in range(nbytes // width**2)]
+        layers = [
+            build_linear(torch.ones(width, width), None, WeightFormats("int8", "int8"))
+            for _ in range(nbytes // width**2)
+        ]
         x = torch.ones(1, width)
         rates.append(len(layers) * width**2 / seconds(lambda: [layer(x) for layer in layers]))
     return max(rates)
@@ -45,7 +48,7 @@ def bandwidth(nbytes: int) -> float:
 def peaks(rows: int = 512, width: int = 2048) -> dict[str, float]:
     """Operations per second of a matrix product, by number format."""
     found = {}
-    for name in available("cpu"):
-        layer, x = linear(torch.randn(width, width), None, Choice(name, name)), torch.randn(rows, width)
+    for name in list_available_formats("cpu"):
+        layer, x = build_linear(torch.randn(width, width), None, WeightFormats(name, name)), torch.randn(rows, width)
         found[name] = 2 * rows * width**2 / seconds(lambda layer=layer, x=x: layer(x))  # type: ignore[misc]
     return found

@@ -149,15 +149,15 @@ def columns(subject: Subject, forms: Sequence[str] = (), threads: int = 0) -> li
 
 def agreement(subject: Subject, peer: Peer, prompt: Sequence[int], count: int = 16) -> int:
     """How many of its first tokens are ours in float32."""
-    from codeclippy_ls.engine.decoder.linear import Choice
+    from codeclippy_ls.engine.decoder.linear import WeightFormats
     from codeclippy_ls.engine.decoder.transformer import Transformer
-    from codeclippy_ls.engine.generation.kv_cache import Feed
+    from codeclippy_ls.engine.generation.kv_cache import ModelInput
 
-    runner = Transformer(subject.module.config, subject.module.state_dict(), Choice("float32", "float32"))
+    runner = Transformer(subject.module.config, subject.module.state_dict(), WeightFormats("float32", "float32"))
     cache, tokens, read = runner.new_cache(), list(prompt), list(prompt)
     with torch.inference_mode():
         for _ in range(count):
-            read = [int(runner.forward([Feed(read, cache, 1)])[0][-1].argmax())]
+            read = [int(runner.forward([ModelInput(read, cache, 1)])[0][-1].argmax())]
             tokens += read
     peer.prefill(prompt)
     peer.decode(count)
@@ -188,17 +188,17 @@ def neox_34m() -> Subject:
 def compared(subject: Subject, threads: int, quick: bool) -> dict[str, dict[str, Any]]:
     """Ours and theirs in turns: milliseconds of a prefill of 512 tokens, of a token written after it, of a key."""
     from bench.speed import QUICK, Extent, in_turns, keystrokes, prompts
-    from codeclippy_ls.engine.decoder.linear import Choice, available
-    from codeclippy_ls.engine.decoder.linear import measured as fastest
+    from codeclippy_ls.engine.decoder.linear import WeightFormats, list_available_formats
+    from codeclippy_ls.engine.decoder.linear import choose_fastest_formats as fastest
 
     torch.set_num_threads(threads)
     extent = QUICK if quick else Extent(seconds=20.0, keystrokes=8)
     prompt, typed = prompts(subject, extent)
     best = fastest("cpu", subject.module.config.hidden_size)
-    plain = [name for name in FORMS if name in available("cpu")]
+    plain = [name for name in FORMS if name in list_available_formats("cpu")]
     all_columns: list[Any] = [
         Own(subject, best, f"ours ({best})"),
-        *(Own(subject, Choice(name, name), f"ours {name}") for name in plain),
+        *(Own(subject, WeightFormats(name, name), f"ours {name}") for name in plain),
         *columns(subject, ("int8",) if quick else (), threads),
     ]
     same = {column.name: agreement(subject, column, prompt) for column in all_columns if isinstance(column, Peer)}

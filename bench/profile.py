@@ -85,10 +85,12 @@ def watched() -> Watch:
     watch.around(completion, "completion_prompt", "prompt")
     watch.around(worker.ModelWorker, "start", "prompt")
     watch.around(
-        models.Model, "forward", lambda model, feeds: "read" if len(feeds[0].tokens) - feeds[0].rows > 0 else "write"
+        models.Model,
+        "forward",
+        lambda model, feeds: "read" if len(feeds[0].token_ids) - feeds[0].num_logits > 0 else "write",
     )
-    watch.around(decoding.Stream, "take", "choose")
-    watch.around(decoding.Stream, "feed", "choose")
+    watch.around(decoding.DecodingState, "accept_logits", "choose")
+    watch.around(decoding.DecodingState, "next_input", "choose")
     watch.around(worker, "_accept", "text")
     watch.around(suggester, "trim", "tidy")
     watch.around(suggester, "fitting", "tidy")

@@ -96,7 +96,7 @@ def in_turns(runs: Mapping[str, Callable[[], object]], rounds: int, seconds: flo
     return found
 
 
-def measured(subject: Subject, columns: Sequence[Column], extent: Extent) -> dict[str, dict[str, Any]]:
+def measure(subject: Subject, columns: Sequence[Column], extent: Extent) -> dict[str, dict[str, Any]]:
     """All figures of one model, by column."""
     prompt, typed = prompts(subject, extent)
     rounds, budget = extent.rounds, extent.seconds
@@ -168,17 +168,19 @@ def least(subject: Subject, column: Column, extent: Extent, machine: dict[str, A
 
 def columns_of(subject: Subject, quick: bool) -> list[Column]:
     """Ours in three formats, transformers in two, other engines; a large model, or one for a quick run, in fewer."""
-    from codeclippy_ls.engine.decoder.linear import Choice, available
-    from codeclippy_ls.engine.decoder.linear import measured as fastest
+    from codeclippy_ls.engine.decoder.linear import WeightFormats, list_available_formats
+    from codeclippy_ls.engine.decoder.linear import choose_fastest_formats as fastest
 
-    here = [name for name in ("bfloat16", _EXACT) if name in available("cpu")]
+    here = [name for name in ("bfloat16", _EXACT) if name in list_available_formats("cpu")]
     if "bfloat16" in str(subject.module.dtype):  # made so since float32 would not fit
         here.remove(_EXACT)
     few = quick and subject.parameters > _LARGE
     plain = here[:1] if few else here
     best = fastest("cpu", subject.module.config.hidden_size)
     found: list[Column] = [Own(subject, best, f"ours ({best})")]
-    found += [Own(subject, Choice(name, name), f"ours {name}") for name in plain if str(best) != name and not few]
+    found += [
+        Own(subject, WeightFormats(name, name), f"ours {name}") for name in plain if str(best) != name and not few
+    ]
     if not quick:
         found += [Theirs(subject, name) for name in plain]
     return [*found, *(Generated(subject, name) for name in plain), *([] if quick else peers(subject))]
@@ -259,7 +261,7 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {"shipped": shipped, "125M": _neo, 
 
 def report(subject: Subject, columns: Sequence[Column], extent: Extent, machine: dict[str, Any]) -> dict[str, Any]:
     """Measure one model, print its table, and return its figures."""
-    found = measured(subject, columns, extent)
+    found = measure(subject, columns, extent)
     for column in columns:
         row, floor = found[column.name], least(subject, column, extent, machine)
         row["prefill_to_limit"] = row["prefill_ms"] / floor["prefill"]
@@ -324,7 +326,7 @@ def examined(threads: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and print."""
-    from codeclippy_ls.engine.generation.threads import counts
+    from codeclippy_ls.engine.generation.threads import list_thread_counts
 
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="less than two minutes")
@@ -333,7 +335,7 @@ def main() -> None:
     parsed = parser.parse_args()
     names = parsed.models.split(",") if parsed.models else list(SUBJECTS)[: 2 if parsed.quick else None]
     extent = QUICK if parsed.quick else Extent()
-    machine = examined(parsed.threads or counts()[0])
+    machine = examined(parsed.threads or list_thread_counts()[0])
     found = {}
     for name in names:
         subject = SUBJECTS[name]()

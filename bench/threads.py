@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from bench.gpu import built
-from codeclippy_ls.engine.decoder.linear import measured
-from codeclippy_ls.engine.generation.kv_cache import Feed
-from codeclippy_ls.engine.generation.threads import Threads, cores
+from codeclippy_ls.engine.decoder.linear import choose_fastest_formats
+from codeclippy_ls.engine.generation.kv_cache import ModelInput
+from codeclippy_ls.engine.generation.threads import ThreadCountTuner, count_cores
 from codeclippy_ls.engine.loading.models import load, measure_pass_seconds
 from codeclippy_ls.inference.spec import ModelSpec
 
@@ -34,7 +34,10 @@ _READ = 128
 
 def subjects() -> dict[str, Any]:
     """Decoders by name."""
-    return {"shipped": load(ModelSpec(threads=1, device="cpu")).runner, "125M": built("125M", "cpu", measured("cpu"))}
+    return {
+        "shipped": load(ModelSpec(threads=1, device="cpu")).runner,
+        "125M": built("125M", "cpu", choose_fastest_formats("cpu")),
+    }
 
 
 @contextlib.contextmanager
@@ -55,22 +58,22 @@ class Writer:
 
     def __init__(self, model: Any) -> None:
         self._model, self._cache = model, model.new_cache()
-        model.forward([Feed([5] * _READ, self._cache, 0)])
+        model.forward([ModelInput([5] * _READ, self._cache, 0)])
 
     def seconds(self) -> float:
         """Of one token."""
         started = time.perf_counter()
-        self._model.forward([Feed([7], self._cache)])
+        self._model.forward([ModelInput([7], self._cache)])
         self._cache.crop(_READ)
         return time.perf_counter() - started
 
-    def run(self, seconds: float, threads: Threads) -> dict[str, float]:
+    def run(self, seconds: float, threads: ThreadCountTuner) -> dict[str, float]:
         """Milliseconds of a token, over so many seconds, and by how many threads they were written at last."""
         until, taken = time.perf_counter() + seconds, []
         while time.perf_counter() < until:
             torch.set_num_threads(threads.count)
             taken.append(self.seconds())
-            threads.learn(taken[-1])
+            threads.update(taken[-1])
         return {
             "mean": 1000 * statistics.mean(taken),
             "p50": 1000 * statistics.median(taken),
@@ -78,10 +81,10 @@ class Writer:
             "threads": threads.count,
         }
 
-    def found(self) -> Threads:
+    def found(self) -> ThreadCountTuner:
         """Threads as they are measured when a model is loaded."""
-        made = Threads(1)
-        made.measured(measure_pass_seconds(self._model, (1, cores())))
+        made = ThreadCountTuner(1)
+        made.calibrate(measure_pass_seconds(self._model, (1, count_cores())))
         return made
 
 
@@ -91,14 +94,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two seconds of each")
     options = parser.parse_args()
     seconds = 2.0 if options.quick else options.seconds
-    print(f"{cores()} cores, torch {torch.__version__}; milliseconds of a token: mean, median, 99th percentile")
+    print(f"{count_cores()} cores, torch {torch.__version__}; milliseconds of a token: mean, median, 99th percentile")
     rows: dict[str, Any] = {}
     for name, model in subjects().items():
         writer = Writer(model)
         adaptive = writer.found()
-        for when, busy in (("quiet", 0), ("beside others", cores()), ("quiet again", 0)):
+        for when, busy in (("quiet", 0), ("beside others", count_cores()), ("quiet again", 0)):
             with others(busy):
-                counts = {str(count): Threads(count) for count in (1, cores())} | {"found": adaptive}
+                counts = {str(count): ThreadCountTuner(count) for count in (1, count_cores())} | {"found": adaptive}
                 for label, threads in counts.items():
                     row = rows[f"{name}, {when}, {label}"] = writer.run(seconds, threads)
                     last = f" (now {row['threads']})" if label == "found" else ""
@@ -107,7 +110,7 @@ def main() -> None:
                         f"{row['p99']:8.2f}{last}",
                         flush=True,
                     )
-    print(json.dumps({"cores": cores(), "rows": rows}))
+    print(json.dumps({"cores": count_cores(), "rows": rows}))
 
 
 if __name__ == "__main__":

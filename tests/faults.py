@@ -115,8 +115,8 @@ def faulty_worker(fault: str) -> ModelWorker:
     class Runner:
         """A model that fails, or never ends."""
 
-        architecture, window, vocabulary, parameters, nbytes = "gpt_neo", 2048, checkpoints.VOCABULARY, 0, 0
-        device, dtype, ends = torch.device("cpu"), "float32", frozenset({0})
+        architecture, context_length, vocab_size, num_parameters, nbytes = "gpt_neo", 2048, checkpoints.VOCABULARY, 0, 0
+        device, dtype, stop_token_ids = torch.device("cpu"), "float32", frozenset({0})
         new_cache = Keys
 
         def forward(self, feeds: Any) -> list[torch.Tensor]:
@@ -124,7 +124,7 @@ def faulty_worker(fault: str) -> ModelWorker:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             if fault == "device":
                 raise torch.AcceleratorError("CUDA error: device-side assert triggered\nmore of it")
-            found = [torch.full((feed.rows, self.vocabulary), float("nan")) for feed in feeds]
+            found = [torch.full((feed.num_logits, self.vocab_size), float("nan")) for feed in feeds]
             if fault == "endless":
                 for logits in found:
                     logits.zero_()[:, 40 + time.monotonic_ns() % 60] = 9.0  # some letter, another one each time

@@ -102,13 +102,13 @@ class ScriptedWorker:
         # Line by line, as the constraint has the document's lines; a header's numbers may be of the whole document.
         for line in text.splitlines(keepends=True):
             if state.mode is Mode.LINE and line.startswith("@@"):
-                state = state.step(state.frame.header[0])
+                state = state.advance(state.frame.header[0])
                 tokens.append(state.frame.header[0])
             line_tokens = header(model.tokenizer, state, line) if state.mode is Mode.HEADER else None
             for token in line_tokens or model.tokenizer.encode(line):
-                if token not in state.allowed():
+                if token not in state.get_allowed_tokens():
                     raise EngineError(f"the script is not allowed at {state.text!r} after {state.body!r}: {line!r}")
-                state = state.step(token)
+                state = state.advance(token)
                 tokens.append(token)
         return Candidate(text, tuple(tokens), -0.1, FinishReason.END)
 
@@ -121,22 +121,22 @@ def header(tokenizer: Tokenizer, state: Any, line: str) -> list[int]:
     def take(ids: Sequence[int]) -> None:
         nonlocal state
         for id in ids:
-            state = state.step(id)
+            state = state.advance(id)
         found.extend(ids)
 
     for index, number in enumerate((wanted[0], wanted[1], wanted[3])):
         while state.header.due:
-            take(state.forced())
+            take(state.get_forced_tokens())
         for digit in str(number).encode():
-            allowed = [id for id in state.allowed() if tokenizer.token_bytes[id].isdigit()]
+            allowed = [id for id in state.get_allowed_tokens() if tokenizer.token_bytes[id].isdigit()]
             id = tokenizer.token_bytes.index(bytes([digit]))
             take([id if id in allowed else allowed[0]] if allowed else [])
         while len(state.header.numbers) == index:
             take(
-                state.forced()
-                or [id for id in state.allowed() if not tokenizer.token_bytes[id].isdigit()][:1]
-                or [state.allowed()[0]]
+                state.get_forced_tokens()
+                or [id for id in state.get_allowed_tokens() if not tokenizer.token_bytes[id].isdigit()][:1]
+                or [state.get_allowed_tokens()[0]]
             )
     while state.mode is Mode.HEADER:
-        take(state.forced())
+        take(state.get_forced_tokens())
     return found

@@ -193,16 +193,16 @@ def test_the_teacher_writes_its_text_in_its_own_tokens(tokenizer: Tokenizer) -> 
 def test_the_teacher_writes_its_text_under_the_grammar(tokenizer: Tokenizer) -> None:
     """By whatever tokens are allowed and go on with the text."""
     state = constrain.diff(tokenizer, BEFORE.split("\n")[:-1], [0])
-    teacher, written = Teacher(tokenizer, 0, DIFF, [0]), list(state.forced())
+    teacher, written = Teacher(tokenizer, 0, DIFF, [0]), list(state.get_forced_tokens())
     for token in written:
-        state = state.step(token)
+        state = state.advance(token)
     for _ in range(300):
-        allowed = list(state.allowed())
+        allowed = list(state.get_allowed_tokens())
         token = allowed[int(teacher.change(torch.zeros(tokenizer.vocab_size), written)[allowed].argmax())]
         if token == 0:
             break
-        for one in (token, *state.step(token).forced()):
-            state = state.step(one)
+        for one in (token, *state.advance(token).get_forced_tokens()):
+            state = state.advance(one)
             written.append(one)
     assert state.diff().split("\n")[1:] == DIFF.split("\n")[1:]
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bench import gpu
-from codeclippy_ls.engine.decoder.architectures import shape_of
+from codeclippy_ls.engine.decoder.architectures import parse_config
 
 
 def test_it_runs_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,5 +26,5 @@ def test_it_runs_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 )
 def test_every_size_is_what_it_is_called(name: str, millions: int) -> None:
     """The published dimensions give the published number of parameters."""
-    shape = shape_of(gpu.configuration(name))
+    shape = parse_config(gpu.configuration(name))
     assert shape is not None and round(shape.parameters / 1e6) == millions

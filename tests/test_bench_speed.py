@@ -9,7 +9,7 @@ import pytest
 
 from bench import limits, speed
 from bench.columns import Generated, Own, Subject, Theirs
-from codeclippy_ls.engine.decoder.linear import Choice
+from codeclippy_ls.engine.decoder.linear import WeightFormats
 from tests import checkpoints
 
 
@@ -37,7 +37,7 @@ def test_every_figure_is_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_every_column_goes_back_to_its_prompt() -> None:
     """So that what is timed is the same work each time."""
     subject, prompt = toy(), [7, 9, 11, 7, 9]
-    own, theirs = Own(subject, Choice("float32", "float32"), "ours"), Theirs(subject, "float32")
+    own, theirs = Own(subject, WeightFormats("float32", "float32"), "ours"), Theirs(subject, "float32")
     generated = Generated(subject, "float32")
     for column in (own, theirs, generated):
         column.prefill(prompt)
@@ -45,5 +45,5 @@ def test_every_column_goes_back_to_its_prompt() -> None:
             column.decode(4)
             column.check(8)
             column.batch(2)
-    assert own._prefix.tokens == prompt and own._prefix.cache.length == len(prompt)
+    assert own._prefix.token_ids == prompt and own._prefix.kv_cache.length == len(prompt)
     assert theirs.cache.length == generated.cache.length == len(prompt)

@@ -12,7 +12,7 @@ import torch
 
 from codeclippy_ls import constrain
 from codeclippy_ls.constrain.vocabulary import unfinished
-from codeclippy_ls.engine.generation.decoding import Chooser
+from codeclippy_ls.engine.generation.decoding import Sampler
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer, read_tokenizer
 from tests import checkpoints
 from tests.shared import tokenizer_folder
@@ -38,15 +38,15 @@ def walk(tokenizer: Tokenizer, lines: list[str], chance: random.Random, most: in
     """A model without any sense: any allowed token, ends as soon as it may with some probability."""
     state = constrain.diff(tokenizer, lines, [END], max_added=8)
     for _ in range(most):
-        allowed = state.allowed()
+        allowed = state.get_allowed_tokens()
         if set(allowed) <= {END} or (END in allowed and chance.random() < 0.3):
             return state
         newline = [token for token in allowed if tokenizer.token_bytes[token] == b"\n"]
         token = newline[0] if newline and chance.random() < 0.4 else chance.choice([t for t in allowed if t != END])
-        state = state.step(token)
-        for forced in state.forced():
-            assert forced in state.allowed(), "a forced token that is not allowed"
-            state = state.step(forced)
+        state = state.advance(token)
+        for forced in state.get_forced_tokens():
+            assert forced in state.get_allowed_tokens(), "a forced token that is not allowed"
+            state = state.advance(forced)
     return state
 
 
@@ -94,10 +94,14 @@ def choose(tokenizer: Tokenizer, lines: list[str], written: str) -> constrain.Di
     state = constrain.diff(tokenizer, lines, [END])
     rest = written.encode()
     while rest:
-        heads = [token for token in state.allowed() if token != END and rest.startswith(tokenizer.token_bytes[token])]
+        heads = [
+            token
+            for token in state.get_allowed_tokens()
+            if token != END and rest.startswith(tokenizer.token_bytes[token])
+        ]
         assert heads, f"{rest[:40]!r} is not allowed here"
         token = max(heads, key=lambda token: len(tokenizer.token_bytes[token]))
-        state, rest = state.step(token), rest[len(tokenizer.token_bytes[token]) :]
+        state, rest = state.advance(token), rest[len(tokenizer.token_bytes[token]) :]
     return state
 
 
@@ -129,8 +133,8 @@ def test_nothing_ends_without_a_change_and_context_is_bounded(tokenizer: Tokeniz
     """The end needs a change; more context than a diff shows must lead to a change."""
     lines = [f"line {index}" for index in range(20)]
     state = choose(tokenizer, lines, " @@ -1,4 +1,4 @@\n line 0\n line 1\n line 2\n")
-    assert not state.complete and END not in state.allowed()
-    assert {tokenizer.token_bytes[token][:1] for token in state.allowed()} == {b"-", b"+"}
+    assert not state.complete and END not in state.get_allowed_tokens()
+    assert {tokenizer.token_bytes[token][:1] for token in state.get_allowed_tokens()} == {b"-", b"+"}
     assert choose(tokenizer, lines, " @@ -1,4 +1,4 @@\n line 0\n+new\n").complete
     assert choose(tokenizer, lines, " @@ -5,1 +5,2 @@\n line 4\n+new\n").diff() == (
         "@@ -3,6 +3,7 @@\n line 2\n line 3\n line 4\n+new\n line 5\n line 6\n line 7\n"
@@ -147,16 +151,16 @@ def test_forced_text_is_the_rest_of_the_line(tokenizer: Tokenizer) -> None:
     """As soon as one line only is possible, the whole of it, in the tokens that the line has by itself."""
     state = choose(tokenizer, ["first line", "second line"], " @@ -1,1 +1,1 @@\n")
     line = tokenizer.encode_continuation(" second line\n")
-    while not state.forced():
-        state = state.step(line[len(state.begun)])
-    assert [*state.begun, *state.forced()] == line and len(state.begun) < len(line)
+    while not state.get_forced_tokens():
+        state = state.advance(line[len(state.begun)])
+    assert [*state.begun, *state.get_forced_tokens()] == line and len(state.begun) < len(line)
 
 
 def test_a_line_s_place_known_the_model_chooses_the_branch_and_not_the_spelling(tokenizer: Tokenizer) -> None:
     """All tokens that begin the kept line speak for keeping it; it goes on in the line's own tokens."""
     lines = ["    indented", "    more"]
     state = choose(tokenizer, lines, " @@ -1,2 +1,2 @@\n     indented\n")
-    groups = {tokenizer.token_bytes[ids[0]][:1]: (ids, only) for ids, only in state.branches()}
+    groups = {tokenizer.token_bytes[ids[0]][:1]: (ids, only) for ids, only in state.get_choice_groups()}
     keep, first = groups[b" "]
     assert first == tokenizer.encode_continuation("     more\n")[0]
     assert len(keep) > 1 and {tokenizer.token_bytes[id].strip() for id in keep} == {b""}
@@ -166,7 +170,7 @@ def test_a_line_s_place_known_the_model_chooses_the_branch_and_not_the_spelling(
     for id in keep[:3]:
         logits[id] = math.log(0.2)
     logits[groups[b"-"][0][0]] = math.log(0.4)
-    token, logprob = Chooser().choose(logits, state)
+    token, logprob = Sampler().sample(logits, state)
     assert token == first and math.exp(logprob) == pytest.approx(0.6, abs=1e-3)
 
 
@@ -175,10 +179,10 @@ def test_a_token_that_goes_on_in_the_next_line_speaks_for_the_line_s_end() -> No
     tokenizer = read_tokenizer(tokenizer_folder("fim-neox"))
     state = choose(tokenizer, ["x = 1"], " @@ -1,1 +1,1 @@\n-x = 1\n+x = 2")
     over, newline = (tokenizer.token_bytes.index(text) for text in (b"\n\n", b"\n"))
-    assert over not in state.allowed()
+    assert over not in state.get_allowed_tokens()
     logits = torch.full((tokenizer.vocab_size,), -20.0)
     logits[over], logits[tokenizer.token_bytes.index(b"0")] = math.log(0.6), math.log(0.4)
-    assert Chooser().choose(logits, state)[0] == newline
+    assert Sampler().sample(logits, state)[0] == newline
 
 
 def test_added_text_is_utf_8_at_every_token(tokenizer: Tokenizer) -> None:
@@ -189,11 +193,11 @@ def test_added_text_is_utf_8_at_every_token(tokenizer: Tokenizer) -> None:
     for begun in (b"\xc3", b"\xf0\x9f", b"\xed"):
         state = choose(tokenizer, ["x"], head + "+")
         for byte in begun:
-            state = state.step(table.index(bytes([byte])))
-        for id in state.allowed():
+            state = state.advance(table.index(bytes([byte])))
+        for id in state.get_allowed_tokens():
             begun_and_more = begun + table[id]
             assert begun_and_more.decode("utf-8", "ignore") or unfinished(begun_and_more), begun_and_more
-        assert not {b"\n", b"a", b"\xff", b"\xc3"} & {table[id] for id in state.allowed()}
+        assert not {b"\n", b"a", b"\xff", b"\xc3"} & {table[id] for id in state.get_allowed_tokens()}
 
 
 @pytest.mark.parametrize(
@@ -210,7 +214,7 @@ def test_added_lines_that_repeat_are_dropped(tokenizer: Tokenizer, added: str, k
     text = "".join(f"+{line}\n" for line in added.splitlines())
     state = choose(tokenizer, ["x", "y"], f" @@ -1,1 +1,9 @@\n-x\n{text}")
     assert state.tired == (added != kept)
-    assert any(tokenizer.token_bytes[id][:1] == b"+" for id in state.allowed()) != state.tired
+    assert any(tokenizer.token_bytes[id][:1] == b"+" for id in state.get_allowed_tokens()) != state.tired
     assert "".join(line[1:] + "\n" for line in state.diff().splitlines() if line[0] == "+") == kept
 
 
@@ -223,12 +227,12 @@ def test_drafts_are_what_the_grammar_allows(tokenizer: Tokenizer, document: str)
         for _ in range(60):
             drafted = state
             for token in state.draft(24):
-                assert token in drafted.allowed()
-                drafted = drafted.step(token)
-            allowed = [token for token in state.allowed() if token != END]
+                assert token in drafted.get_allowed_tokens()
+                drafted = drafted.advance(token)
+            allowed = [token for token in state.get_allowed_tokens() if token != END]
             if not allowed:
                 break
-            state = state.step(chance.choice(allowed))
+            state = state.advance(chance.choice(allowed))
 
 
 def test_context_and_the_line_replaced_are_drafted(tokenizer: Tokenizer) -> None:
@@ -249,9 +253,9 @@ def test_healing_writes_what_was_cut(tokenizer: Tokenizer, typed: str) -> None:
     for seed in range(20):
         chance, state, written = random.Random(seed), constrain.heal(tokenizer, typed), b""
         while state is not None:
-            token = chance.choice(state.allowed())
+            token = chance.choice(state.get_allowed_tokens())
             written += tokenizer.token_bytes[token]
-            state = state.step(token)
+            state = state.advance(token)
         assert written.startswith(typed.encode())
     assert constrain.heal(tokenizer, "") is None
 

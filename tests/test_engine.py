@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from codeclippy_ls import constrain
-from codeclippy_ls.engine.decoder.linear import Choice
+from codeclippy_ls.engine.decoder.linear import WeightFormats
 from codeclippy_ls.engine.decoder.transformer import Transformer
-from codeclippy_ls.engine.generation.decoding import Chooser, Step, Stream, decoded
-from codeclippy_ls.engine.generation.drafting import Cost, Lookup, best_length
-from codeclippy_ls.engine.generation.kv_cache import Prefix, PrefixCache, common_length
+from codeclippy_ls.engine.generation.decoding import DecodingState, DecodingStep, Sampler, generate
+from codeclippy_ls.engine.generation.drafting import NgramProposer, PassCost, optimal_draft_length
+from codeclippy_ls.engine.generation.kv_cache import CachedPrefix, PrefixCache, common_prefix_length
 from codeclippy_ls.engine.loading.config import read_stop_token_ids
 from codeclippy_ls.engine.loading.models import Model
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer, decode_complete
@@ -35,7 +35,7 @@ from tests import checkpoints
 from tests.editor import TIMEOUT
 from tests.scripted import PrebuiltTask
 
-EXACT = Choice("float32", "float32")
+EXACT = WeightFormats("float32", "float32")
 CASES = [f"{architecture}{own}" for architecture in checkpoints.ARCHITECTURES for own in ("", " by its module")]
 
 
@@ -45,7 +45,7 @@ def model(case: str, seed: int = 0) -> Model:
     made = checkpoints.module(architecture, seed)
     runner = made if module else Transformer(made.config, made.state_dict(), EXACT)
     ends = read_stop_token_ids(made.config, made.generation_config.eos_token_id)
-    return Model(runner, Tokenizer(checkpoints.definition()), case, ends=ends)
+    return Model(runner, Tokenizer(checkpoints.definition()), case, stop_token_ids=ends)
 
 
 @lru_cache
@@ -75,17 +75,19 @@ def reference(subject: Model, prompt: list[int], tokens: int) -> list[int]:
 
 def run(subject: Model, cache: PrefixCache, prompt: list[int], tokens: int, drafts: bool = True) -> list[int]:
     """The engine's decoding of one prompt, to its end."""
-    prefix = cache.take(prompt, subject.new_cache)
-    made = [token for step in steps(subject, prefix, prompt, tokens, drafts) for token in step.tokens]
-    cache.put(prefix)
+    prefix = cache.acquire(prompt, subject.new_cache)
+    made = [token for step in steps(subject, prefix, prompt, tokens, drafts) for token in step.token_ids]
+    cache.release(prefix)
     return made
 
 
-def steps(subject: Model, prefix: Prefix, prompt: list[int], tokens: int, drafts: bool = True) -> Iterator[Step]:
+def steps(
+    subject: Model, prefix: CachedPrefix, prompt: list[int], tokens: int, drafts: bool = True
+) -> Iterator[DecodingStep]:
     """The turns of one greedy continuation."""
-    room = min(tokens, subject.window - len(prompt))
-    stream = Stream(prefix, None, subject.ends, Chooser(), room, subject.cost if drafts else None)
-    return decoded(subject.forward, stream, prompt)
+    room = min(tokens, subject.context_length - len(prompt))
+    state = DecodingState(prefix, None, subject.stop_token_ids, Sampler(), room, subject.pass_cost if drafts else None)
+    return generate(subject.forward, state, prompt)
 
 
 @pytest.mark.parametrize("architecture", CASES)
@@ -97,9 +99,9 @@ def test_greedy_is_generate_with_cache_on_and_off(architecture: str) -> None:
     for prompt in prompts(8, seed=1):
         expected = reference(subject, prompt, 16)
         assert run(subject, PrefixCache(0), prompt, 16) == expected
-        before = warm.take(prompt, subject.new_cache)
-        reused += len(before.tokens)
-        warm.put(before)
+        before = warm.acquire(prompt, subject.new_cache)
+        reused += len(before.token_ids)
+        warm.release(before)
         assert run(subject, warm, prompt, 16) == expected
     assert reused > 200, "the prefix cache was never of use"
 
@@ -112,11 +114,11 @@ def test_greedy_is_the_same_interrupted_and_resumed(architecture: str) -> None:
     cache = PrefixCache(1 << 30)
 
     def turns(prompt: list[int]) -> Generator[Any, None, None]:
-        prefix = cache.take(prompt, subject.new_cache)
+        prefix = cache.acquire(prompt, subject.new_cache)
         try:
             yield from steps(subject, prefix, prompt, 16)
         finally:
-            cache.put(prefix)
+            cache.release(prefix)
 
     first, dropped, second = turns(one), turns(third), turns(other)
     texts: list[list[int]] = [[], []]
@@ -130,7 +132,7 @@ def test_greedy_is_the_same_interrupted_and_resumed(architecture: str) -> None:
             if step is None:
                 running.remove(index)
             else:
-                texts[index] += step.tokens
+                texts[index] += step.token_ids
     assert texts[0] == reference(subject, one, 16)
     assert texts[1] == reference(subject, other, 16)
     assert run(subject, cache, third, 16) == reference(subject, third, 16)
@@ -154,17 +156,17 @@ def test_drafts_change_nothing_but_the_number_of_passes(architecture: str) -> No
         made = []
         for seed in range(6):
             constraint = constrain.diff(subject.tokenizer, lines, [0], max_added=4) if seed % 2 else None
-            stream = Stream(
-                Prefix(subject.new_cache()),
+            state = DecodingState(
+                CachedPrefix(subject.new_cache()),
                 constraint,
                 frozenset({0}),
-                Chooser(seed * 0.3, 1.0, seed),
+                Sampler(seed * 0.3, 1.0, seed),
                 60,
-                subject.cost if drafts else None,
+                subject.pass_cost if drafts else None,
             )
-            found = [token for step in decoded(subject.forward, stream, text) for token in step.tokens]
-            assert subject.tokenizer.vocab_size >= max(stream.prefix.tokens) and stream.prefix.cache.length == len(
-                stream.prefix.tokens
+            found = [token for step in generate(subject.forward, state, text) for token in step.token_ids]
+            assert subject.tokenizer.vocab_size >= max(state.prefix.token_ids) and state.prefix.kv_cache.length == len(
+                state.prefix.token_ids
             )
             made.append(found)
         subject.forward = forward
@@ -177,27 +179,31 @@ def test_drafts_change_nothing_but_the_number_of_passes(architecture: str) -> No
 def test_the_best_draft_is_long_where_guesses_are_good_and_passes_cheap() -> None:
     """By the expected tokens of a pass, of which one is chosen in any case."""
     flat, steep = (lambda n: 1.0), (lambda n: float(n))
-    assert best_length(0.5, flat, 20) == 20 and best_length(0.9, steep, 20) == 0
-    assert 0 < best_length(0.6, lambda n: 1 + 0.06 * (n - 1), 20) < best_length(0.9, lambda n: 1 + 0.06 * (n - 1), 20)
-    seen = Lookup([1, 2, 3, 4, 5, 9, 2, 3])
-    assert seen.following(2) == [4, 5]
+    assert optimal_draft_length(0.5, flat, 20) == 20 and optimal_draft_length(0.9, steep, 20) == 0
+    assert (
+        0
+        < optimal_draft_length(0.6, lambda n: 1 + 0.06 * (n - 1), 20)
+        < optimal_draft_length(0.9, lambda n: 1 + 0.06 * (n - 1), 20)
+    )
+    seen = NgramProposer([1, 2, 3, 4, 5, 9, 2, 3])
+    assert seen.propose(2) == [4, 5]
     seen.extend([4])
-    assert seen.following(9) == [5, 9, 2, 3, 4]
-    assert Lookup([1, 2]).following(3) == []
+    assert seen.propose(9) == [5, 9, 2, 3, 4]
+    assert NgramProposer([1, 2]).propose(3) == []
 
 
 def test_what_a_longer_pass_costs_is_learned() -> None:
     """From passes that were run; a guess before, between what was measured a straight line, and one bad pass is no
     news."""
-    cost = Cost()
+    cost = PassCost()
     assert (cost(1), cost(11)) == pytest.approx((1, 1.6))
     for _ in range(200):
         for tokens, seconds in ((1, 0.010), (8, 0.015), (16, 0.020), (900, 5.0)):
-            cost.learn(tokens, seconds)
+            cost.update(tokens, seconds)
     assert (cost(1), cost(8), cost(12), cost(16)) == pytest.approx((1, 1.5, 1.75, 2))
-    cost.learn(16, 9.0)
+    cost.update(16, 9.0)
     for _ in range(32):
-        cost.learn(1, 0.010)
+        cost.update(1, 0.010)
     assert cost(16) < 2.3
 
 
@@ -211,13 +217,13 @@ def test_prompts_longer_than_a_chunk_and_up_to_the_window() -> None:
 def test_sampling_is_reproducible_and_in_proportion() -> None:
     """The same seed draws the same tokens, and the frequencies are those of the nucleus."""
     logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
-    draws = [Chooser(1.0, 0.9, seed).choose(logits, None)[0] for seed in range(2000)]
-    assert draws == [Chooser(1.0, 0.9, seed).choose(logits, None)[0] for seed in range(2000)]
+    draws = [Sampler(1.0, 0.9, seed).sample(logits, None)[0] for seed in range(2000)]
+    assert draws == [Sampler(1.0, 0.9, seed).sample(logits, None)[0] for seed in range(2000)]
     shares = [draws.count(token) / len(draws) for token in range(4)]
     assert shares[3] == 0.0
     assert shares[:3] == pytest.approx([0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95], abs=0.04)
     some = Only((1, 3))
-    assert all(Chooser(1.0, 0.9, seed).choose(logits, some)[0] in (1, 3) for seed in range(50))
+    assert all(Sampler(1.0, 0.9, seed).sample(logits, some)[0] in (1, 3) for seed in range(50))
 
 
 @dataclass(frozen=True)
@@ -226,41 +232,41 @@ class Only:
 
     ids: tuple[int, ...]
 
-    def allowed(self) -> tuple[int, ...]:
+    def get_allowed_tokens(self) -> tuple[int, ...]:
         return self.ids
 
-    def branches(self) -> tuple[()]:
+    def get_choice_groups(self) -> tuple[()]:
         return ()
 
-    def melted(self) -> tuple[tuple[()], tuple[()]]:
+    def get_substitutions(self) -> tuple[tuple[()], tuple[()]]:
         return (), ()
 
-    def step(self, token: int) -> Only:
+    def advance(self, token_id: int) -> Only:
         return self
 
-    def forced(self) -> tuple[()]:
+    def get_forced_tokens(self) -> tuple[()]:
         return ()
 
-    def draft(self, most: int) -> tuple[()]:
+    def draft(self, limit: int) -> tuple[()]:
         return ()
 
 
 def test_cache_keeps_to_its_budget_and_finds_the_longest_prefix() -> None:
     """Least recently used entries go; another document's entry is copied, not cropped."""
     subject = model("gpt_neox")
-    cache = PrefixCache(1 << 30, entries=3)
+    cache = PrefixCache(1 << 30, max_entries=3)
     for prompt in prompts(6, seed=3):
         run(subject, cache, prompt, 2)
     assert len(cache) <= 3
-    small = PrefixCache(cache.bytes // len(cache))
+    small = PrefixCache(cache.nbytes // len(cache))
     for prompt in prompts(4, seed=4):
         run(subject, small, prompt, 2)
-        assert small.bytes <= cache.bytes // len(cache)
+        assert small.nbytes <= cache.nbytes // len(cache)
     shared = PrefixCache(1 << 30)
     run(subject, shared, list(range(10, 100)), 1)
-    taken = shared.take([*range(10, 20), 5, 5], subject.new_cache)
-    assert taken.tokens == list(range(10, 20)) and len(shared) == 1
-    assert common_length([1, 2, 3], [1, 2, 4]) == 2 and common_length([1], [1, 2]) == 1
+    taken = shared.acquire([*range(10, 20), 5, 5], subject.new_cache)
+    assert taken.token_ids == list(range(10, 20)) and len(shared) == 1
+    assert common_prefix_length([1, 2, 3], [1, 2, 4]) == 2 and common_prefix_length([1], [1, 2]) == 1
 
 
 @pytest.mark.parametrize("own", [True, False])

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from codeclippy_ls.engine.generation.kv_cache import Feed
+from codeclippy_ls.engine.generation.kv_cache import ModelInput
 from codeclippy_ls.engine.loading.models import load
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER, ModelSpec
 from training.export import export
@@ -31,7 +31,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def logits(folder: Path, native: bool = True) -> torch.Tensor:
     model = load(ModelSpec(str(folder), device="cpu", dtype="bfloat16"), native)
-    return model.forward([Feed(range(20, 60), model.new_cache())])[0][0]
+    return model.forward([ModelInput(range(20, 60), model.new_cache())])[0][0]
 
 
 def test_int8_is_half_the_size_and_nearly_the_same(checkpoint: Path, tmp_path: Path) -> None:

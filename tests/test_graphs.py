@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeclippy_ls.engine.decoder import cuda_graphs, fused_linear
-from codeclippy_ls.engine.decoder.cuda_graphs import LONGEST, SLOTS, TOKENS, CudaGraphs
-from codeclippy_ls.engine.decoder.linear import Choice
+from codeclippy_ls.engine.decoder.cuda_graphs import LONGEST, SLOTS, TOKENS, CudaGraphCapture
+from codeclippy_ls.engine.decoder.linear import WeightFormats
 from codeclippy_ls.engine.decoder.transformer import Transformer
-from codeclippy_ls.engine.generation.kv_cache import Feed
+from codeclippy_ls.engine.generation.kv_cache import ModelInput
 from tests.tape import taped
 from tests.test_transformer import CASES, EXACT, ids, near, pair
 
@@ -25,19 +25,21 @@ CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"
 ONE_OF_EACH = ("gpt_neo", "codegen", "neox", "llama", "bigcode")
 
 
-def recording(case: str, record: Callable[[Any], Any] = taped, choice: Choice = EXACT, device: str = "cpu") -> Any:
+def recording(
+    case: str, record: Callable[[Any], Any] = taped, choice: WeightFormats = EXACT, device: str = "cpu"
+) -> Any:
     """The toy model of a case with recorded passes, its layers in the form that they have on a GPU."""
     module, _ = pair(case)
     weights = {name: weight.to(device) for name, weight in module.state_dict().items()}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused_linear, "calls_cost", lambda device: True)
+        patch.setattr(fused_linear, "should_merge", lambda device: True)
         return Transformer(module.config, weights, choice, record)
 
 
 def length(count: int, subject: Transformer, device: str = "cpu") -> Any:
     """A cache that has read so many tokens, in one go."""
     cache = subject.new_cache()
-    subject.forward([Feed(ids(count, count), cache, 0)])
+    subject.forward([ModelInput(ids(count, count), cache, 0)])
     return cache
 
 
@@ -72,7 +74,7 @@ def test_recorded_passes_say_the_same(case: str) -> None:
     ):
         new = [ids(count, turn + place) for place, count in enumerate(counts)]
         found, wanted = (
-            one.forward([Feed(part, caches[place], (turn % len(part)) + 1) for place, part in enumerate(new)])
+            one.forward([ModelInput(part, caches[place], (turn % len(part)) + 1) for place, part in enumerate(new)])
             for one, caches in ((subject, ours), (plain, theirs))
         )
         for logits, others in zip(found, wanted, strict=True):
@@ -117,9 +119,9 @@ def test_slots_follow_their_texts(case: str) -> None:
                         caches[text] = length(3 + count, one)
                     else:
                         cache.crop(max(cache.length - count // 2, 1))
-                        one.forward([Feed(ids(count, turn), cache, 0)])
+                        one.forward([ModelInput(ids(count, turn), cache, 0)])
             found, wanted = (
-                one.forward([Feed(ids(1 + (count + text) % 5, turn), caches[text]) for text in texts])
+                one.forward([ModelInput(ids(1 + (count + text) % 5, turn), caches[text]) for text in texts])
                 for one, caches in ((subject, ours), (plain, theirs))
             )
             for logits, others in zip(found, wanted, strict=True):
@@ -134,12 +136,12 @@ def test_what_is_too_much_is_run_as_it_is() -> None:
     subject = recording("neox")
     cache = length(5, subject)
     taken = subject.graphs.takes
-    assert taken([Feed([1], cache)])
-    assert taken([Feed([1] * TOKENS, cache)]) and not taken([Feed([1] * (TOKENS + 1), cache)])
-    assert not taken([Feed([1], length(2, subject)) for _ in range(SLOTS + 1)])
-    assert not taken([Feed([1, 2], cache, 0)])
-    full = length(min(subject.window, LONGEST) - 2, subject)
-    assert taken([Feed([1, 2], full)]) and not taken([Feed([1, 2, 3], full)])
+    assert taken([ModelInput([1], cache)])
+    assert taken([ModelInput([1] * TOKENS, cache)]) and not taken([ModelInput([1] * (TOKENS + 1), cache)])
+    assert not taken([ModelInput([1], length(2, subject)) for _ in range(SLOTS + 1)])
+    assert not taken([ModelInput([1, 2], cache, 0)])
+    full = length(min(subject.context_length, LONGEST) - 2, subject)
+    assert taken([ModelInput([1, 2], full)]) and not taken([ModelInput([1, 2, 3], full)])
 
 
 def test_a_recording_that_fails_costs_nothing_but_time() -> None:
@@ -152,7 +154,7 @@ def test_a_recording_that_fails_costs_nothing_but_time() -> None:
     subject = recording("neox", fails)
     ours, theirs = length(9, subject), length(9, plain)
     for turn in range(4):
-        near(subject.forward([Feed(ids(1, turn), ours)])[0], plain.forward([Feed(ids(1, turn), theirs)])[0])
+        near(subject.forward([ModelInput(ids(1, turn), ours)])[0], plain.forward([ModelInput(ids(1, turn), theirs)])[0])
     assert subject.graphs.fault == "operation not permitted when stream is capturing"
     assert subject.graphs.count == 0
 
@@ -163,7 +165,7 @@ def test_a_recording_that_computes_something_else_is_not_used() -> None:
     subject = recording("neox", lambda run: lambda: None)
     ours, theirs = length(9, subject), length(9, plain)
     for turn in range(4):
-        near(subject.forward([Feed(ids(1, turn), ours)])[0], plain.forward([Feed(ids(1, turn), theirs)])[0])
+        near(subject.forward([ModelInput(ids(1, turn), ours)])[0], plain.forward([ModelInput(ids(1, turn), theirs)])[0])
     assert "differs" in subject.graphs.fault
 
 
@@ -171,7 +173,7 @@ def test_no_text_is_kept_alive() -> None:
     """A slot is only a copy: a cache that nobody wants any more goes."""
     subject = recording("neox")
     cache = length(9, subject)
-    subject.forward([Feed([1], cache)])
+    subject.forward([ModelInput([1], cache)])
     gone = weakref.ref(cache)
     del cache
     gc.collect()
@@ -183,9 +185,9 @@ def test_without_room_for_a_slot_nothing_is_recorded(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(cuda_graphs, "_free", lambda device: 1000)
     subject = recording("neox")
     cache = length(3, subject)
-    assert not subject.graphs.takes([Feed([1], cache)])
-    subject.forward([Feed([1], cache)])
-    assert cache.length == 4 and not subject.graphs.takes([Feed([1], cache)])
+    assert not subject.graphs.takes([ModelInput([1], cache)])
+    subject.forward([ModelInput([1], cache)])
+    assert cache.length == 4 and not subject.graphs.takes([ModelInput([1], cache)])
 
 
 @CUDA
@@ -193,9 +195,11 @@ def test_without_room_for_a_slot_nothing_is_recorded(monkeypatch: pytest.MonkeyP
 def test_cuda_graphs_say_the_same(case: str) -> None:
     """In float32 on the device, as the CPU says."""
     _, plain = pair(case)
-    subject = recording(case, CudaGraphs(), EXACT, "cuda")
+    subject = recording(case, CudaGraphCapture(), EXACT, "cuda")
     ours, theirs = length(40, subject), length(40, plain)
     for turn, count in enumerate((1, 1, 1, 3, 4, 4, 1, 2, 2, 2)):
         new = ids(count, turn)
-        near(subject.forward([Feed(new, ours, count)])[0], plain.forward([Feed(new, theirs, count)])[0], 1e-2)
+        near(
+            subject.forward([ModelInput(new, ours, count)])[0], plain.forward([ModelInput(new, theirs, count)])[0], 1e-2
+        )
     assert subject.graphs.count >= 3 and not subject.graphs.fault

@@ -26,9 +26,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from codeclippy_ls.engine.decoder.linear import available
-from codeclippy_ls.engine.generation.kv_cache import Feed
-from codeclippy_ls.engine.generation.threads import cores, counts
+from codeclippy_ls.engine.decoder.linear import list_available_formats
+from codeclippy_ls.engine.generation.kv_cache import ModelInput
+from codeclippy_ls.engine.generation.threads import count_cores, list_thread_counts
 from codeclippy_ls.engine.loading import models
 from codeclippy_ls.engine.loading.config import read_transformers_config
 from codeclippy_ls.engine.loading.models import Model, load
@@ -46,7 +46,7 @@ from tests.scripted import PrebuiltTask
 from tests.shared import tokenizer_folder
 
 TOKENS = [9, 100, 42, 17, 300, 42]
-INT8 = ("int8",) if "int8" in available("cpu") else ()
+INT8 = ("int8",) if "int8" in list_available_formats("cpu") else ()
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
 
 
@@ -82,7 +82,7 @@ def spec(folder: Path, **extra: Any) -> ModelSpec:
 
 def logits(model: Model) -> torch.Tensor:
     """What a loaded model says after the same few tokens."""
-    return model.forward([Feed(TOKENS, model.new_cache())])[0][0]
+    return model.forward([ModelInput(TOKENS, model.new_cache())])[0][0]
 
 
 def reference(folder: Path) -> torch.Tensor:
@@ -123,9 +123,13 @@ def test_float32_is_transformers_own(whole: Path) -> None:
     for native in (True, False):
         model = load(spec(whole), native=native)
         torch.testing.assert_close(logits(model), reference(whole), rtol=1e-4, atol=1e-4)
-        assert model.architecture == whole.name and model.window == checkpoints.WINDOW and model.ends == {0}
+        assert (
+            model.architecture == whole.name
+            and model.context_length == checkpoints.WINDOW
+            and model.stop_token_ids == {0}
+        )
         assert model.dtype == "float32" and (model.module is None) == native
-        assert model.parameters == checkpoints.module(whole.name).num_parameters()
+        assert model.num_parameters == checkpoints.module(whole.name).num_parameters()
 
 
 def test_what_our_decoder_runs_needs_no_transformers(whole: Path) -> None:
@@ -225,7 +229,7 @@ WINDOWS = [
 @pytest.mark.parametrize(("config", "window"), WINDOWS, ids=lambda value: getattr(value, "model_type", ""))
 def test_windows_by_their_many_names(tmp_path: Path, config: Any, window: int) -> None:
     """And a sensible one where a configuration names none."""
-    assert load(spec(toy_of(tmp_path / "other", config))).window == window
+    assert load(spec(toy_of(tmp_path / "other", config))).context_length == window
 
 
 def test_a_configuration_within_a_configuration(tmp_path: Path) -> None:
@@ -249,7 +253,7 @@ def test_a_configuration_within_a_configuration(tmp_path: Path) -> None:
     }
     config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
     model = load(spec(toy_of(tmp_path / "nested", config)))
-    assert model.window == 160 and model.ends >= {0, 3}
+    assert model.context_length == 160 and model.stop_token_ids >= {0, 3}
     assert model.module.config.get_text_config()._attn_implementation == "sdpa"
 
 
@@ -271,7 +275,7 @@ def test_ends_are_all_that_a_checkpoint_names(
     (toy / "generation_config.json").unlink()
     if generation is not None:
         (toy / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
-    assert load(spec(toy)).ends == ends
+    assert load(spec(toy)).stop_token_ids == ends
 
 
 def test_threads_are_those_asked_for(master: Path) -> None:
@@ -280,11 +284,13 @@ def test_threads_are_those_asked_for(master: Path) -> None:
     try:
         for wanted in (1, 2, 10**6):
             model = load(spec(master, threads=wanted))
-            assert torch.get_num_threads() == model.threads.count == min(wanted, cores())
+            assert torch.get_num_threads() == model.thread_tuner.count == min(wanted, count_cores())
         for wanted in (0, -3):
             model = load(spec(master, threads=wanted))
             logits(model)
-            assert torch.get_num_threads() == model.threads.count and model.threads.count in counts()
+            assert (
+                torch.get_num_threads() == model.thread_tuner.count and model.thread_tuner.count in list_thread_counts()
+            )
     finally:
         torch.set_num_threads(before)
 
@@ -296,7 +302,7 @@ def test_the_shipped_model_is_whole() -> None:
     card = read_shipped_card()
     assert hashlib.sha256((SHIPPED_FOLDER / "model.safetensors").read_bytes()).hexdigest() == card["sha256"]
     model = load(ModelSpec(device="cpu"))
-    assert (model.parameters, model.window) == (card["parameters"], card["window"])
+    assert (model.num_parameters, model.context_length) == (card["parameters"], card["window"])
     assert model.tokenizer.vocab_size <= card["vocabulary"]
 
 
@@ -380,7 +386,7 @@ def test_a_changed_bin_is_converted_again_and_the_old_copy_goes(toy: Path, own_c
     (toy / "generation_config.json").write_text('{"eos_token_id": [5, 6]}', encoding="utf-8")
     model = load(spec(toy))
     torch.testing.assert_close(logits(model), -before)
-    assert model.ends == {0, 5, 6}
+    assert model.stop_token_ids == {0, 5, 6}
     assert len(list((own_cache / "codeclippy-ls" / "converted").glob("*/*"))) == 1
 
 
@@ -1002,8 +1008,8 @@ def test_a_module_over_several_devices_says_the_same(master: Path) -> None:
     runner = ModuleRunner(load_module(master, config, torch.float32, {**dict.fromkeys(parts, "cpu"), **away}))
     assert {one.device.type for one in runner.module.parameters()} == {"cpu", "meta"} and runner.device.type == "cpu"
     plain = load(spec(master))
-    found = runner.forward([Feed(TOKENS, runner.new_cache())])[0]
-    assert torch.allclose(found, plain.forward([Feed(TOKENS, plain.new_cache())])[0], atol=1e-4)
+    found = runner.forward([ModelInput(TOKENS, runner.new_cache())])[0]
+    assert torch.allclose(found, plain.forward([ModelInput(TOKENS, plain.new_cache())])[0], atol=1e-4)
 
 
 def test_all_devices_together_are_the_one_there_is(master: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from codeclippy_ls.engine.generation.kv_cache import common_length
+from codeclippy_ls.engine.generation.kv_cache import common_prefix_length
 from codeclippy_ls.engine.loading.chat_template import read_chat_template
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer, read_tokenizer
 from codeclippy_ls.prompts.build import Context, Edited, completion_prompt, edit_prompt, edits, family_of
@@ -216,7 +216,7 @@ def test_the_head_of_the_prompt_stays_while_typing() -> None:
     last: tuple[int, ...] = ()
     for end in range(1, len(typed)):
         tokens = completion_prompt(subject, Context(before + typed[:end], after), 512, 48).tokens
-        kept += len(tokens) - common_length(last, tokens) <= 8
+        kept += len(tokens) - common_prefix_length(last, tokens) <= 8
         last = tokens
     assert kept >= 0.95 * (len(typed) - 1)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from codeclippy_ls.engine.generation import threads
-from codeclippy_ls.engine.generation.threads import Threads
+from codeclippy_ls.engine.generation.threads import ThreadCountTuner
 
 Machine = Callable[[int, float], float]  # seconds of a pass by so many threads, at a time
 
@@ -38,18 +38,18 @@ def small(count: int, now: float) -> float:
     return 0.001 if count == 1 else 0.0013
 
 
-def played(machine: Machine, seconds: float, at_start: Machine | None = None) -> tuple[float, float, Threads]:
+def played(machine: Machine, seconds: float, at_start: Machine | None = None) -> tuple[float, float, ThreadCountTuner]:
     """Passes for so long: seconds spent, and those that the best count of each moment would have."""
     chance, now = random.Random(3), 0.0
-    subject = Threads(2, lambda: now)
-    subject.measured({count: (at_start or machine)(count, now) for count in (1, 2)})
+    subject = ThreadCountTuner(2, lambda: now)
+    subject.calibrate({count: (at_start or machine)(count, now) for count in (1, 2)})
     spent = best = 0.0
     while now < seconds:
         noise = chance.uniform(0.95, 1.1) * (3 if chance.random() < 0.01 else 1)
         taken = machine(subject.count, now) * noise
         best += min(machine(count, now) for count in (1, 2)) * noise
         spent, now = spent + taken, now + taken + 0.01
-        subject.learn(taken)
+        subject.update(taken)
     return spent, best, subject
 
 
@@ -65,7 +65,7 @@ def test_what_was_measured_at_the_start_may_change(then: Machine, at_start: Mach
     """Loaded while the machine was otherwise."""
     spent, best, subject = played(then, 300, at_start)
     assert spent < 1.15 * best
-    assert subject.count == (2 if then is idle else 1) or subject._trial
+    assert subject.count == (2 if then is idle else 1) or subject._trial_seconds
 
 
 def test_builds_come_and_go() -> None:
@@ -76,14 +76,14 @@ def test_builds_come_and_go() -> None:
 
 def test_a_count_that_was_asked_for_stays() -> None:
     """Nothing is measured then, and nothing learned."""
-    subject = Threads(3)
+    subject = ThreadCountTuner(3)
     for seconds in (0.001, 9.0, 9.0, 9.0):
-        subject.learn(seconds)
+        subject.update(seconds)
         assert subject.count == 3
 
 
 def test_one_core_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more, half, all but one and one are tried, and never more than a token has work for."""
     for cores, wanted in ((1, (1,)), (2, (1,)), (3, (1, 2)), (4, (2, 3, 1)), (12, (6, 8, 1)), (64, (8, 1))):
-        monkeypatch.setattr(threads, "cores", lambda cores=cores: cores)
-        assert threads.counts() == wanted
+        monkeypatch.setattr(threads, "count_cores", lambda cores=cores: cores)
+        assert threads.list_thread_counts() == wanted

@@ -21,19 +21,26 @@ from torch.nn import functional
 import codeclippy_ls.text
 from codeclippy_ls.engine.decoder import fused_linear
 from codeclippy_ls.engine.decoder.activations import Activation
-from codeclippy_ls.engine.decoder.architectures import LAYOUTS, forms, shape_of, supported
-from codeclippy_ls.engine.decoder.attention import GROWTH, KeyValues
-from codeclippy_ls.engine.decoder.fused_linear import fan, summed
-from codeclippy_ls.engine.decoder.linear import PLAIN, Choice, Part, available, linear, measured
+from codeclippy_ls.engine.decoder.architectures import ARCHITECTURES, compute_weight_shapes, is_supported, parse_config
+from codeclippy_ls.engine.decoder.attention import GROWTH, ContiguousKVCache
+from codeclippy_ls.engine.decoder.fused_linear import make_merged_linear, make_residual_linear
+from codeclippy_ls.engine.decoder.linear import (
+    PLAIN,
+    Part,
+    WeightFormats,
+    build_linear,
+    choose_fastest_formats,
+    list_available_formats,
+)
 from codeclippy_ls.engine.decoder.transformer import Transformer
-from codeclippy_ls.engine.generation.kv_cache import Feed
+from codeclippy_ls.engine.generation.kv_cache import ModelInput
 from codeclippy_ls.engine.loading.checkpoint import read_int8_weights
 from codeclippy_ls.engine.loading.config import read_config
 from codeclippy_ls.engine.loading.weights import open_if_complete
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER
 
 VOCABULARY = 200
-EXACT = Choice("float32", "float32")
+EXACT = WeightFormats("float32", "float32")
 NEOX: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 OLD: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
 GROUPED = {**NEOX, "num_key_value_heads": 2}
@@ -134,11 +141,11 @@ def expected(module: Any, tokens: Sequence[int]) -> torch.Tensor:
         return torch.Tensor(module(torch.tensor([list(tokens)]), use_cache=False).logits[0])
 
 
-def read(subject: Transformer, cache: KeyValues, tokens: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
+def read(subject: Transformer, cache: ContiguousKVCache, tokens: Sequence[int], sizes: Sequence[int]) -> torch.Tensor:
     """Logits after each token, read in feeds of the sizes given."""
     found, start = [], 0
     for size in sizes:
-        found += subject.forward([Feed(tokens[start : start + size], cache, size)])
+        found += subject.forward([ModelInput(tokens[start : start + size], cache, size)])
         start += size
     assert start == len(tokens)
     return torch.cat(found)
@@ -167,17 +174,17 @@ def test_only_the_rows_wanted_come_back(both: tuple[Any, Transformer]) -> None:
     """The last row without being told, more on demand."""
     module, subject = both
     wanted = expected(module, ids(12))
-    near(subject.forward([Feed(ids(12), subject.new_cache())])[0], wanted[-1:])
-    near(subject.forward([Feed(ids(12), subject.new_cache(), 5)])[0], wanted[-5:])
+    near(subject.forward([ModelInput(ids(12), subject.new_cache())])[0], wanted[-1:])
+    near(subject.forward([ModelInput(ids(12), subject.new_cache(), 5)])[0], wanted[-5:])
 
 
 def test_what_nobody_asks_about_is_read_all_the_same(both: tuple[Any, Transformer]) -> None:
     """No rows are no logits, and what follows is as if there had been some; also beside a feed that wants them."""
     module, subject = both
     cache, beside = subject.new_cache(), subject.new_cache()
-    (found,) = subject.forward([Feed(ids(30), cache, 0)])
+    (found,) = subject.forward([ModelInput(ids(30), cache, 0)])
     assert found.shape == (0, VOCABULARY) and cache.length == 30
-    found, other = subject.forward([Feed(ids(40)[30:], cache, 0), Feed(ids(12), beside, 2)])
+    found, other = subject.forward([ModelInput(ids(40)[30:], cache, 0), ModelInput(ids(12), beside, 2)])
     assert found.shape == (0, VOCABULARY)
     near(other, expected(module, ids(12))[-2:])
     near(read(subject, cache, ids(60)[40:], (1, 19)), expected(module, ids(60))[40:])
@@ -187,7 +194,7 @@ def test_a_cropped_cache_reads_on_as_if_nothing_had_been(both: tuple[Any, Transf
     """What was read and rejected leaves no trace."""
     module, subject = both
     cache = subject.new_cache()
-    subject.forward([Feed(ids(30) + ids(20, seed=3), cache)])
+    subject.forward([ModelInput(ids(30) + ids(20, seed=3), cache)])
     cache.crop(30)
     assert cache.length == 30
     near(read(subject, cache, ids(60)[30:], (1, 9, 20)), expected(module, ids(60))[30:])
@@ -197,7 +204,7 @@ def test_copies_go_different_ways(both: tuple[Any, Transformer]) -> None:
     """A copy shares nothing with what it was made of."""
     module, subject = both
     cache = subject.new_cache()
-    subject.forward([Feed(ids(40), cache)])
+    subject.forward([ModelInput(ids(40), cache)])
     other = cache.copy(25)
     assert (cache.length, other.length) == (40, 25)
     way = ids(25) + ids(30, seed=5)
@@ -220,7 +227,7 @@ def test_greedy_is_generate_token_for_token(both: tuple[Any, Transformer]) -> No
         )[0, 30:].tolist()
     cache, found, tokens = subject.new_cache(), [], ids(30, seed=11)
     for _ in range(40):
-        tokens = [int(subject.forward([Feed(tokens, cache)])[0][-1].argmax())]
+        tokens = [int(subject.forward([ModelInput(tokens, cache)])[0][-1].argmax())]
         found += tokens
     assert found == wanted
 
@@ -236,12 +243,12 @@ def test_ragged_feeds_are_each_alone(both: tuple[Any, Transformer]) -> None:
     for seed, (past, new, rows) in enumerate(sizes):
         cache, tokens = subject.new_cache(), ids(past + new, seed)
         if past:
-            subject.forward([Feed(tokens[:past], cache)])
-        feeds.append(Feed(tokens[past:], cache, rows))
+            subject.forward([ModelInput(tokens[:past], cache)])
+        feeds.append(ModelInput(tokens[past:], cache, rows))
         wanted.append(expected(module, tokens)[-rows:])
     for found, logits in zip(subject.forward(feeds), wanted, strict=True):
         near(found, logits)
-    assert [feed.cache.length for feed in feeds] == [20, 31, 12, 60]
+    assert [feed.kv_cache.length for feed in feeds] == [20, 31, 12, 60]
 
 
 # GPT-Neo's local attention at its real span.
@@ -279,7 +286,7 @@ def test_memory_grows_in_steps_and_is_told() -> None:
     assert (cache.length, cache.nbytes) == (0, 0)
     row = 2 * 2 * 32 * 4  # layers, keys and values, width, bytes
     for past, capacity in ((0, GROWTH), (100, GROWTH), (200, 2 * GROWTH)):
-        subject.forward([Feed(ids(100), cache)])
+        subject.forward([ModelInput(ids(100), cache)])
         assert (cache.length, cache.nbytes) == (past + 100, capacity * row)
     cache.crop(10)
     assert (cache.length, cache.nbytes) == (10, 2 * GROWTH * row) and cache.copy(10).nbytes == GROWTH * row
@@ -299,14 +306,14 @@ def test_kernels_are_made_for_few_shapes(name: str, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(functional, "scaled_dot_product_attention", told)
     for length in range(16, 96, 3):
-        subject.forward([Feed(ids(length), subject.new_cache())])
+        subject.forward([ModelInput(ids(length), subject.new_cache())])
     assert asked <= {64, 128}
 
 
 def test_rows_of_packed_weights_are_multiplied_by_sixteens() -> None:
     """And come out as they went in: as many, each as if it were alone."""
     weight = torch.randn(24, 32)
-    subject, rows = linear(weight, None, Choice("bfloat16", "bfloat16")), torch.randn(50, 32)
+    subject, rows = build_linear(weight, None, WeightFormats("bfloat16", "bfloat16")), torch.randn(50, 32)
     for count in (1, 2, 15, 16, 17, 31, 33, 50):
         found = subject(rows[:count])
         assert found.shape == (count, 24)
@@ -317,10 +324,10 @@ def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
     """Beyond learned positions, feeds of nothing, and rows that are not there."""
     _, subject = pair("gpt2")
     cache = subject.new_cache()
-    subject.forward([Feed(ids(500), cache)])
+    subject.forward([ModelInput(ids(500), cache)])
     for tokens, rows in ((ids(13), 1), ([], 1), ([], 0), (ids(2), 3)):
         with pytest.raises(ValueError, match="do not fit"):
-            subject.forward([Feed(tokens, cache, rows)])
+            subject.forward([ModelInput(tokens, cache, rows)])
     assert cache.length == 500
 
 
@@ -329,8 +336,8 @@ def test_what_does_not_fit_is_refused_and_changes_nothing() -> None:
 
 def test_every_layout_is_tested() -> None:
     """A row of the table without a case would be a guess."""
-    assert {CASES[case]().model_type for case in CASES} == LAYOUTS.keys()
-    assert all(supported(CASES[case]()) for case in CASES)
+    assert {CASES[case]().model_type for case in CASES} == ARCHITECTURES.keys()
+    assert all(is_supported(CASES[case]()) for case in CASES)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -338,17 +345,17 @@ def test_the_files_of_a_checkpoint_are_known_by_heart(case: str, tmp_path: Path)
     """Names and forms of all that transformers writes, and the configuration that it writes, without its help."""
     module, subject = pair(case)
     module.save_pretrained(tmp_path)
-    shape = shape_of(module.config)
+    shape = parse_config(module.config)
     assert shape is not None
     with ExitStack() as stack:
         stored = open_if_complete(tmp_path, shape, torch.device("cpu"), stack)
-        assert stored is not None and len(stored) == len(forms(shape))
+        assert stored is not None and len(stored) == len(compute_weight_shapes(shape))
         assert shape.parameters == module.num_parameters()
         config = read_config(tmp_path)
-        assert shape_of(config) == shape
+        assert parse_config(config) == shape
         assert isinstance(config, SimpleNamespace)
         again = Transformer(config, stored, EXACT)
-    tokens = [Feed(ids(20), maker.new_cache(), 20) for maker in (subject, again)]
+    tokens = [ModelInput(ids(20), maker.new_cache(), 20) for maker in (subject, again)]
     assert torch.equal(subject.forward(tokens[:1])[0], again.forward(tokens[1:])[0])
 
 
@@ -382,7 +389,7 @@ def test_the_files_of_a_checkpoint_are_known_by_heart(case: str, tmp_path: Path)
 )
 def test_other_configurations_are_left_to_transformers(config: Any) -> None:
     """Turned otherwise, normed otherwise, or never heard of."""
-    assert not supported(config)
+    assert not is_supported(config)
 
 
 # Lower formats.
@@ -401,7 +408,7 @@ def shipped() -> tuple[Any, dict[str, torch.Tensor], list[int]]:
 
 
 @lru_cache
-def told(choice: Choice, sizes: tuple[int, ...] = (192, 192, 192, 24)) -> torch.Tensor:
+def told(choice: WeightFormats, sizes: tuple[int, ...] = (192, 192, 192, 24)) -> torch.Tensor:
     """The shipped model's logits over that file."""
     config, weights, tokens = shipped()
     subject = Transformer(config, weights, choice)
@@ -416,9 +423,9 @@ BOUNDS = {"bfloat16": (0.97, 0.9995, 0.005), "int8": (0.95, 0.999, 0.02)}
 @pytest.mark.parametrize("sizes", [(192, 192, 192, 24), (560, *(1,) * 40), (560, *(4,) * 10)])
 def test_the_shipped_model_says_nearly_the_same(name: str, sizes: tuple[int, ...]) -> None:
     """Read in chunks, written one by one, and verified a few at a time."""
-    if name not in available("cpu"):
+    if name not in list_available_formats("cpu"):
         pytest.skip(f"no {name} on this machine")
-    exact, found = told(EXACT), told(Choice(name, name), sizes)
+    exact, found = told(EXACT), told(WeightFormats(name, name), sizes)
     same, cosine, bits = BOUNDS[name]
     assert float((exact.argmax(-1) == found.argmax(-1)).float().mean()) >= same
     assert float(torch.cosine_similarity(exact, found, dim=-1).mean()) >= cosine
@@ -431,10 +438,10 @@ def test_the_shipped_model_says_nearly_the_same(name: str, sizes: tuple[int, ...
 
 def test_what_neighbours_hold_costs_a_token_nothing() -> None:
     """int8 gives each token's activations a factor of its own."""
-    if "int8" not in available("cpu"):
+    if "int8" not in list_available_formats("cpu"):
         pytest.skip("no int8 on this machine")
     torch.manual_seed(1)
-    layer = linear(torch.randn(64, 96), torch.randn(64), Choice("int8", "int8"))
+    layer = build_linear(torch.randn(64, 96), torch.randn(64), WeightFormats("int8", "int8"))
     quiet = torch.randn(1, 96)
     beside = layer(torch.cat([quiet, 1000 * torch.randn(3, 96), torch.zeros(1, 96)]))
     near(beside[:1], layer(quiet), 0.05)
@@ -449,11 +456,11 @@ def test_layers_together_are_the_layers_alone(
     name: str, rows: int, kind: str, at_once: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of one input, with activations or gates, and added up: whether in one product, as on GPUs, or in several."""
-    if name not in available("cpu"):
+    if name not in list_available_formats("cpu"):
         pytest.skip(f"no {name} on this machine")
-    monkeypatch.setattr(fused_linear, "calls_cost", lambda device: at_once)
+    monkeypatch.setattr(fused_linear, "should_merge", lambda device: at_once)
     torch.manual_seed(2)
-    choice, bound = Choice(name, name), {"float32": 1e-4, "bfloat16": 0.1, "int8": 0.15}[name]
+    choice, bound = WeightFormats(name, name), {"float32": 1e-4, "bfloat16": 0.1, "int8": 0.15}[name]
     plain = {
         "gelu": functional.gelu,
         "tanh": lambda x: functional.gelu(x, approximate="tanh"),
@@ -463,7 +470,7 @@ def test_layers_together_are_the_layers_alone(
     weights = [torch.randn(size, 32) / 32**0.5 for size in (24, 64, 64)]
     bias, x = torch.randn(64), torch.randn(rows, 32)
     alone, risen, gated = (functional.linear(x, weight, bias[: len(weight)]) for weight in weights)
-    found = fan(
+    found = make_merged_linear(
         [
             Part(weights[0], bias[:24]),
             Part(weights[1], bias, Activation(kind)),
@@ -477,14 +484,14 @@ def test_layers_together_are_the_layers_alone(
     to, inputs = torch.randn(rows, 32), (torch.randn(rows, 24), torch.randn(rows, 64))
     wanted = to + sum(functional.linear(x, part.weight, part.bias) for x, part in zip(inputs, parts, strict=True))
     dtype = PLAIN[name] if at_once and name in PLAIN else torch.float32  # all of one type on a GPU
-    found = summed(parts, choice)(to.to(dtype), *(x.to(dtype) for x in inputs))
+    found = make_residual_linear(parts, choice)(to.to(dtype), *(x.to(dtype) for x in inputs))
     near(found.float(), wanted, bound)
 
 
 def test_a_choice_switches_by_the_number_of_tokens() -> None:
     """Few tokens in one format, many in the other, both the same layer."""
     weight, bias = torch.randn(48, 32), torch.randn(48)
-    both = linear(weight, bias, Choice("float32", "bfloat16", 8))
+    both = build_linear(weight, bias, WeightFormats("float32", "bfloat16", 8))
     for rows, kind in ((1, torch.float32), (7, torch.float32), (8, torch.bfloat16)):
         x = torch.randn(rows, 32)
         assert both(x).dtype is kind
@@ -493,7 +500,7 @@ def test_a_choice_switches_by_the_number_of_tokens() -> None:
 
 def test_formats_that_are_not_here_are_never_chosen() -> None:
     """Whatever this machine has, the choice is of that, and float32 is always there."""
-    names = available("cpu")
+    names = list_available_formats("cpu")
     assert "float32" in names
-    choice = measured("cpu")
-    assert {choice.few, choice.many} <= set(names) and choice == measured("cpu")
+    choice = choose_fastest_formats("cpu")
+    assert {choice.few, choice.many} <= set(names) and choice == choose_fastest_formats("cpu")

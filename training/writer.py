@@ -63,8 +63,8 @@ class Model:
         self.module: Any = loaded.module
         self.tokenizer: Tokenizer = load_plain_tokenizer(folder)
         self.encode = samples.load_encoder(folder)
-        self.context_length = min(loaded.window, MAX_CONTEXT)
-        self.stop_token_ids = frozenset(loaded.ends)
+        self.context_length = min(loaded.context_length, MAX_CONTEXT)
+        self.stop_token_ids = frozenset(loaded.stop_token_ids)
         added = {token["content"] for token in json.loads((folder / "tokenizer.json").read_text())["added_tokens"]}
         self.supports_infill = added.issuperset(CONTROL_TOKENS)
         self.find_compatible_tokens: Callable[[str], tuple[int, ...]] = lru_cache(4096)(self._find_compatible_tokens)

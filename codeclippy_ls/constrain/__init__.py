@@ -7,8 +7,9 @@ sampled. The grammars are over bytes, so they hold for every vocabulary. Does no
 
 ``gbnf`` is the second one written down, for services that hold a model to a grammar; ``applied`` does such a diff.
 
-A state answers ``allowed`` (ids that may come next), ``step`` (the state after one of them) and ``forced`` (ids that
-must follow). States are shared freely: by candidates, by speculation, by a job that was pre-empted.
+A state answers ``get_allowed_tokens`` (ids that may come next), ``advance`` (the state after one of them) and
+``get_forced_tokens`` (ids that must follow). States are shared freely: by candidates, by speculation, by a job that was
+pre-empted.
 """
 
 from codeclippy_ls.constrain.grammar import DiffState, diff

@@ -131,10 +131,10 @@ class DiffState:
 
     # What may come.
 
-    def allowed(self) -> Sequence[int]:
+    def get_allowed_tokens(self) -> Sequence[int]:
         """Ids that may come next; the end ids where the diff may end here."""
         if self.mode is Mode.HEADER:
-            return self.header.allowed(self.frame.vocabulary)
+            return self.header.get_allowed_tokens(self.frame.vocabulary)
         if self.mode is Mode.ADDED:
             begun = unfinished(self.text) or b""
             if not begun and (len(self.text) >= _LONGEST_LINE or _stutters(self.text)):
@@ -143,9 +143,9 @@ class DiffState:
         if self.begun:
             size = len(self.begun)
             return tuple(dict.fromkeys(ids[size] for _, ids in self._under_way()))
-        return tuple(id for group, only in self.branches() for id in (group if only is None else (only,)))
+        return tuple(id for group, only in self.get_choice_groups() for id in (group if only is None else (only,)))
 
-    def branches(self) -> Sequence[tuple[Sequence[int], int | None]]:
+    def get_choice_groups(self) -> Sequence[tuple[Sequence[int], int | None]]:
         """At a line's start: to keep a line, to remove one, to add one, another hunk, the end.
 
         A kept or removed line whose place is known goes on in the line's own tokens, whichever token the model would
@@ -169,27 +169,27 @@ class DiffState:
             found.append((self.frame.ends, None))
         return found
 
-    def melted(self) -> tuple[Sequence[int], Sequence[int]]:
+    def get_substitutions(self) -> tuple[Sequence[int], Sequence[int]]:
         """Tokens that end a line and go on in the next one count as the line's end."""
-        return self.frame.vocabulary.melted
+        return self.frame.vocabulary.substitutions
 
-    def forced(self) -> Sequence[int]:
+    def get_forced_tokens(self) -> Sequence[int]:
         """The rest of what only one text can complete, in the tokens that the whole has."""
         if self.mode is Mode.HEADER:
-            return self.header.forced(self.frame.vocabulary)
+            return self.header.get_forced_tokens(self.frame.vocabulary)
         if self.mode is Mode.ADDED or not self.begun:
             return ()
         under_way = self._under_way()
         return under_way[0][1][len(self.begun) :] if len(under_way) == 1 else ()
 
-    def draft(self, most: int) -> Sequence[int]:
+    def draft(self, limit: int) -> Sequence[int]:
         """What usually follows: context around a change, and an added line that begins like the one it replaces."""
         state, found = self, list[int]()
-        while len(found) < most and (guess := state._guess()):
+        while len(found) < limit and (guess := state._guess()):
             for token in guess:
                 found.append(token)
-                state = state.step(token)
-        return found[:most]
+                state = state.advance(token)
+        return found[:limit]
 
     @property
     def complete(self) -> bool:
@@ -235,7 +235,7 @@ class DiffState:
         if self.mode is Mode.HEADER:
             return encoded(self.header.guess(len(self.frame.lines))) or ()
         if self.mode is Mode.ADDED or self.begun:
-            return self._like_removed() if self.mode is Mode.ADDED else self.forced()
+            return self._like_removed() if self.mode is Mode.ADDED else self.get_forced_tokens()
         place = self.hint - 1 if self.at is None else self.at
         last = self.body[-1][:1] if self.body else b" "
         keeps = not self.changed or self.since > 0 or (last == b"+" and self._replaced() <= 0)
@@ -277,11 +277,11 @@ class DiffState:
 
     # What follows.
 
-    def step(self, token: int) -> DiffState:
+    def advance(self, token_id: int) -> DiffState:
         """The state after an allowed token."""
-        data = self.frame.vocabulary.token_bytes[token]
+        data = self.frame.vocabulary.token_bytes[token_id]
         if self.mode is Mode.HEADER:
-            header = self.header.step(data)
+            header = self.header.advance(data)
             if not header.finished:
                 return replace(self, header=header)
             return replace(self, header=header, mode=Mode.LINE, hint=header.start)
@@ -290,8 +290,8 @@ class DiffState:
         if not self.begun and data[:1] == b"+":
             return replace(self, mode=Mode.ADDED, text=data)._line_ended()
         if not self.begun and data[:1] == b"@":
-            return self._opened().step(token)
-        state = replace(self, begun=(*self.begun, token))
+            return self._opened().advance(token_id)
+        state = replace(self, begun=(*self.begun, token_id))
         line = next((line for line, ids in state._under_way() if ids == state.begun), None)
         return state if line is None else state._placed(line)
 

@@ -46,7 +46,7 @@ class Header:
         """The line, from 1, at which the model puts the hunk."""
         return self.numbers[0]
 
-    def allowed(self, vocabulary: Vocabulary) -> tuple[int, ...]:
+    def get_allowed_tokens(self, vocabulary: Vocabulary) -> tuple[int, ...]:
         """Ids that may come next."""
         if self.due:
             return tuple(vocabulary.heads(self.due))
@@ -55,14 +55,14 @@ class Header:
             found += vocabulary.heads(self._closing())
         return tuple(found)
 
-    def forced(self, vocabulary: Vocabulary) -> Sequence[int]:
+    def get_forced_tokens(self, vocabulary: Vocabulary) -> Sequence[int]:
         """The fixed text that comes next, also where a number cannot grow any more."""
         if self.due:
             return vocabulary.encoded(self.due) or ()
         grows = any(self._may_become(self.digits + b"%d" % digit) for digit in range(10))
         return () if grows else vocabulary.encoded(self._closing()) or ()
 
-    def step(self, data: bytes) -> Header:
+    def advance(self, data: bytes) -> Header:
         """The header after a token's bytes."""
         if self.due:
             return replace(self, due=self.due[len(data) :])
@@ -78,7 +78,7 @@ class Header:
         header, text = self, b""
         while not header.finished and len(text) < 40:
             data = header.due or (header._closing() if header.digits else b"%d" % header._usual(lines))
-            header, text = header.step(data), text + data
+            header, text = header.advance(data), text + data
         return text
 
     def _usual(self, lines: int) -> int:

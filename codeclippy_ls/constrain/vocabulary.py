@@ -59,7 +59,7 @@ class Vocabulary:
         return tuple(id for id in self.within(b"") if id not in others), tuple(blanks)
 
     @cached_property
-    def melted(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def substitutions(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Ids that go on in the next line, and for each the one that ends the line as it does.
 
         A model that writes the line end and the next line's sign or blanks in one token has chosen to end the line.
@@ -131,29 +131,29 @@ class Heal:
     vocabulary: Vocabulary
     rest: bytes
 
-    def allowed(self) -> Sequence[int]:
+    def get_allowed_tokens(self) -> Sequence[int]:
         """Tokens inside the rest, and tokens that complete it and go on."""
         longer = [id for data, id in self.vocabulary.beginning(self.rest) if data != self.rest]
         return tuple(self.vocabulary.heads(self.rest) + longer)
 
-    def branches(self) -> Sequence[tuple[Sequence[int], int | None]]:
+    def get_choice_groups(self) -> Sequence[tuple[Sequence[int], int | None]]:
         """None: each token stands for itself."""
         return ()
 
-    def melted(self) -> tuple[Sequence[int], Sequence[int]]:
+    def get_substitutions(self) -> tuple[Sequence[int], Sequence[int]]:
         """None."""
         return _NOTHING
 
-    def step(self, token: int) -> Heal | None:
+    def advance(self, token_id: int) -> Heal | None:
         """The rest after a token; free once it is written."""
-        data = self.vocabulary.token_bytes[token]
+        data = self.vocabulary.token_bytes[token_id]
         return None if len(data) >= len(self.rest) else replace(self, rest=self.rest[len(data) :])
 
-    def forced(self) -> Sequence[int]:
+    def get_forced_tokens(self) -> Sequence[int]:
         """Nothing: how the rest is cut into tokens is for the model to weigh."""
         return ()
 
-    def draft(self, most: int) -> Sequence[int]:
+    def draft(self, limit: int) -> Sequence[int]:
         """Nothing."""
         return ()
 

@@ -111,14 +111,14 @@ class ModelWorker:
         """The steps of a ticket; out of memory, the caches go and it is tried once more at half the window."""
         model, cache = self._models[ticket.request.model]
         try:
-            yield from self._generate(ticket, model, cache, model.window)
+            yield from self._generate(ticket, model, cache, model.context_length)
         except (RuntimeError, MemoryError) as error:
             _raise_lost(error)
             if not _out_of_memory(error):
                 raise
             self._free()
             try:
-                yield from self._generate(ticket, model, cache, model.window // 2)
+                yield from self._generate(ticket, model, cache, model.context_length // 2)
             except (RuntimeError, MemoryError) as again:
                 _raise_lost(again)
                 self._free()
@@ -148,8 +148,8 @@ class ModelWorker:
         # Who types has waited since the request; an edit's budget is for the writing.
         since = ticket.submitted_at if ticket.priority is Priority.KEYSTROKE else started
         deadline = Deadline(since + sampling.seconds if sampling.seconds is not None else math.inf)
-        prefix = cache.take(tokens, model.new_cache)
-        reused, first = len(prefix.tokens), 0.0
+        prefix = cache.acquire(tokens, model.new_cache)
+        reused, first = len(prefix.token_ids), 0.0
         outputs: list[Output] = []
         try:
             for _ in _grown(ticket, model, prefix, prompt, sampling, deadline, outputs):
@@ -166,7 +166,7 @@ class ModelWorker:
         finally:
             # Whatever was read of the prompt is worth keeping; the output's keys are too, for text that is accepted.
             if prefix is not None:
-                cache.put(prefix)
+                cache.release(prefix)
         candidates = tuple(output.candidate(ticket.request.task, prompt) for output in outputs)
         yield Generation(
             candidates[0].finish_reason, candidates, len(tokens), reused, first, time.monotonic() - started
@@ -207,44 +207,49 @@ def _grown(
     outputs: list[Output],
 ) -> Iterator[None]:
     """Grow all candidates side by side, pass by pass, until each has ended or time is up."""
-    from codeclippy_ls.engine.generation.decoding import reading
+    from codeclippy_ls.engine.generation.decoding import prefill_chunks
 
     streams = [_stream(model, prefix, prompt, sampling, 0)]
     logits = None
-    for feed in reading(prefix, (*prompt.tokens, *streams[0].opening)):
+    for feed in prefill_chunks(prefix, (*prompt.tokens, *streams[0].forced_prefix)):
         (logits,) = model.forward([feed])
-        prefix.tokens.extend(feed.tokens)
+        prefix.token_ids.extend(feed.token_ids)
         yield
         if not len(logits) and deadline.over:
             outputs.append(Output(reason=FinishReason.TIME))
             return
     for index in range(1, sampling.candidates):
-        streams.append(_stream(model, prefix.copy(len(prefix.tokens)), prompt, sampling, index))
+        streams.append(_stream(model, prefix.copy(len(prefix.token_ids)), prompt, sampling, index))
     outputs += [Output() for _ in streams]
     growing = list(zip(streams, outputs, [logits] * len(streams), strict=True))
     while growing:
         for stream, output, found in growing:
             _take(ticket, model, prompt, stream, output, found, shown=output is outputs[0])
-        left = [(stream, output) for stream, output, _ in growing if not stream.ended]
+        left = [(stream, output) for stream, output, _ in growing if not stream.is_finished]
         if left and deadline.over:
             for _, output in left:
                 output.reason = FinishReason.TIME
             return
         if left:
             yield
-        found = model.forward([stream.feed() for stream, _ in left]) if left else []
+        found = model.forward([stream.next_input() for stream, _ in left]) if left else []
         growing = [(stream, output, rows) for (stream, output), rows in zip(left, found, strict=True)]
 
 
 def _stream(model: Any, prefix: Any, prompt: Any, sampling: Any, index: int) -> Any:
     """A candidate's stream; the first is greedy where candidates are spread."""
-    from codeclippy_ls.engine.generation.decoding import Chooser, Stream
+    from codeclippy_ls.engine.generation.decoding import DecodingState, Sampler
 
     temperature = 0.0 if sampling.greedy_first and index == 0 else sampling.temperature
-    chooser = Chooser(temperature, sampling.top_p, sampling.seed + index)
-    room = min(sampling.max_tokens, model.window - len(prompt.tokens))
-    return Stream(
-        prefix, prompt.constraint, model.ends | prompt.ends, chooser, room, model.cost if sampling.use_drafts else None
+    chooser = Sampler(temperature, sampling.top_p, sampling.seed + index)
+    room = min(sampling.max_tokens, model.context_length - len(prompt.tokens))
+    return DecodingState(
+        prefix,
+        prompt.constraint,
+        model.stop_token_ids | prompt.ends,
+        chooser,
+        room,
+        model.pass_cost if sampling.use_drafts else None,
     )
 
 
@@ -252,15 +257,15 @@ def _take(
     ticket: RequestHandle, model: Any, prompt: Any, stream: Any, output: Output, logits: Any, shown: bool
 ) -> None:
     """Let a stream choose, and its text grow; it ends where the model, a stop string or the caller's test says so."""
-    step = stream.take(logits)
+    step = stream.accept_logits(logits)
     output.logprob += step.logprob
-    output.chosen += step.chosen
-    for token in step.tokens:
+    output.chosen += step.num_choices
+    for token in step.token_ids:
         if _accept(ticket, model, prompt, token, output, shown):
-            output.reason, stream.ended = FinishReason.STOP, True
+            output.reason, stream.is_finished = FinishReason.STOP, True
             return
-    if stream.ended:
-        output.reason = FinishReason.END if stream.finished else FinishReason.LENGTH
+    if stream.is_finished:
+        output.reason = FinishReason.END if stream.is_complete else FinishReason.LENGTH
 
 
 def _accept(ticket: RequestHandle, model: Any, prompt: Any, token: int, output: Output, shown: bool) -> bool:

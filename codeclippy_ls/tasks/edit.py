@@ -56,7 +56,7 @@ class EditTask(Task):
         prompt = edit_prompt(model, self._edited(), window, min(self.tokens, window // 2), self.family)
         start, end = prompt.lines
         state = constrain.diff(
-            model.tokenizer, shown.lines[start:end], model.ends | prompt.ends, opening=prompt.opening
+            model.tokenizer, shown.lines[start:end], model.stop_token_ids | prompt.ends, opening=prompt.opening
         )
         return replace(prompt, constraint=state)
 
@@ -83,7 +83,7 @@ class EditTask(Task):
         if state is None:
             return ContextDiff(candidate.text, *prompt.lines)
         for token in candidate.token_ids:
-            state = state.step(token)
+            state = state.advance(token)
         if candidate.finish_reason is not FinishReason.END:
             state = state.finished_hunks()
         return ContextDiff(state.diff(), *prompt.lines)

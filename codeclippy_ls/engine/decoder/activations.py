@@ -15,7 +15,7 @@ Apply = Callable[[Tensor], Tensor]
 
 
 class Activation:
-    """An activation by its name in `layouts.Shape`; ``gated`` where its input is the gate and what it lets through.
+    """An activation by its name in `ModelConfig`; ``gated`` if its input is the gate and what it lets through.
 
     Attributes:
         exactly: (tokens, wide) to the same, or to half as many where gated.

@@ -1,8 +1,8 @@
 """What tells one decoder architecture from another: where its weights are, how they are packed, which parts it has.
 
-A row of ``LAYOUTS`` for each architecture, a `Shape` for each configuration. `read` brings the weights of any of them
-into one form: q, k and v under each other, in pairs where they are turned by position, gate and up under each other.
-A configuration that would need anything not described here has no shape (`supported` says False), so that the caller
+A row of ``ARCHITECTURES`` for each architecture, a `ModelConfig` for each configuration. `read` brings the weights of
+any of them into one form: q, k and v under each other, in pairs where they are turned by position, gate and up too.
+A configuration that would need anything not described here has no shape (`is_supported` says False), so that the caller
 runs transformers' own module. Knows nothing of number formats or of how the decoder runs.
 """
 
@@ -20,7 +20,7 @@ Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ArchitectureSpec:
     """Names of the weights, without ``.weight``, and what the architecture does with them.
 
     Attributes:
@@ -60,7 +60,7 @@ def _bare(switch: str, *names: str) -> tuple[tuple[str, str], ...]:
 
 _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _GATED = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-_LLAMA = Layout(
+_LLAMA = ArchitectureSpec(
     embedding="model.embed_tokens",
     layer="model.layers.{}.",
     norms=("input_layernorm", "post_attention_layernorm"),
@@ -74,8 +74,8 @@ _LLAMA = Layout(
     bare=_bare("attention_bias", *_QKV, "self_attn.o_proj") + _bare("mlp_bias", *_GATED),
 )
 
-LAYOUTS = {
-    "gpt_neo": Layout(
+ARCHITECTURES = {
+    "gpt_neo": ArchitectureSpec(
         embedding="transformer.wte",
         positions="transformer.wpe",
         layer="transformer.h.{}.",
@@ -88,7 +88,7 @@ LAYOUTS = {
         scaled=False,
         bare=_bare("", "attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
     ),
-    "gpt2": Layout(
+    "gpt2": ArchitectureSpec(
         embedding="transformer.wte",
         positions="transformer.wpe",
         layer="transformer.h.{}.",
@@ -100,7 +100,7 @@ LAYOUTS = {
         last_norm="transformer.ln_f",
         transposed=True,
     ),
-    "gpt_bigcode": Layout(  # its matrix is packed by heads where each head has its own keys
+    "gpt_bigcode": ArchitectureSpec(  # its matrix is packed by heads where each head has its own keys
         embedding="transformer.wte",
         positions="transformer.wpe",
         layer="transformer.h.{}.",
@@ -112,7 +112,7 @@ LAYOUTS = {
         down="mlp.c_proj",
         last_norm="transformer.ln_f",
     ),
-    "codegen": Layout(
+    "codegen": ArchitectureSpec(
         embedding="transformer.wte",
         layer="transformer.h.{}.",
         norms=("ln_1", "ln_1"),
@@ -127,7 +127,7 @@ LAYOUTS = {
         bare=_bare("", "attn.qkv_proj", "attn.out_proj"),
         voiced=True,
     ),
-    "gptj": Layout(
+    "gptj": ArchitectureSpec(
         embedding="transformer.wte",
         layer="transformer.h.{}.",
         norms=("ln_1", "ln_1"),
@@ -141,7 +141,7 @@ LAYOUTS = {
         bare=_bare("", "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.out_proj"),
         voiced=True,
     ),
-    "gpt_neox": Layout(
+    "gpt_neox": ArchitectureSpec(
         embedding="gpt_neox.embed_in",
         layer="gpt_neox.layers.{}.",
         norms=("input_layernorm", "post_attention_layernorm"),
@@ -155,7 +155,7 @@ LAYOUTS = {
         parallel=True,
         bare=_bare("attention_bias", "attention.query_key_value", "attention.dense"),
     ),
-    "phi": Layout(
+    "phi": ArchitectureSpec(
         embedding="model.embed_tokens",
         layer="model.layers.{}.",
         norms=("input_layernorm", "input_layernorm"),
@@ -171,7 +171,7 @@ LAYOUTS = {
     "llama": _LLAMA,
     "mistral": replace(_LLAMA, bare=_bare("", *_QKV, "self_attn.o_proj", *_GATED)),
     "qwen2": replace(_LLAMA, bare=_bare("", "self_attn.o_proj", *_GATED)),
-    "starcoder2": Layout(
+    "starcoder2": ArchitectureSpec(
         embedding="model.embed_tokens",
         layer="model.layers.{}.",
         norms=("input_layernorm", "post_attention_layernorm"),
@@ -199,7 +199,7 @@ ACTIVATIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ModelConfig:
     """A configuration in this module's words.
 
     Attributes:
@@ -234,9 +234,9 @@ class Shape:
     bare: frozenset[str]
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> ArchitectureSpec:
         """The row of the table."""
-        return LAYOUTS[self.kind]
+        return ARCHITECTURES[self.kind]
 
     @property
     def repeats(self) -> int:
@@ -246,7 +246,7 @@ class Shape:
     @property
     def parameters(self) -> int:
         """Numbers in the weights."""
-        return sum(math.prod(form) for form in forms(self).values())
+        return sum(math.prod(form) for form in compute_weight_shapes(self).values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,15 +272,15 @@ class LayerWeights:
     down: Matrix
 
 
-def supported(config: Any) -> bool:
+def is_supported(config: Any) -> bool:
     """Whether the decoder computes exactly what transformers does for this configuration."""
-    return shape_of(config) is not None
+    return parse_config(config) is not None
 
 
-def shape_of(config: Any) -> Shape | None:
+def parse_config(config: Any) -> ModelConfig | None:
     """The configuration in this module's words; None where it needs something that is not described here."""
     kind = getattr(config, "model_type", None)
-    layout = LAYOUTS.get(kind) if isinstance(kind, str) else None
+    layout = ARCHITECTURES.get(kind) if isinstance(kind, str) else None
     if layout is None or _strange(config):
         return None
     try:
@@ -319,7 +319,7 @@ def _strange(config: Any) -> bool:
     )
 
 
-def _shape(config: Any, layout: Layout) -> Shape:
+def _shape(config: Any, layout: ArchitectureSpec) -> ModelConfig:
     layers, heads, width = config.num_hidden_layers, config.num_attention_heads, config.hidden_size
     kind = config.model_type
     size = getattr(config, "head_dim", None) or width // heads
@@ -336,7 +336,7 @@ def _shape(config: Any, layout: Layout) -> Shape:
     rope = getattr(config, "rope_parameters", None) or {}
     turned = int(size * rope.get("partial_rotary_factor", 1.0)) if rope else config.rotary_dim if layout.turned else 0
     activation = getattr(config, "hidden_act", None) or config.activation_function
-    return Shape(
+    return ModelConfig(
         kind=kind,
         layers=layers,
         width=width,
@@ -369,19 +369,19 @@ def _spans(config: Any, layers: int) -> tuple[int, ...]:
     return tuple(spans[kind] for kind in kinds)
 
 
-HEADS = ("lm_head", "embed_out")  # names of the matrix that makes logits
+LM_HEAD_NAMES = ("lm_head", "embed_out")  # names of the matrix that makes logits
 
 
-def forms(shape: Shape) -> dict[str, tuple[int, ...]]:
+def compute_weight_shapes(shape: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every weight of a whole checkpoint by name, with its form; the head under the first of its names, if untied."""
     layout, width = shape.layout, shape.width
     found = {f"{layout.embedding}.weight": (shape.vocabulary, width), **_norm_forms(shape, layout.last_norm)}
     if layout.positions:
         found[f"{layout.positions}.weight"] = (shape.window, width)
     if not shape.tied:
-        found[f"{HEADS[0]}.weight"] = (shape.vocabulary, width)
+        found[f"{LM_HEAD_NAMES[0]}.weight"] = (shape.vocabulary, width)
     if layout.voiced:
-        found[f"{HEADS[0]}.bias"] = (shape.vocabulary,)
+        found[f"{LM_HEAD_NAMES[0]}.bias"] = (shape.vocabulary,)
     for layer in range(shape.layers):
         start = layout.layer.format(layer)
         for name in layout.norms:
@@ -393,12 +393,12 @@ def forms(shape: Shape) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _norm_forms(shape: Shape, name: str) -> dict[str, tuple[int, ...]]:
+def _norm_forms(shape: ModelConfig, name: str) -> dict[str, tuple[int, ...]]:
     ends = ("weight",) if shape.layout.rms else ("weight", "bias")
     return {f"{name}.{end}": (shape.width,) for end in ends}
 
 
-def _linears(shape: Shape) -> Iterator[tuple[str, int, int]]:
+def _linears(shape: ModelConfig) -> Iterator[tuple[str, int, int]]:
     """Name, outputs and inputs of each linear layer within a layer."""
     layout, own, shared = shape.layout, shape.heads * shape.size, shape.groups * shape.size
     rows = (own, shared, shared) if len(layout.qkv) == 3 else (own + 2 * shared,)
@@ -408,7 +408,7 @@ def _linears(shape: Shape) -> Iterator[tuple[str, int, int]]:
     yield layout.down, shape.width, shape.inner
 
 
-def read(shape: Shape, weights: Weights, layer: int) -> LayerWeights:
+def read(shape: ModelConfig, weights: Weights, layer: int) -> LayerWeights:
     """The weights of one layer in the common form."""
     layout = shape.layout
     start = layout.layer.format(layer)
@@ -457,7 +457,7 @@ def stacked(parts: list[Matrix]) -> Matrix:
     return Matrix(torch.cat([part.weight for part in parts]), torch.cat(biases) if some else None)
 
 
-def _order(shape: Shape, device: torch.device) -> Tensor:
+def _order(shape: ModelConfig, device: torch.device) -> Tensor:
     """Which row of the stored matrix comes where: q, k and v of all heads under each other, turned ones in pairs."""
     heads, groups, size, layout = shape.heads, shape.groups, shape.size, shape.layout
     stored = torch.arange((heads + 2 * groups) * size, device=device)

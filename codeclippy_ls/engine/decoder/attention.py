@@ -1,7 +1,7 @@
 """Keys and values of our own decoder, and the attention of a pass over them.
 
-A pass reads the tokens of several feeds together; where they stand, and what each may see, is a `Batch`'s affair.
-`Seats` is the one for any feeds; `graphs` has one for passes of a fixed form. Knows no weights.
+A pass reads the tokens of several feeds together; an `AttentionBatch` knows where they stand and what each may see.
+`RaggedBatch` is the one for any feeds; `graphs` has one for passes of a fixed form. Knows no weights.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from codeclippy_ls.engine.decoder.architectures import Shape
-from codeclippy_ls.engine.generation.kv_cache import Feed
+from codeclippy_ls.engine.decoder.architectures import ModelConfig
+from codeclippy_ls.engine.generation.kv_cache import ModelInput
 
 GROWTH = 256  # tokens by which the memory of keys and values grows
 _MANY, _STEP = 16, 64  # tokens from which attention is given keys by steps, and the step
 
 
-class Batch(Protocol):
+class AttentionBatch(Protocol):
     """The tokens of a pass, one under another."""
 
     turns: Tensor | None
@@ -35,7 +35,7 @@ class Batch(Protocol):
         """Attention of (tokens, q, k and v) to (tokens, heads * size); keys and values go to the caches."""
 
 
-class KeyValues:
+class ContiguousKVCache:
     """Keys and values of the tokens read so far, in memory of its own that grows in steps.
 
     (layers, 2, groups, capacity, size): a head's tokens lie side by side, since reading them is most of what attention
@@ -75,9 +75,9 @@ class KeyValues:
         self.kept = min(self.kept, length)
 
     @torch.inference_mode()
-    def copy(self, length: int) -> KeyValues:
+    def copy(self, length: int) -> ContiguousKVCache:
         """The first ``length`` tokens in memory of their own."""
-        made = KeyValues(self._sized(min(length, self.length)), self._window)
+        made = ContiguousKVCache(self._sized(min(length, self.length)), self._window)
         made.length = min(length, self.length)
         made.part(0, made.length).copy_(self.part(0, made.length))
         return made
@@ -100,17 +100,17 @@ class KeyValues:
         return self._store.new_zeros(layers, two, groups, capacity, size)  # attention may be given more, masked
 
 
-class _Seat:
+class _BatchEntry:
     """One feed's place in a packed pass: its tokens, its cache, and the masks of its attention."""
 
     __slots__ = ("_masks", "cache", "end", "past", "start", "total")
 
-    def __init__(self, feed: Feed, start: int) -> None:
-        assert isinstance(feed.cache, KeyValues), "a cache of this decoder's"
-        self.cache = feed.cache
-        self.start, self.end = start, start + len(feed.tokens)
-        self.past = feed.cache.length
-        self.total = self.past + len(feed.tokens)
+    def __init__(self, feed: ModelInput, start: int) -> None:
+        assert isinstance(feed.kv_cache, ContiguousKVCache), "a cache of this decoder's"
+        self.cache = feed.kv_cache
+        self.start, self.end = start, start + len(feed.token_ids)
+        self.past = feed.kv_cache.length
+        self.total = self.past + len(feed.token_ids)
         self._masks: dict[int, Tensor] = {}
 
     def seen(self, span: int) -> tuple[int, int]:
@@ -140,8 +140,8 @@ class _Seat:
         return found
 
 
-class Seats:
-    """A `Batch` of any feeds: attention goes feed by feed, each over its own cache.
+class RaggedBatch:
+    """A `AttentionBatch` of any feeds: attention goes feed by feed, each over its own cache.
 
     Args:
         memory: type of keys, values and the attention over them.
@@ -156,22 +156,28 @@ class Seats:
         ValueError: a feed has no tokens, or fewer than rows, or positions end before its last.
     """
 
-    def __init__(self, shape: Shape, feeds: Sequence[Feed], memory: torch.dtype, most: int | None = None) -> None:
+    def __init__(
+        self, shape: ModelConfig, feeds: Sequence[ModelInput], memory: torch.dtype, most: int | None = None
+    ) -> None:
         self._shape, self._memory = shape, memory
-        self._seats: list[_Seat] = []
+        self._seats: list[_BatchEntry] = []
         self.turns: Tensor | None = None
         for feed in feeds:
-            seat = _Seat(feed, self._seats[-1].end if self._seats else 0)
-            if not (feed.tokens and 0 <= feed.rows <= len(feed.tokens)) or (most is not None and seat.total > most):
-                raise ValueError(f"{feed.rows} of {len(feed.tokens)} tokens after {seat.past} do not fit")
+            seat = _BatchEntry(feed, self._seats[-1].end if self._seats else 0)
+            if not (feed.token_ids and 0 <= feed.num_logits <= len(feed.token_ids)) or (
+                most is not None and seat.total > most
+            ):
+                raise ValueError(f"{feed.num_logits} of {len(feed.token_ids)} tokens after {seat.past} do not fit")
             seat.cache.reserve(seat.total)
             self._seats.append(seat)
-        self.tokens = [token for feed in feeds for token in feed.tokens]
-        self.wanted = [slice(seat.end - feed.rows, seat.end) for feed, seat in zip(feeds, self._seats, strict=True)]
+        self.tokens = [token for feed in feeds for token in feed.token_ids]
+        self.wanted = [
+            slice(seat.end - feed.num_logits, seat.end) for feed, seat in zip(feeds, self._seats, strict=True)
+        ]
         self.end = max(seat.total for seat in self._seats)
 
     def taken(self, table: Tensor) -> Tensor:
-        """As `Batch` says."""
+        """As `AttentionBatch` says."""
         return joined([table[seat.past : seat.total] for seat in self._seats])
 
     def close(self) -> None:
@@ -180,14 +186,14 @@ class Seats:
             seat.cache.length = seat.total
 
     def attended(self, layer: int, qkv: Tensor) -> Tensor:
-        """As `Batch` says."""
+        """As `AttentionBatch` says."""
         q = self.written(layer, qkv).to(self._memory)
         if len(self._seats) == 1:
             return self._attend(layer, q, self._seats[0])
         return joined([self._attend(layer, q[seat.start : seat.end], seat) for seat in self._seats])
 
     def written(self, layer: int, qkv: Tensor) -> Tensor:
-        """As `Batch` says."""
+        """As `AttentionBatch` says."""
         shape, seats = self._shape, self._seats
         width = shape.heads * shape.size
         if self.turns is not None:
@@ -203,7 +209,7 @@ class Seats:
             )
         return qkv[:, :width]
 
-    def _attend(self, layer: int, q: Tensor, seat: _Seat) -> Tensor:
+    def _attend(self, layer: int, q: Tensor, seat: _BatchEntry) -> Tensor:
         """One feed's attention."""
         shape = self._shape
         _, keys, values = seat.cache.layers[layer]
@@ -230,7 +236,7 @@ class Seats:
         return out.reshape(tokens, shape.heads * shape.size)
 
 
-def turn(shape: Shape, qkv: Tensor, turns: Tensor) -> None:
+def turn(shape: ModelConfig, qkv: Tensor, turns: Tensor) -> None:
     """Turn q and k by their positions, in place, in float32: neighbours are one complex number.
 
     Args:

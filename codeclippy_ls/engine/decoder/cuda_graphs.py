@@ -3,7 +3,7 @@
 A recorded pass (a CUDA graph) always reads and writes the same memory. So there are a few *slots*, each with keys and
 values of one text; a feed is seated in one, its tokens and how many came before are written to where the pass reads
 them, and the pass is replayed. What it adds to a slot is copied to the feed's own cache at once: caches are always
-whole, and a slot is only a copy, good for as many tokens as have not changed since (`KeyValues.kept`). A form is how
+whole, and a slot is only a copy, good for as many tokens as have not changed since (`kept` of the cache). A form is how
 many feeds, how many tokens of each (by powers of two; the rest is padding that nobody sees) and over how many keys. It
 is run once as it is, recorded when it is wanted again, and compared with what it computed unrecorded; where recording
 fails, passes are run as they are from then on.
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from codeclippy_ls.engine.decoder.architectures import Shape
-from codeclippy_ls.engine.decoder.attention import Batch, KeyValues, turn
-from codeclippy_ls.engine.generation.kv_cache import Feed
+from codeclippy_ls.engine.decoder.architectures import ModelConfig
+from codeclippy_ls.engine.decoder.attention import AttentionBatch, ContiguousKVCache, turn
+from codeclippy_ls.engine.generation.kv_cache import ModelInput
 
 SLOTS = 4  # feeds in a pass
 TOKENS = 64  # in a pass, padding included
@@ -36,16 +36,16 @@ Record = Callable[[Run], Run]
 class Body(Protocol):
     """What is recorded: a decoder."""
 
-    vocabulary: int
+    vocab_size: int
     device: torch.device
 
-    def logits(self, tokens: Tensor, batch: Batch, wanted: None) -> Tensor: ...
+    def logits(self, tokens: Tensor, batch: AttentionBatch, wanted: None) -> Tensor: ...
 
     def turns(self, length: int) -> Tensor | None: ...
 
 
-class Fixed:
-    """A `Batch` of ``feeds`` with ``tokens`` each, in the first slots; made within what is recorded.
+class PaddedBatch:
+    """A `AttentionBatch` of ``feeds`` with ``tokens`` each, in the first slots; made within what is recorded.
 
     Args:
         store: keys and values of all slots, (layers, 2, slots, groups, capacity, size).
@@ -55,7 +55,7 @@ class Fixed:
     """
 
     def __init__(
-        self, shape: Shape, store: Tensor, pasts: Tensor, tokens: int, span: int, turns: Tensor | None
+        self, shape: ModelConfig, store: Tensor, pasts: Tensor, tokens: int, span: int, turns: Tensor | None
     ) -> None:
         self._shape, self._tokens, self._span = shape, tokens, span
         self._feeds, device = len(pasts), pasts.device
@@ -79,11 +79,11 @@ class Fixed:
         return mask.expand(-1, self._shape.groups, -1, -1)
 
     def taken(self, table: Tensor) -> Tensor:
-        """As `Batch` says."""
+        """As `AttentionBatch` says."""
         return table.index_select(0, self._flat)
 
     def written(self, layer: int, qkv: Tensor) -> Tensor:
-        """As `Batch` says."""
+        """As `AttentionBatch` says."""
         shape = self._shape
         width = shape.heads * shape.size
         if self.turns is not None:
@@ -94,7 +94,7 @@ class Fixed:
         return qkv[:, :width]
 
     def attended(self, layer: int, qkv: Tensor) -> Tensor:
-        """As `Batch` says."""
+        """As `AttentionBatch` says."""
         shape, feeds, tokens = self._shape, self._feeds, self._tokens
         q = self.written(layer, qkv).view(feeds, tokens, shape.groups, shape.repeats, shape.size)
         keys, values = self._layers[layer][:, :feeds, :, : self._span]
@@ -109,7 +109,7 @@ class Fixed:
         return out.reshape(feeds * tokens, shape.heads * shape.size)
 
 
-class Graphs:
+class CudaGraphRunner:
     """The recorded passes of one decoder, with their slots.
 
     Args:
@@ -121,7 +121,7 @@ class Graphs:
         count: passes recorded so far.
     """
 
-    def __init__(self, body: Body, shape: Shape, memory: torch.dtype, record: Record) -> None:
+    def __init__(self, body: Body, shape: ModelConfig, memory: torch.dtype, record: Record) -> None:
         self._body, self._shape, self._memory, self._record = body, shape, memory, record
         self._capacity = min(shape.window, LONGEST)
         self.fault = ""
@@ -132,30 +132,30 @@ class Graphs:
         """Give the slots and the recorded passes up, as memory is short; they are made again when they are wanted."""
         self._passes: dict[tuple[int, int, int], Run] = {}
         self._known: set[tuple[int, int, int]] = set()
-        self._owners: list[weakref.ref[KeyValues] | None] = []
+        self._owners: list[weakref.ref[ContiguousKVCache] | None] = []
         self._store = self._input = self._logits = torch.empty(0)
         self._turns: Tensor | None = None  # held here, since recorded passes go on reading where it was
 
     def __str__(self) -> str:
         return f"not recorded: {self.fault}" if self.fault else f"recorded, {self.count} so far"
 
-    def takes(self, feeds: Sequence[Feed]) -> bool:
+    def takes(self, feeds: Sequence[ModelInput]) -> bool:
         """Whether a pass is of a form that is recorded: few tokens of few feeds that are not too long."""
         tokens = _padded(feeds)
-        if len(feeds) > SLOTS or len(feeds) * tokens > TOKENS or min(feed.rows for feed in feeds) < 1:
+        if len(feeds) > SLOTS or len(feeds) * tokens > TOKENS or min(feed.num_logits for feed in feeds) < 1:
             return False
-        if max(feed.cache.length for feed in feeds) + tokens > self._capacity:
+        if max(feed.kv_cache.length for feed in feeds) + tokens > self._capacity:
             return False
-        if any(len(feed.tokens) < feed.rows for feed in feeds):
+        if any(len(feed.token_ids) < feed.num_logits for feed in feeds):
             return False
         return len(feeds) <= self._slots()
 
-    def forward(self, feeds: Sequence[Feed]) -> list[Tensor]:
+    def forward(self, feeds: Sequence[ModelInput]) -> list[Tensor]:
         """As `Transformer.forward`, of feeds that it `takes`."""
         seated = self._seated(feeds)
         tokens = _padded(feeds)
-        pasts = [feed.cache.length for feed in seated]
-        padded = [token for feed in seated for token in (*feed.tokens, *[0] * (tokens - len(feed.tokens)))]
+        pasts = [feed.kv_cache.length for feed in seated]
+        padded = [token for feed in seated for token in (*feed.token_ids, *[0] * (tokens - len(feed.token_ids)))]
         told = torch.tensor([*pasts, *[0] * (SLOTS - len(pasts)), *padded])
         if self._input.device.type == "cuda":
             told = told.pin_memory()
@@ -165,11 +165,11 @@ class Graphs:
         parts = []
         for feed in feeds:
             place = places[id(feed)]
-            end = place * tokens + len(feed.tokens)
-            parts.append(self._logits[end - feed.rows : end])
+            end = place * tokens + len(feed.token_ids)
+            parts.append(self._logits[end - feed.num_logits : end])
             self._kept(feed, place)
-        logits = fetched(torch.cat(parts))
-        return list(logits.split([feed.rows for feed in feeds]))
+        logits = copy_to_cpu(torch.cat(parts))
+        return list(logits.split([feed.num_logits for feed in feeds]))
 
     def _pass(self, feeds: int, tokens: int, end: int) -> None:
         """Compute the logits of what stands in the slots and the input."""
@@ -187,7 +187,7 @@ class Graphs:
 
         def run() -> None:
             pasts, ids = self._input[:feeds], self._input[SLOTS : SLOTS + feeds * tokens]
-            batch = Fixed(self._shape, self._store, pasts, tokens, span, self._turns)
+            batch = PaddedBatch(self._shape, self._store, pasts, tokens, span, self._turns)
             self._logits[: feeds * tokens].copy_(self._body.logits(ids, batch, None))
 
         return run
@@ -224,21 +224,21 @@ class Graphs:
                 return 0
             self._store = torch.zeros(layers, 2, slots, *form[3:], dtype=self._memory, device=device)
             self._input = torch.zeros(SLOTS + TOKENS, dtype=torch.long, device=device)
-            self._logits = torch.zeros(TOKENS, self._body.vocabulary, device=device)
+            self._logits = torch.zeros(TOKENS, self._body.vocab_size, device=device)
             self._turns = self._body.turns(self._capacity)
             self._owners = [None] * slots
         return len(self._owners)
 
-    def _seated(self, feeds: Sequence[Feed]) -> list[Feed]:
+    def _seated(self, feeds: Sequence[ModelInput]) -> list[ModelInput]:
         """The feeds by slot: each in the one that has its text, where it may, and then in any that is left."""
-        places: list[Feed | None] = [None] * len(feeds)
-        left: list[Feed] = []
+        places: list[ModelInput | None] = [None] * len(feeds)
+        left: list[ModelInput] = []
         for feed in feeds:
             place = next(
                 (
                     place
                     for place, owner in enumerate(self._owners[: len(feeds)])
-                    if owner is not None and owner() is feed.cache
+                    if owner is not None and owner() is feed.kv_cache
                 ),
                 None,
             )
@@ -257,16 +257,16 @@ class Graphs:
             self._owners[place] = weakref.ref(cache)
         return seated
 
-    def _kept(self, feed: Feed, place: int) -> None:
+    def _kept(self, feed: ModelInput, place: int) -> None:
         """The feed's own cache takes what its slot was given."""
         cache = _ours(feed)
-        past, total = cache.length, cache.length + len(feed.tokens)
+        past, total = cache.length, cache.length + len(feed.token_ids)
         cache.reserve(total)
         cache.part(past, total).copy_(self._store[:, :, place, :, past:total])
         cache.length = cache.kept = total
 
 
-class CudaGraphs:
+class CudaGraphCapture:
     """Records as CUDA graphs, which share their memory, since one has ended before the next begins."""
 
     def __init__(self) -> None:
@@ -280,7 +280,7 @@ class CudaGraphs:
         return replay
 
 
-def fetched(logits: Tensor) -> Tensor:
+def copy_to_cpu(logits: Tensor) -> Tensor:
     """Logits in the CPU's memory, where tokens are chosen: the one time that a pass waits for the device."""
     if logits.device.type != "cuda":
         return logits.cpu()
@@ -295,11 +295,11 @@ def _free(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 1 << 60
 
 
-def _padded(feeds: Sequence[Feed]) -> int:
-    most = max(len(feed.tokens) for feed in feeds)
+def _padded(feeds: Sequence[ModelInput]) -> int:
+    most = max(len(feed.token_ids) for feed in feeds)
     return 1 << (most - 1).bit_length() if most else 0
 
 
-def _ours(feed: Feed) -> KeyValues:
-    assert isinstance(feed.cache, KeyValues), "a cache of this decoder's"
-    return feed.cache
+def _ours(feed: ModelInput) -> ContiguousKVCache:
+    assert isinstance(feed.kv_cache, ContiguousKVCache), "a cache of this decoder's"
+    return feed.kv_cache

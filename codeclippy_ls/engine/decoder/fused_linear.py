@@ -1,4 +1,4 @@
-"""Linear layers that belong together: of one input (a `Fan`), or added up (a `Sum`).
+"""Linear layers that belong together: of one input (a `MergedColumnLinear`), or added up (a `FusedResidualLinear`).
 
 A format multiplies them at once or one by one, whichever is cheaper where they run: a call takes longer to begin than a
 small model takes to multiply, and a GPU is idle between two. Knows nothing of models.
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from codeclippy_ls.engine.decoder.linear import PLAIN, Choice, Int8, Linear, Part, chosen, one
+from codeclippy_ls.engine.decoder.linear import PLAIN, Int8, Linear, Part, WeightFormats, build_in_formats, make_linear
 
 
-class Fan(Protocol):
+class MergedColumnLinear(Protocol):
     """Linear layers of one input, each with its activation: (tokens, in) to (tokens, out) of each."""
 
     nbytes: int
@@ -24,7 +24,7 @@ class Fan(Protocol):
     def __call__(self, x: Tensor) -> Sequence[Tensor]: ...
 
 
-class Sum(Protocol):
+class FusedResidualLinear(Protocol):
     """Linear layers that are added up: to (tokens, out), in place, what each makes of its own (tokens, in)."""
 
     nbytes: int
@@ -33,7 +33,7 @@ class Sum(Protocol):
 
 
 class _Alone:
-    """A single layer as a `Fan`."""
+    """A single layer as a `MergedColumnLinear`."""
 
     __slots__ = ("_layer", "nbytes")
 
@@ -50,7 +50,7 @@ class _Each:
     __slots__ = ("_dtype", "_layers", "nbytes")
 
     def __init__(self, name: str, parts: Sequence[Part]) -> None:
-        self._layers = [one(name, part) for part in parts]
+        self._layers = [make_linear(name, part) for part in parts]
         self._dtype = PLAIN.get(name, torch.float32)
         self.nbytes = sum(layer.nbytes for layer in self._layers)
 
@@ -68,7 +68,7 @@ class _Joined:
         weight, bias = torch.cat([part.weight for part in parts]), None
         if any(part.bias is not None for part in parts):
             bias = torch.cat([weight.new_zeros(len(part.weight)) if part.bias is None else part.bias for part in parts])
-        self._layer = one(name, Part(weight, bias))
+        self._layer = make_linear(name, Part(weight, bias))
         kinds = [part.activation for part in parts]
         self._activations = [
             None if kind is None else kind.roughly if name == "int8" else kind.exactly for kind in kinds
@@ -90,7 +90,7 @@ class _Added:
     __slots__ = ("_layers", "nbytes")
 
     def __init__(self, name: str, parts: Sequence[Part]) -> None:
-        self._layers = [one(name, part) for part in parts]
+        self._layers = [make_linear(name, part) for part in parts]
         self.nbytes = sum(layer.nbytes for layer in self._layers)
 
     def __call__(self, to: Tensor, *inputs: Tensor) -> Tensor:
@@ -137,25 +137,27 @@ class _Accumulated:
         return to.addmm_(inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1), self._weight)
 
 
-def fan(parts: Sequence[Part], choice: Choice) -> Fan:
+def make_merged_linear(parts: Sequence[Part], choice: WeightFormats) -> MergedColumnLinear:
     """Layers of one input in a chosen format."""
     if len(parts) == 1:
-        return _Alone(chosen(lambda name: one(name, parts[0]), choice))
-    at_once = calls_cost(parts[0].weight.device)
-    return chosen(lambda name: _Joined(name, parts) if name == "int8" or at_once else _Each(name, parts), choice)
+        return _Alone(build_in_formats(lambda name: make_linear(name, parts[0]), choice))
+    at_once = should_merge(parts[0].weight.device)
+    return build_in_formats(
+        lambda name: _Joined(name, parts) if name == "int8" or at_once else _Each(name, parts), choice
+    )
 
 
-def summed(parts: Sequence[Part], choice: Choice) -> Sum:
+def make_residual_linear(parts: Sequence[Part], choice: WeightFormats) -> FusedResidualLinear:
     """Layers that are added up, none with an activation, in a chosen format."""
-    return chosen(lambda name: _added(name, parts), choice)
+    return build_in_formats(lambda name: _added(name, parts), choice)
 
 
-def _added(name: str, parts: Sequence[Part]) -> Sum:
+def _added(name: str, parts: Sequence[Part]) -> FusedResidualLinear:
     if name == "int8":
         return _AddedAtOnce(parts) if len(parts) > 1 else _Added(name, parts)
-    return _Accumulated(parts, PLAIN[name]) if calls_cost(parts[0].weight.device) else _Added(name, parts)
+    return _Accumulated(parts, PLAIN[name]) if should_merge(parts[0].weight.device) else _Added(name, parts)
 
 
-def calls_cost(device: torch.device) -> bool:
+def should_merge(device: torch.device) -> bool:
     """Whether one product of two layers is cheaper than two: a GPU is idle between them."""
     return device.type == "cuda"

@@ -1,9 +1,10 @@
 """Number formats of linear layers, each behind a `Linear`: what it keeps, and how it multiplies.
 
 ``float32``, ``bfloat16`` and ``float16`` multiply in that format; on a CPU with oneDNN the weights of bfloat16 are
-packed once. ``int8`` keeps a factor per output channel and quantizes each token's activations as it comes. A `Choice`
-names one format for few tokens at a time and one for many, since what reads the fewest bytes is not what multiplies
-fastest; `measured` finds it out on this machine. Knows nothing of models.
+packed once. ``int8`` keeps a factor per output channel and quantizes each token's activations as it comes. A
+`WeightFormats` names one format for few tokens and one for many, since what reads the fewest bytes is not what
+multiplies
+fastest; `choose_fastest_formats` finds it out on this machine. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class WeightFormats:
     """The format for fewer than ``rows`` tokens at a time, and the one for more; the same name is one format."""
 
     few: str
@@ -152,7 +153,7 @@ def _seven_bits() -> bool:
 
 
 class _Switched:
-    """One format for few tokens, another for many, of a `Linear`, a `Fan` or a `Sum`."""
+    """One format for few tokens, another for many, of a `Linear`, a `MergedColumnLinear` or a `FusedResidualLinear`."""
 
     __slots__ = ("_few", "_many", "_rows", "nbytes")
 
@@ -164,18 +165,18 @@ class _Switched:
         return (self._few if x.shape[0] < self._rows else self._many)(x, *inputs)
 
 
-def linear(weight: Tensor, bias: Tensor | None, choice: Choice) -> Linear:
+def build_linear(weight: Tensor, bias: Tensor | None, choice: WeightFormats) -> Linear:
     """The layer in a chosen format, on the weight's device."""
-    return chosen(lambda name: one(name, Part(weight, bias)), choice)
+    return build_in_formats(lambda name: make_linear(name, Part(weight, bias)), choice)
 
 
-def chosen(made: Callable[[str], Any], choice: Choice) -> Any:
+def build_in_formats(made: Callable[[str], Any], choice: WeightFormats) -> Any:
     """What ``made`` makes of the choice's formats, as one."""
     few = made(choice.few)
     return few if choice.few == choice.many else _Switched(few, made(choice.many), choice.rows)
 
 
-def one(name: str, part: Part) -> Linear:
+def make_linear(name: str, part: Part) -> Linear:
     """The layer in the format of that name."""
     if name == "int8":
         return Int8(part)
@@ -184,12 +185,12 @@ def one(name: str, part: Part) -> Linear:
     return _Plain(part, PLAIN[name])
 
 
-class Rows:
+class Embedding:
     """A table of embeddings by id; ``int8`` keeps a factor per row."""
 
     __slots__ = ("_factors", "nbytes", "table")
 
-    def __init__(self, weight: Tensor, choice: Choice) -> None:
+    def __init__(self, weight: Tensor, choice: WeightFormats) -> None:
         self._factors: Tensor | None = None
         if choice.few == "int8":
             self.table, self._factors = _rounded(weight.float())
@@ -209,13 +210,13 @@ class Rows:
         return rows if self._factors is None else rows * self._factors.index_select(0, places)
 
 
-def multiplies_rows(choice: Choice, device: torch.device) -> bool:
-    """Whether a format's `Rows` are the very matrix that its `Linear` multiplies by, so that one of them is enough."""
+def can_tie_lm_head(choice: WeightFormats, device: torch.device) -> bool:
+    """Whether a format's `Embedding` table is the very matrix that its `Linear` multiplies by."""
     return choice.few == choice.many in PLAIN and not (choice.few == "bfloat16" and _packs_on(device))
 
 
 @lru_cache
-def available(device: str) -> tuple[str, ...]:
+def list_available_formats(device: str) -> tuple[str, ...]:
     """Formats that work here, by trying each on a small layer."""
     return tuple(name for name in ("float32", "bfloat16", "float16", "int8") if _works(name, torch.device(device)))
 
@@ -227,7 +228,7 @@ def _works(name: str, device: torch.device) -> bool:
         return False  # emulated on most
     weight, x = torch.eye(64, device=device), torch.ones(3, 64, device=device)
     try:
-        return bool((one(name, Part(weight))(x).float() - x).abs().max() < 0.02)
+        return bool((make_linear(name, Part(weight))(x).float() - x).abs().max() < 0.02)
     except Exception:  # what a build lacks shows in many kinds of errors
         return False
 
@@ -249,23 +250,23 @@ def _packs() -> bool:
 
 
 @lru_cache
-def measured(device: str, width: int = 768) -> Choice:
+def choose_fastest_formats(device: str, width: int = 768) -> WeightFormats:
     """The fastest formats here for one token and for many: known of some CPUs, else by a moment of multiplying.
 
     Args:
         device: where the model is to run; only on a CPU there is anything to measure.
         width: the model's, since calls cost more than multiplying where it is small.
     """
-    names = available(device)
+    names = list_available_formats(device)
     if torch.device(device).type != "cpu":
         best = next(name for name in ("bfloat16", "float16", "float32") if name in names)
-        return Choice(best, best)
+        return WeightFormats(best, best)
     if {"int8", "bfloat16"} <= set(names) and torch.cpu._is_amx_tile_supported():
-        return Choice("int8", "bfloat16", 16)  # what every measurement on such CPUs said, at all widths
+        return WeightFormats("int8", "bfloat16", 16)  # what every measurement on such CPUs said, at all widths
     # Together larger than a core's own cache, as a model's weights are between two tokens.
     width = min(width, 768)
     weights = [torch.ones(4 * width, width) for _ in range(max(1, min(16, (1 << 19) // width**2)))]
-    layers = {name: [one(name, Part(weight)) for weight in weights] for name in names}
+    layers = {name: [make_linear(name, Part(weight)) for weight in weights] for name in names}
     few, many = (min(names, key=lambda name: _seconds(layers[name], rows, width)) for rows in (1, MANY))
     switch = next(
         (
@@ -275,7 +276,7 @@ def measured(device: str, width: int = 768) -> Choice:
         ),
         MANY,
     )
-    return Choice(few, many, 0 if few == many else switch)
+    return WeightFormats(few, many, 0 if few == many else switch)
 
 
 @torch.inference_mode()

@@ -17,12 +17,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from codeclippy_ls.engine.decoder.activations import Activation
-from codeclippy_ls.engine.decoder.architectures import HEADS, Matrix, Shape, Weights, read, shape_of
-from codeclippy_ls.engine.decoder.attention import Batch, KeyValues, Seats, joined
-from codeclippy_ls.engine.decoder.cuda_graphs import CudaGraphs, Graphs, Record, fetched
-from codeclippy_ls.engine.decoder.fused_linear import Fan, Sum, fan, summed
-from codeclippy_ls.engine.decoder.linear import Choice, Part, Rows, linear, multiplies_rows
-from codeclippy_ls.engine.generation.kv_cache import Feed
+from codeclippy_ls.engine.decoder.architectures import LM_HEAD_NAMES, Matrix, ModelConfig, Weights, parse_config, read
+from codeclippy_ls.engine.decoder.attention import AttentionBatch, ContiguousKVCache, RaggedBatch, joined
+from codeclippy_ls.engine.decoder.cuda_graphs import CudaGraphCapture, CudaGraphRunner, Record, copy_to_cpu
+from codeclippy_ls.engine.decoder.fused_linear import (
+    FusedResidualLinear,
+    MergedColumnLinear,
+    make_merged_linear,
+    make_residual_linear,
+)
+from codeclippy_ls.engine.decoder.linear import Embedding, Part, WeightFormats, build_linear, can_tie_lm_head
+from codeclippy_ls.engine.generation.kv_cache import ModelInput
 
 
 class _Norm:
@@ -30,7 +35,7 @@ class _Norm:
 
     __slots__ = ("_bias", "_epsilon", "_rms", "_shape", "_weight")
 
-    def __init__(self, matrix: Matrix, shape: Shape, dtype: torch.dtype) -> None:
+    def __init__(self, matrix: Matrix, shape: ModelConfig, dtype: torch.dtype) -> None:
         self._weight = matrix.weight.to(dtype)
         self._bias = None if matrix.bias is None else matrix.bias.to(dtype)
         self._shape = (shape.width,)
@@ -53,18 +58,18 @@ class _Layer:
 
     index: int
     norm: _Norm
-    enter: Fan
-    leave: Sum
+    enter: MergedColumnLinear
+    leave: FusedResidualLinear
     second_norm: _Norm | None
-    rise: Fan | None
-    down: Sum | None
+    rise: MergedColumnLinear | None
+    down: FusedResidualLinear | None
 
 
 class Transformer:
     """A decoder over weights that it has taken into its own form.
 
     Args:
-        config: transformers' configuration, of which `layouts.supported` is True.
+        config: transformers' configuration, of which `layouts.is_supported` is True.
         weights: a loaded module's ``state_dict()``, or the tensors of such by name, on the device to run on.
         choice: number formats of the linear layers.
         record: how passes of a fixed form are recorded; as CUDA graphs where that is the device.
@@ -75,27 +80,29 @@ class Transformer:
         graphs: the recorded passes, where there are such.
     """
 
-    def __init__(self, config: Any, weights: Weights, choice: Choice, record: Record | None = None) -> None:
-        shape = shape_of(config)
+    def __init__(self, config: Any, weights: Weights, choice: WeightFormats, record: Record | None = None) -> None:
+        shape = parse_config(config)
         if shape is None:
             raise ValueError(f"no layout for this {config.model_type!r} configuration")
         layout, table = shape.layout, weights[f"{shape.layout.embedding}.weight"]
         self._shape = shape
-        self.architecture, self.window, self.vocabulary = shape.kind, shape.window, shape.vocabulary
-        self.parameters = shape.parameters
+        self.architecture, self.context_length, self.vocab_size = shape.kind, shape.window, shape.vocabulary
+        self.num_parameters = shape.parameters
         self.device = table.device
         self.dtype = str(choice)
         self._memory = choice.dtype  # of keys, values and the attention over them
         # Rounding of the hidden states costs more than it saves on a CPU.
         self._dtype = torch.float32 if table.device.type == "cpu" else choice.dtype
         self._layers = [self._layer(read(shape, weights, index), index, choice) for index in range(shape.layers)]
-        self._embedding = Rows(table, choice)
+        self._embedding = Embedding(table, choice)
         self._positions = weights[f"{layout.positions}.weight"].to(self._dtype) if layout.positions else None
         last = Matrix(weights[f"{layout.last_norm}.weight"], weights.get(f"{layout.last_norm}.bias"))
         self._last_norm = _Norm(last, shape, self._dtype)
-        head = next((weights[f"{name}.weight"] for name in HEADS if f"{name}.weight" in weights), table)
-        once = head.data_ptr() == table.data_ptr() and multiplies_rows(choice, table.device)
-        self._head = linear(self._embedding.table if once else head, weights.get(f"{HEADS[0]}.bias"), choice)
+        head = next((weights[f"{name}.weight"] for name in LM_HEAD_NAMES if f"{name}.weight" in weights), table)
+        once = head.data_ptr() == table.data_ptr() and can_tie_lm_head(choice, table.device)
+        self._head = build_linear(
+            self._embedding.table if once else head, weights.get(f"{LM_HEAD_NAMES[0]}.bias"), choice
+        )
         self._turns = torch.empty(0)
         self.nbytes = (
             self._head.nbytes
@@ -108,10 +115,10 @@ class Transformer:
             )
         )
         if record is None and self.device.type == "cuda":
-            record = CudaGraphs()
-        self.graphs = None if record is None else Graphs(self, shape, self._memory, record)
+            record = CudaGraphCapture()
+        self.graphs = None if record is None else CudaGraphRunner(self, shape, self._memory, record)
 
-    def _layer(self, weights: Any, index: int, choice: Choice) -> _Layer:
+    def _layer(self, weights: Any, index: int, choice: WeightFormats) -> _Layer:
         shape = self._shape
 
         def norm(matrix: Matrix) -> _Norm:
@@ -124,21 +131,21 @@ class Transformer:
         return _Layer(
             index,
             norm(weights.norm),
-            fan([qkv, rise] if together else [qkv], choice),
-            summed([out, down] if parallel else [out], choice),
+            make_merged_linear([qkv, rise] if together else [qkv], choice),
+            make_residual_linear([out, down] if parallel else [out], choice),
             None if parallel else norm(weights.second_norm),
-            None if together else fan([rise], choice),
-            None if parallel else summed([down], choice),
+            None if together else make_merged_linear([rise], choice),
+            None if parallel else make_residual_linear([down], choice),
         )
 
-    def new_cache(self) -> KeyValues:
+    def new_cache(self) -> ContiguousKVCache:
         """An empty cache of this model's."""
         shape = self._shape
         size = (shape.layers, 2, shape.groups, 0, shape.size)
-        return KeyValues(torch.empty(size, dtype=self._memory, device=self.device), shape.window)
+        return ContiguousKVCache(torch.empty(size, dtype=self._memory, device=self.device), shape.window)
 
     @torch.inference_mode()
-    def forward(self, feeds: Sequence[Feed]) -> list[Tensor]:
+    def forward(self, feeds: Sequence[ModelInput]) -> list[Tensor]:
         """Run each feed's tokens after what its cache holds, and extend the caches.
 
         Returns:
@@ -149,19 +156,19 @@ class Transformer:
         """
         if self.graphs is not None and self.graphs.takes(feeds):
             return self.graphs.forward(feeds)
-        seats = Seats(self._shape, feeds, self._memory, None if self._positions is None else len(self._positions))
+        seats = RaggedBatch(self._shape, feeds, self._memory, None if self._positions is None else len(self._positions))
         seats.turns = None if (turns := self.turns(seats.end)) is None else seats.taken(turns)
-        rows = [feed.rows for feed in feeds]
+        rows = [feed.num_logits for feed in feeds]
         if sum(rows):
             wanted = None if sum(rows) == len(seats.tokens) else seats.wanted
-            logits = fetched(self.logits(seats.tokens, seats, wanted))
+            logits = copy_to_cpu(self.logits(seats.tokens, seats, wanted))
         else:
             self._remembered(seats)
-            logits = torch.empty(0, self.vocabulary)
+            logits = torch.empty(0, self.vocab_size)
         seats.close()
         return [logits] if len(feeds) == 1 else list(logits.split(rows))
 
-    def logits(self, tokens: Sequence[int] | Tensor, batch: Batch, wanted: list[slice] | None) -> Tensor:
+    def logits(self, tokens: Sequence[int] | Tensor, batch: AttentionBatch, wanted: list[slice] | None) -> Tensor:
         """What follows the tokens wanted, or all: (tokens, vocabulary), float32, on the device; the caches grow."""
         x = self._read(tokens, batch)
         return self._head(self._last_norm(self._run(self._layers[-1], x, batch, wanted))).float()
@@ -176,7 +183,7 @@ class Transformer:
             self._turns = torch.polar(torch.ones_like(angles), angles)[:, None].to(self.device)
         return self._turns
 
-    def _read(self, tokens: Sequence[int] | Tensor, batch: Batch) -> Tensor:
+    def _read(self, tokens: Sequence[int] | Tensor, batch: AttentionBatch) -> Tensor:
         """The tokens as the last layer is given them."""
         x = self._embedding(tokens).to(self._dtype)
         if self._positions is not None:
@@ -185,13 +192,13 @@ class Transformer:
             x = self._run(layer, x, batch, None)
         return x
 
-    def _remembered(self, seats: Seats) -> None:
+    def _remembered(self, seats: RaggedBatch) -> None:
         """All that there is to do where no logits are wanted: of the last layer, its keys and values."""
         layer = self._layers[-1]
         x = self._read(seats.tokens, seats)
         seats.written(layer.index, layer.enter(layer.norm(x))[0])
 
-    def _run(self, layer: _Layer, x: Tensor, batch: Batch, wanted: list[slice] | None) -> Tensor:
+    def _run(self, layer: _Layer, x: Tensor, batch: AttentionBatch, wanted: list[slice] | None) -> Tensor:
         """One layer over all tokens, or what it makes of those wanted; ``x`` is changed.
 
         Behind the last layer's attention nobody reads the tokens whose logits are not wanted.

@@ -1,10 +1,10 @@
-"""Decoding one text: which tokens to run next, and what to make of the model's answer.
+"""Decoding of one sequence: which tokens to run next, and which tokens to accept from the model's logits.
 
-The prompt is read in chunks (``reading``); then a ``Stream`` says what it wants read (`feed`) and takes what the model
-says (`take`), in turns. Who runs it can run several side by side, stream, cancel, pre-empt and time them: "ask it again
-or don't". A turn is one choice with the tokens that it forces, and all choices for which a draft turned out right.
-Greedy output equals transformers' ``generate`` token for token in float32, with drafts or without. Knows nothing of
-text, documents or where prompts come from.
+The prompt is prefilled in chunks (``prefill_chunks``). Then a ``DecodingState`` alternately makes the next input
+(`next_input`) and accepts its logits (`accept_logits`). The caller runs the passes, so it can run several sequences
+side by side, stream, cancel, pre-empt and time them. A step is one sampled token with the tokens that it forces, and as
+many more as a draft predicted correctly. Greedy output equals transformers' ``generate`` token for token in float32,
+with drafts or without. Knows nothing of text, documents or where prompts come from.
 """
 
 from __future__ import annotations
@@ -16,243 +16,263 @@ from typing import Protocol
 
 import torch
 
-from codeclippy_ls.engine.generation.drafting import LONGEST, Lookup, Trust, best_length
-from codeclippy_ls.engine.generation.kv_cache import Feed, Prefix, common_length
+from codeclippy_ls.engine.generation.drafting import (
+    MAX_DRAFT_LENGTH,
+    AcceptanceRate,
+    NgramProposer,
+    optimal_draft_length,
+)
+from codeclippy_ls.engine.generation.kv_cache import CachedPrefix, ModelInput, common_prefix_length
 
 # A cancel waits for one chunk at most; below 128 tokens chunking costs 17 % of the prefill, at 256 about 1 %.
-CHUNK = 192
+PREFILL_CHUNK = 192
 
 
 class Constraint(Protocol):
-    """An immutable state that says which tokens may follow."""
+    """An immutable state that determines which tokens may follow."""
 
-    def allowed(self) -> Sequence[int] | None:
-        """Ids that may come next; ``None`` is all, empty is that nothing can follow."""
+    def get_allowed_tokens(self) -> Sequence[int] | None:
+        """Return the ids that may come next; ``None`` if all may, empty if nothing can follow."""
 
-    def branches(self) -> Sequence[tuple[Sequence[int], int | None]]:
-        """Ids that may come next, in groups that mean the same; nothing where each stands for itself.
+    def get_choice_groups(self) -> Sequence[tuple[Sequence[int], int | None]]:
+        """Return the ids that may come next in groups of the same meaning; empty if each id stands for itself.
 
-        The model weighs the groups, not the ways to write them. The second of a pair is the id to go on with where its
-        group was chosen, ``None`` where the model chooses within the group.
+        The model weighs the groups, not the spellings within them. The second item of a pair is the id to continue with
+        if its group was sampled; with ``None`` the model samples within the group.
         """
 
-    def melted(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Ids that may not come, and for each the one that begins as it does and takes its probability over."""
+    def get_substitutions(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Return (forbidden, substitute) ids.
 
-    def step(self, token: int) -> Constraint | None:
-        """The state after an allowed token; ``None`` where nothing is constrained any longer."""
+        Each forbidden token's probability moves to a substitute that starts with the same bytes.
+        """
 
-    def forced(self) -> Sequence[int]:
-        """Ids that can only follow from here, to be fed without being sampled; may be empty."""
+    def advance(self, token_id: int) -> Constraint | None:
+        """Return the state after an allowed token; ``None`` if nothing is constrained any longer."""
 
-    def draft(self, most: int) -> Sequence[int]:
-        """Ids that may well follow from here; a guess, to be checked. May be empty."""
+    def get_forced_tokens(self) -> Sequence[int]:
+        """Return the only ids that can follow, to be run without being sampled; may be empty."""
+
+    def draft(self, limit: int) -> Sequence[int]:
+        """Guess up to ``limit`` ids that follow, to be verified; may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """Tokens that a turn accepted. ``logprob`` is natural, of its ``chosen`` choices among what was allowed."""
+class DecodingStep:
+    """The tokens accepted in one step.
 
-    tokens: tuple[int, ...] = ()
+    ``logprob`` is the sum of the natural log-probabilities of ``num_choices`` sampled tokens among the allowed ones.
+    """
+
+    token_ids: tuple[int, ...] = ()
     logprob: float = 0.0
-    chosen: int = 0
+    num_choices: int = 0
 
 
-class Chooser:
-    """Picks the next token from logits, greedily or by a seeded random generator of its own."""
+class Sampler:
+    """Samples the next token from logits, greedily or with a seeded random generator of its own."""
 
     def __init__(self, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0) -> None:
         self._temperature, self._top_p = temperature, top_p
         self._random = torch.Generator().manual_seed(seed)
-        self._allowed: Sequence[int] | None = None
-        self._ids: torch.Tensor | None = None
+        self._allowed_tokens: Sequence[int] | None = None
+        self._allowed_ids: torch.Tensor | None = None
 
-    def choose(self, logits: torch.Tensor, constraint: Constraint | None) -> tuple[int | None, float]:
-        """A token and the log-probability of the choice; no token where none is allowed.
+    def sample(self, logits: torch.Tensor, constraint: Constraint | None) -> tuple[int | None, float]:
+        """Sample a token and return it with its log-probability; ``None`` if no token is allowed.
 
         Args:
-            logits: shape (vocabulary,).
+            logits: (vocab_size,).
         """
         if constraint is None:
-            return self._pick(logits)
-        allowed = constraint.allowed()
-        if allowed is None:
-            return self._pick(logits)
-        if not len(allowed):
+            return self._sample_index(logits)
+        allowed_tokens = constraint.get_allowed_tokens()
+        if allowed_tokens is None:
+            return self._sample_index(logits)
+        if not len(allowed_tokens):
             return None, 0.0
-        logits = _melted(logits, constraint.melted())
-        if branches := constraint.branches():
-            return self._branch(logits, branches)
-        if allowed is not self._allowed or self._ids is None:  # the same large set comes again and again
-            self._allowed, self._ids = allowed, torch.tensor(allowed, device=logits.device)
-        index, logprob = self._pick(logits[self._ids])
-        return int(self._ids[index]), logprob
+        logits = _apply_substitutions(logits, constraint.get_substitutions())
+        if groups := constraint.get_choice_groups():
+            return self._sample_group(logits, groups)
+        if allowed_tokens is not self._allowed_tokens or self._allowed_ids is None:  # the same large set comes often
+            self._allowed_tokens = allowed_tokens
+            self._allowed_ids = torch.tensor(allowed_tokens, device=logits.device)
+        index, logprob = self._sample_index(logits[self._allowed_ids])
+        return int(self._allowed_ids[index]), logprob
 
-    def _branch(self, logits: torch.Tensor, branches: Sequence[tuple[Sequence[int], int | None]]) -> tuple[int, float]:
-        """A token of the branch that is chosen by its mass."""
-        ids = torch.tensor([id for group, _ in branches for id in group], device=logits.device)
-        parts = logits[ids].split([len(group) for group, _ in branches])
-        index, logprob = self._pick(torch.stack([torch.logsumexp(part, 0) for part in parts]))
-        group, only = branches[index]
+    def _sample_group(
+        self, logits: torch.Tensor, groups: Sequence[tuple[Sequence[int], int | None]]
+    ) -> tuple[int, float]:
+        """Sample a group by its total probability, then a token of it."""
+        ids = torch.tensor([token_id for group, _ in groups for token_id in group], device=logits.device)
+        group_logits = logits[ids].split([len(group) for group, _ in groups])
+        index, logprob = self._sample_index(torch.stack([torch.logsumexp(part, 0) for part in group_logits]))
+        group, only = groups[index]
         if only is not None:
             return only, logprob
-        within, more = self._pick(parts[index])
-        return group[within], logprob + more
+        index_within, logprob_within = self._sample_index(group_logits[index])
+        return group[index_within], logprob + logprob_within
 
-    def _pick(self, logits: torch.Tensor) -> tuple[int, float]:
+    def _sample_index(self, logits: torch.Tensor) -> tuple[int, float]:
         if self._temperature <= 0:
-            peak, place = logits.max(0)  # argmax takes twice as long on a CPU, logsumexp as well
-            return int(place), -math.log(float((logits - peak).exp_().sum()))
-        index = self._sample(logits / self._temperature)
-        return index, float(logits[index] - torch.logsumexp(logits, 0))
+            peak, index = logits.max(0)  # argmax takes twice as long on a CPU, logsumexp as well
+            return int(index), -math.log(float((logits - peak).exp_().sum()))
+        chosen = self._sample_nucleus(logits / self._temperature)
+        return chosen, float(logits[chosen] - torch.logsumexp(logits, 0))
 
-    def _sample(self, logits: torch.Tensor) -> int:
+    def _sample_nucleus(self, logits: torch.Tensor) -> int:
         probabilities, order = torch.softmax(logits.cpu(), -1).sort(descending=True)
-        # The nucleus: the fewest tokens whose mass reaches top_p, the first always among them.
+        # The nucleus: the fewest tokens whose total probability reaches top_p, always including the first.
         outside = probabilities.cumsum(-1) - probabilities >= self._top_p
         outside[0] = False
         probabilities[outside] = 0.0
         return int(order[torch.multinomial(probabilities, 1, generator=self._random)])
 
 
-def _melted(logits: torch.Tensor, pairs: tuple[Sequence[int], Sequence[int]]) -> torch.Tensor:
-    """The logits with the mass of tokens that may not come added to those that begin as they do."""
+def _apply_substitutions(logits: torch.Tensor, pairs: tuple[Sequence[int], Sequence[int]]) -> torch.Tensor:
+    """Add the probability of each forbidden token to its substitute's."""
     if not pairs[0]:
         return logits
-    gone, heirs = torch.tensor(pairs, device=logits.device)
+    forbidden, substitutes = torch.tensor(pairs, device=logits.device)
     peak = logits.max()
     mass = (logits - peak).exp()
-    return (mass.index_add(0, heirs, mass[gone])).log() + peak
+    return (mass.index_add(0, substitutes, mass[forbidden])).log() + peak
 
 
-def reading(prefix: Prefix, tokens: Sequence[int]) -> Iterator[Feed]:
-    """Read all of ``tokens`` that ``prefix`` does not hold yet, in chunks; only after the last are logits wanted.
+def prefill_chunks(prefix: CachedPrefix, token_ids: Sequence[int]) -> Iterator[ModelInput]:
+    """Yield inputs for all of ``token_ids`` that ``prefix`` lacks, in chunks; only the last one asks for logits.
 
-    Who runs a feed counts its tokens to ``prefix.tokens``, in one step, so that the two never differ.
+    The caller that runs an input appends its tokens to ``prefix.token_ids`` at once, so that the two never differ.
     """
-    while (start := len(prefix.tokens)) < len(tokens):
-        chunk = tokens[start : start + CHUNK]
-        yield Feed(chunk, prefix.cache, int(start + len(chunk) == len(tokens)))
+    while (start := len(prefix.token_ids)) < len(token_ids):
+        chunk = token_ids[start : start + PREFILL_CHUNK]
+        yield ModelInput(chunk, prefix.kv_cache, int(start + len(chunk) == len(token_ids)))
 
 
-class Stream:
-    """One text in the making: first `take` for the prompt's last logits, then `feed` and `take` in turns until `ended`.
+class DecodingState:
+    """A sequence that is being generated.
 
-    ``finished`` is whether the model ended it, by itself or because nothing could follow. ``opening`` is what can only
-    come first: it is to be read with the prompt. The prefix always holds what its ``tokens`` say, also where the stream
-    is dropped between two turns.
+    First `accept_logits` with the prompt's last logits, then `next_input` and `accept_logits` in turns until
+    ``is_finished``. The prefix's KV cache always holds exactly its ``token_ids``, even if the state is dropped between
+    two steps.
 
     Args:
-        prefix: what the text continues; holds prompt and opening when `take` is first called.
-        room: most tokens of the text.
-        ends: ids that end it.
-        cost: of a pass over n tokens, in passes over one, by which drafts are measured; ``None`` for no drafts.
+        prefix: what the sequence continues; holds the prompt and ``forced_prefix`` before the first `accept_logits`.
+        max_tokens: limit of generated tokens.
+        stop_token_ids: ids that end the sequence.
+        pass_cost: cost of a pass over n tokens, in passes over one, which decides the length of drafts; ``None``
+            disables drafts.
+
+    Attributes:
+        is_finished: nothing more is to be generated.
+        is_complete: the model ended the sequence, or nothing could follow; False if the limit cut it.
+        forced_prefix: the only tokens that can come first, to be prefilled with the prompt.
     """
 
     def __init__(
         self,
-        prefix: Prefix,
+        prefix: CachedPrefix,
         constraint: Constraint | None,
-        ends: frozenset[int],
-        chooser: Chooser,
-        room: int,
-        cost: Callable[[int], float] | None = None,
+        stop_token_ids: frozenset[int],
+        sampler: Sampler,
+        max_tokens: int,
+        pass_cost: Callable[[int], float] | None = None,
     ) -> None:
         self.prefix = prefix
-        self.ended = False
-        self.finished = False
-        self.opening = tuple(constraint.forced() if constraint is not None else ())[:room]
-        self._constraint = _after(constraint, self.opening)
-        self._ends = ends
-        self._chooser = chooser
-        self._room = room - len(self.opening)
-        self._cost = cost
-        self._due = self.opening  # accepted and not told
-        self._unread: Sequence[int] = ()  # accepted and not read
+        self.is_finished = False
+        self.is_complete = False
+        self.forced_prefix = tuple(constraint.get_forced_tokens() if constraint is not None else ())[:max_tokens]
+        self._constraint = _advance(constraint, self.forced_prefix)
+        self._stop_token_ids = stop_token_ids
+        self._sampler = sampler
+        self._remaining = max_tokens - len(self.forced_prefix)
+        self._pass_cost = pass_cost
+        self._unreported = self.forced_prefix  # accepted and not yet returned
+        self._pending: Sequence[int] = ()  # accepted and not yet in the KV cache
         self._draft: Sequence[int] = ()
-        self._lookup: Lookup | None = None
-        # Guesses of the constraint are right more often than those of the lookup.
-        self._known, self._looked = Trust(0.9), Trust(0.5)
-        self._trust = self._known
+        self._ngram_proposer: NgramProposer | None = None
+        # A constraint's guesses are accepted more often than those of the n-gram lookup.
+        self._constraint_rate, self._ngram_rate = AcceptanceRate(0.9), AcceptanceRate(0.5)
+        self._draft_rate = self._constraint_rate
 
-    def feed(self) -> Feed:
-        """What to run: what was accepted last, and a draft; of a long run of forced tokens only the next chunk."""
-        if len(self._unread) > CHUNK:
-            return Feed(self._unread[:CHUNK], self.prefix.cache, 0)
-        self._draft = self._drafted() if self._cost is not None else ()
-        return Feed((*self._unread, *self._draft), self.prefix.cache, len(self._draft) + 1)
+    def next_input(self) -> ModelInput:
+        """Make the next input: the pending tokens and a draft; of a long forced run only the next chunk."""
+        if len(self._pending) > PREFILL_CHUNK:
+            return ModelInput(self._pending[:PREFILL_CHUNK], self.prefix.kv_cache, 0)
+        self._draft = self._propose_draft() if self._pass_cost is not None else ()
+        return ModelInput((*self._pending, *self._draft), self.prefix.kv_cache, len(self._draft) + 1)
 
-    def _drafted(self) -> Sequence[int]:
-        assert self._cost is not None
-        most = min(LONGEST, self._room - 1)
-        self._trust = self._known
-        draft: Sequence[int] = self._constraint.draft(most) if self._constraint is not None else ()
+    def _propose_draft(self) -> Sequence[int]:
+        assert self._pass_cost is not None
+        limit = min(MAX_DRAFT_LENGTH, self._remaining - 1)
+        self._draft_rate = self._constraint_rate
+        draft: Sequence[int] = self._constraint.draft(limit) if self._constraint is not None else ()
         if not draft:
-            if self._lookup is None:
-                self._lookup = Lookup((*self.prefix.tokens, *self._unread))
-            self._trust, draft = self._looked, self._lookup.following(most)
-        return draft[: best_length(self._trust.share, self._cost, most)] if draft else ()
+            if self._ngram_proposer is None:
+                self._ngram_proposer = NgramProposer((*self.prefix.token_ids, *self._pending))
+            self._draft_rate, draft = self._ngram_rate, self._ngram_proposer.propose(limit)
+        return draft[: optimal_draft_length(self._draft_rate.value, self._pass_cost, limit)] if draft else ()
 
-    def take(self, logits: torch.Tensor) -> Step:
-        """Choose by the logits after each head of the draft, the empty one first, for as long as the draft is right.
+    def accept_logits(self, logits: torch.Tensor) -> DecodingStep:
+        """Sample after the pending tokens, then after each drafted token for as long as the draft is right.
 
         Args:
-            logits: shape (rows that were asked for, vocabulary).
+            logits: (num_logits that were asked for, vocab_size).
         """
         if not len(logits):
-            self.prefix.tokens.extend(self._unread[:CHUNK])
-            self._unread = self._unread[CHUNK:]
-            return Step()
-        sure = len(self.prefix.tokens) + len(self._unread)
-        self.prefix.tokens.extend((*self._unread, *self._draft))
-        made: list[int] = []
-        logprob, chosen, right = 0.0, 0, 0
-        while right == len(made) < self._room:
-            token, score = self._chooser.choose(logits[right], self._constraint)
-            chosen, logprob = chosen + 1, logprob + score
-            if token is None or token in self._ends:
-                self.ended = self.finished = True
+            self.prefix.token_ids.extend(self._pending[:PREFILL_CHUNK])
+            self._pending = self._pending[PREFILL_CHUNK:]
+            return DecodingStep()
+        length_before_draft = len(self.prefix.token_ids) + len(self._pending)
+        self.prefix.token_ids.extend((*self._pending, *self._draft))
+        accepted: list[int] = []
+        logprob, num_choices, num_right = 0.0, 0, 0
+        while num_right == len(accepted) < self._remaining:
+            token_id, token_logprob = self._sampler.sample(logits[num_right], self._constraint)
+            num_choices, logprob = num_choices + 1, logprob + token_logprob
+            if token_id is None or token_id in self._stop_token_ids:
+                self.is_finished = self.is_complete = True
                 break
-            made += self._accepted(token)
-            right += common_length(self._draft[right:], made[right:])
+            accepted += self._accept_token(token_id)
+            num_right += common_prefix_length(self._draft[num_right:], accepted[num_right:])
         if self._draft:
-            self._trust.learn(right, wrong=right < len(self._draft))
-        self.prefix.crop(sure + right)
-        del made[self._room :]
-        self._room -= len(made)
-        self.ended = self.ended or self._room <= 0
-        self._unread, self._draft = made[right:], ()
-        if self._lookup is not None:
-            self._lookup.extend(made)
-        step, self._due = Step((*self._due, *made), logprob, chosen), ()
+            self._draft_rate.update(num_right, is_rejected=num_right < len(self._draft))
+        self.prefix.crop(length_before_draft + num_right)
+        del accepted[self._remaining :]
+        self._remaining -= len(accepted)
+        self.is_finished = self.is_finished or self._remaining <= 0
+        self._pending, self._draft = accepted[num_right:], ()
+        if self._ngram_proposer is not None:
+            self._ngram_proposer.extend(accepted)
+        step, self._unreported = DecodingStep((*self._unreported, *accepted), logprob, num_choices), ()
         return step
 
-    def _accepted(self, token: int) -> Sequence[int]:
-        """A chosen token with what it forces; the constraint moves on."""
-        self._constraint = _after(self._constraint, (token,))
-        forced = self._constraint.forced() if self._constraint is not None else ()
-        self._constraint = _after(self._constraint, forced)
-        return (token, *forced)
+    def _accept_token(self, token_id: int) -> Sequence[int]:
+        """Advance the constraint by a sampled token and those that it forces; return them all."""
+        self._constraint = _advance(self._constraint, (token_id,))
+        forced_tokens = self._constraint.get_forced_tokens() if self._constraint is not None else ()
+        self._constraint = _advance(self._constraint, forced_tokens)
+        return (token_id, *forced_tokens)
 
 
-def _after(constraint: Constraint | None, tokens: Sequence[int]) -> Constraint | None:
-    for token in tokens:
+def _advance(constraint: Constraint | None, token_ids: Sequence[int]) -> Constraint | None:
+    for token_id in token_ids:
         if constraint is None:
             break
-        constraint = constraint.step(token)
+        constraint = constraint.advance(token_id)
     return constraint
 
 
-Forward = Callable[[Sequence[Feed]], Sequence[torch.Tensor]]
+Forward = Callable[[Sequence[ModelInput]], Sequence[torch.Tensor]]
 
 
-def decoded(forward: Forward, stream: Stream, prompt: Sequence[int]) -> Iterator[Step]:
-    """The turns of a stream that runs by itself; empty steps while the prompt is read."""
-    for feed in reading(stream.prefix, (*prompt, *stream.opening)):
-        (logits,) = forward([feed])
-        stream.prefix.tokens.extend(feed.tokens)
-        yield Step()
-    yield stream.take(logits)
-    while not stream.ended:
-        (logits,) = forward([stream.feed()])
-        yield stream.take(logits)
+def generate(forward: Forward, state: DecodingState, prompt: Sequence[int]) -> Iterator[DecodingStep]:
+    """Generate one sequence alone; yields an empty step for each prefilled chunk."""
+    for chunk in prefill_chunks(state.prefix, (*prompt, *state.forced_prefix)):
+        (logits,) = forward([chunk])
+        state.prefix.token_ids.extend(chunk.token_ids)
+        yield DecodingStep()
+    yield state.accept_logits(logits)
+    while not state.is_finished:
+        (logits,) = forward([state.next_input()])
+        yield state.accept_logits(logits)

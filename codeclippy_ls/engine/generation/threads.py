@@ -1,10 +1,11 @@
-"""How many threads of the CPU a pass takes: all that make it faster, and one while other programs want the cores.
+"""The number of CPU threads of a pass: as many as help; a single one under CPU contention.
 
-Threads of one pass wait for each other at every layer, so a core that is taken away from one of them stops all: where
-all cores are busy two threads are up to fifteen times slower than one, where they are idle up to 1.7 times as fast
-(`bench.threads`). So one core is left to others always, the count is found when a model is loaded, and then watched: a
-pass that takes far too long, or two that one thread would have done sooner, and it is one; now and then more are tried
-again, less often where that was in vain. Belongs to the engine thread; knows no torch.
+The threads of one pass wait for each other at every layer, so a core that is taken away from one of them stops all:
+when all cores are busy two threads are up to fifteen times slower than one, when they are idle up to 1.7 times as fast
+(`bench.threads`). So one core is always left to other programs. The count is measured when a model is loaded, and then
+watched: one pass that takes far too long, or two in a row that one thread would have finished sooner, and it drops to
+one. More threads are tried again from time to time, less often after each trial that failed. Belongs to the engine
+thread; knows no torch.
 """
 
 from __future__ import annotations
@@ -15,93 +16,99 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-MOST = 8  # threads; a token has too little work for more
-_BAD = 2  # passes in a row that give a count up
-_STALLED = 5.0  # times the usual: one such pass is enough
-_TRIED = 3  # passes that a trial takes
-_PAUSES = (2.0, 300.0)  # seconds between trials, at least and at most
-_MARGIN = 1.2  # times what one thread is expected to take, until a pass counts as bad
-_FORGETS = 1.02  # by which the best time of a pass grows with each: texts become longer
+MAX_THREADS = 8  # a pass over one token has too little work for more
+_MAX_SLOW_PASSES = 2  # in a row, before the count drops to one
+_STALL_FACTOR = 5.0  # times the usual pass: one such pass is enough to drop to one thread
+_TRIAL_PASSES = 3
+_RETRY_SECONDS = (2.0, 300.0)  # between trials, minimum and maximum
+_SLOW_FACTOR = 1.2  # times the expected pass with one thread, before a pass counts as slow
+_BASELINE_GROWTH = 1.02  # of the usual pass, with every pass: texts become longer
 
 
-def cores() -> int:
-    """How many cores this process may use."""
+def count_cores() -> int:
+    """Count the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0)) or 1
     return os.cpu_count() or 1
 
 
-def counts() -> tuple[int, ...]:
-    """The counts worth trying, most likely the best first: half of the cores, as many are twins; all but one; one."""
-    return tuple(dict.fromkeys(min(max(1, count), MOST) for count in (cores() // 2, cores() - 1, 1)))
+def list_thread_counts() -> tuple[int, ...]:
+    """List the counts worth trying, most promising first: half the logical cores (many are SMT siblings), all but one,
+    one."""
+    return tuple(dict.fromkeys(min(max(1, count), MAX_THREADS) for count in (count_cores() // 2, count_cores() - 1, 1)))
 
 
-class Threads:
-    """The count that passes should take now.
+class ThreadCountTuner:
+    """Chooses between one thread and the fastest higher count, pass by pass.
 
     Args:
-        count: the only one, by the user's wish or because nothing was measured.
-        clock: seconds.
+        count: the fixed count, until `calibrate` is called.
+        clock: returns seconds.
+
+    Attributes:
+        count: the number of threads that the next pass should have.
     """
 
     def __init__(self, count: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.count = self._most = count
+        self.count = self._full_count = count
         self._clock = clock
-        self._gain = 1.0  # what one thread takes, in times of what most take
-        self._quick = 0.0  # a pass by most, where nothing disturbs it
-        self._bad = 0
-        self._alone: deque[float] = deque(maxlen=5)
-        self._trial: list[float] = []
-        self._pause, self._next = _PAUSES[0], 0.0
+        self._speedup = 1.0  # of the full count over one thread
+        self._usual_seconds = 0.0  # of an undisturbed pass with the full count; 0 before calibration
+        self._slow_passes = 0  # in a row
+        self._single_seconds: deque[float] = deque(maxlen=5)  # of the last passes with one thread
+        self._trial_seconds: list[float] = []  # of a running trial of the full count
+        self._retry_seconds, self._next_trial = _RETRY_SECONDS[0], 0.0
 
-    def measured(self, seconds: dict[int, float]) -> None:
-        """Take in what a pass took by each count; the fastest is used."""
-        most = {count: taken for count, taken in seconds.items() if count > 1}
-        if not most or 1 not in seconds:
+    def calibrate(self, seconds_by_count: dict[int, float]) -> None:
+        """Choose the fastest count from measured passes; without a count above one, nothing changes."""
+        multiple = {count: seconds for count, seconds in seconds_by_count.items() if count > 1}
+        if not multiple or 1 not in seconds_by_count:
             return
-        self._most = min(most, key=most.__getitem__)
-        self._quick = most[self._most]
-        self._gain = max(seconds[1] / self._quick, 1.0)
-        self._alone.append(seconds[1])
-        self.count = self._most if self._quick < seconds[1] else 1
-        self._next = self._clock() + self._pause
+        self._full_count = min(multiple, key=multiple.__getitem__)
+        self._usual_seconds = multiple[self._full_count]
+        self._speedup = max(seconds_by_count[1] / self._usual_seconds, 1.0)
+        self._single_seconds.append(seconds_by_count[1])
+        self.count = self._full_count if self._usual_seconds < seconds_by_count[1] else 1
+        self._next_trial = self._clock() + self._retry_seconds
 
-    def learn(self, seconds: float) -> None:
-        """Take in what a pass over one token took with ``count`` threads."""
-        if self._most == 1 or not self._quick:
+    def update(self, seconds: float) -> None:
+        """Adapt ``count`` to the time of a pass over one token that ran with it."""
+        if self._full_count == 1 or not self._usual_seconds:
             return
-        if self._trial or self.count == 1:
-            self._learn_alone(seconds)
+        if self._trial_seconds or self.count == 1:
+            self._update_single(seconds)
             return
-        self._quick = min(seconds, self._quick * _FORGETS)
-        self._bad = self._bad + 1 if seconds > _MARGIN * self._gain * self._quick else 0
-        if self._bad >= _BAD or seconds > _STALLED * self._quick:
-            self._give_up()
+        self._usual_seconds = min(seconds, self._usual_seconds * _BASELINE_GROWTH)
+        is_slow = seconds > _SLOW_FACTOR * self._speedup * self._usual_seconds
+        self._slow_passes = self._slow_passes + 1 if is_slow else 0
+        if self._slow_passes >= _MAX_SLOW_PASSES or seconds > _STALL_FACTOR * self._usual_seconds:
+            self._drop_to_one()
 
-    def _learn_alone(self, seconds: float) -> None:
-        """One thread works, or a trial runs of more."""
+    def _update_single(self, seconds: float) -> None:
+        """Update while one thread works or a trial of the full count runs."""
         if self.count == 1:
-            self._alone.append(seconds)
-            if self._clock() >= self._next:
-                self.count, self._trial = self._most, [0.0]  # a place for the first, which wakes the threads up
+            self._single_seconds.append(seconds)
+            if self._clock() >= self._next_trial:
+                self.count, self._trial_seconds = self._full_count, [0.0]  # not empty: a trial is running
             return
-        self._trial.append(seconds)
-        if len(self._trial) <= _TRIED:
-            if seconds > 3 * statistics.median(self._alone):  # in vain already
-                self._give_up()
+        self._trial_seconds.append(seconds)
+        if len(self._trial_seconds) <= _TRIAL_PASSES:
+            if seconds > 3 * statistics.median(self._single_seconds):  # failed already
+                self._drop_to_one()
             return
-        taken = statistics.median(self._trial[2:])
-        if taken < statistics.median(self._alone):
-            self._gain = max(statistics.median(self._alone) / taken, 1.0)
-            self._quick, self._bad, self._trial, self._pause = taken, 0, [], _PAUSES[0]
+        trial = statistics.median(self._trial_seconds[2:])  # without the first, which wakes the threads up
+        if trial < statistics.median(self._single_seconds):
+            self._speedup = max(statistics.median(self._single_seconds) / trial, 1.0)
+            self._usual_seconds, self._slow_passes = trial, 0
+            self._trial_seconds, self._retry_seconds = [], _RETRY_SECONDS[0]
         else:
-            self._give_up()
+            self._drop_to_one()
 
-    def _give_up(self) -> None:
-        if self._trial:
-            self._pause = min(2 * self._pause, _PAUSES[1])
+    def _drop_to_one(self) -> None:
+        if self._trial_seconds:
+            self._retry_seconds = min(2 * self._retry_seconds, _RETRY_SECONDS[1])
         else:
-            self._alone.clear()
-            self._alone.append(self._gain * self._quick)
-        self.count, self._trial, self._bad = 1, [], 0
-        self._next = self._clock() + self._pause
+            self._single_seconds.clear()
+            self._single_seconds.append(self._speedup * self._usual_seconds)
+        self.count, self._trial_seconds, self._slow_passes = 1, [], 0
+        self._next_trial = self._clock() + self._retry_seconds

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from codeclippy_ls.engine.decoder.architectures import LAYOUTS, supported
+from codeclippy_ls.engine.decoder.architectures import ARCHITECTURES, is_supported
 from codeclippy_ls.engine.loading.tokenizer import brief, reject_placeholder
 from codeclippy_ls.inference.errors import ModelError
 
@@ -50,15 +50,15 @@ def read_config(folder: Path) -> Any:
 def _plain(written: dict[str, Any]) -> Any:
     """The configuration as it stands; None where it leaves something to transformers' defaults, or is damaged."""
     kind = written.get("model_type")
-    if kind not in LAYOUTS or not str(written.get("transformers_version")).startswith(_WRITER):
+    if kind not in ARCHITECTURES or not str(written.get("transformers_version")).startswith(_WRITER):
         return None
     config = SimpleNamespace(**{_NAMES.get(name, name): value for name, value in written.items()})
     config.get_text_config = lambda: config
     config.eos_token_id = written.get("eos_token_id")
-    turned = LAYOUTS[kind].turned and "rotary_dim" not in written
+    turned = ARCHITECTURES[kind].turned and "rotary_dim" not in written
     if written.get("dtype") not in _DTYPES or (turned and not isinstance(written.get("rope_parameters"), dict)):
         return None
-    return config if supported(config) else None
+    return config if is_supported(config) else None
 
 
 def read_transformers_config(folder: Path) -> Any:

@@ -20,12 +20,12 @@ from typing import Any, Protocol
 
 import torch
 
-from codeclippy_ls.engine.decoder.architectures import Shape, shape_of
-from codeclippy_ls.engine.decoder.linear import PLAIN, Choice, available, measured
+from codeclippy_ls.engine.decoder.architectures import ModelConfig, parse_config
+from codeclippy_ls.engine.decoder.linear import PLAIN, WeightFormats, choose_fastest_formats, list_available_formats
 from codeclippy_ls.engine.decoder.transformer import Transformer
-from codeclippy_ls.engine.generation.drafting import Cost
-from codeclippy_ls.engine.generation.kv_cache import Feed, KeyValues
-from codeclippy_ls.engine.generation.threads import Threads, cores, counts
+from codeclippy_ls.engine.generation.drafting import PassCost
+from codeclippy_ls.engine.generation.kv_cache import KVCache, ModelInput
+from codeclippy_ls.engine.generation.threads import ThreadCountTuner, count_cores, list_thread_counts
 from codeclippy_ls.engine.loading.chat_template import read_chat_template
 from codeclippy_ls.engine.loading.checkpoint import ensure_safetensors, find_checkpoint
 from codeclippy_ls.engine.loading.config import (
@@ -51,25 +51,25 @@ class Runner(Protocol):
 
     Attributes:
         architecture: transformers' ``model_type``.
-        window: the most tokens that the positions reach.
-        vocabulary: how many ids can be both read and written.
-        parameters: numbers in the weights; ``nbytes`` is the memory that they take.
+        context_length: the most tokens that the positions reach.
+        vocab_size: how many ids can be both read and written.
+        num_parameters: numbers in the weights; ``nbytes`` is the memory that they take.
         dtype: the number format, in words.
     """
 
     architecture: str
-    window: int
-    vocabulary: int
-    parameters: int
+    context_length: int
+    vocab_size: int
+    num_parameters: int
     nbytes: int
     device: torch.device
     dtype: str
 
-    def new_cache(self) -> KeyValues:
+    def new_cache(self) -> KVCache:
         """An empty KV cache."""
 
-    def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
-        """For each feed the logits of its last ``rows`` tokens, (rows, vocabulary), float32, in the CPU's memory."""
+    def forward(self, feeds: Sequence[ModelInput]) -> list[torch.Tensor]:
+        """Return each input's logits: (num_logits, vocab_size), float32, on the CPU."""
 
 
 class Model:
@@ -77,16 +77,16 @@ class Model:
 
     Args:
         runner: what runs it, or one of transformers' modules, which then runs itself.
-        ends: where a runner does not know them.
+        stop_token_ids: where a runner does not know them.
 
     Attributes:
         name: the folder or hub name it was asked for by.
-        ends: ids that end a text, from the checkpoint's configuration.
+        stop_token_ids: ids that end a text, from the checkpoint's configuration.
         chat: what its chat template puts before and after a user's message, where it has one.
-        cost: what a pass over so many tokens takes, in passes over one.
+        pass_cost: cost of a pass over n tokens, in passes over one.
         module: transformers' module, where that is what runs.
-        threads: how many of the CPU a pass takes.
-        architecture, window, parameters, nbytes, device, dtype: the runner's.
+        thread_tuner: chooses how many CPU threads a pass takes.
+        architecture, context_length, num_parameters, nbytes, device, dtype: the runner's.
     """
 
     def __init__(
@@ -95,21 +95,23 @@ class Model:
         tokenizer: Tokenizer,
         name: str,
         chat: tuple[str, str] | None = None,
-        ends: frozenset[int] | None = None,
+        stop_token_ids: frozenset[int] | None = None,
     ) -> None:
         self.runner: Runner = ModuleRunner(runner, name) if isinstance(runner, torch.nn.Module) else runner
         self.tokenizer = tokenizer
         self.name = name
         self.chat = chat
-        self.ends: frozenset[int] = getattr(self.runner, "ends", frozenset()) if ends is None else ends
-        self.cost = Cost()
+        self.stop_token_ids: frozenset[int] = (
+            getattr(self.runner, "stop_token_ids", frozenset()) if stop_token_ids is None else stop_token_ids
+        )
+        self.pass_cost = PassCost()
         self.module: Any = getattr(self.runner, "module", None)
-        self.architecture, self.window = self.runner.architecture, self.runner.window
-        self.parameters, self.nbytes = self.runner.parameters, self.runner.nbytes
+        self.architecture, self.context_length = self.runner.architecture, self.runner.context_length
+        self.num_parameters, self.nbytes = self.runner.num_parameters, self.runner.nbytes
         self.device, self.dtype = self.runner.device, self.runner.dtype
-        self.threads = Threads(torch.get_num_threads())
+        self.thread_tuner = ThreadCountTuner(torch.get_num_threads())
 
-    def new_cache(self) -> KeyValues:
+    def new_cache(self) -> KVCache:
         """An empty KV cache."""
         return self.runner.new_cache()
 
@@ -119,31 +121,31 @@ class Model:
             graphs.clear()
 
     @torch.inference_mode()
-    def forward(self, feeds: Sequence[Feed]) -> list[torch.Tensor]:
+    def forward(self, feeds: Sequence[ModelInput]) -> list[torch.Tensor]:
         """Read tokens after what their caches hold, and extend these.
 
         Args:
             feeds: of different caches; each has a token at least, and with its cache not more than the window.
 
         Returns:
-            For each feed logits of its last ``rows`` tokens, shape (rows, vocabulary), float32, in the CPU's memory.
+            For each input the logits of its last ``num_logits`` tokens: (num_logits, vocab_size), float32, on the CPU.
 
         Raises:
             NonFiniteError: the logits hold NaN or infinity.
         """
-        if torch.get_num_threads() != self.threads.count:
-            torch.set_num_threads(self.threads.count)
+        if torch.get_num_threads() != self.thread_tuner.count:
+            torch.set_num_threads(self.thread_tuner.count)
         started = time.perf_counter()
         found = self.runner.forward(feeds)
         # A sum is finite only if every term is.
         sums = [logits.sum() for logits in found if len(logits)]
         if sums and not math.isfinite(float(sums[0] if len(sums) == 1 else torch.stack(sums).sum())):
             raise NonFiniteError(f"{self.name or 'the shipped model'} produced NaN scores; its weights are damaged")
-        if len(feeds) == 1 and len(found[0]) == len(feeds[0].tokens):
+        if len(feeds) == 1 and len(found[0]) == len(feeds[0].token_ids):
             taken = time.perf_counter() - started
-            self.cost.learn(len(feeds[0].tokens), taken)
-            if len(feeds[0].tokens) == 1:
-                self.threads.learn(taken)
+            self.pass_cost.update(len(feeds[0].token_ids), taken)
+            if len(feeds[0].token_ids) == 1:
+                self.thread_tuner.update(taken)
         return found
 
 
@@ -156,7 +158,7 @@ def load(spec: ModelSpec, native: bool = True) -> Model:
     Raises:
         ModelError: it cannot be had, read or trusted; the message says which and what to do.
     """
-    torch.set_num_threads(min(spec.threads, cores()) if spec.threads > 0 else counts()[0])
+    torch.set_num_threads(min(spec.threads, count_cores()) if spec.threads > 0 else list_thread_counts()[0])
     folder = find_checkpoint(spec.name)
     config = read_config(folder)
     device = pick_device("auto" if spec.device == BALANCED else spec.device)
@@ -165,17 +167,17 @@ def load(spec: ModelSpec, native: bool = True) -> Model:
     dtype = pick_dtype(spec.dtype, device)
     read_context_length(config, spec.name)  # refused before the weights are read
     ends = read_stop_token_ids(config, read_generation_config(folder).get("eos_token_id"))
-    shape = shape_of(config) if native and device.type != "mps" and spec.device != BALANCED else None
+    shape = parse_config(config) if native and device.type != "mps" and spec.device != BALANCED else None
     try:
         runner: Runner = (
             _load_native(folder, config, shape, device, pick_weight_formats(spec.dtype, device, shape))
             if shape
             else _load_transformers(folder, config, device, dtype, spec)
         )
-        model = Model(runner, read_tokenizer(folder, runner.vocabulary), spec.name, read_chat_template(folder), ends)
+        model = Model(runner, read_tokenizer(folder, runner.vocab_size), spec.name, read_chat_template(folder), ends)
         _try(model, folder)
         if spec.threads <= 0 and device.type == "cpu":
-            model.threads.measured(measure_pass_seconds(runner, counts()))
+            model.thread_tuner.calibrate(measure_pass_seconds(runner, list_thread_counts()))
         _measure(model)
     except EngineError:
         raise
@@ -184,7 +186,9 @@ def load(spec: ModelSpec, native: bool = True) -> Model:
     return model
 
 
-def _load_native(folder: Path, config: Any, shape: Shape, device: torch.device, choice: Choice) -> Transformer:
+def _load_native(
+    folder: Path, config: Any, shape: ModelConfig, device: torch.device, choice: WeightFormats
+) -> Transformer:
     """Our own decoder: straight from the files, or over the weights of a module that is let go of then."""
     with ExitStack() as stack:
         if (stored := open_if_complete(ensure_safetensors(folder), shape, device, stack)) is not None:
@@ -216,11 +220,11 @@ def _try(model: Model, folder: Path) -> None:
     """
     cache = model.new_cache()
     last = min(model.tokenizer.vocab_size, 4) - 1
-    at_once = model.forward([Feed((0, 1), cache)])[0][0]
+    at_once = model.forward([ModelInput((0, 1), cache)])[0][0]
     cache.crop(1)
-    model.forward([Feed((last,), cache)])
+    model.forward([ModelInput((last,), cache)])
     cache.crop(1)
-    again = model.forward([Feed((1,), cache)])[0][0]
+    again = model.forward([ModelInput((1,), cache)])[0][0]
     differs = float((again - at_once).norm() / ((at_once - at_once.mean()).norm() + 1e-6))
     # In float32 the two differ by less than 1e-6, without a cache by 0.1 and more; other formats round in deep models.
     if cache.length != 2 or differs > (0.01 if model.dtype == "float32" else 0.5):
@@ -239,7 +243,7 @@ def measure_pass_seconds(runner: Runner, threads: Sequence[int]) -> dict[int, fl
         cache, taken = runner.new_cache(), []
         for _ in range(4):  # the first wakes them up
             started = time.perf_counter()
-            runner.forward([Feed((1,), cache)])
+            runner.forward([ModelInput((1,), cache)])
             taken.append(time.perf_counter() - started)
             if time.perf_counter() > deadline and len(taken) > 1:
                 break
@@ -251,10 +255,10 @@ def _measure(model: Model) -> None:
     """Run passes of a few lengths, so that the first keystroke finds everything warm and the cost of drafts known."""
     deadline = time.perf_counter() + _MEASURING
     cache = model.new_cache()
-    model.cost = Cost()  # the first passes of all were slow
-    for tokens in Cost.POINTS:
-        if tokens < model.window:
-            feed = Feed([1] * tokens, cache, tokens)
+    model.pass_cost = PassCost()  # the first passes of all were slow
+    for tokens in PassCost.LENGTHS:
+        if tokens < model.context_length:
+            feed = ModelInput([1] * tokens, cache, tokens)
             if time.perf_counter() > deadline:
                 return
             model.runner.forward([feed])
@@ -281,18 +285,18 @@ def pick_device(wanted: str) -> torch.device:
         raise ModelError(f'setting "device": {wanted!r} cannot be used here ({brief(error)}); try "auto"') from error
 
 
-def pick_weight_formats(wanted: str, device: torch.device, shape: Shape) -> Choice:
+def pick_weight_formats(wanted: str, device: torch.device, shape: ModelConfig) -> WeightFormats:
     """The number format asked for, or the fastest here, of our own decoder.
 
     Raises:
         ModelError: the format does not exist, or not on this device.
     """
     if wanted == "auto":
-        best = measured(device.type, shape.width)
-        return best if shape.parameters <= _TWICE else Choice(best.few, best.few)
-    if wanted == "int8" and wanted not in available(device.type):
+        best = choose_fastest_formats(device.type, shape.width)
+        return best if shape.parameters <= _TWICE else WeightFormats(best.few, best.few)
+    if wanted == "int8" and wanted not in list_available_formats(device.type):
         raise ModelError(f'setting "dtype": {wanted!r} cannot be used on {device}; try "auto"')
-    return Choice(wanted, wanted)
+    return WeightFormats(wanted, wanted)
 
 
 def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codeclippy_ls.engine.decoder.cuda_graphs import fetched
-from codeclippy_ls.engine.generation.kv_cache import Feed
+from codeclippy_ls.engine.decoder.cuda_graphs import copy_to_cpu
+from codeclippy_ls.engine.generation.kv_cache import ModelInput
 from codeclippy_ls.engine.loading.checkpoint import ensure_safetensors, read_int8_weights
 from codeclippy_ls.engine.loading.config import read_context_length, read_generation_config, read_stop_token_ids
 from codeclippy_ls.engine.loading.tokenizer import brief
@@ -27,16 +27,16 @@ class ModuleRunner:
 
     Attributes:
         module: the model.
-        ends: ids that end a text, by its configurations.
+        stop_token_ids: ids that end a text, by its configurations.
     """
 
     def __init__(self, module: Any, name: str = "") -> None:
         self.module = module.eval()
         self.architecture: str = module.config.model_type
-        self.window = read_context_length(module.config, name)
-        self.ends = read_stop_token_ids(module.config, module.generation_config.eos_token_id)
+        self.context_length = read_context_length(module.config, name)
+        self.stop_token_ids = read_stop_token_ids(module.config, module.generation_config.eos_token_id)
         parameters = list(module.parameters())
-        self.parameters = sum(parameter.numel() for parameter in parameters)
+        self.num_parameters = sum(parameter.numel() for parameter in parameters)
         self.nbytes = sum(parameter.nbytes for parameter in parameters)
         # Of a module over several devices, where its ids go; what is kept elsewhere comes when it is wanted.
         self.device: torch.device = next(
@@ -44,25 +44,25 @@ class ModuleRunner:
         )
         self.dtype = str(parameters[0].dtype).removeprefix("torch.")
         heads = (module.get_input_embeddings(), module.get_output_embeddings())
-        self.vocabulary = min(int(head.weight.shape[0]) for head in heads if head is not None)
+        self.vocab_size = min(int(head.weight.shape[0]) for head in heads if head is not None)
 
     def new_cache(self) -> ModuleKVCache:
         """An empty KV cache."""
         return ModuleKVCache()
 
     @torch.inference_mode()
-    def forward(self, feeds: Sequence[Feed]) -> list[Tensor]:
+    def forward(self, feeds: Sequence[ModelInput]) -> list[Tensor]:
         """Each feed by itself: several in one batch are not computed as one by all of these modules."""
         return [self._run(feed) for feed in feeds]
 
-    def _run(self, feed: Feed) -> Tensor:
-        assert isinstance(feed.cache, ModuleKVCache), "a cache of such a module's"
-        ids = torch.tensor([feed.tokens], device=self.device)
-        kept = max(feed.rows, 1)  # 0 means all to transformers
+    def _run(self, feed: ModelInput) -> Tensor:
+        assert isinstance(feed.kv_cache, ModuleKVCache), "a cache of such a module's"
+        ids = torch.tensor([feed.token_ids], device=self.device)
+        kept = max(feed.num_logits, 1)  # 0 means all to transformers
         logits = self.module(
-            input_ids=ids, past_key_values=feed.cache.layers, use_cache=True, logits_to_keep=kept
+            input_ids=ids, past_key_values=feed.kv_cache.layers, use_cache=True, logits_to_keep=kept
         ).logits
-        return fetched(logits[0, logits.shape[1] - feed.rows :].float())
+        return copy_to_cpu(logits[0, logits.shape[1] - feed.num_logits :].float())
 
 
 class ModuleKVCache:

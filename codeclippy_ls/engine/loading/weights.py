@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from codeclippy_ls.engine.decoder.architectures import HEADS, Shape, forms
+from codeclippy_ls.engine.decoder.architectures import LM_HEAD_NAMES, ModelConfig, compute_weight_shapes
 from codeclippy_ls.engine.loading.checkpoint import SCALE
 
 # Masks and frequencies that old checkpoints hold as if they were weights.
@@ -59,7 +59,9 @@ class SafetensorsWeights(Mapping[str, Tensor]):
         return self._packed and name + SCALE in self._files
 
 
-def open_if_complete(folder: Path, shape: Shape, device: torch.device, stack: ExitStack) -> SafetensorsWeights | None:
+def open_if_complete(
+    folder: Path, shape: ModelConfig, device: torch.device, stack: ExitStack
+) -> SafetensorsWeights | None:
     """A folder's weights if they are exactly those of the shape, else None: then transformers knows other names for
     them, or says what is wrong.
 
@@ -74,13 +76,13 @@ def open_if_complete(folder: Path, shape: Shape, device: torch.device, stack: Ex
         found = {_usual(name): stored.form(name) for name in stored}
     except Exception:  # damaged files raise a dozen kinds
         return None
-    return stored if found == forms(shape) else None
+    return stored if found == compute_weight_shapes(shape) else None
 
 
 def _usual(name: str) -> str:
     """The head's first name for whichever it has."""
     head, dot, end = name.partition(".")
-    return f"{HEADS[0]}{dot}{end}" if head in HEADS else name
+    return f"{LM_HEAD_NAMES[0]}{dot}{end}" if head in LM_HEAD_NAMES else name
 
 
 def _files(folder: Path) -> list[Path]:
