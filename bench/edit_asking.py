@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from codeclippy_ls import diffs
 from codeclippy_ls.assist.proposals import Proposal, Refusal, proposal_from
+from codeclippy_ls.diffs.reading import read_diff
 from codeclippy_ls.engine.loading import models
 from codeclippy_ls.engine.thread_engine import ThreadEngine
 from codeclippy_ls.engine.worker import ModelWorker
@@ -193,9 +193,9 @@ def _free(asking: Asking, generation: Generation) -> Made:
     part = Document(document.uri, "".join(document.line(number) + "\n" for number in numbers))
     near = part.starts[max(asking.shown.first - start, 0)]
     whole = generation.finish_reason is FinishReason.END
-    reading = diffs.read(text, part, near, whole=whole)
+    reading = read_diff(text, part, near, whole=whole)
     if not reading.edits:
-        reading = diffs.read(text, part, whole=whole)
+        reading = read_diff(text, part, whole=whole)
     if not reading.edits:
         return Made(generation, diff=text, reason=f"the model's diff was refused: {reading.problems[-1].reason}")
     head, tail = document.starts[numbers[0]], document.line_span(numbers[-1])[1] + 1

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from codeclippy_ls.diffs import read
+from codeclippy_ls.diffs.reading import read_diff
 from codeclippy_ls.framing import MAX_HEADER, FrameError, encode_frame, read_frame
 from codeclippy_ls.text import Change, Document, Documents, Position, apply, lines
 
@@ -52,7 +52,7 @@ def diffs(data: bytes) -> None:
     held, _, diff = text.partition("\x00")
     document = Document("file:///a", held, 1, "python")
     began = time.monotonic()
-    edits, problems = read(diff, document)
+    edits, problems = read_diff(diff, document)
     if time.monotonic() - began > _SLOW:
         raise Broken(f"{time.monotonic() - began:.2f} s")
     if edits and any(problem.fatal for problem in problems):
@@ -98,11 +98,11 @@ def main() -> None:
     with atheris.instrument_imports(include=["codeclippy_ls"]):
         for name in [name for name in sys.modules if name.startswith("codeclippy_ls")]:
             del sys.modules[name]
-        import codeclippy_ls.diffs
+        import codeclippy_ls.diffs.reading
         import codeclippy_ls.framing
         import codeclippy_ls.text
     globals().update(
-        read=codeclippy_ls.diffs.read,
+        read_diff=codeclippy_ls.diffs.reading.read_diff,
         read_frame=codeclippy_ls.framing.read_frame,
         FrameError=codeclippy_ls.framing.FrameError,
         Document=codeclippy_ls.text.Document,

@@ -22,7 +22,7 @@ FILES = (
     "assist/regions.py",
     "server/transport.py",
     "prompts/build.py",
-    "diffs/places.py",
+    "diffs/matching.py",
     "engine/cache.py",
 )
 _SLIP, _THINK = 0.04, 0.05  # of letters, of words

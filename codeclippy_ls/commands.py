@@ -69,7 +69,7 @@ def complete(parsed: argparse.Namespace, options: dict[str, Any]) -> int:
 
 def edit(parsed: argparse.Namespace, options: dict[str, Any]) -> int:
     """``edit FILE --message TEXT``: print the edit as a unified diff, or write it to the file."""
-    from codeclippy_ls import diffs
+    from codeclippy_ls.diffs.writing import write_diff
 
     async def job(assistant: Assistant) -> Proposal | Refusal:
         return await assistant.edit(document, parsed.message, span)
@@ -85,7 +85,7 @@ def edit(parsed: argparse.Namespace, options: dict[str, Any]) -> int:
     if isinstance(result, Refusal):
         return _fail(3, f"no edit: {result.reason}")
     mark = "\ufeff" if _marked(parsed.file) else ""
-    sys.stdout.write(diffs.write(mark + document.text, mark + result.after, parsed.file.as_posix().lstrip("/")))
+    sys.stdout.write(write_diff(mark + document.text, mark + result.after, parsed.file.as_posix().lstrip("/")))
     if parsed.apply:
         try:
             _replace(parsed.file, mark + result.after)

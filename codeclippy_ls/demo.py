@@ -16,7 +16,8 @@ from typing import Any
 from lsprotocol import types
 from pygls.lsp.client import LanguageClient
 
-from codeclippy_ls import __version__, diffs
+from codeclippy_ls import __version__
+from codeclippy_ls.diffs.writing import write_diff
 from codeclippy_ls.text import Document, Edit, Position, apply, offset_at, position_at
 
 SAMPLE = Path(__file__).parent / "samples" / "basket.py"
@@ -175,7 +176,7 @@ async def _edit(player: Player, scene: Scene, document: Document, place: int, st
         print(paint("33", f"  {outcome} ({_ms(started)})"))
         return False
     after = apply(document.text, _edits(document, outcome))
-    for row in diffs.write(document.text, after, "basket.py").splitlines():
+    for row in write_diff(document.text, after, "basket.py").splitlines():
         colour = {"+": "32", "-": "31", "@": "36"}.get(row[:1], "0")
         print(f"  {paint(colour, row)}")
     print(paint("32", f"  {_ms(started)} from request to edit"))

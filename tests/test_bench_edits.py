@@ -19,7 +19,7 @@ from bench.edit_asking import Asking, Facts, Made, Watch, Way
 from bench.edit_cases import Case, Clone
 from bench.edit_figures import Outcome, ratios, summary
 from bench.edit_replay import Teacher, true_diff
-from codeclippy_ls import constrain
+from codeclippy_ls.constrain.grammar import diff_constraint
 from codeclippy_ls.engine.loading.models import Model
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation
@@ -192,7 +192,7 @@ def test_the_teacher_writes_its_text_in_its_own_tokens(tokenizer: Tokenizer) -> 
 
 def test_the_teacher_writes_its_text_under_the_grammar(tokenizer: Tokenizer) -> None:
     """By whatever tokens are allowed and go on with the text."""
-    state = constrain.diff(tokenizer, BEFORE.split("\n")[:-1], [0])
+    state = diff_constraint(tokenizer, BEFORE.split("\n")[:-1], [0])
     teacher, written = Teacher(tokenizer, 0, DIFF, [0]), list(state.get_forced_tokens())
     for token in written:
         state = state.advance(token)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from codeclippy_ls import constrain
+from codeclippy_ls.constrain.grammar import DiffState, diff_constraint
+from codeclippy_ls.constrain.healing import healing_constraint
 from codeclippy_ls.constrain.vocabulary import unfinished
 from codeclippy_ls.engine.generation.decoding import Sampler
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer, read_tokenizer
@@ -34,9 +35,9 @@ def tokenizer() -> Tokenizer:
     return Tokenizer(checkpoints.definition())
 
 
-def walk(tokenizer: Tokenizer, lines: list[str], chance: random.Random, most: int = 160) -> constrain.DiffState:
+def walk(tokenizer: Tokenizer, lines: list[str], chance: random.Random, most: int = 160) -> DiffState:
     """A model without any sense: any allowed token, ends as soon as it may with some probability."""
-    state = constrain.diff(tokenizer, lines, [END], max_added=8)
+    state = diff_constraint(tokenizer, lines, [END], max_added=8)
     for _ in range(most):
         allowed = state.get_allowed_tokens()
         if set(allowed) <= {END} or (END in allowed and chance.random() < 0.3):
@@ -89,9 +90,9 @@ def test_walks_over_published_vocabularies(name: str, tmp_path: Path) -> None:
             patched(tmp_path, document, diff)
 
 
-def choose(tokenizer: Tokenizer, lines: list[str], written: str) -> constrain.DiffState:
+def choose(tokenizer: Tokenizer, lines: list[str], written: str) -> DiffState:
     """The state after a diff's text, each token checked to be allowed."""
-    state = constrain.diff(tokenizer, lines, [END])
+    state = diff_constraint(tokenizer, lines, [END])
     rest = written.encode()
     while rest:
         heads = [
@@ -223,7 +224,7 @@ def test_drafts_are_what_the_grammar_allows(tokenizer: Tokenizer, document: str)
     """From every state that a walk comes through; and context around a change is drafted whole."""
     lines = document.split("\n")[:-1]
     for seed in range(10):
-        chance, state = random.Random(seed), constrain.diff(tokenizer, lines, [END])
+        chance, state = random.Random(seed), diff_constraint(tokenizer, lines, [END])
         for _ in range(60):
             drafted = state
             for token in state.draft(24):
@@ -251,13 +252,13 @@ def test_context_and_the_line_replaced_are_drafted(tokenizer: Tokenizer) -> None
 def test_healing_writes_what_was_cut(tokenizer: Tokenizer, typed: str) -> None:
     """Any walk begins with the text that was cut, and then is free."""
     for seed in range(20):
-        chance, state, written = random.Random(seed), constrain.heal(tokenizer, typed), b""
+        chance, state, written = random.Random(seed), healing_constraint(tokenizer, typed), b""
         while state is not None:
             token = chance.choice(state.get_allowed_tokens())
             written += tokenizer.token_bytes[token]
             state = state.advance(token)
         assert written.startswith(typed.encode())
-    assert constrain.heal(tokenizer, "") is None
+    assert healing_constraint(tokenizer, "") is None
 
 
 def test_added_lines_are_indented_like_the_document(tokenizer: Tokenizer) -> None:

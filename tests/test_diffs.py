@@ -20,7 +20,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from codeclippy_ls import diffs
+from codeclippy_ls.diffs.reading import MAX_DOCUMENT_LINES, read_diff, read_diff_at
+from codeclippy_ls.diffs.writing import write_diff
 from codeclippy_ls.text import Document, Edit, apply, lines, to_lf, with_eol
 
 CASES = Path(__file__).parent / "cases" / "diffs"
@@ -30,7 +31,7 @@ MARKER = "\\ No newline at end of file\n"
 
 def read(text: str, before: str, near: int | None = None, *, whole: bool = False) -> tuple[str | None, list[str]]:
     """The text afterwards, ``None`` where the diff is refused, and the problems as lines."""
-    edits, problems = diffs.read(text, Document("untitled:1", before), near, whole=whole)
+    edits, problems = read_diff(text, Document("untitled:1", before), near, whole=whole)
     assert bool(edits) != any(problem.fatal for problem in problems)
     assert edits == sorted(edits, key=lambda edit: edit.start)
     assert all(one.end < other.start for one, other in itertools.pairwise(edits)), "edits touch"
@@ -278,7 +279,7 @@ def test_a_written_diff_is_taken_by_patch_and_read_again(
     folder: Path, texts: tuple[str, str], context: int, name: str
 ) -> None:
     before, after = texts
-    diff = diffs.write(before, after, name, context)
+    diff = write_diff(before, after, name, context)
     assert (diff == "") == (before == after)
     assume(diff)
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -303,7 +304,7 @@ def test_a_written_diff_is_taken_by_patch_and_read_again(
     ],
 )
 def test_written_diffs(before: str, after: str, body: str) -> None:
-    assert diffs.write(before, after, "src/f.py") == f"--- a/src/f.py\n+++ b/src/f.py\n{body}"
+    assert write_diff(before, after, "src/f.py") == f"--- a/src/f.py\n+++ b/src/f.py\n{body}"
 
 
 # Limits
@@ -337,7 +338,7 @@ CRAFTED = {
 def test_crafted_texts_are_read_in_no_time(before: str, text: str) -> None:
     document = Document("untitled:1", before)
     start = time.process_time()
-    diffs.read(text, document, 0, whole=True)
+    read_diff(text, document, 0, whole=True)
     assert time.process_time() - start < 20  # of the CPU's time, 0.1 s; quadratic code takes minutes
 
 
@@ -355,13 +356,13 @@ def test_a_text_over_the_limits_is_refused(diff: str, reason: str) -> None:
 
 
 def test_a_document_over_the_limit_is_refused() -> None:
-    result, problems = read("@@ -1 +1 @@\n-x\n+y\n", "x\n" * diffs.MOST_DOCUMENT_LINES)
+    result, problems = read("@@ -1 +1 @@\n-x\n+y\n", "x\n" * MAX_DOCUMENT_LINES)
     assert result is None and "more than 50000 lines" in problems[0]
 
 
 def test_edits_are_as_small_as_can_be() -> None:
     diff = "@@ -1,4 +1,4 @@\n a\n-f(x)\n+f(x, y)\n b\n-c\n@@ -9 +9,2 @@\n d\n+e\n"
-    edits, _ = diffs.read(diff, Document("", "a\nf(x)\nb\nc\nd\n"))
+    edits, _ = read_diff(diff, Document("", "a\nf(x)\nb\nc\nd\n"))
     assert edits == [Edit(5, 5, ", y"), Edit(9, 11, ""), Edit(13, 13, "e\n")]
 
 
@@ -388,7 +389,7 @@ def test_diffs_of_some_lines_go_to_those_lines_whatever_the_line_ends() -> None:
             after[at : at + rng.randrange(2)] = [rng.choice(["a", "new", "b"])] * rng.randrange(2)
         diff = "".join(difflib.unified_diff([line + "\n" for line in before], [line + "\n" for line in after], n=1))
         diff = re.sub(r"^(---|\+\+\+).*\n", "", diff, flags=re.M)
-        edits, problems = diffs.read_at(diff, document, numbers, dropped)
+        edits, problems = read_diff_at(diff, document, numbers, dropped)
         if before == after:
             assert not edits and problems
             continue
@@ -412,6 +413,6 @@ def test_diffs_of_some_lines_go_to_those_lines_whatever_the_line_ends() -> None:
 
 def test_a_diff_that_does_not_stand_at_its_numbers_is_refused() -> None:
     document = Document("file:///a", "a\nb\na\n")
-    edits, problems = diffs.read_at("@@ -1,1 +1,1 @@\n-a\n+x\n", document, [1, 2])
+    edits, problems = read_diff_at("@@ -1,1 +1,1 @@\n-a\n+x\n", document, [1, 2])
     assert not edits and "Hunk 1 does not stand" in problems[0].reason
-    assert apply(document.text, diffs.read_at("@@ -2,1 +2,1 @@\n-a\n+x\n", document, [1, 2])[0]) == "a\nb\nx\n"
+    assert apply(document.text, read_diff_at("@@ -2,1 +2,1 @@\n-a\n+x\n", document, [1, 2])[0]) == "a\nb\nx\n"

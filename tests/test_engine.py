@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from codeclippy_ls import constrain
+from codeclippy_ls.constrain.grammar import diff_constraint
 from codeclippy_ls.engine.decoder.linear import WeightFormats
 from codeclippy_ls.engine.decoder.transformer import Transformer
 from codeclippy_ls.engine.generation.decoding import DecodingState, DecodingStep, Sampler, generate
@@ -155,7 +155,7 @@ def test_drafts_change_nothing_but_the_number_of_passes(architecture: str) -> No
         subject.forward = counted
         made = []
         for seed in range(6):
-            constraint = constrain.diff(subject.tokenizer, lines, [0], max_added=4) if seed % 2 else None
+            constraint = diff_constraint(subject.tokenizer, lines, [0], max_added=4) if seed % 2 else None
             state = DecodingState(
                 CachedPrefix(subject.new_cache()),
                 constraint,

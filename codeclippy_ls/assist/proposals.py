@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from codeclippy_ls import diffs
+from codeclippy_ls.diffs.reading import read_diff_at
+from codeclippy_ls.diffs.writing import write_diff
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation
 from codeclippy_ls.postprocess.syntax_check import spoilt
 from codeclippy_ls.tasks.edit import ContextDiff
@@ -41,7 +42,7 @@ class Proposal:
 
     def patch(self, name: str) -> str:
         """The edit of a file of that name as a diff of the whole document, which `patch -p1` takes."""
-        return diffs.write(self.document.text, self.after, name)
+        return write_diff(self.document.text, self.after, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def _made(document: Document, shown: EditContext, marker: Marker | None, candida
             "" if candidate.finish_reason is FinishReason.END else f" within the {candidate.finish_reason.value} budget"
         )
         return Refusal(f"the model proposed no change{unfinished}")
-    edits, problems = diffs.read_at(diff, document, shown.numbers[start:end], (marker.line,) if marker else ())
+    edits, problems = read_diff_at(diff, document, shown.numbers[start:end], (marker.line,) if marker else ())
     if not edits:
         return Refusal(f"the model's diff was refused: {problems[-1].reason}")
     if _HIDDEN.search("".join(edit.text for edit in edits)):

@@ -11,9 +11,3 @@ A state answers ``get_allowed_tokens`` (ids that may come next), ``advance`` (th
 ``get_forced_tokens`` (ids that must follow). States are shared freely: by candidates, by speculation, by a job that was
 pre-empted.
 """
-
-from codeclippy_ls.constrain.grammar import DiffState, diff
-from codeclippy_ls.constrain.vocabulary import Heal, heal
-from codeclippy_ls.constrain.written import applied, gbnf
-
-__all__ = ["DiffState", "Heal", "applied", "diff", "gbnf", "heal"]

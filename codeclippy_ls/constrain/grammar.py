@@ -6,8 +6,8 @@ import enum
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from codeclippy_ls.constrain.edit_script import CONTEXT, written
 from codeclippy_ls.constrain.header import OPENING, Header
-from codeclippy_ls.constrain.script import CONTEXT, written
 from codeclippy_ls.constrain.vocabulary import Tokenizer, Vocabulary, unfinished, vocabulary
 
 _LONGEST_LINE = 400  # bytes of an added line
@@ -405,7 +405,7 @@ def _stutters(text: bytes) -> bool:
     return False
 
 
-def diff(
+def diff_constraint(
     tokenizer: Tokenizer, lines: Sequence[str], ends: Iterable[int], max_added: int = 200, opening: str = " @@ -"
 ) -> DiffState:
     """The state before a diff of a document of these lines, given without their line ends.

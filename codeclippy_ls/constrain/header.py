@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from codeclippy_ls.constrain.script import CONTEXT
+from codeclippy_ls.constrain.edit_script import CONTEXT
 from codeclippy_ls.constrain.vocabulary import Vocabulary
 
 OPENING = b"@@ -"

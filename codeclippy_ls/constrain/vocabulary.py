@@ -1,16 +1,14 @@
-"""A tokenizer's ids by their bytes, and the constraint that needs no more than that: to begin with a given text."""
+"""Index of a tokenizer's ids by their bytes."""
 
 from __future__ import annotations
 
 import codecs
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from typing import Protocol
 
 _LONGEST_TOKEN = 64
-_NOTHING: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
 
 class Tokenizer(Protocol):
@@ -122,42 +120,3 @@ def unfinished(data: bytes) -> bytes | None:
 def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
     """The vocabulary of a tokenizer, made once."""
     return Vocabulary(tokenizer)
-
-
-@dataclass(frozen=True)
-class Heal:
-    """The answer begins with ``rest``; after it nothing is constrained."""
-
-    vocabulary: Vocabulary
-    rest: bytes
-
-    def get_allowed_tokens(self) -> Sequence[int]:
-        """Tokens inside the rest, and tokens that complete it and go on."""
-        longer = [id for data, id in self.vocabulary.beginning(self.rest) if data != self.rest]
-        return tuple(self.vocabulary.heads(self.rest) + longer)
-
-    def get_choice_groups(self) -> Sequence[tuple[Sequence[int], int | None]]:
-        """None: each token stands for itself."""
-        return ()
-
-    def get_substitutions(self) -> tuple[Sequence[int], Sequence[int]]:
-        """None."""
-        return _NOTHING
-
-    def advance(self, token_id: int) -> Heal | None:
-        """The rest after a token; free once it is written."""
-        data = self.vocabulary.token_bytes[token_id]
-        return None if len(data) >= len(self.rest) else replace(self, rest=self.rest[len(data) :])
-
-    def get_forced_tokens(self) -> Sequence[int]:
-        """Nothing: how the rest is cut into tokens is for the model to weigh."""
-        return ()
-
-    def draft(self, limit: int) -> Sequence[int]:
-        """Nothing."""
-        return ()
-
-
-def heal(tokenizer: Tokenizer, text: str) -> Heal | None:
-    """A constraint to begin with ``text``, none where that is empty."""
-    return Heal(vocabulary(tokenizer), text.encode()) if text else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from codeclippy_ls.diffs.hunks import Line, Problem
-from codeclippy_ls.diffs.places import Ground, Place, line_end
+from codeclippy_ls.diffs.matching import Ground, Place, line_end
 from codeclippy_ls.text import Edit, trimmed
 
 

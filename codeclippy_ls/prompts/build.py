@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from codeclippy_ls.prompts.context_snippets import IMPORT_REACH, SCOPE_REACH, Snippet, as_comment, head_of
 from codeclippy_ls.prompts.families import FAMILIES, Control, Family, Part, Slot, Template, recognise
-from codeclippy_ls.prompts.window import CHARACTERS_PER_TOKEN, coarse_start, window_for
+from codeclippy_ls.prompts.truncation import CHARACTERS_PER_TOKEN, coarse_start, window_for
 from codeclippy_ls.text import to_lf
 
 _SLACK = 4096  # characters kept beyond that: a word that is cut off, and what suggestions are trimmed by

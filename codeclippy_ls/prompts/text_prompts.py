@@ -16,7 +16,7 @@ from functools import lru_cache
 from codeclippy_ls.prompts.build import NEW_FILE, Context, Edited, begun_word, instruction, refuse_tags
 from codeclippy_ls.prompts.context_snippets import Snippet, as_comment, head_of
 from codeclippy_ls.prompts.families import FAMILIES, Control, Family, Slot, Template, served_family
-from codeclippy_ls.prompts.window import coarse_start, window_for
+from codeclippy_ls.prompts.truncation import coarse_start, window_for
 from codeclippy_ls.text import to_lf, without_surrogates
 
 # Code has three to four characters a token with the vocabularies of today; what is dense in signs has fewer, and a

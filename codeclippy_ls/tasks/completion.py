@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from codeclippy_ls import constrain
+from codeclippy_ls.constrain.healing import healing_constraint
 from codeclippy_ls.inference.requests import Candidate, Task
 from codeclippy_ls.postprocess.cleanup import ended
 from codeclippy_ls.prompts.build import Context, Prompt, completion_prompt
@@ -43,7 +43,7 @@ class CompletionTask(Task):
         """The prompt; a word that was begun is cut from it and becomes a constraint on the answer."""
         reserve = min(self.tokens + 8, window // 2)
         prompt = completion_prompt(model, self.context, window, reserve, self.family)
-        return replace(prompt, constraint=constrain.heal(model.tokenizer, prompt.heal))
+        return replace(prompt, constraint=healing_constraint(model.tokenizer, prompt.heal))
 
     def text_prompt(self, served: RemoteModel) -> PlainPrompt:
         """The prompt as text, without anything of a file that holds secrets."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from codeclippy_ls import constrain, diffs
+from codeclippy_ls.constrain.gbnf import apply_gbnf_diff, write_gbnf
+from codeclippy_ls.constrain.grammar import diff_constraint
+from codeclippy_ls.diffs.reading import read_diff
+from codeclippy_ls.diffs.writing import write_diff
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Task
 from codeclippy_ls.prompts.build import Edited, Prompt, edit_prompt
 from codeclippy_ls.prompts.text_prompts import (
@@ -55,7 +58,7 @@ class EditTask(Task):
         shown = self.shown
         prompt = edit_prompt(model, self._edited(), window, min(self.tokens, window // 2), self.family)
         start, end = prompt.lines
-        state = constrain.diff(
+        state = diff_constraint(
             model.tokenizer, shown.lines[start:end], model.stop_token_ids | prompt.ends, opening=prompt.opening
         )
         return replace(prompt, constraint=state)
@@ -65,7 +68,7 @@ class EditTask(Task):
         refuse_secret_file(self.name)
         prompt = plain_edit(served, self._edited(), self.tokens, self.family)
         start, end = prompt.lines
-        return replace(prompt, grammar=constrain.gbnf(self.shown.lines[start:end]))
+        return replace(prompt, grammar=write_gbnf(self.shown.lines[start:end]))
 
     def _edited(self) -> Edited:
         shown = self.shown
@@ -97,11 +100,11 @@ class EditTask(Task):
         document = Document("", "".join(lines))
         near = sum(map(len, lines[: max(0, self.shown.first - start)]))
         whole = candidate.finish_reason in (FinishReason.END, FinishReason.STOP)
-        made = constrain.applied(written, self.shown.lines[start:end], whole)
+        made = apply_gbnf_diff(written, self.shown.lines[start:end], whole)
         if made is not None:
             after = "".join(line + "\n" for line in made)
-            return ContextDiff(diffs.write(document.text, after, self.name or "file"), start, end)
-        edits, problems = diffs.read(written, document, near, whole=whole) if written.strip() else ([], [])
+            return ContextDiff(write_diff(document.text, after, self.name or "file"), start, end)
+        edits, problems = read_diff(written, document, near, whole=whole) if written.strip() else ([], [])
         if not edits:
             return ContextDiff("", start, end, problems[-1].reason if problems else "")
-        return ContextDiff(diffs.write(document.text, apply(document.text, edits), self.name or "file"), start, end)
+        return ContextDiff(write_diff(document.text, apply(document.text, edits), self.name or "file"), start, end)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from codeclippy_ls import diffs
-from codeclippy_ls.constrain import applied, gbnf
-from codeclippy_ls.constrain.written import MOST_LINES
+from codeclippy_ls.constrain.gbnf import MOST_LINES, apply_gbnf_diff, write_gbnf
+from codeclippy_ls.diffs.reading import read_diff
+from codeclippy_ls.diffs.writing import write_diff
 from codeclippy_ls.inference.requests import Candidate, FinishReason
 from codeclippy_ls.prompts.text_prompts import RemoteModel
 from codeclippy_ls.tasks.edit import ContextDiff, EditTask
@@ -100,26 +100,34 @@ def patched(folder: Path, before: str, diff: str) -> str:
 def test_whatever_follows_the_grammar_applies(lines: list[str], tmp_path: Path) -> None:
     """Random walks: each is a diff of the document's lines, and what it makes is what GNU patch makes of the diff that
     is written from it."""
-    grammar = Grammar(gbnf(lines))
+    grammar = Grammar(write_gbnf(lines))
     before = "".join(line + "\n" for line in lines)
     hunks = 0
     for seed in range(60):
         text = grammar.walk(random.Random(seed))
         hunks += text.count("@@ -")
-        made = applied(text, lines, whole=True)
+        made = apply_gbnf_diff(text, lines, whole=True)
         assert made is not None, text
         after = "".join(line + "\n" for line in made)
         assert after != before or "+" in text or "\n-" in text
         if after != before and "\r" not in after:  # patch takes a CR before an LF for a line end of another kind
-            assert patched(tmp_path, before, diffs.write(before, after, "file")) == after
+            assert patched(tmp_path, before, write_diff(before, after, "file")) == after
     assert hunks > 60 or len(lines) < 2
 
 
 def test_each_line_does_what_its_sign_says() -> None:
     """By hand."""
     lines = ["a", "b", "c", "d", "b"]
-    assert applied(" @@ -2,1 +2,1 @@\n b\n+B\n-c\n@@ -5 +5 @@\n+x\n b\n", lines, True) == ["a", "b", "B", "d", "x", "b"]
-    assert applied("@@ -0,0 +1,2 @@\n+one\n+two\n", [], True) == ["one", "two"]
+    text = " @@ -2,1 +2,1 @@\n b\n+B\n-c\n@@ -5 +5 @@\n+x\n b\n"
+    assert apply_gbnf_diff(text, lines, True) == [
+        "a",
+        "b",
+        "B",
+        "d",
+        "x",
+        "b",
+    ]
+    assert apply_gbnf_diff("@@ -0,0 +1,2 @@\n+one\n+two\n", [], True) == ["one", "two"]
 
 
 def test_what_did_not_follow_it_is_known() -> None:
@@ -135,7 +143,7 @@ def test_what_did_not_follow_it_is_known() -> None:
         "@@ -1 +1 @@\n-a",
         "@@ nonsense\n-a\n",
     ):
-        assert applied(text, lines, True) is None, text
+        assert apply_gbnf_diff(text, lines, True) is None, text
 
 
 def test_of_one_that_was_cut_the_hunk_under_way_is_left_out() -> None:
@@ -144,16 +152,16 @@ def test_of_one_that_was_cut_the_hunk_under_way_is_left_out() -> None:
     text = "@@ -1 +1 @@\n-a\n+A\n@@ -3 +3 @@\n-c\n+C\n"
     first, both = ["A", "b", "c", "d"], ["A", "b", "C", "d"]
     for end in range(1, len(text)):
-        made = applied(text[:end], lines, whole=False)
+        made = apply_gbnf_diff(text[:end], lines, whole=False)
         assert made is None or made in (lines, first), text[:end]
         if end > text.index("@@ -3") + 3:
             assert made is None or made == first
-    assert applied(text, lines, whole=True) == both
+    assert apply_gbnf_diff(text, lines, whole=True) == both
 
 
 def test_a_long_document_has_none() -> None:
     """Services read the grammar anew for each request."""
-    assert gbnf(["x"] * MOST_LINES) and not gbnf(["x"] * (MOST_LINES + 1))
+    assert write_gbnf(["x"] * MOST_LINES) and not write_gbnf(["x"] * (MOST_LINES + 1))
 
 
 @pytest.mark.parametrize("answer", ["@@ -2 +2 @@\n-b\n+B\n", "Here it is:\n```diff\n@@ -2 +2 @@\n a\n-b\n+B\n```\n"])
@@ -165,4 +173,4 @@ def test_an_edit_takes_what_followed_it_and_what_did_not(answer: str) -> None:
     assert 't1 ::= "2"' in prompt.grammar
     made = ask.answer(Candidate(answer, (), 0.0, FinishReason.END), prompt)
     assert isinstance(made, ContextDiff)
-    assert apply(document.text, diffs.read(made.text, document).edits) == "a\nB\nc\n"
+    assert apply(document.text, read_diff(made.text, document).edits) == "a\nB\nc\n"

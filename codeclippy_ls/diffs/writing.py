@@ -8,7 +8,7 @@ _NO_NEWLINE = "\\ No newline at end of file\n"
 _ESCAPES = {"\t": "\\t", "\n": "\\n", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
 
 
-def write(before: str, after: str, name: str, context: int = 3) -> str:
+def write_diff(before: str, after: str, name: str, context: int = 3) -> str:
     """The diff that turns one text into the other, empty where they are the same.
 
     Lines end at LF and at nothing else, as for all tools that read diffs; CR is part of a line.

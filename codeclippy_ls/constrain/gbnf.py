@@ -19,7 +19,7 @@ _HEADER = re.compile(r"@@ -(\d+)(?:,\d+)? \+\d+(?:,\d+)? @@")
 _ESCAPED = {ord("\\"): "\\\\", ord('"'): '\\"', ord("\t"): "\\t", ord("\r"): "\\r"}
 
 
-def gbnf(lines: Sequence[str]) -> str:
+def write_gbnf(lines: Sequence[str]) -> str:
     """The grammar of all diffs of a document's lines; nothing where there are too many.
 
     Args:
@@ -53,7 +53,7 @@ def _rules(lines: Sequence[str]) -> Iterator[str]:
     yield f'c{count} ::= add c{count} | ""'
 
 
-def applied(text: str, lines: Sequence[str], whole: bool) -> list[str] | None:
+def apply_gbnf_diff(text: str, lines: Sequence[str], whole: bool) -> list[str] | None:
     """The document's lines after a diff that followed the grammar; ``None`` where it did not.
 
     Args:

@@ -1,0 +1,116 @@
+"""Read a unified diff as exact edits of a document: all hunks or none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from codeclippy_ls.diffs.edits import edits_at, edits_of, overlapping
+from codeclippy_ls.diffs.hunks import Problem, cut
+from codeclippy_ls.diffs.matching import Ground, Place, Shift, placed
+from codeclippy_ls.text import Document, Edit, apply, lines
+
+# DiffResult stays below 100 ms for documents up to this size.
+MAX_DOCUMENT_LINES = 50_000
+
+
+class DiffResult(NamedTuple):
+    """What a diff means for a document. There are edits, or at least one fatal problem, and never both."""
+
+    edits: list[Edit]
+    problems: list[Problem]
+
+
+def read_diff(text: str, document: Document, near: int | None = None, *, whole: bool = False) -> DiffResult:
+    """The edits that a diff makes in a document: all hunks or none.
+
+    Numbers in headers are hints. A hunk stands where its kept and removed lines stand, trailing blanks aside; where
+    they stand more than once, at the place that is clearly nearest to its header or, for an only hunk, to ``near``.
+    If the lines stand nowhere but with one common indentation more or less, at exactly one place, the hunk is
+    re-indented. Lines that are added without any others need ``near`` or an empty document.
+
+    Added lines take the document's line ends; in a document that mixes several, those of the diff if its other lines
+    have the document's own, else those of the document's first line. The final line end stays as it is, unless the
+    diff marks it as missing on one side only.
+
+    Unless the text is ``whole``, a last hunk that may have been cut is left out with a note. It counts as cut when
+    nothing follows it and
+
+    - the text does not end with a line end, or
+    - the counts in its header promise more lines than there are, or
+    - the counts promise fewer, and it ends with a removed line, or
+    - its header has no counts, and it does not end with a kept line.
+
+    Args:
+        text: the diff, which may stand in fences and between prose.
+        document: what it is about; paths in the diff mean nothing.
+        near: offset of the selection or cursor.
+        whole: the writer is known to have come to its end (a model that was not stopped at a limit).
+    """
+    if document.line_count > MAX_DOCUMENT_LINES:
+        return _refused(Problem(f"The document has more than {MAX_DOCUMENT_LINES} lines."))
+    hunks, problems = cut(text, whole=whole, empty_document=not document.text)
+    if any(problem.fatal for problem in problems):
+        return DiffResult([], problems)
+    ground = Ground(document)
+    near_line = None if near is None else document.line_at(min(max(near, 0), len(document.text)))
+    places: list[Place] = []
+    for hunk in hunks:
+        found = placed(hunk, ground, near_line, only=len(hunks) == 1)
+        if isinstance(found, Problem):
+            return _refused(found)
+        places.append(found)
+    places.sort(key=lambda place: (place.start, place.end))
+    if overlap := overlapping(places):
+        return _refused(overlap)
+    return _whole(edits_of(places, ground), ground, problems)
+
+
+def read_diff_at(text: str, document: Document, numbers: Sequence[int], dropped: Sequence[int] = ()) -> DiffResult:
+    """The edits of a diff about some of a document's lines whose headers are right, or none.
+
+    `read_diff` searches for a hunk's lines; here they stand where the header puts them or the diff is refused. So
+    equal lines are never confused, and each edit goes to its lines by their numbers, whatever their line ends.
+
+    Args:
+        text: the whole diff.
+        numbers: the document's line, from 0, of each line that the diff counts; ascending.
+        dropped: lines that go with the edit, whatever the diff says.
+    """
+    hunks, problems = cut(text, whole=True, empty_document=not numbers)
+    if any(problem.fatal for problem in problems):
+        return DiffResult([], problems)
+    places: list[Place] = []
+    for hunk in hunks:
+        old = [line.text for line in hunk.old]
+        start = hunk.start if hunk.start is not None else len(numbers) + 1
+        if old != [document.line(number) for number in numbers[start : start + len(old)]]:
+            return _refused(Problem(f"Hunk {hunk.number} does not stand where its header puts it.", hunk.number))
+        places.append(Place(hunk, start, start + len(old), Shift()))
+    if overlap := overlapping(places):
+        return _refused(overlap)
+    ground = Ground(document)
+    return _whole(edits_at(places, ground, numbers, dropped), ground, problems)
+
+
+def _whole(edits: list[Edit], ground: Ground, problems: list[Problem]) -> DiffResult:
+    """The edits, unless there are none or line ends would melt into each other."""
+    if not edits:
+        return _refused(*problems, Problem("The diff changes nothing."))
+    if not ground.numbered and not _keeps_lines(ground.document, edits):
+        return _refused(Problem("The document mixes kinds of line ends here in a way that an edit would break."))
+    return DiffResult(edits, problems)
+
+
+def _keeps_lines(document: Document, edits: Sequence[Edit]) -> bool:
+    """Whether no line end melts into a neighbour's, a CR before an LF: there are as many lines as there must be."""
+    changed = Document(document.uri, apply(document.text, edits)).line_count
+    # One end in each removed and added piece may be shared with the text around it: count them in that text.
+    counted = document.line_count
+    for edit in edits:
+        counted += len(lines("x" + edit.text + "x")) - len(lines("x" + document.text[edit.start : edit.end] + "x"))
+    return changed == counted
+
+
+def _refused(*problems: Problem) -> DiffResult:
+    return DiffResult([], list(problems))
