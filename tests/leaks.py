@@ -144,18 +144,17 @@ def changes(before: State, after: State) -> list[str]:
 
 def lasting_changes(before: State, with_hosts: bool = False, grace: float = GRACE_SECONDS) -> list[str]:
     """Return the changes that are still there after a while: threads, processes and sockets may be about to end."""
-    deadline = time.monotonic() + grace
-    collected = False
+    began, collected = time.monotonic(), False
     while found := [one for one in changes(before, state(with_hosts)) if one not in _reported]:
         if not any(sentence.startswith(("thread", "child", "socket")) for sentence in found):
             break  # nothing that ends with time
-        if not collected:
-            gc.collect()  # a socket that only a cycle of references holds
-            collected = True
-        elif time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > grace and collected:
             break
-        else:
-            time.sleep(0.01)
+        if waited > grace / 20 and not collected:
+            gc.collect()  # a socket that only a cycle of references holds; it takes half a second
+            collected = True
+        time.sleep(0.005)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,10 @@ DOCUMENTS = {
     "empty": "",
     "blank": "\n\n",
 }
+# An edit by random weights is as long as it may be, and takes seconds.
+documents = pytest.mark.parametrize(
+    "names", [("crlf", "empty"), pytest.param(tuple(DOCUMENTS), marks=pytest.mark.slow)]
+)
 
 
 async def with_model(options: dict[str, Any], work: Callable[[Assistant], Any]) -> Any:
@@ -59,12 +63,14 @@ def options(model: Path, **edit: Any) -> dict[str, Any]:
     }
 
 
-async def test_edits_by_random_weights_apply_or_are_refused(toy: Path) -> None:
+@documents
+async def test_edits_by_random_weights_apply_or_are_refused(toy: Path, names: Sequence[str]) -> None:
     """Lines outside the edit, and every line end, are untouched; the diff is the difference."""
 
     async def work(assistant: Assistant) -> int:
         applied = 0
-        for name, text in DOCUMENTS.items():
+        for name in names:
+            text = DOCUMENTS[name]
             document = Document("file:///x.py", text, 1)
             for span in (None, (0, 0), (1, 2)):
                 result = await assistant.edit(document, "Change it", span)
@@ -77,7 +83,7 @@ async def test_edits_by_random_weights_apply_or_are_refused(toy: Path) -> None:
                 assert name != "crlf" or all("\n" not in edit.text for edit in bare)
         return applied
 
-    assert await with_model(options(toy, temperature=1.5), work) >= 3
+    assert await with_model(options(toy, temperature=1.5), work) >= len(names) // 2
 
 
 async def test_completions_by_random_weights_keep_the_line_ends(toy: Path) -> None:
@@ -124,14 +130,17 @@ async def test_a_family_that_does_not_fit_is_one_clear_error(toy: Path) -> None:
         await with_model(wrong, lambda assistant: None)
 
 
-async def test_two_documents_share_an_engine_through_the_server(toy: Path) -> None:
+@documents
+async def test_two_documents_share_an_engine_through_the_server(toy: Path, names: Sequence[str]) -> None:
     """Real editor text after real edits by random weights equals the server's, in two documents at once."""
     from codeclippy_ls.server.server import Server
 
     server = Server(options(toy, temperature=1.5))
     async with in_process(server) as editor:
         await editor.start()
-        buffers = [editor.open(text, f"file:///{index}.py") for index, text in enumerate(DOCUMENTS.values())]
+        buffers = [
+            editor.open(text, f"file:///{index}.py") for index, text in enumerate(DOCUMENTS[name] for name in names)
+        ]
         for round in range(2):
             for buffer in buffers:
                 editor.type(buffer, len(buffer.text) // 2, f"v{round}")

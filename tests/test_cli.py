@@ -140,6 +140,7 @@ def test_models_lists_every_family_and_what_is_here() -> None:
         assert expected in done.stdout
 
 
+@pytest.mark.slow
 def test_doctor_finds_everything_well_and_names_what_is_not(tmp_path: Path) -> None:
     """Exit code 0 with the shipped model; 1 and a cure with a damaged one."""
     well = run("doctor")
@@ -157,6 +158,7 @@ def test_listening_on_other_addresses_must_be_forced() -> None:
     assert run("--tcp", "nonsense").returncode == 2
 
 
+@pytest.mark.slow
 def test_the_demo_shows_three_results() -> None:
     """With the real server; its exit code says whether each scene had one."""
     done = run("demo", NO_COLOR="1")
@@ -174,6 +176,7 @@ def test_log_files_are_private(tmp_path: Path) -> None:
     assert run("--log-file", link, "models").returncode == 2 and not (tmp_path / "target").exists()
 
 
+@pytest.mark.slow
 def test_closed_streams_and_marks_and_read_only_files(source: Path) -> None:
     """A byte order mark stays where it is, a read-only file as it is, and a closed stream is no traceback."""
     source.write_bytes(b"\xef\xbb\xbf" + SOURCE.encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 import random
@@ -94,7 +95,9 @@ def test_licence_headers_of_other_languages_are_cut(head: str, path: str) -> Non
     assert kept is not None and kept.text.startswith("// Areas of shapes\n")
 
 
-def test_held_out_packages_come_first_and_keep_their_copies(tmp_path: Path) -> None:
+def test_held_out_packages_come_first_and_keep_their_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = [one for one in importlib.metadata.distributions() if one.metadata["Name"] in ("pluggy", "iniconfig")]
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: installed)
     for folder in ("wheels", "npm"):
         (tmp_path / folder).mkdir()
     wheel(tmp_path / "wheels", "copier", "2.0", "MIT", {"copier/area.py": PYTHON})
@@ -105,7 +108,9 @@ def test_held_out_packages_come_first_and_keep_their_copies(tmp_path: Path) -> N
     listing.write_text("# a comment\ncopier==2.0\noriginal==1.0  # held-out\nareas@1.0.0\n")
     listed = corpus.read_package_list(listing)
     assert listed == {"copier==2.0": False, "original==1.0": True, "areas@1.0.0": False}
-    found = [p for p in corpus.iter_packages(listed, tmp_path) if p.name in ("copier", "original", "npm:areas")]
+    found = list(corpus.iter_packages(listed, tmp_path))
+    assert [p.name for p in found[3:]] == ["iniconfig", "pluggy"]
+    found = found[:3]
     assert [(p.name, p.version) for p in found] == [("original", "1.0"), ("copier", "2.0"), ("npm:areas", "1.0.0")]
     notice, sizes = corpus.write_corpus(found, frozenset({"original"}), frozenset(), tmp_path / "corpus")
     assert sizes["valid"]["Python"] == len(PYTHON) and sizes["train"] == {"JavaScript": len(SCRIPT)}

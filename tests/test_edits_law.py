@@ -5,9 +5,12 @@ Judged by GNU patch and ``git apply``; the same at scale is ``python -m bench.ed
 
 from __future__ import annotations
 
+import pytest
+
 from bench import edit_law
 
 
+@pytest.mark.slow
 async def test_what_a_random_model_writes_applies() -> None:
     """Through the assistant's own path."""
     names = [name for name in edit_law.tokenizer_names() if name in ("shipped", "codegen")]

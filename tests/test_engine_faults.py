@@ -19,7 +19,7 @@ import pytest
 
 from tests.editor import TIMEOUT, Buffer, Editor
 from tests.scripted_server import seen
-from tests.ways import WAYS, Way, alive, gone, reached
+from tests.ways import SOME_WAYS, WAYS, Way, alive, gone, reached
 
 PROGRAM = ("-m", "tests.scripted_server")
 TEXT = "def add(a, b):\n    return a + b\n\n\n# ü😀\nx = "
@@ -27,7 +27,7 @@ HUNKS = "@@ -1,2 +1,3 @@\n def add(a, b):\n+    # sums\n     return a + b\n"
 # What makes one look ahead or remember would make requests that the script has not foreseen.
 OPTIONS = {"completion": {"prefetch": False, "candidates": 1, "timeBudgetMs": 60000}, "model": {"engine": "in-process"}}
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes by /proc")
-ways = pytest.mark.parametrize("way", WAYS)
+ways = pytest.mark.parametrize("way", SOME_WAYS)
 
 
 class Play:
@@ -194,8 +194,14 @@ async def test_a_client_that_does_not_read_what_is_logged_waits_for_nothing(tmp_
         os.close(unread)
 
 
-@ways
-@pytest.mark.parametrize("fault", ["hang", "leave", "device"])
+@pytest.mark.parametrize(
+    ("way", "fault"),
+    [
+        pytest.param(way, fault, marks=[] if way == "stdio" else pytest.mark.slow)
+        for way in WAYS
+        for fault in ("hang", "leave", "device")
+    ],
+)
 async def test_an_engine_that_is_lost_is_said_once(way: str, fault: str, tmp_path: Path) -> None:
     """By the edit, where one is under way; what comes later is refused, the documents stay, and so does the session."""
     step_timeout = {} if fault == "device" else {"step_timeout": 1.0}  # importing torch takes longer than that
@@ -220,7 +226,10 @@ async def test_an_engine_that_is_lost_is_said_once(way: str, fault: str, tmp_pat
 
 
 @linux
-@pytest.mark.parametrize(("way", "fault"), [*((way, "die") for way in WAYS), ("stdio", "hang")])
+@pytest.mark.parametrize(
+    ("way", "fault"),
+    [*(pytest.param(way, "die", marks=[] if way == "tcp" else pytest.mark.slow) for way in WAYS), ("stdio", "hang")],
+)
 async def test_a_host_that_is_lost_is_said_once_and_another_comes(way: str, fault: str, tmp_path: Path) -> None:
     """By the edit, where one is under way; the session goes on over another host, and leaves none behind."""
     async with play(way, tmp_path, "--hosted") as played:

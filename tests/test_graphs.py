@@ -94,7 +94,7 @@ STEPS = st.lists(
 )
 
 
-@pytest.mark.parametrize("case", ["neox", "gpt_neo"])
+@pytest.mark.parametrize("case", ["neox", pytest.param("gpt_neo", marks=pytest.mark.slow)])
 def test_slots_follow_their_texts(case: str) -> None:
     """Six texts share four slots; they are read, cropped, copied, dropped and rewritten unasked, at random, and the
     slots are given up."""

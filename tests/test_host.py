@@ -641,8 +641,8 @@ async def test_a_client_of_a_host_that_stops_reading_is_given_up(monkeypatch: py
     where, script = HostAddress(prepare_runtime_folder(), "unread"), ScriptedWorker()
     spec = messages.spec_to(ModelSpec())
 
-    def submit(ticket: int) -> dict[str, Any]:
-        ask = messages.ask_to(CompletionTask(Context("x = ", ""), 8))
+    def submit(ticket: int, before: str = "x = ") -> dict[str, Any]:
+        ask = messages.ask_to(CompletionTask(Context(before, ""), 8))
         return {"ticket": ticket, "lane": 0, "spec": spec, "ask": ask, "sampling": {"max_tokens": 64}, "stream": False}
 
     async with service(where, script) as made:
@@ -653,10 +653,10 @@ async def test_a_client_of_a_host_that_stops_reading_is_given_up(monkeypatch: py
         deaf.request("hello", hello)
         await well.call("hello", hello)
         await well.call("prepare", {"spec": spec})
-        script.response = "y" * 100_000
+        script.response = lambda prompt: "y" * (100_000 if "unread" in prompt else 1)
         await until(lambda: len(made.sessions) == 2)
-        for ticket in range(60):  # 6 MB in answers that nobody reads
-            deaf.request("submit", submit(ticket))
+        for ticket in range(30):  # 3 MB in answers that nobody reads
+            deaf.request("submit", submit(ticket, "unread = "))
             assert await well.call("submit", submit(ticket))
         await until(lambda: len(made.sessions) == 1)
         assert await well.call("submit", submit(99))

@@ -19,10 +19,10 @@ import pytest
 from tests import checkpoints
 from tests.editor import TIMEOUT, Editor
 from tests.test_engine_faults import PROGRAM, Play, play
-from tests.ways import WAYS, Way, alive, gone, reached
+from tests.ways import SOME_WAYS, Way, alive, gone, reached
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes by /proc")
-ways = pytest.mark.parametrize("way", WAYS)
+ways = pytest.mark.parametrize("way", SOME_WAYS)
 
 
 async def appears(folder: Path, pattern: str) -> Path:
@@ -141,6 +141,7 @@ def own_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["in-process", "shared"])
 async def test_a_conversion_that_is_killed_leaves_no_half_a_model(
     engine: str, pickled: Path, own_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

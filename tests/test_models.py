@@ -132,16 +132,18 @@ def test_float32_is_transformers_own(whole: Path) -> None:
         assert model.num_parameters == checkpoints.module(whole.name).num_parameters()
 
 
-def test_what_our_decoder_runs_needs_no_transformers(whole: Path) -> None:
+def test_what_our_decoder_runs_needs_no_transformers(tmp_path: Path) -> None:
     """Importing it takes as long as importing torch; nor is anything of it loaded for a module that is not used."""
     code = (
         "import sys\nfrom codeclippy_ls.engine.loading.models import load\n"
         "from codeclippy_ls.inference.spec import ModelSpec\n"
-        "load(ModelSpec(sys.argv[1], device='cpu'))\nprint('transformers' in sys.modules)"
+        "for folder in sys.argv[1:]:\n"
+        "    load(ModelSpec(folder, device='cpu'))\n    print('transformers' in sys.modules)"
     )
-    for folder in (whole, ""):
-        done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == "False"
+    folders = [checkpoints.save(tmp_path / name, name) for name in checkpoints.ARCHITECTURES]
+    command = [sys.executable, "-c", code, *map(str, folders), ""]  # and the shipped model
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"] * (len(folders) + 1)
 
 
 def test_weights_under_other_names_are_found_by_transformers(tmp_path: Path) -> None:

@@ -573,8 +573,10 @@ async def test_a_service_without_models_is_failed_with_the_reason() -> None:
 async def test_a_connection_that_was_kept_too_long_costs_nothing() -> None:
     """A service may close it just when the next request is sent: that goes out again."""
     answered: list[bool] = []
+    serving: list[Any] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.current_task())
         first = True
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while line := await reader.readline():
@@ -600,6 +602,7 @@ async def test_a_connection_that_was_kept_too_long_costs_nothing() -> None:
         assert await suggested(subject) == ["width"]
     assert answered == [True, False, True]
     server.close()
+    await asyncio.gather(*serving)
 
 
 async def test_a_service_that_lists_nothing_is_asked_by_name() -> None:
@@ -813,6 +816,7 @@ def test_what_is_listed_says_how_much_fits() -> None:
         assert select_model(listed, "", 300, False, "u").window == 300
 
 
+@pytest.mark.slow
 async def test_the_verbs_ask_an_endpoint_too(tmp_path: Path) -> None:
     """``doctor`` tries it and says why where it fails; ``complete`` prints what it wrote."""
     file = tmp_path / "a.py"

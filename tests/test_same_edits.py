@@ -14,6 +14,7 @@ import pytest
 from tests.editor import process
 from tests.shared import capabilities
 
+pytestmark = pytest.mark.slow
 EDITS = [
     ("area.py", "def area(width, height):\n    return width * height\n", "Add a docstring"),
     (

@@ -33,6 +33,7 @@ def test_no_test_reaches_out() -> None:
 
 
 @pytest.mark.skipif(not isolated(), reason="no process can be taken off the network here (unshare)")
+@pytest.mark.slow
 def test_all_three_jobs_work_without_any_network(tmp_path: Path) -> None:
     """In a network namespace of its own, without even a loopback."""
     file = tmp_path / "mean.py"

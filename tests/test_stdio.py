@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +54,9 @@ async def test_three_jobs_as_a_real_editor_announces_itself(client: str, encodin
         assert await asyncio.wait_for(child.wait(), TIMEOUT) == 0
 
 
-async def test_stray_output_and_unbuffered_streams_break_no_frame(tmp_path: Path) -> None:
+async def test_stray_output_and_unbuffered_streams_break_no_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Under ``python -u``, with a library that prints on stdout, at the C level too, and asks on stdin."""
     noisy = tmp_path / "sitecustomize.py"
     noisy.write_text(
@@ -71,18 +72,15 @@ async def test_stray_output_and_unbuffered_streams_break_no_frame(tmp_path: Path
         "    found = guard(); threading.Thread(target=noise, daemon=True).start(); return found\n"
         "transport.guard_stdio = guarded\n"
     )
-    os.environ["PYTHONPATH"] = str(tmp_path)
-    try:
-        async with process(python=("-u",)) as (editor, child):
-            await editor.start()
-            buffer = editor.open("def f(x):\n    return ")
-            for _ in range(20):
-                await editor.complete(buffer, len(buffer.text))
-            await editor.stop()
-            assert await asyncio.wait_for(child.wait(), TIMEOUT) == 0
-            assert (await child.stderr.read()).count(b"stray") > 20
-    finally:
-        del os.environ["PYTHONPATH"]
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    async with process(python=("-u",)) as (editor, child):
+        await editor.start()
+        buffer = editor.open("def f(x):\n    return ")
+        for _ in range(20):
+            await editor.complete(buffer, len(buffer.text))
+        await editor.stop()
+        assert await asyncio.wait_for(child.wait(), TIMEOUT) == 0
+        assert (await child.stderr.read()).count(b"stray") > 20
 
 
 async def test_the_server_goes_when_its_client_does() -> None:

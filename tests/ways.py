@@ -11,9 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.editor import TIMEOUT
 
 WAYS = ("stdio", "unbuffered", "pipe", "tcp")
+_OFTEN = ("stdio", "tcp")  # of which each process serves one client, or several
+SOME_WAYS = [way if way in _OFTEN else pytest.param(way, marks=pytest.mark.slow) for way in WAYS]
 ROOT = Path(__file__).parent.parent
 
 
