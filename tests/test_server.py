@@ -450,7 +450,7 @@ async def test_second_initialized_notification_opens_no_second_engine(editor: Ed
     await editor.start()
     first = server.assistant
     editor.notify("initialized", {})
-    await editor.call("workspace/executeCommand", {"command": "codeclippy.reload"})
+    await editor.call("workspace/executeCommand", {"command": "codeclippy.reloadModel"})
     assert server.assistant is first
 
 
