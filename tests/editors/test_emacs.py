@@ -111,7 +111,7 @@ def test_ghost_text_is_accepted_whole_and_undone_in_one_step(
     until_body(emacs, "def add(a, b):\n    ", "one undo to take it back")
 
 
-def test_brackets_that_were_closed_already_are_replaced(emacs: Emacs, script: Script) -> None:
+def test_closing_brackets_of_the_editor_are_replaced(emacs: Emacs, script: Script) -> None:
     script.says(complete="path):")
     emacs.open(Path(emacs.folder) / "brackets.py", "if exists()")
     emacs.ready()
@@ -161,7 +161,7 @@ def test_typing_something_else_hides_the_suggestion(emacs: Emacs, file: File, sc
     assert emacs.lisp('(eq (key-binding (kbd "TAB")) \'indent-for-tab-command)'), "an ordinary Tab"
 
 
-def test_a_key_or_another_place_hides_the_suggestion(emacs: Emacs, file: File, script: Script) -> None:
+def test_c_g_and_moving_the_cursor_hide_the_suggestion(emacs: Emacs, file: File, script: Script) -> None:
     ghost(emacs, file, script)
     emacs.keys("C-g")
     emacs.until(lambda: "return" not in emacs.screen(), "C-g to hide it")
@@ -245,7 +245,7 @@ def test_a_preset_is_a_code_action_of_plain_eglot(emacs: Emacs, file: File, scri
     until_body(emacs, COMMENTED, "the edit")
 
 
-def test_an_edit_through_eglot_is_made_without_the_mode(emacs: Emacs, file: File, script: Script) -> None:
+def test_an_edit_through_eglot_needs_no_minor_mode(emacs: Emacs, file: File, script: Script) -> None:
     script.says(edit=HUNKS)
     emacs.lisp("(progn (setf (alist-get 'python-mode eglot-server-programs) #'codeclippy-eglot-contact) nil)")
     file(PLAIN, mode=False)
@@ -266,7 +266,7 @@ def preview(emacs: Emacs, file: File, script: Script, message: str = "Add a comm
     path = file(PLAIN)
     emacs.lisp("(progn (goto-char (point-min)) (forward-line 2) nil)")
     emacs.command("codeclippy-edit")
-    emacs.until_drawn("Edit: what shall change?")
+    emacs.until_drawn("Edit: what should change?")
     emacs.type(message)
     emacs.keys("Enter")
     emacs.until_drawn("y apply", "n discard", "+    # adds")
@@ -286,7 +286,7 @@ def test_edit_with_message_is_previewed_applied_and_undone(
     until_body(emacs, PLAIN, "one undo to take it back")
 
 
-def test_a_discarded_edit_leaves_the_text_alone(emacs: Emacs, file: File, script: Script) -> None:
+def test_a_discarded_edit_changes_nothing(emacs: Emacs, file: File, script: Script) -> None:
     preview(emacs, file, script)
     before = emacs.notes().count("not applied")
     emacs.keys("n")
@@ -295,26 +295,26 @@ def test_a_discarded_edit_leaves_the_text_alone(emacs: Emacs, file: File, script
     assert body(emacs) == PLAIN and emacs.notes().count("not applied") == before
 
 
-def test_a_text_that_changed_under_the_preview_is_left_alone(emacs: Emacs, file: File, script: Script) -> None:
+def test_an_edit_is_refused_if_the_text_changed_during_the_preview(emacs: Emacs, file: File, script: Script) -> None:
     path = preview(emacs, file, script)
     emacs.lisp(f'(progn (with-current-buffer {quoted(path.name)} (goto-char (point-max)) (insert "x = 1")) nil)')
     emacs.keys("y")
-    emacs.until_drawn("the document changed meanwhile")
+    emacs.until_drawn("the document has changed")
     assert body(emacs) == PLAIN + "x = 1"
 
 
-def test_the_prompt_keeps_earlier_messages_and_offers_presets(emacs: Emacs, file: File, script: Script) -> None:
+def test_the_prompt_for_the_message_has_history_and_presets(emacs: Emacs, file: File, script: Script) -> None:
     preview(emacs, file, script, "Add the comment")
     emacs.keys("n")
     emacs.until(lambda: "y apply" not in emacs.screen(), "the preview to close")
     emacs.command("codeclippy-edit")
-    emacs.until_drawn("Edit: what shall change?")
+    emacs.until_drawn("Edit: what should change?")
     emacs.keys("M-p")
-    emacs.until_drawn("what shall change? Add the comment")
+    emacs.until_drawn("what should change? Add the comment")
     emacs.keys("C-a", "C-k")
     emacs.type("Add a d")
     emacs.keys("Tab")
-    emacs.until_drawn("what shall change? Add a docstring")
+    emacs.until_drawn("what should change? Add a docstring")
     emacs.keys("C-g")
     emacs.until(lambda: emacs.lisp("(minibuffer-depth)") == 0, "the prompt to close")
     assert body(emacs) == PLAIN
@@ -336,7 +336,9 @@ def test_an_edit_without_confirmation_is_applied_at_once(emacs: Emacs, file: Fil
 
 
 @pytest.mark.parametrize("eglot", [False, True], ids=["mode", "eglot"])
-def test_a_diff_is_shown_and_the_next_one_chosen(emacs: Emacs, file: File, script: Script, eglot: bool) -> None:
+def test_a_diff_is_shown_and_the_next_candidate_is_chosen(
+    emacs: Emacs, file: File, script: Script, eglot: bool
+) -> None:
     """With the server's setting for it, by our own connection and by eglot's; q takes none of them."""
     script.says(edit=[HUNKS, HUNKS.replace("adds", "sums")])
     emacs.lisp(
@@ -371,7 +373,7 @@ def test_a_diff_is_shown_and_the_next_one_chosen(emacs: Emacs, file: File, scrip
         emacs.lisp("(progn (setq codeclippy-settings nil) (codeclippy-restart) nil)")
 
 
-def test_every_edit_is_previewed_where_the_user_wants_it(emacs: Emacs, file: File, script: Script) -> None:
+def test_every_edit_is_previewed_if_the_user_option_is_set(emacs: Emacs, file: File, script: Script) -> None:
     emacs.lisp(
         "(progn (customize-set-variable 'codeclippy-settings '((edit . ((confirm . nil)))))"
         " (setq codeclippy-confirm-edits t) nil)"
@@ -383,7 +385,7 @@ def test_every_edit_is_previewed_where_the_user_wants_it(emacs: Emacs, file: Fil
         emacs.lisp("(progn (customize-set-variable 'codeclippy-settings nil) (setq codeclippy-confirm-edits nil) nil)")
 
 
-def test_cancel_stops_an_edit(emacs: Emacs, file: File, script: Script) -> None:
+def test_an_edit_in_progress_is_cancelled(emacs: Emacs, file: File, script: Script) -> None:
     script.says(edit=HUNKS, delay=120)
     file(PLAIN)
     emacs.lisp('(progn (goto-char (point-min)) (forward-line 2) (codeclippy-edit "Add a comment") nil)')
@@ -421,12 +423,12 @@ def test_crlf_and_astral_characters_survive_byte_for_byte(emacs: Emacs, script: 
     emacs.until(lambda: path.read_bytes() == expected, f"the file {path.read_bytes()!r} to be {expected!r}")
 
 
-def test_what_the_server_has_is_what_emacs_has(emacs: Emacs, file: File, script: Script) -> None:
+def test_the_server_has_the_same_text_as_emacs(emacs: Emacs, file: File, script: Script) -> None:
     """Many changes of all kinds between two requests; an edit then lands only where the texts agree."""
     file("".join(f"line {number} 😀\n" for number in range(60)))
     emacs.lisp(
         "(progn (defun test-agrees () (let ((old (with-temp-buffer (insert test-text) (buffer-string)))"
-        " (change (and codeclippy--changed (save-restriction (widen) (codeclippy--change)))))"
+        " (change (and codeclippy--changed (save-restriction (widen) (codeclippy--make-change)))))"
         " (setq test-text (cond ((null change) old) ((plist-get change :range)"
         " (with-temp-buffer (insert old) (let* ((range (plist-get change :range))"
         " (place (lambda (position) (goto-char (point-min)) (forward-line (plist-get position :line)) (point)))"
@@ -450,7 +452,7 @@ def test_what_the_server_has_is_what_emacs_has(emacs: Emacs, file: File, script:
     assert outcome is None
 
 
-def test_settings_change_while_it_runs(emacs: Emacs, file: File, script: Script) -> None:
+def test_settings_can_change_at_run_time(emacs: Emacs, file: File, script: Script) -> None:
     ghost(emacs, file, script)
     emacs.keys("C-g")
     emacs.lisp("(progn (customize-set-variable 'codeclippy-settings '(:completion (:enabled nil))) nil)")
@@ -462,7 +464,9 @@ def test_settings_change_while_it_runs(emacs: Emacs, file: File, script: Script)
     emacs.until_drawn("    return a + b")
 
 
-def test_it_runs_beside_another_language_server(emacs: Emacs, file: File, script: Script, tmp_path: Path) -> None:
+def test_it_works_with_another_language_server_in_the_buffer(
+    emacs: Emacs, file: File, script: Script, tmp_path: Path
+) -> None:
     other = Script(tmp_path / "other.json")
     other.says(complete="of_other_server()")
     contact = "(list " + " ".join(quoted(part) for part in other.command) + ")"
@@ -494,7 +498,7 @@ def test_it_runs_beside_another_language_server(emacs: Emacs, file: File, script
     emacs.until(lambda: "return 1" in emacs.text(), "the edit by our server")
 
 
-def test_a_killed_server_is_started_again(emacs: Emacs, file: File, script: Script) -> None:
+def test_a_killed_server_is_restarted(emacs: Emacs, file: File, script: Script) -> None:
     ghost(emacs, file, script)
     emacs.keys("C-g")
     server = emacs.server()
@@ -517,17 +521,17 @@ def test_restarting_while_it_starts_leaves_one_server(emacs: Emacs, file: File, 
     ghost(emacs, file, script)
 
 
-def test_a_server_that_keeps_dying_is_given_up(emacs: Emacs, file: File, script: Script) -> None:
+def test_a_server_that_keeps_crashing_is_not_restarted(emacs: Emacs, file: File, script: Script) -> None:
     file("x = 1\n")
-    emacs.lisp("(progn (setq codeclippy--deaths (make-list 3 (float-time))) nil)")
+    emacs.lisp("(progn (setq codeclippy--exit-times (make-list 3 (float-time))) nil)")
     os.kill(emacs.server(), signal.SIGKILL)
     emacs.until_drawn("Clippy:failed")
-    emacs.until(lambda: "the server keeps dying" in emacs.notes(), "the reason")
+    emacs.until(lambda: "the server keeps crashing" in emacs.notes(), "the reason")
     emacs.command("codeclippy-restart")
     emacs.ready()
 
 
-def test_a_model_that_still_loads_is_waited_for(emacs: Emacs, file: File, script: Script) -> None:
+def test_suggestions_start_once_the_model_is_loaded(emacs: Emacs, file: File, script: Script) -> None:
     script.says(complete=SAYS, load_delay=5)
     emacs.lisp("(progn (codeclippy-restart) nil)")
     emacs.open(Path(emacs.folder) / "loading.py", "def add(a, b):\n   ")
@@ -538,7 +542,7 @@ def test_a_model_that_still_loads_is_waited_for(emacs: Emacs, file: File, script
     assert before[0] == "loading"
 
 
-def test_a_model_that_cannot_be_loaded_is_told_and_loads_later(emacs: Emacs, file: File, script: Script) -> None:
+def test_a_model_that_failed_to_load_is_reported_and_can_be_reloaded(emacs: Emacs, file: File, script: Script) -> None:
     script.says(load_error="the model is made of cheese")
     emacs.lisp("(progn (codeclippy-restart) nil)")
     emacs.open(Path(emacs.folder) / "failing.py", "def add(a, b):\n   ")
@@ -546,28 +550,28 @@ def test_a_model_that_cannot_be_loaded_is_told_and_loads_later(emacs: Emacs, fil
     assert "made of cheese" in emacs.lisp("(cadr (codeclippy-state))")
     assert emacs.lisp("(minibuffer-depth)") == 0 and emacs.lisp("(length (window-list))") == 1, "nothing pops up"
     script.says(complete=SAYS)
-    emacs.command("codeclippy-reload")
+    emacs.command("codeclippy-reload-model")
     emacs.ready()
     emacs.type(" ")
     emacs.until_drawn("    return a + b")
 
 
-def test_what_became_of_suggestions_is_told(emacs: Emacs, file: File, script: Script) -> None:
-    emacs.command("codeclippy-figures")
-    emacs.until(lambda: re.search(r"nothing was suggested|\d+ shown, \d+ accepted", emacs.notes()), "the figures")
+def test_metrics_are_shown(emacs: Emacs, file: File, script: Script) -> None:
+    emacs.command("codeclippy-show-metrics")
+    emacs.until(lambda: re.search(r"nothing was suggested|\d+ shown, \d+ accepted", emacs.notes()), "the metrics")
 
 
-def test_without_a_server_the_cure_is_told(emacs: Emacs, file: File, script: Script) -> None:
+def test_a_missing_server_is_reported_with_instructions(emacs: Emacs, file: File, script: Script) -> None:
     command = emacs.lisp('(prog1 (vconcat codeclippy-command) (setq codeclippy-command \'("no-such-program")))')
     emacs.command("codeclippy-restart")
-    emacs.until(lambda: "pip install codeclippy-ls" in emacs.notes(), "the cure")
+    emacs.until(lambda: "pip install codeclippy-ls" in emacs.notes(), "the instructions")
     assert emacs.state() == "failed"
     emacs.lisp(f"(progn (setq codeclippy-command '({' '.join(quoted(part) for part in command)})) nil)")
     emacs.command("codeclippy-restart")
     emacs.ready()
 
 
-def test_leaving_closes_documents(emacs: Emacs, file: File, script: Script) -> None:
+def test_killed_buffers_are_closed_in_the_server(emacs: Emacs, file: File, script: Script) -> None:
     path = file("x = 1\n")
     assert emacs.lisp("(hash-table-count codeclippy--buffers)") == 1
     emacs.lisp(
@@ -603,7 +607,7 @@ def test_the_real_server_suggests_and_edits(emacs: Emacs, tmp_path: Path) -> Non
         emacs.open(tmp_path / "real.py", HOLE[:-1])
         emacs.ready()
         emacs.type(" ")
-        emacs.until(lambda: emacs.lisp("codeclippy--showing"), "ghost text")
+        emacs.until(lambda: emacs.lisp("codeclippy--visible"), "ghost text")
         emacs.keys("Tab")
         emacs.until(lambda: emacs.text() != HOLE, "the suggestion to be text")
         assert emacs.text().startswith(HOLE)
@@ -628,7 +632,7 @@ def said(emacs: Emacs, before: str) -> list[str]:
     return [line for line in emacs.notes().removeprefix(before).splitlines() if line.startswith("Code Clippy")]
 
 
-def test_a_killed_host_costs_a_message_and_no_text(
+def test_a_killed_engine_host_shows_a_message_and_loses_no_text(
     emacs: Emacs, hosts: Hosts, report: Callable[[str, float], None], tmp_path: Path
 ) -> None:
     """The real one, in the middle of an edit, and while a suggestion is waited for: one message each."""
@@ -636,31 +640,31 @@ def test_a_killed_host_costs_a_message_and_no_text(
         emacs.open(tmp_path / "many.py", MANY[:-1])
         emacs.ready()
         emacs.lisp(
-            "(progn (setq test-written nil) (advice-add 'codeclippy--progress :before (lambda (_ _ value)"
+            "(progn (setq test-written nil) (advice-add 'codeclippy--handle-progress :before (lambda (_ _ value)"
             " (setq test-written (plist-get value :message))) '((name . test))) nil)"
         )
         notes = emacs.notes()
         emacs.lisp('(progn (codeclippy-edit "Add a docstring to each function" (point-min) (point-max)) nil)')
         emacs.until(lambda: "hunk 1, line" in (emacs.lisp("test-written") or ""), "a part of the edit to be written")
-        emacs.lisp("(progn (advice-remove 'codeclippy--progress 'test) nil)")
+        emacs.lisp("(progn (advice-remove 'codeclippy--handle-progress 'test) nil)")
         first, when = hosts.kill()
         emacs.type(" ")
-        emacs.until(lambda: emacs.lisp("codeclippy--showing"), "ghost text")
+        emacs.until(lambda: emacs.lisp("codeclippy--visible"), "ghost text")
         report("killed during an edit, to the next suggestion", time.monotonic() - when)
         assert hosts.only() != first and emacs.text() == MANY
         assert said(emacs, notes) == [f"Code Clippy: no edit: {TOLD}"]
         hosts.stop()
         emacs.type("total = ")
         time.sleep(1.0)  # for it to be asked for
-        assert not emacs.lisp("codeclippy--showing")
+        assert not emacs.lisp("codeclippy--visible")
         _, when = hosts.kill()
-        emacs.until(lambda: emacs.lisp("codeclippy--showing"), "ghost text")
+        emacs.until(lambda: emacs.lisp("codeclippy--visible"), "ghost text")
         report("killed during a suggestion, to the next one", time.monotonic() - when)
         assert said(emacs, notes)[1:] == [f"Code Clippy: {TOLD}"] and emacs.text() == f"{MANY}total = "
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_file_compiles_without_warnings_and_its_docstrings_are_in_order(version: str, tmp_path: Path) -> None:
+def test_the_file_compiles_and_passes_checkdoc(version: str, tmp_path: Path) -> None:
     copy = tmp_path / CLIENT.name
     copy.write_text(CLIENT.read_text())
     strict = "(setq byte-compile-error-on-warn t)"
@@ -671,7 +675,7 @@ def test_the_file_compiles_without_warnings_and_its_docstrings_are_in_order(vers
     assert "Warning" not in said, said
 
 
-def test_package_lint_finds_nothing(tmp_path: Path) -> None:
+def test_package_lint_reports_nothing(tmp_path: Path) -> None:
     if (
         batch("28", tmp_path / "home", "-f", "package-initialize", "--eval", '(princ (locate-library "package-lint"))')
         == "nil"
@@ -703,7 +707,7 @@ def test_package_lint_finds_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_file_is_a_package(version: str, tmp_path: Path) -> None:
+def test_the_file_installs_as_a_package(version: str, tmp_path: Path) -> None:
     """By the README's words, in an Emacs with nothing of a user's; another Emacs then has the commands."""
     home = tmp_path / "home"
     batch(version, home, "-f", "package-initialize", "--eval", f"(package-install-file {quoted(CLIENT)})")

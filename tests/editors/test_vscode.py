@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -300,16 +301,33 @@ def test_the_completion_menu_has_the_suggestion(real: Window) -> None:
     assert len(path.read_text()) > len(f"{BASKET} ")
 
 
-def test_figures_are_shown(real: Window) -> None:
-    """What became of suggestions and what the server's doctor prints, in a document."""
+def test_metrics_are_shown(real: Window) -> None:
+    """The command shows the server's message with the numbers of suggestions, and does not run the doctor."""
     real.open(BASKET)
-    real.run("command", title="Code Clippy: Show Figures")
-    real.run("seen", text="charactersSaved")
-    real.run("command", title="Code Clippy: Show Figures")
+    real.run("command", title="Code Clippy: Show Metrics")
+    (told,) = real.run("told")
+    assert re.search(r"nothing was suggested|\d+ shown, \d+ accepted", told)
+    assert real.run("tabs", name="doctor", count=0) == []
+
+
+def test_the_doctor_reports_on_the_installation(real: Window) -> None:
+    """The command runs `codeclippy-ls doctor` and shows its report in a document."""
+    real.open(BASKET)
+    real.run("command", title="Code Clippy: Run Doctor")
     real.run("seen", text="everything works")
 
 
-def test_a_killed_host_costs_a_message_and_no_text(
+def test_the_model_is_reloaded_by_command(own: Window, script: Script) -> None:
+    """A model that failed to load is ready once the cause is gone."""
+    script.says(load_error="no such model")
+    own.open_until(MEAN, "Code Clippy: failed")
+    script.says(complete="total / len(values)")
+    own.run("command", title="Code Clippy: Reload Model")
+    own.run("ready")
+    own.run("ghost", line=5, type=" ", says="total / len(values)")
+
+
+def test_a_killed_engine_host_shows_a_message_and_loses_no_text(
     window: Window, hosts: Hosts, report: Callable[[str, float], None], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """The real one, which Neovim shares, in the middle of an edit: one notification here, and nothing there. While a
@@ -377,7 +395,7 @@ def test_the_palette_accepts_the_next_line(shared: Window, script: Script) -> No
     shared.run("becomes", text="def mean(values):\n    if not values:\n")
 
 
-def test_brackets_that_were_closed_already_are_replaced(shared: Window, script: Script) -> None:
+def test_closing_brackets_of_the_editor_are_replaced(shared: Window, script: Script) -> None:
     """VS Code closes a bracket as it is typed; a suggestion that brings it along does not double it."""
     script.says(complete="path):")
     shared.open("if exists")
@@ -397,7 +415,7 @@ def test_typing_through_a_suggestion_keeps_it(shared: Window, script: Script) ->
     shared.run("becomes", text=f"{MEAN} total / len(values)")
 
 
-def test_an_edit_is_applied_without_a_preview_where_that_is_set(shared: Window, script: Script) -> None:
+def test_an_edit_is_applied_without_preview_if_confirm_is_off(shared: Window, script: Script) -> None:
     """With `codeclippy.edit.confirm` false the key, a message and Enter are enough."""
     script.says(edit=TO_FLOAT)
     shared.open(WHOLE)
@@ -405,7 +423,7 @@ def test_an_edit_is_applied_without_a_preview_where_that_is_set(shared: Window, 
     shared.run("becomes", text=FLOAT)
 
 
-def test_a_diff_is_shown_and_the_next_one_chosen(shared: Window, script: Script) -> None:
+def test_a_diff_is_shown_and_the_next_candidate_is_chosen(shared: Window, script: Script) -> None:
     """With `codeclippy.edit.showDiff`: in a document of the server's, with a question and its buttons. Its tab closes
     with the answer."""
     script.says(edit=[TO_FLOAT, TO_FLOAT.replace("0.0", "float()")])
@@ -426,7 +444,7 @@ def test_a_diff_is_shown_and_the_next_one_chosen(shared: Window, script: Script)
         shared.configure(edit_confirm=False)
 
 
-def test_one_undo_takes_an_edit_back(shared: Window, script: Script) -> None:
+def test_one_undo_reverts_an_edit(shared: Window, script: Script) -> None:
     """Also one of several hunks."""
     script.says(
         edit="@@ -1,5 +1,6 @@\n-def mean(values):\n+def mean(values) -> float:\n+    # the average\n"
@@ -445,7 +463,7 @@ def test_one_undo_takes_an_edit_back(shared: Window, script: Script) -> None:
     shared.run("becomes", text=WHOLE)
 
 
-def test_the_box_offers_presets_and_earlier_messages(shared: Window, script: Script) -> None:
+def test_the_message_box_offers_presets_and_history(shared: Window, script: Script) -> None:
     """What was typed before comes first, then the presets of the settings."""
     script.says(edit=TO_FLOAT)
     shared.open(WHOLE)
@@ -478,7 +496,7 @@ def test_crlf_and_emoji_are_kept_byte_for_byte(shared: Window, script: Script) -
     assert path.read_bytes() == before.replace("nam  # 🐛", "name  # 🦋").encode()
 
 
-def test_settings_change_while_it_runs(shared: Window, script: Script) -> None:
+def test_settings_can_change_at_run_time(shared: Window, script: Script) -> None:
     """Without completion there is no ghost text, with it there is again."""
     script.says(complete="total / len(values)")
     shared.open(MEAN)
@@ -502,7 +520,7 @@ def test_a_language_is_paused_and_resumed(shared: Window, script: Script) -> Non
     shared.run("ghost", line=5, type=" ", says="total / len(values)")
 
 
-def test_two_editor_groups(shared: Window, script: Script) -> None:
+def test_two_editor_groups_show_ghost_text(shared: Window, script: Script) -> None:
     """The same file in two groups: both get ghost text, one text is kept."""
     script.says(complete="total / len(values)")
     shared.open(MEAN)
@@ -517,7 +535,7 @@ def test_two_editor_groups(shared: Window, script: Script) -> None:
     shared.run("unsplit")
 
 
-def test_a_server_that_was_killed_is_started_again(shared: Window, script: Script) -> None:
+def test_a_killed_server_is_restarted(shared: Window, script: Script) -> None:
     """The client starts it anew with the text as it is now; nothing pops up."""
     script.says(complete="total / len(values)")
     shared.open(MEAN)
@@ -529,7 +547,7 @@ def test_a_server_that_was_killed_is_started_again(shared: Window, script: Scrip
     shared.run("ghost", line=5, type=" ", says="total / len(values)")
 
 
-def test_choosing_a_model_starts_the_server_anew(shared: Window, profile: Path) -> None:
+def test_choosing_a_model_restarts_the_server(shared: Window, profile: Path) -> None:
     """The choice is written to the user's settings, where no workspace can write."""
     shared.open(WHOLE)
     place = profile / "user" / "Machine" / "settings.json"
@@ -544,7 +562,7 @@ def test_choosing_a_model_starts_the_server_anew(shared: Window, profile: Path) 
         shared.run("ready")
 
 
-def test_an_edit_without_a_file_is_quiet(shared: Window, script: Script) -> None:
+def test_an_edit_without_a_file_shows_no_notification(shared: Window, script: Script) -> None:
     """A sentence in the status bar, and no notification."""
     shared.open(WHOLE)
     shared.run("closeAll")
@@ -552,7 +570,7 @@ def test_an_edit_without_a_file_is_quiet(shared: Window, script: Script) -> None
     shared.run("bar", says="open a file first")
 
 
-def test_two_windows(shared: Window, script: Script, tmp_path: Path) -> None:
+def test_two_windows_have_a_server_each(shared: Window, script: Script, tmp_path: Path) -> None:
     """Each has a server of its own, and both suggest."""
     script.says(complete="total / len(values)")
     shared.open(MEAN)
@@ -575,7 +593,7 @@ def test_an_edit_is_previewed_and_applied(own: Window, script: Script) -> None:
     own.run("becomes", text=FLOAT)
 
 
-def test_while_the_model_loads_the_status_says_so(own: Window, script: Script) -> None:
+def test_the_status_shows_that_the_model_is_loading(own: Window, script: Script) -> None:
     """No notification; what was typed meanwhile is asked for again by itself."""
     script.says(complete="total / len(values)", load_delay=20)
     own.open_until(MEAN, "Code Clippy: loading the model")
@@ -586,7 +604,7 @@ def test_while_the_model_loads_the_status_says_so(own: Window, script: Script) -
     own.run("becomes", text=f"{MEAN} total / len(values)")
 
 
-def test_a_model_that_cannot_be_loaded_is_told_by_the_status(own: Window, script: Script) -> None:
+def test_the_status_shows_that_the_model_failed_to_load(own: Window, script: Script) -> None:
     """The reason is in the status item, no notification; one click tries again."""
     script.says(load_error="the model is made of cheese; choose another")
     own.open_until(MEAN, "Code Clippy: failed")
@@ -598,7 +616,7 @@ def test_a_model_that_cannot_be_loaded_is_told_by_the_status(own: Window, script
     own.run("ghost", line=5, type=" ", says="total / len(values)")
 
 
-def test_without_a_server_the_status_says_how_to_install_it(own: Window, profile: Path) -> None:
+def test_the_status_shows_how_to_install_a_missing_server(own: Window, profile: Path) -> None:
     """One click opens the walkthrough with two commands; nothing pops up."""
     set_command(profile, [])
     try:
@@ -611,7 +629,7 @@ def test_without_a_server_the_status_says_how_to_install_it(own: Window, profile
         set_command(profile, [sys.executable, "-c", CHOOSE, str(own.choice)])
 
 
-def test_a_server_that_cannot_start_is_told_by_the_status(own: Window) -> None:
+def test_the_status_shows_that_the_server_cannot_start(own: Window) -> None:
     """It is tried five times; then the status says so, and nothing pops up."""
     own.serve([sys.executable, "-c", "raise SystemExit('no engine')"])
     before = len(own.servers())
@@ -620,7 +638,7 @@ def test_a_server_that_cannot_start_is_told_by_the_status(own: Window) -> None:
     assert len(own.servers()) == before + 5
 
 
-def test_a_server_that_hangs_is_restarted_by_the_command(own: Window, script: Script) -> None:
+def test_a_hanging_server_is_restarted_by_command(own: Window, script: Script) -> None:
     """One that never answers does not keep another from being started."""
     own.serve([sys.executable, "-c", "import time; time.sleep(600)"])
     own.open_until(MEAN, "Code Clippy: starting")

@@ -4,11 +4,11 @@
 return {
   cmd = { 'codeclippy-ls' },
   root_markers = { '.git', 'pyproject.toml', 'package.json' },
-  -- One server, and so one model in memory, for all projects.
+  -- One server for all projects, and so one model in memory.
   reuse_client = function(client, config)
     return client.name == config.name
   end,
-  -- The preview below understands what asks for confirmation, in 0.11 too.
+  -- The preview handles edits that need confirmation, which 0.11 does not announce.
   capabilities = { workspace = { workspaceEdit = { changeAnnotationSupport = { groupsOnLabel = false } } } },
   init_options = { statusNotification = true },
   handlers = {
@@ -17,7 +17,7 @@ return {
     end,
     ['window/showMessage'] = function(_, params)
       local level = ({ vim.log.levels.ERROR, vim.log.levels.WARN })[params.type] or vim.log.levels.INFO
-      require('codeclippy.say').say(params.message, level)
+      require('codeclippy.message').show(params.message, level)
       return vim.NIL
     end,
     ['window/showDocument'] = function(_, params)
@@ -31,7 +31,7 @@ return {
     end,
   },
   on_exit = function(code, signal)
-    require('codeclippy.status').exited(code, signal)
+    require('codeclippy.status').on_exit(code, signal)
   end,
   on_attach = function(client, buffer)
     require('codeclippy').attach(client, buffer)

@@ -1,12 +1,13 @@
-// The question about an edit whose diff the server shows: with the answer the diff's tab closes.
+// Questions of the server about an edit whose diff it shows. The diff's tab closes with the answer.
 
 import * as vscode from 'vscode';
 import { MessageActionItem, ShowMessageRequestParams } from 'vscode-languageclient';
 
-const SCHEME = 'codeclippy-diff'; // of the server's documents that are diffs
+const SCHEME = 'codeclippy-diff'; // of the documents in which the server shows diffs
 
-/** What the user answers; null for a question that was closed. */
-export async function ask({ message, actions = [] }: ShowMessageRequestParams): Promise<MessageActionItem | null> {
+/** Ask the user; return the chosen action, or null if the question was closed. */
+export async function askAboutDiff(params: ShowMessageRequestParams): Promise<MessageActionItem | null> {
+  const { message, actions = [] } = params;
   const title = await vscode.window.showInformationMessage(message, ...actions.map((action) => action.title));
   const tabs = vscode.window.tabGroups.all.flatMap((group) => group.tabs).filter(isDiff);
   await vscode.window.tabGroups.close(tabs);

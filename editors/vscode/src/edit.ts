@@ -1,82 +1,82 @@
-// Edit with message: ask for the message, and hand it to the server with the lines meant.
-// The edit itself comes back from the server as a versioned workspace edit.
+// Edit with Message: asks for the message and sends it to the server with the selected lines.
+// The server answers with a versioned workspace edit.
 
 import * as vscode from 'vscode';
 import { Server } from './server';
 import { SECTION } from './settings';
 
-const HISTORY = 'edit.history';
-const REMEMBERED = 20;
-const NOTICE_MS = 4000;
+const HISTORY_KEY = 'edit.history';
+const MAX_HISTORY = 20;
+const STATUS_BAR_MS = 4000;
 
-/** Ask what to change in the active editor's selection, or around its cursor, and have it changed. */
-export async function editWithMessage(server: Server, memory: vscode.Memento): Promise<void> {
+/** Ask for a message and edit the selection of the active editor, or the code around its cursor. */
+export async function editWithMessage(server: Server, storage: vscode.Memento): Promise<void> {
   const editor = vscode.window.activeTextEditor;
   if (editor === undefined) {
-    notice('open a file first, then say what to change in it');
+    showInStatusBar('open a file first, then say what to change in it');
     return;
   }
   const { document, selection } = editor;
   const version = document.version;
-  const message = await askMessage(memory, selection.isEmpty ? 'around the cursor' : 'in the selection');
+  const message = await askForMessage(storage, selection.isEmpty ? 'around the cursor' : 'in the selection');
   if (message === undefined) {
     return;
   }
-  const history = memory.get<string[]>(HISTORY, []).filter((earlier) => earlier !== message);
-  await memory.update(HISTORY, [message, ...history].slice(0, REMEMBERED));
-  const range = { start: plain(selection.start), end: plain(selection.end) };
+  const history = storage.get<string[]>(HISTORY_KEY, []).filter((earlier) => earlier !== message);
+  await storage.update(HISTORY_KEY, [message, ...history].slice(0, MAX_HISTORY));
+  const range = { start: toLspPosition(selection.start), end: toLspPosition(selection.end) };
   try {
-    if (!(await server.run('codeclippy.edit', { uri: server.uri(document), version, range, message }))) {
-      notice('the server does not run; its status says why');
+    if (!(await server.runCommand('codeclippy.edit', { uri: server.uri(document), version, range, message }))) {
+      showInStatusBar('the server is not running; see its status');
     }
   } catch (error) {
-    notice(`no edit: ${error instanceof Error ? error.message : error}`);
+    showInStatusBar(`no edit: ${error instanceof Error ? error.message : error}`);
   }
 }
 
-/** The message: typed, or picked from earlier ones and the presets of the settings. */
-async function askMessage(memory: vscode.Memento, where: string): Promise<string | undefined> {
-  const box = vscode.window.createQuickPick();
-  box.title = 'Code Clippy: Edit with Message';
-  box.placeholder = `What should change ${where}?`;
-  const earlier = memory.get<string[]>(HISTORY, []);
+/** Ask for a message: typed, or picked from the history and the presets of the settings. */
+async function askForMessage(storage: vscode.Memento, scope: string): Promise<string | undefined> {
+  const quickPick = vscode.window.createQuickPick();
+  quickPick.title = 'Code Clippy: Edit with Message';
+  quickPick.placeholder = `What should change ${scope}?`;
+  const history = storage.get<string[]>(HISTORY_KEY, []);
   const presets = vscode.workspace.getConfiguration(SECTION).get<string[]>('edit.presets', []);
-  const offer = (): void => {
-    const typed = box.value.trim();
-    const rest = [
-      ...section('earlier', earlier.filter((message) => message !== typed)),
-      ...section('presets', presets.filter((message) => message !== typed && !earlier.includes(message))),
+  const updateItems = (): void => {
+    const typed = quickPick.value.trim();
+    const others = [
+      ...makeSection('earlier', history.filter((message) => message !== typed)),
+      ...makeSection('presets', presets.filter((message) => message !== typed && !history.includes(message))),
     ];
-    box.items = typed ? [{ label: typed, alwaysShow: true }, ...rest] : rest;
+    quickPick.items = typed ? [{ label: typed, alwaysShow: true }, ...others] : others;
   };
-  offer();
-  box.onDidChangeValue(offer);
+  updateItems();
+  quickPick.onDidChangeValue(updateItems);
   return new Promise((resolve) => {
-    box.onDidAccept(() => {
-      // What was typed counts, unless another row was chosen: Enter may come before the rows of the last letter.
-      const [row] = box.activeItems;
-      const typed = box.value.trim();
-      const chosen = row === undefined || (typed !== '' && typed.startsWith(row.label)) ? typed : row.label;
+    quickPick.onDidAccept(() => {
+      // The typed text is used unless another item was chosen: Enter may come before the items of the last character.
+      const [item] = quickPick.activeItems;
+      const typed = quickPick.value.trim();
+      const chosen = item === undefined || (typed !== '' && typed.startsWith(item.label)) ? typed : item.label;
       resolve(chosen || undefined);
-      box.hide();
+      quickPick.hide();
     });
-    box.onDidHide(() => {
+    quickPick.onDidHide(() => {
       resolve(undefined);
-      box.dispose();
+      quickPick.dispose();
     });
-    box.show();
+    quickPick.show();
   });
 }
 
-function section(name: string, messages: string[]): vscode.QuickPickItem[] {
-  const head = { label: name, kind: vscode.QuickPickItemKind.Separator };
-  return messages.length === 0 ? [] : [head, ...messages.map((label) => ({ label }))];
+function makeSection(label: string, messages: string[]): vscode.QuickPickItem[] {
+  const separator = { label, kind: vscode.QuickPickItemKind.Separator };
+  return messages.length === 0 ? [] : [separator, ...messages.map((message) => ({ label: message }))];
 }
 
-function plain(position: vscode.Position): { line: number; character: number } {
+function toLspPosition(position: vscode.Position): { line: number; character: number } {
   return { line: position.line, character: position.character };
 }
 
-function notice(message: string): void {
-  vscode.window.setStatusBarMessage(`Code Clippy: ${message}`, NOTICE_MS);
+function showInStatusBar(message: string): void {
+  vscode.window.setStatusBarMessage(`Code Clippy: ${message}`, STATUS_BAR_MS);
 }

@@ -1,36 +1,37 @@
-// Code Clippy in VS Code: joins the parts. All knowledge of models is the server's.
+// Code Clippy for VS Code: connects the parts. The server alone knows models.
 
 import * as vscode from 'vscode';
+import { Doctor } from './doctor';
 import { editWithMessage } from './edit';
-import { Figures } from './figures';
 import { chooseModel } from './model';
-import { Pause } from './pause';
+import { PausedLanguages } from './pause';
 import { Server } from './server';
-import { SECTION, selects, Settings } from './settings';
+import { isServed, SECTION, Settings } from './settings';
 import { Status } from './status';
 
-let server: Server | undefined;
+let activeServer: Server | undefined;
 
 export function activate(context: vscode.ExtensionContext): void {
   const log = vscode.window.createOutputChannel('Code Clippy', { log: true });
   const settings = new Settings(context.extension.packageJSON);
-  const pause = new Pause(context.globalState);
-  const status = new Status(pause.has);
-  const running = (server = new Server(settings, status, log, pause.has));
-  const figures = new Figures(running);
+  const paused = new PausedLanguages(context.globalState);
+  const status = new Status(paused.includes);
+  const server = (activeServer = new Server(settings, status, log, paused.includes));
+  const doctor = new Doctor();
 
+  // codeclippy.reloadModel and codeclippy.showMetrics are the server's: the language client registers them.
   const commands: { [name: string]: () => unknown } = {
-    editWithMessage: () => editWithMessage(running, context.globalState),
-    cancelEdit: () => running.cancelEdits(),
+    editWithMessage: () => editWithMessage(server, context.globalState),
+    cancelEdit: () => server.cancelEdits(),
     acceptNextWord: () => accept('acceptNextWord'),
     acceptNextLine: () => accept('acceptNextLine'),
-    togglePause: () => pause.toggle().then(() => status.draw()),
+    togglePause: () => paused.toggle().then(() => status.update()),
     chooseModel,
-    showFigures: () => figures.show(),
-    showStatus: () => showStatus(status, running),
+    runDoctor: () => doctor.run(),
+    showStatus: () => showStatus(status, server),
     showInstall: () => showInstall(context.extension.id),
     showLog: () => log.show(),
-    restartServer: () => running.restart(),
+    restartServer: () => server.restart(),
   };
   for (const [name, command] of Object.entries(commands)) {
     context.subscriptions.push(vscode.commands.registerCommand(`${SECTION}.${name}`, command));
@@ -38,59 +39,59 @@ export function activate(context: vscode.ExtensionContext): void {
   context.subscriptions.push(
     log,
     status,
-    figures.register(),
-    vscode.window.onDidChangeActiveTextEditor(() => status.draw()),
-    vscode.workspace.onDidOpenTextDocument((document) => startFor(running, [document])),
-    vscode.workspace.onDidGrantWorkspaceTrust(() => running.restart()),
+    doctor.register(),
+    vscode.window.onDidChangeActiveTextEditor(() => status.update()),
+    vscode.workspace.onDidOpenTextDocument((document) => startIfServed(server, [document])),
+    vscode.workspace.onDidGrantWorkspaceTrust(() => server.restart()),
     vscode.workspace.onDidChangeConfiguration((event) => {
       if (settings.needsRestart(event)) {
-        void running.restart();
+        void server.restart();
       } else if (event.affectsConfiguration(SECTION)) {
-        void running.configure();
+        void server.sendSettings();
       }
     }),
   );
-  startFor(running, vscode.workspace.textDocuments);
+  startIfServed(server, vscode.workspace.textDocuments);
 }
 
 export function deactivate(): Promise<void> | undefined {
-  return server?.stop();
+  return activeServer?.stop();
 }
 
-/** A workspace without a document that gets suggestions needs no server. */
-function startFor(running: Server, documents: readonly vscode.TextDocument[]): void {
-  if (documents.some(selects)) {
-    void running.start();
+/** Start the server if one of the documents gets suggestions. */
+function startIfServed(server: Server, documents: readonly vscode.TextDocument[]): void {
+  if (documents.some(isServed)) {
+    void server.start();
   }
 }
 
-/** VS Code's own command; the suggestion that the palette has hidden is asked for again first. */
+/** Run VS Code's own command, after requesting the suggestion again: the palette has hidden it. */
 async function accept(command: string): Promise<void> {
   await vscode.commands.executeCommand('workbench.action.focusActiveEditorGroup');
   await vscode.commands.executeCommand('editor.action.inlineSuggest.trigger');
   await vscode.commands.executeCommand(`editor.action.inlineSuggest.${command}`);
 }
 
-/** The state in words, and what can be done about it. */
-async function showStatus(status: Status, running: Server): Promise<void> {
+/** Show the state, its reason, and the actions that may help. */
+async function showStatus(status: Status, server: Server): Promise<void> {
   const retry = async (): Promise<void> => {
-    if (!(await running.run('codeclippy.reloadModel'))) {
-      await running.restart();
+    if (!(await server.runCommand('codeclippy.reloadModel'))) {
+      await server.restart();
     }
   };
-  const cures: (vscode.QuickPickItem & { run: () => unknown })[] = [
+  const actions: (vscode.QuickPickItem & { run: () => unknown })[] = [
     { label: 'Choose Model…', run: chooseModel },
-    { label: 'Show Figures', detail: 'Examines the installation and says what to do', run: command('showFigures') },
+    { label: 'Run Doctor', detail: 'Checks the installation and says how to fix problems', run: command('runDoctor') },
     { label: 'Show Log', run: command('showLog') },
     { label: 'Restart Server', run: command('restartServer') },
   ];
   if (status.state === 'failed') {
-    cures.unshift({ label: 'Try Again', detail: status.reason, run: retry });
+    actions.unshift({ label: 'Try Again', detail: status.reason, run: retry });
   } else if (status.state === 'missing') {
-    cures.unshift({ label: 'How to Install It', run: command('showInstall') });
+    actions.unshift({ label: 'How to Install It', run: command('showInstall') });
   }
   const title = `Code Clippy: ${status.state}`;
-  const chosen = await vscode.window.showQuickPick(cures, { title, placeHolder: status.reason || title });
+  const chosen = await vscode.window.showQuickPick(actions, { title, placeHolder: status.reason || title });
   await chosen?.run();
 }
 

@@ -1,6 +1,6 @@
-// Where the server is: the user's setting, the PATH, or the selected Python environment. Starts nothing.
+// Finds the server's command: the user's setting, the PATH, or the selected Python environment. Starts nothing.
 //
-// Nothing of a workspace that is not trusted is looked at: its settings, its environments, its folders.
+// In an untrusted workspace its settings, environments and folders are not read.
 
 import * as fs from 'node:fs';
 import * as path from 'node:path';
@@ -9,23 +9,23 @@ import { SECTION } from './settings';
 
 const PROGRAM = process.platform === 'win32' ? 'codeclippy-ls.exe' : 'codeclippy-ls';
 
-/** The server's command, or none. */
+/** Find the server's command. */
 export async function findServer(): Promise<string[] | undefined> {
-  const chosen = vscode.workspace.getConfiguration(SECTION).get<string[]>('server.command', []);
-  if (chosen.length > 0) {
-    return chosen;
+  const configured = vscode.workspace.getConfiguration(SECTION).get<string[]>('server.command', []);
+  if (configured.length > 0) {
+    return configured;
   }
-  const found = onPath() ?? (vscode.workspace.isTrusted ? await inPythonEnvironment() : undefined);
+  const found = findOnPath() ?? (vscode.workspace.isTrusted ? await findInPythonEnvironment() : undefined);
   return found === undefined ? undefined : [found];
 }
 
-function onPath(): string | undefined {
+function findOnPath(): string | undefined {
   const folders = (process.env['PATH'] ?? '').split(path.delimiter);
-  // A relative entry would be looked up in whatever folder is open.
-  return folders.filter(path.isAbsolute).map((folder) => path.join(folder, PROGRAM)).find(runs);
+  // A relative entry would be resolved in the folder that is open.
+  return folders.filter(path.isAbsolute).map((folder) => path.join(folder, PROGRAM)).find(isExecutable);
 }
 
-async function inPythonEnvironment(): Promise<string | undefined> {
+async function findInPythonEnvironment(): Promise<string | undefined> {
   const folder = vscode.workspace.workspaceFolders?.[0]?.uri;
   const interpreters = [await selectedInterpreter(folder), configuredInterpreter(folder)];
   if (folder !== undefined) {
@@ -35,10 +35,10 @@ async function inPythonEnvironment(): Promise<string | undefined> {
   return interpreters
     .filter((interpreter) => interpreter !== undefined && path.isAbsolute(interpreter))
     .map((interpreter) => path.join(path.dirname(interpreter!), PROGRAM))
-    .find(runs);
+    .find(isExecutable);
 }
 
-/** What the Python extension has selected, where there is one. */
+/** The interpreter that is selected in the Python extension, if it is installed. */
 async function selectedInterpreter(folder: vscode.Uri | undefined): Promise<string | undefined> {
   const python = vscode.extensions.getExtension('ms-python.python');
   if (python === undefined) {
@@ -50,7 +50,7 @@ async function selectedInterpreter(folder: vscode.Uri | undefined): Promise<stri
     const resolved = selected && (await environments.resolveEnvironment(selected));
     return resolved?.executable?.uri?.fsPath;
   } catch {
-    return undefined; // its API changes between versions, and it is only one of the places
+    return undefined; // its API changes between versions, and there are other places to look
   }
 }
 
@@ -59,7 +59,7 @@ function configuredInterpreter(folder: vscode.Uri | undefined): string | undefin
   return configured?.replace('${workspaceFolder}', folder?.fsPath ?? '');
 }
 
-function runs(file: string): boolean {
+function isExecutable(file: string): boolean {
   try {
     fs.accessSync(file, fs.constants.X_OK);
     return fs.statSync(file).isFile();

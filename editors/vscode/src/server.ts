@@ -1,8 +1,8 @@
-// The server's life: found, started, watched, started again. One transition runs at a time.
+// Finds, starts, watches and restarts the server. One transition runs at a time.
 //
-//   stopped --start--> starting --initialized--> running --the process ends--> starting, or failed at the fifth time
+//   stopped --start--> starting --initialized--> running --process exits--> starting, or failed after the fifth exit
 //
-// The language client could restart by itself, but announces it with pop-ups; here it is the status item that tells.
+// The language client can restart a server, too, but shows notifications for it; here the status item shows it.
 
 import { ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -19,23 +19,23 @@ import {
   WorkDoneProgressCancelNotification,
 } from 'vscode-languageclient';
 import { LanguageClient, LanguageClientOptions } from 'vscode-languageclient/node';
-import { Again } from './again';
-import { ask } from './diff';
+import { askAboutDiff } from './diff';
 import { findServer } from './find';
-import { selector, Settings } from './settings';
+import { SuggestionRetry } from './retry';
+import { makeSelector, Settings } from './settings';
 import { State, Status } from './status';
 
-const ENDS = 5; // unexpected ends of the process ...
-const WITHIN_MS = 3 * 60_000; // ... in this time are a failure and no accident
-const STOP_MS = 2000;
+const MAX_EXITS = 5; // unexpected exits of the process ...
+const EXIT_PERIOD_MS = 3 * 60_000; // ... in this period: it is not started again
+const STOP_TIMEOUT_MS = 2000;
 
 interface Session {
   client: LanguageClient;
   process?: ChildProcess;
-  over: boolean;
+  isOver: boolean; // stopped, or its exit has been handled
 }
 
-/** Failures go to the log: they are the status item's to tell. */
+/** Logs failures and shows no notification: the status item shows them. */
 class QuietClient extends LanguageClient {
   override error(message: string, data?: unknown): void {
     super.error(message, data, false);
@@ -45,66 +45,62 @@ class QuietClient extends LanguageClient {
 export class Server implements vscode.Disposable {
   private session: Session | undefined;
   private transition: Promise<void> = Promise.resolve();
-  private ends: number[] = [];
-  // Our texts in the completion list: they are whole, and not continued by ghost text.
-  private listed = new Set<unknown>();
-  private readonly again = new Again();
+  private exits: number[] = []; // times of unexpected exits
+  // Our texts in the completion list: a selected one is complete, and gets no ghost text behind it.
+  private listedTexts = new Set<unknown>();
+  private readonly suggestionRetry = new SuggestionRetry();
 
   constructor(
     private readonly settings: Settings,
     private readonly status: Status,
     private readonly log: vscode.LogOutputChannel,
-    private readonly paused: (language: string) => boolean,
+    private readonly isPaused: (language: string) => boolean,
   ) {}
 
-  /** Start it where it does not run yet. */
+  /** Start the server if it is not running. */
   start(): Promise<void> {
-    return this.next(() => (this.session === undefined ? this.open() : Promise.resolve()));
+    return this.enqueue(() => (this.session === undefined ? this.open() : Promise.resolve()));
   }
 
-  /** Stop it, find it anew, and start it; what it did before is forgotten. */
+  /** Stop the server, find its command again, and start it; earlier exits no longer count. */
   restart(): Promise<void> {
-    this.ends = [];
-    this.abandon();
-    return this.next(async () => {
+    this.exits = [];
+    this.killStarting();
+    return this.enqueue(async () => {
       await this.close();
       await this.open();
     });
   }
 
   stop(): Promise<void> {
-    this.abandon();
-    return this.next(() => this.close());
+    this.killStarting();
+    return this.enqueue(() => this.close());
   }
 
-  /** Run one of the server's commands; false where there is no server to run it. */
-  async run(command: string, ...given: unknown[]): Promise<boolean> {
-    return (await this.ask(command, ...given)) !== undefined;
-  }
-
-  /** What one of the server's commands answers; undefined where there is no server to run it. */
-  async ask(command: string, ...given: unknown[]): Promise<unknown> {
+  /** Run a command of the server; return false if no server is running. */
+  async runCommand(command: string, ...args: unknown[]): Promise<boolean> {
     const client = this.session?.client;
     if (client === undefined || !client.isRunning()) {
-      return undefined;
+      return false;
     }
-    return (await client.sendRequest(ExecuteCommandRequest.type, { command, arguments: given })) ?? null;
+    await client.sendRequest(ExecuteCommandRequest.type, { command, arguments: args });
+    return true;
   }
 
-  /** A document's address as the server knows it. */
+  /** The URI that the server knows a document by. */
   uri(document: vscode.TextDocument): string {
     return this.session?.client.code2ProtocolConverter.asUri(document.uri) ?? document.uri.toString();
   }
 
-  /** Cancel the edits under way. */
+  /** Cancel the edits in progress. */
   async cancelEdits(): Promise<void> {
-    for (const token of this.status.cancellable()) {
+    for (const token of this.status.cancellableTokens()) {
       await this.session?.client.sendNotification(WorkDoneProgressCancelNotification.type, { token });
     }
   }
 
-  /** Tell it the settings that may change while it runs. */
-  async configure(): Promise<void> {
+  /** Send the settings that can change while the server runs. */
+  async sendSettings(): Promise<void> {
     const client = this.session?.client;
     if (client?.isRunning()) {
       await client.sendNotification(DidChangeConfigurationNotification.type, { settings: this.settings.live() });
@@ -115,16 +111,16 @@ export class Server implements vscode.Disposable {
     void this.stop();
   }
 
-  private next(work: () => Promise<void>): Promise<void> {
-    this.transition = this.transition.then(work).catch((error) => this.log.error(String(error)));
+  private enqueue(transition: () => Promise<void>): Promise<void> {
+    this.transition = this.transition.then(transition).catch((error) => this.log.error(String(error)));
     return this.transition;
   }
 
-  /** Do not wait for the first answer of a server that may never give it. */
-  private abandon(): void {
+  /** Kill a server that has not answered `initialize`: it may never do so. */
+  private killStarting(): void {
     const session = this.session;
     if (session !== undefined && !session.client.isRunning()) {
-      session.over = true;
+      session.isOver = true;
       session.process?.kill('SIGKILL');
     }
   }
@@ -137,73 +133,74 @@ export class Server implements vscode.Disposable {
     }
     this.status.set('starting');
     this.log.info(`starting ${command.join(' ')}`);
-    const session = this.sessionWith(command);
+    const session = this.makeSession(command);
     this.session = session;
     try {
       await session.client.start();
+      setConnected(true);
     } catch (error) {
-      this.ended(session, String(error instanceof Error ? error.message : error));
+      this.handleExit(session, String(error instanceof Error ? error.message : error));
     }
   }
 
-  private sessionWith(command: string[]): Session {
+  private makeSession(command: string[]): Session {
     const start = async (): Promise<ChildProcess> => {
-      session.process = await started(command);
-      session.process.on('exit', (code, signal) => this.log.info(`the server ended (${signal ?? code})`));
+      session.process = await startProcess(command);
+      session.process.on('exit', (code, signal) => this.log.info(`the server exited (${signal ?? code})`));
       return session.process;
     };
-    const options = this.options(() => this.ended(session, 'the server ended'));
-    const session: Session = { client: new QuietClient('codeclippy', 'Code Clippy', start, options), over: false };
-    session.client.onNotification('codeclippy/status', (told: { state: string; message: string }) => {
-      const state: State = told.state === 'absent' ? 'loading' : (told.state as State);
-      const back = state === 'ready' && this.status.state !== 'ready';
-      this.status.set(state, told.message);
-      if (back) {
-        void this.again.back();
+    const options = this.options(() => this.handleExit(session, 'the server exited'));
+    const session: Session = { client: new QuietClient('codeclippy', 'Code Clippy', start, options), isOver: false };
+    session.client.onNotification('codeclippy/status', (params: { state: string; message: string }) => {
+      const state: State = params.state === 'absent' ? 'loading' : (params.state as State);
+      const isReadyAgain = state === 'ready' && this.status.state !== 'ready';
+      this.status.set(state, params.message);
+      if (isReadyAgain) {
+        void this.suggestionRetry.retry();
       }
     });
-    session.client.onRequest(ShowMessageRequest.type, ask);
-    session.client.onNotification(ShowMessageNotification.type, ({ type, message }) => this.say(type, message));
+    session.client.onRequest(ShowMessageRequest.type, askAboutDiff);
+    session.client.onNotification(ShowMessageNotification.type, ({ type, message }) => this.showMessage(type, message));
     return session;
   }
 
-  private options(closed: () => void): LanguageClientOptions {
+  private options(onClosed: () => void): LanguageClientOptions {
     return {
-      documentSelector: selector(),
+      documentSelector: makeSelector(),
       initializationOptions: { ...this.settings.initial(), statusNotification: true },
       outputChannel: this.log,
       errorHandler: {
         error: () => ({ action: ErrorAction.Continue, handled: true }),
         closed: () => {
-          closed();
+          onClosed();
           return { action: CloseAction.DoNotRestart, handled: true };
         },
       },
       initializationFailedHandler: () => false,
       middleware: {
         handleWorkDoneProgress: (token, value, next) => {
-          this.status.progress(token, value);
+          this.status.handleProgress(token, value);
           next(token, value);
         },
         provideInlineCompletionItems: (document, position, context, token, next) =>
-          this.paused(document.languageId) || this.listed.has(context.selectedCompletionInfo?.text)
+          this.isPaused(document.languageId) || this.listedTexts.has(context.selectedCompletionInfo?.text)
             ? undefined
-            : this.again.through(next, document, position, context, token),
+            : this.suggestionRetry.send(next, document, position, context, token),
         provideCompletionItem: async (document, position, context, token, next) => {
-          if (this.paused(document.languageId) || ghostTextAnswers(document, context)) {
+          if (this.isPaused(document.languageId) || isLeftToGhostText(document, context)) {
             return undefined;
           }
           const found = await next(document, position, context, token);
           const items = Array.isArray(found) ? found : found?.items ?? [];
-          this.listed = new Set(items.map((item) => item.insertText));
+          this.listedTexts = new Set(items.map((item) => item.insertText));
           return found;
         },
       },
     };
   }
 
-  /** What the server has to say: an answer to what the user did is shown, a failure is the status item's. */
-  private say(type: MessageType, message: string): void {
+  /** Show a message of the server; the status item shows failures. */
+  private showMessage(type: MessageType, message: string): void {
     this.log.info(message);
     if (type === MessageType.Error) {
       if (this.status.state !== 'failed') {
@@ -216,19 +213,20 @@ export class Server implements vscode.Disposable {
     }
   }
 
-  /** The process ended without having been asked to. */
-  private ended(session: Session, reason: string): void {
-    if (session.over) {
+  /** Handle an unexpected exit of the process: start it again, or give up. */
+  private handleExit(session: Session, reason: string): void {
+    if (session.isOver) {
       return;
     }
-    session.over = true;
+    session.isOver = true;
     session.process?.kill('SIGKILL');
     this.session = undefined;
+    setConnected(false);
     const now = Date.now();
-    this.ends = [...this.ends.filter((end) => now - end < WITHIN_MS), now];
-    if (session.process === undefined || this.ends.length >= ENDS) {
-      const often = this.ends.length >= ENDS ? ` (${ENDS} times in three minutes)` : '';
-      this.status.set('failed', `${reason}${often}; the log may say why`);
+    this.exits = [...this.exits.filter((exit) => now - exit < EXIT_PERIOD_MS), now];
+    if (session.process === undefined || this.exits.length >= MAX_EXITS) {
+      const count = this.exits.length >= MAX_EXITS ? ` (${MAX_EXITS} times in three minutes)` : '';
+      this.status.set('failed', `${reason}${count}; see the log for the cause`);
       return;
     }
     this.status.set('starting');
@@ -238,13 +236,14 @@ export class Server implements vscode.Disposable {
   private async close(): Promise<void> {
     const session = this.session;
     this.session = undefined;
+    setConnected(false);
     this.status.set('idle');
-    if (session === undefined || session.over) {
+    if (session === undefined || session.isOver) {
       return;
     }
-    session.over = true;
+    session.isOver = true;
     try {
-      await session.client.stop(STOP_MS);
+      await session.client.stop(STOP_TIMEOUT_MS);
     } catch (error) {
       this.log.warn(String(error));
     }
@@ -252,17 +251,23 @@ export class Server implements vscode.Disposable {
   }
 }
 
-/** A list that opens by itself at a blank or a bracket would stand where the ghost text is to be. */
-function ghostTextAnswers(document: vscode.TextDocument, context: vscode.CompletionContext): boolean {
-  const shown = vscode.workspace.getConfiguration('editor', document).get<boolean>('inlineSuggest.enabled', true);
-  return shown && context.triggerKind === vscode.CompletionTriggerKind.TriggerCharacter;
+/** A list that opens at a space or a bracket while typing: it would cover the ghost text. */
+function isLeftToGhostText(document: vscode.TextDocument, context: vscode.CompletionContext): boolean {
+  const editorSettings = vscode.workspace.getConfiguration('editor', document);
+  const hasGhostText = editorSettings.get<boolean>('inlineSuggest.enabled', true);
+  return hasGhostText && context.triggerKind === vscode.CompletionTriggerKind.TriggerCharacter;
 }
 
-/** Raises where the program cannot be started. */
-async function started(command: string[]): Promise<ChildProcess> {
-  // Not in the workspace's folder: a model's name must not be found in whatever is open.
+/** Enable or disable the commands that the server executes. */
+function setConnected(isConnected: boolean): void {
+  void vscode.commands.executeCommand('setContext', 'codeclippy.connected', isConnected);
+}
+
+/** Start the server's process; throw if its program cannot be started. */
+async function startProcess(command: string[]): Promise<ChildProcess> {
+  // Not in the workspace's folder: a model's name must not match a folder in it.
   const child = spawn(command[0]!, command.slice(1), { cwd: os.homedir(), windowsHide: true });
   await once(child, 'spawn');
-  child.stdin.on('error', () => undefined); // the process has gone; its exit is what tells
+  child.stdin.on('error', () => undefined); // the process has exited, which is handled there
   return child;
 }

@@ -1,9 +1,9 @@
-// Settings as the server takes them. Names, defaults and which of them are restricted stand in package.json alone.
+// The server's settings. Their names, defaults and restrictions are read from package.json.
 
 import * as vscode from 'vscode';
 
 export const SECTION = 'codeclippy';
-const OWN = [`${SECTION}.server.`, `${SECTION}.languages`];
+const CLIENT_SETTINGS = [`${SECTION}.server.`, `${SECTION}.languages`];
 
 type Options = { [key: string]: unknown };
 
@@ -16,26 +16,26 @@ export class Settings {
     this.restricted = manifest.capabilities.untrustedWorkspaces.restrictedConfigurations;
   }
 
-  /** What the server is started with. */
+  /** All settings, for the server's start. */
   initial(): Options {
     return this.options(() => true);
   }
 
-  /** What may change while it runs. */
+  /** The settings that can change while the server runs. */
   live(): Options {
     return { [SECTION]: this.options((name) => !this.restricted.includes(name)) };
   }
 
-  /** Whether a change can only be taken in by a new server. */
+  /** A change that only a new server can use. */
   needsRestart(event: vscode.ConfigurationChangeEvent): boolean {
     return [...this.restricted, `${SECTION}.languages`].some((name) => event.affectsConfiguration(name));
   }
 
-  private options(wanted: (name: string) => boolean): Options {
+  private options(includes: (name: string) => boolean): Options {
     const configuration = vscode.workspace.getConfiguration();
     const tree: Options = {};
     for (const name of this.names) {
-      if (wanted(name) && !OWN.some((own) => name.startsWith(own))) {
+      if (includes(name) && !CLIENT_SETTINGS.some((prefix) => name.startsWith(prefix))) {
         const [, group, key] = name.split('.') as [string, string, string];
         const branch = (tree[group] ??= {}) as Options;
         branch[key] = configuration.get(name);
@@ -45,13 +45,13 @@ export class Settings {
   }
 }
 
-/** The documents that get suggestions: files on the disk and new ones, in the languages that the user chose. */
-export function selector(): { scheme: string; language: string }[] {
+/** Select the documents that get suggestions: files on disk and new files in the languages of the settings. */
+export function makeSelector(): { scheme: string; language: string }[] {
   const languages = vscode.workspace.getConfiguration(SECTION).get<string[]>('languages', []);
   return languages.flatMap((language) => ['file', 'untitled'].map((scheme) => ({ scheme, language })));
 }
 
-/** Whether a document is one of them. */
-export function selects(document: vscode.TextDocument): boolean {
-  return vscode.languages.match(selector(), document) > 0;
+/** The document gets suggestions. */
+export function isServed(document: vscode.TextDocument): boolean {
+  return vscode.languages.match(makeSelector(), document) > 0;
 }

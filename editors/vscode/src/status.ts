@@ -1,5 +1,5 @@
-// The language status item: what the server is doing, the reason where it fails, and one click to the cure.
-// Knows nothing of processes; it is told.
+// The language status item: the server's state, the reason of a failure, and a link to actions that may help.
+// Knows nothing of processes; `Server` sets the state.
 
 import * as vscode from 'vscode';
 import {
@@ -8,17 +8,18 @@ import {
   WorkDoneProgressEnd,
   WorkDoneProgressReport,
 } from 'vscode-languageclient';
-import { selector } from './settings';
+import { makeSelector } from './settings';
 
+type Progress = WorkDoneProgressBegin | WorkDoneProgressReport | WorkDoneProgressEnd;
 export type State = 'idle' | 'missing' | 'starting' | 'loading' | 'ready' | 'failed';
 
-interface Work {
+interface Task {
   title: string;
   message: string;
   cancellable: boolean;
 }
 
-interface Face {
+interface Appearance {
   text: string;
   detail?: string;
   busy?: boolean;
@@ -26,70 +27,71 @@ interface Face {
   command: vscode.Command;
 }
 
-const LONGEST = 60;
+const MAX_DETAIL_LENGTH = 60;
 const DETAILS: vscode.Command = { command: 'codeclippy.showStatus', title: 'What to Do…' };
 const LOG: vscode.Command = { command: 'codeclippy.showLog', title: 'Show Log' };
 
 export class Status implements vscode.Disposable {
   state: State = 'idle';
   reason = '';
-  private readonly item = vscode.languages.createLanguageStatusItem('codeclippy', selector());
-  private readonly works = new Map<ProgressToken, Work>();
+  private readonly item = vscode.languages.createLanguageStatusItem('codeclippy', makeSelector());
+  private readonly tasks = new Map<ProgressToken, Task>();
 
-  constructor(private readonly paused: (language: string) => boolean) {
+  constructor(private readonly isPaused: (language: string) => boolean) {
     this.item.name = 'Code Clippy';
-    this.draw();
+    this.update();
   }
 
-  /** The server's state changed. */
+  /** Set the server's state. */
   set(state: State, reason = ''): void {
     this.state = state;
     this.reason = reason;
     if (state !== 'ready' && state !== 'loading') {
-      this.works.clear(); // what a server that is gone was doing
+      this.tasks.clear(); // tasks of a server that has exited
     }
     void vscode.commands.executeCommand('setContext', 'codeclippy.running', state === 'ready' || state === 'loading');
-    this.draw();
+    this.update();
   }
 
-  /** A progress of the server began, moved or ended. */
-  progress(token: ProgressToken, value: WorkDoneProgressBegin | WorkDoneProgressReport | WorkDoneProgressEnd): void {
-    const work = this.works.get(token);
+  /** Handle a progress notification of the server. */
+  handleProgress(token: ProgressToken, value: Progress): void {
+    const task = this.tasks.get(token);
     if (value.kind === 'begin') {
-      this.works.set(token, { title: value.title, message: said(value), cancellable: value.cancellable === true });
-    } else if (value.kind === 'report' && work !== undefined) {
-      work.message = said(value);
+      const cancellable = value.cancellable === true;
+      this.tasks.set(token, { title: value.title, message: progressText(value), cancellable });
+    } else if (value.kind === 'report' && task !== undefined) {
+      task.message = progressText(value);
     } else if (value.kind === 'end') {
-      this.works.delete(token);
+      this.tasks.delete(token);
     }
-    this.draw();
+    this.update();
   }
 
-  /** The tokens of the work that the user may cancel. */
-  cancellable(): ProgressToken[] {
-    return [...this.works].filter(([, work]) => work.cancellable).map(([token]) => token);
+  /** The tokens of the tasks that the user can cancel. */
+  cancellableTokens(): ProgressToken[] {
+    return [...this.tasks].filter(([, task]) => task.cancellable).map(([token]) => token);
   }
 
-  /** Show what holds now; called too when another editor became the active one. */
-  draw(): void {
-    this.item.selector = selector();
-    const face = this.face();
-    this.item.text = face.text;
-    this.item.detail = face.detail ?? '';
-    this.item.busy = face.busy ?? false;
-    this.item.severity = face.severity ?? vscode.LanguageStatusSeverity.Information;
-    this.item.command = face.command;
-    void vscode.commands.executeCommand('setContext', 'codeclippy.editing', this.cancellable().length > 0);
+  /** Show the current state; also called when another editor becomes active. */
+  update(): void {
+    this.item.selector = makeSelector();
+    const appearance = this.appearance();
+    this.item.text = appearance.text;
+    this.item.detail = appearance.detail ?? '';
+    this.item.busy = appearance.busy ?? false;
+    this.item.severity = appearance.severity ?? vscode.LanguageStatusSeverity.Information;
+    this.item.command = appearance.command;
+    void vscode.commands.executeCommand('setContext', 'codeclippy.editing', this.cancellableTokens().length > 0);
   }
 
   dispose(): void {
     this.item.dispose();
   }
 
-  private face(): Face {
+  private appearance(): Appearance {
     const language = vscode.window.activeTextEditor?.document.languageId;
-    const [edit] = [...this.works.values()].filter((work) => work.cancellable);
-    const [load] = [...this.works.values()].filter((work) => !work.cancellable);
+    const [edit] = [...this.tasks.values()].filter((task) => task.cancellable);
+    const [load] = [...this.tasks.values()].filter((task) => !task.cancellable);
     switch (this.state) {
       case 'idle':
         return { text: 'Code Clippy', command: DETAILS };
@@ -103,7 +105,7 @@ export class Status implements vscode.Disposable {
       case 'failed':
         return {
           text: 'Code Clippy: failed',
-          detail: short(this.reason),
+          detail: shorten(this.reason),
           severity: vscode.LanguageStatusSeverity.Error,
           command: DETAILS,
         };
@@ -117,7 +119,7 @@ export class Status implements vscode.Disposable {
       const cancel = { command: 'codeclippy.cancelEdit', title: 'Cancel' };
       return { text: edit.title, detail: edit.message, busy: true, command: cancel };
     }
-    if (language !== undefined && this.paused(language)) {
+    if (language !== undefined && this.isPaused(language)) {
       const resume = { command: 'codeclippy.togglePause', title: 'Resume' };
       return { text: 'Code Clippy: paused', detail: `for ${language}`, command: resume };
     }
@@ -125,11 +127,11 @@ export class Status implements vscode.Disposable {
   }
 }
 
-/** The hover has one line; what is longer pushes the link out of the window. */
-function short(reason: string): string {
-  return reason.length > LONGEST ? `${reason.slice(0, LONGEST - 1)}…` : reason;
+/** Shorten a reason: the hover has one line, and a longer text pushes the link out of the window. */
+function shorten(reason: string): string {
+  return reason.length > MAX_DETAIL_LENGTH ? `${reason.slice(0, MAX_DETAIL_LENGTH - 1)}…` : reason;
 }
 
-function said(value: WorkDoneProgressBegin | WorkDoneProgressReport): string {
+function progressText(value: WorkDoneProgressBegin | WorkDoneProgressReport): string {
   return value.percentage === undefined ? value.message ?? '' : `${value.percentage} %`;
 }

@@ -1,15 +1,15 @@
---- The diff that the server shows before it asks about an edit: one window, which closes when the question is answered.
+--- The diff that the server shows before it asks about an edit: in one window, which closes with the answer.
 local M = {}
 
 ---@type integer?
 local window
 
---- Handler of `window/showDocument`. The text goes into a buffer of no file: the server's is read-only and goes with it.
+--- Handler of `window/showDocument`: copies the file into a scratch buffer, as the server deletes it afterwards.
 ---@param params lsp.ShowDocumentParams
 ---@return lsp.ShowDocumentResult
 function M.show(params)
-  local read, lines = pcall(vim.fn.readfile, vim.uri_to_fname(params.uri))
-  if not read then
+  local ok, lines = pcall(vim.fn.readfile, vim.uri_to_fname(params.uri))
+  if not ok then
     return { success = false }
   end
   local buffer = vim.api.nvim_create_buf(false, true)
@@ -21,18 +21,18 @@ function M.show(params)
     vim.api.nvim_win_set_buf(window, buffer)
     vim.api.nvim_win_set_height(window, height)
   else
-    -- On top: the question pushes up what is at the bottom.
+    -- At the top: the question takes its room from the bottom.
     window = vim.api.nvim_open_win(buffer, false, { split = 'above', win = -1, height = height, style = 'minimal' })
   end
   vim.wo[window].winfixbuf = true
   return { success = true }
 end
 
---- Handler of `window/showMessageRequest`: Neovim's own question, and the diff goes when it is answered.
+--- Handler of `window/showMessageRequest`: asks with Neovim's own handler, then closes the diff.
 ---@param ... any
 ---@return any
 function M.ask(...)
-  vim.cmd.redraw() -- the question is about a diff that was opened just now, and it blocks
+  vim.cmd.redraw() -- the diff was opened just now, and the question blocks
   local answer = vim.lsp.handlers['window/showMessageRequest'](...)
   if window and vim.api.nvim_win_is_valid(window) then
     vim.api.nvim_win_close(window, true)

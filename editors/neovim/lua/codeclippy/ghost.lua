@@ -1,82 +1,82 @@
---- Ghost text: Neovim's own inline completion where there is one (0.12), else drawn here with extmarks (0.11).
---- An answer that comes after the cursor or the text has moved is dropped; at most one request is under way.
+--- Ghost text: Neovim's own inline completion (0.12), or extmarks (0.11). An answer is dropped if the cursor has moved
+--- or the text has changed since its request; one request at a time is in flight.
 local M = {}
 
 local native = vim.lsp.inline_completion
 local namespace = vim.api.nvim_create_namespace('codeclippy.ghost')
 local DEBOUNCE = 120 -- milliseconds after the last key
 
----@class codeclippy.Shown
+---@class codeclippy.Suggestion
 ---@field items lsp.InlineCompletionItem[]
 ---@field index integer
 ---@field row integer 0-based
----@field col integer bytes, 0-based: where the text of the items begins
+---@field col integer bytes, 0-based: start of the items' text
 ---@field client vim.lsp.Client
 
 ---@class codeclippy.Buffer
----@field shown? codeclippy.Shown
----@field request? integer
+---@field suggestion? codeclippy.Suggestion
+---@field request_id? integer
 ---@field timer? uv.uv_timer_t
 
 ---@type table<integer, codeclippy.Buffer>
 local buffers = {}
 
---- The part of a suggestion that is accepted.
+--- Return the part of a suggestion that is accepted.
 ---@param text string
 ---@param part 'all'|'word'|'line'
 ---@return string
-function M.part(text, part)
+function M.first_part(text, part)
   if part == 'word' then
     return text:match('^%s*[%w_\128-\255]+') or text:match('^%s*[^%w_%s\128-\255]+') or text
   end
   return part == 'line' and text:match('^\n?[^\n]*') or text
 end
 
---- Put text at the cursor as one step of undo, and the cursor behind it.
+--- Insert text at the cursor as one undo step, and move the cursor behind it.
 ---@param text string
----@param taken? integer bytes after the cursor that it takes the place of
-local function insert(text, taken)
-  vim.o.undolevels = vim.o.undolevels -- begins a new undo step
+---@param replaced? integer number of bytes after the cursor that it replaces
+local function insert(text, replaced)
+  vim.o.undolevels = vim.o.undolevels -- starts a new undo step
   local row, col = unpack(vim.api.nvim_win_get_cursor(0))
   local lines = vim.split(text, '\n', { plain = true })
-  vim.api.nvim_buf_set_text(0, row - 1, col, row - 1, col + (taken or 0), lines)
+  vim.api.nvim_buf_set_text(0, row - 1, col, row - 1, col + (replaced or 0), lines)
   local last = #lines[#lines]
   vim.api.nvim_win_set_cursor(0, { row + #lines - 1, #lines == 1 and col + last or last })
 end
 
---- What of a suggestion is still to be typed, where it began at a place and the cursor has typed into it since.
+--- Return the rest of a suggestion if the text from its start (`row`, `col`) to the cursor is its beginning.
 ---@param text string
 ---@param row integer
 ---@param col integer
 ---@return string?
-local function rest(text, row, col)
-  local at = vim.api.nvim_win_get_cursor(0)
-  if at[1] - 1 ~= row or at[2] < col then
+local function find_rest(text, row, col)
+  local cursor = vim.api.nvim_win_get_cursor(0)
+  if cursor[1] - 1 ~= row or cursor[2] < col then
     return nil
   end
-  local typed = vim.api.nvim_get_current_line():sub(col + 1, at[2])
+  local typed = vim.api.nvim_get_current_line():sub(col + 1, cursor[2])
   return vim.startswith(text, typed) and #typed < #text and text:sub(#typed + 1) or nil
 end
 
---- How many bytes after the cursor a suggestion takes the place of: closing signs that it brings along, and nothing else.
----@param bytes integer as the server counted them
----@return integer? nil where something else stands there now
-local function taken(bytes)
+--- Check that the bytes after the cursor that a suggestion replaces are closing brackets and the like.
+---@param bytes integer the number of bytes that the server says
+---@return integer? bytes nil if there is other text now
+local function check_replaced(bytes)
   local col = vim.api.nvim_win_get_cursor(0)[2]
   local after = vim.api.nvim_get_current_line():sub(col + 1, col + bytes)
   return #after == bytes and not after:find('[^%s%)%]}"\'`:;,{]') and bytes or nil
 end
 
---- How many an item says; they are ASCII, so that columns of any encoding are bytes.
+--- Return the number of bytes that an item replaces. They are ASCII, so columns of any encoding are bytes.
 ---@param item lsp.InlineCompletionItem
 ---@return integer
-local function width(item)
+local function get_replaced(item)
   return item.range and item.range['end'].character - item.range.start.character or 0
 end
 
 ---@param item lsp.InlineCompletionItem
 ---@return string
-local function text_of(item)
+local function get_text(item)
   local text = item.insertText
   return type(text) == 'string' and text or text.value
 end
@@ -88,28 +88,29 @@ local function hide(buffer)
   end
 end
 
---- Draw what is left of the suggestion, or forget it where the cursor has left it.
+--- Draw the rest of the suggestion, or drop it if the text no longer matches.
 ---@param buffer integer
 local function draw(buffer)
   hide(buffer)
-  local shown = buffers[buffer] and buffers[buffer].shown
-  if not shown then
+  local suggestion = buffers[buffer] and buffers[buffer].suggestion
+  if not suggestion then
     return
   end
-  local item = shown.items[shown.index]
-  local left, over = rest(text_of(item), shown.row, shown.col), taken(width(item))
-  if not left or not over then
-    buffers[buffer].shown = nil
+  local item = suggestion.items[suggestion.index]
+  local rest = find_rest(get_text(item), suggestion.row, suggestion.col)
+  local replaced = check_replaced(get_replaced(item))
+  if not rest or not replaced then
+    buffers[buffer].suggestion = nil
     return
   end
-  local lines = vim.split(left, '\n', { plain = true })
+  local lines = vim.split(rest, '\n', { plain = true })
   local below = vim.tbl_map(function(line)
     return { { line, 'Comment' } }
   end, { unpack(lines, 2) })
   local row, col = unpack(vim.api.nvim_win_get_cursor(0))
   vim.api.nvim_buf_set_extmark(buffer, namespace, row - 1, col, {
     virt_text = { { lines[1], 'Comment' } },
-    virt_text_pos = over > 0 and 'overlay' or 'inline', -- over the brackets that it replaces
+    virt_text_pos = replaced > 0 and 'overlay' or 'inline', -- over the brackets that it replaces
     virt_lines = #below > 0 and below or nil,
     hl_mode = 'combine',
   })
@@ -117,44 +118,46 @@ end
 
 ---@param client vim.lsp.Client
 ---@param buffer integer
----@param kind integer 1 by a key, 2 by typing
+---@param kind integer 1: invoked, 2: automatic (LSP's InlineCompletionTriggerKind)
 local function request(client, buffer, kind)
   local state = buffers[buffer]
   if not state or vim.api.nvim_get_current_buf() ~= buffer or client:is_stopped() then
     return
   end
-  if state.request then
-    client:cancel_request(state.request)
+  if state.request_id then
+    client:cancel_request(state.request_id)
   end
-  local at, tick = vim.api.nvim_win_get_cursor(0), vim.api.nvim_buf_get_changedtick(buffer)
+  local cursor, tick = vim.api.nvim_win_get_cursor(0), vim.api.nvim_buf_get_changedtick(buffer)
   local params = vim.lsp.util.make_position_params(0, client.offset_encoding)
   ---@diagnostic disable-next-line: inject-field
   params.context = { triggerKind = kind }
   local _, id = client:request('textDocument/inlineCompletion', params, function(err, result, context)
-    state.request = state.request ~= context.request_id and state.request or nil
+    state.request_id = state.request_id ~= context.request_id and state.request_id or nil
     local items = not err and result and (result.items or result) or nil
-    local current = vim.api.nvim_buf_is_valid(buffer)
+    local is_current = vim.api.nvim_buf_is_valid(buffer)
       and vim.api.nvim_get_current_buf() == buffer
       and vim.api.nvim_buf_get_changedtick(buffer) == tick
-      and vim.deep_equal(at, vim.api.nvim_win_get_cursor(0))
+      and vim.deep_equal(cursor, vim.api.nvim_win_get_cursor(0))
       and vim.api.nvim_get_mode().mode:sub(1, 1) == 'i'
-    if not items or not current then
+    if not items or not is_current then
       return
     end
-    state.shown = items[1] and { items = items, index = 1, row = at[1] - 1, col = at[2], client = client } or nil
+    state.suggestion = items[1]
+        and { items = items, index = 1, row = cursor[1] - 1, col = cursor[2], client = client }
+      or nil
     draw(buffer)
   end, buffer)
-  state.request = id
+  state.request_id = id
 end
 
 ---@param client vim.lsp.Client
 ---@param buffer integer
-local function moved(client, buffer)
+local function on_cursor_moved(client, buffer)
   local state = buffers[buffer]
   if not state then
     return
   end
-  draw(buffer) -- typing through what is shown
+  draw(buffer) -- the user may have typed the start of the suggestion
   if state.timer then
     state.timer:stop()
     state.timer:close()
@@ -167,14 +170,14 @@ end
 
 ---@param client vim.lsp.Client
 ---@param buffer integer
-local function draw_here(client, buffer)
+local function enable_extmarks(client, buffer)
   local group = vim.api.nvim_create_augroup('codeclippy.ghost.' .. buffer, { clear = true })
   buffers[buffer] = {}
   vim.api.nvim_create_autocmd({ 'InsertEnter', 'CursorMovedI', 'TextChangedP' }, {
     group = group,
     buffer = buffer,
     callback = function()
-      moved(client, buffer)
+      on_cursor_moved(client, buffer)
     end,
   })
   vim.api.nvim_create_autocmd('InsertLeave', {
@@ -197,40 +200,41 @@ local function draw_here(client, buffer)
   })
 end
 
---- Forget a suggestion that the text has left: 0.12 would draw its tail behind whatever is typed until an answer comes.
+--- Drop a suggestion that the text no longer matches: 0.12 would draw its end behind the typed text until an answer
+--- comes.
 ---@param buffer integer
-local function drop_native(buffer)
-  local found, capability = pcall(require, 'vim.lsp._capability') -- what is shown cannot be asked for otherwise
-  local completor = found and vim.tbl_get(capability, 'all', 'inline_completion', 'active', buffer)
+local function drop_stale_native(buffer)
+  local ok, capability = pcall(require, 'vim.lsp._capability') -- no public API returns the current suggestion
+  local completor = ok and vim.tbl_get(capability, 'all', 'inline_completion', 'active', buffer)
   local item = completor and completor.current
   if item and item.range and type(item.insert_text) == 'string' then
     local row, col = item.range:to_extmark()
-    if not rest(item.insert_text, row, col) then
+    if not find_rest(item.insert_text, row, col) then
       completor.current = nil
       completor:hide()
     end
   end
 end
 
---- Show suggestions in a buffer, or stop it.
+--- Turn suggestions in a buffer on or off.
 ---@param client vim.lsp.Client
 ---@param buffer integer
----@param on boolean
-function M.enable(client, buffer, on)
+---@param is_enabled boolean
+function M.enable(client, buffer, is_enabled)
   if native then
-    native.enable(on, { bufnr = buffer })
+    native.enable(is_enabled, { bufnr = buffer })
     local group = vim.api.nvim_create_augroup('codeclippy.ghost.' .. buffer, { clear = true })
-    if on then
+    if is_enabled then
       vim.api.nvim_create_autocmd({ 'CursorMovedI', 'TextChangedP' }, {
         group = group,
         buffer = buffer,
         callback = function()
-          drop_native(buffer)
+          drop_stale_native(buffer)
         end,
       })
     end
-  elseif on then
-    draw_here(client, buffer)
+  elseif is_enabled then
+    enable_extmarks(client, buffer)
   else
     hide(buffer)
     buffers[buffer] = nil
@@ -239,24 +243,24 @@ function M.enable(client, buffer, on)
 end
 
 ---@param part 'all'|'word'|'line'
----@param stale? fun()
+---@param on_stale? fun()
 ---@return boolean
-local function accept_native(part, stale)
+local function accept_native(part, on_stale)
   return native.get({
     on_accept = function(item)
       local text = item.insert_text
       if item.client_id ~= (require('codeclippy').client() or {}).id or type(text) ~= 'string' or not item.range then
         return item
       end
-      -- 0.12 would insert it again before what has been typed of it since.
+      -- 0.12 would insert all of it, also the beginning that has been typed since.
       local row, col, end_row, end_col = item.range:to_extmark()
-      local over = row == end_row and taken(end_col - col) or nil
-      local left = over and rest(text, row, col)
-      if not left then
-        return stale and stale() -- the text has left it, and 0.12 only has not noticed yet
+      local replaced = row == end_row and check_replaced(end_col - col) or nil
+      local rest = replaced and find_rest(text, row, col)
+      if not rest then
+        return on_stale and on_stale() -- the text no longer matches, which 0.12 has not noticed yet
       end
-      local piece = M.part(left, part)
-      insert(piece, piece == left and over or 0)
+      local accepted = M.first_part(rest, part)
+      insert(accepted, accepted == rest and replaced or 0)
       if part == 'all' and item.command then
         vim.lsp.get_client_by_id(item.client_id):exec_cmd(item.command)
       end
@@ -265,44 +269,45 @@ local function accept_native(part, stale)
   })
 end
 
---- Accept the suggestion that is shown, or a part of it.
+--- Accept the suggestion, or a part of it.
 ---@param part 'all'|'word'|'line'
----@param stale? fun() called where it turns out later that there was none
----@return boolean whether there was one
-function M.accept(part, stale)
+---@param on_stale? fun() called if Neovim notices later that there was none
+---@return boolean is_accepted false if there is no suggestion
+function M.accept(part, on_stale)
   if native then
-    return accept_native(part, stale)
+    return accept_native(part, on_stale)
   end
   local buffer = vim.api.nvim_get_current_buf()
-  local shown = buffers[buffer] and buffers[buffer].shown
-  local item = shown and shown.items[shown.index]
-  local left = shown and item and rest(text_of(item), shown.row, shown.col)
-  local over = item and taken(width(item))
-  if not shown or not item or not left or not over then
+  local suggestion = buffers[buffer] and buffers[buffer].suggestion
+  local item = suggestion and suggestion.items[suggestion.index]
+  local rest = suggestion and item and find_rest(get_text(item), suggestion.row, suggestion.col)
+  local replaced = item and check_replaced(get_replaced(item))
+  if not suggestion or not item or not rest or not replaced then
     return false
   end
-  local piece = M.part(left, part)
+  local accepted = M.first_part(rest, part)
   hide(buffer)
-  insert(piece, piece == left and over or 0)
-  if piece == left then
-    buffers[buffer].shown = nil
+  insert(accepted, accepted == rest and replaced or 0)
+  if accepted == rest then
+    buffers[buffer].suggestion = nil
     if item.command then
-      shown.client:exec_cmd(item.command, { bufnr = buffer })
+      suggestion.client:exec_cmd(item.command, { bufnr = buffer })
     end
-  elseif piece:find('\n', 1, true) then
-    -- What is left begins on another line now.
+  elseif accepted:find('\n', 1, true) then
+    -- The rest starts on another line now.
     local row, col = unpack(vim.api.nvim_win_get_cursor(0))
     local remaining = vim.deepcopy(item)
-    remaining.insertText = left:sub(#piece + 1)
-    buffers[buffer].shown = { items = { remaining }, index = 1, row = row - 1, col = col, client = shown.client }
+    remaining.insertText = rest:sub(#accepted + 1)
+    buffers[buffer].suggestion =
+      { items = { remaining }, index = 1, row = row - 1, col = col, client = suggestion.client }
   end
   draw(buffer)
   return true
 end
 
---- Show another suggestion; asks for several where only one is known.
+--- Show another suggestion; request several if there is only one.
 ---@param step integer
----@return boolean whether there is one
+---@return boolean has_suggestion
 function M.cycle(step)
   if native then
     native.select({ count = step })
@@ -310,21 +315,21 @@ function M.cycle(step)
   end
   local buffer = vim.api.nvim_get_current_buf()
   local state = buffers[buffer]
-  if not state or not state.shown then
+  if not state or not state.suggestion then
     return false
   end
-  local shown = state.shown
-  if #shown.items > 1 then
-    shown.index = (shown.index - 1 + step) % #shown.items + 1
+  local suggestion = state.suggestion
+  if #suggestion.items > 1 then
+    suggestion.index = (suggestion.index - 1 + step) % #suggestion.items + 1
     draw(buffer)
   else
-    request(shown.client, buffer, 1)
+    request(suggestion.client, buffer, 1)
   end
   return true
 end
 
 --- Hide the suggestion.
----@return boolean whether there was one
+---@return boolean had_suggestion
 function M.dismiss()
   local buffer = vim.api.nvim_get_current_buf()
   if native then
@@ -335,17 +340,17 @@ function M.dismiss()
     })
   end
   local state = buffers[buffer]
-  local had = state ~= nil and state.shown ~= nil
+  local had_suggestion = state ~= nil and state.suggestion ~= nil
   if state then
     if state.timer then
       state.timer:stop()
       state.timer:close()
       state.timer = nil
     end
-    state.shown = nil
+    state.suggestion = nil
   end
   hide(buffer)
-  return had
+  return had_suggestion
 end
 
 return M

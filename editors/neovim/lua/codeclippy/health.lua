@@ -12,28 +12,28 @@ function M.check()
   local config = vim.lsp.config.codeclippy or {}
   local program = type(config.cmd) == 'table' and config.cmd[1] or nil
   if not program then
-    health.error('there is no configuration', 'put editors/neovim on the runtimepath')
+    health.error('there is no configuration', 'add editors/neovim to the runtimepath')
   elseif vim.fn.executable(program) == 1 then
-    local found = vim.system({ program, '--version' }, { text = true }):wait(10000)
-    local version = vim.trim(found.stdout or '')
+    local result = vim.system({ program, '--version' }, { text = true }):wait(10000)
+    local version = vim.trim(result.stdout or '')
     health.ok(version ~= '' and version or program)
   else
     health.error(program .. ' is not on the PATH', {
       'install it: pip install codeclippy-ls',
-      "or name it: vim.lsp.config('codeclippy', { cmd = { '/path/to/codeclippy-ls' } })",
+      "or set its path: vim.lsp.config('codeclippy', { cmd = { '/path/to/codeclippy-ls' } })",
     })
   end
   if vim.lsp.is_enabled and not vim.lsp.is_enabled('codeclippy') then
-    health.warn('it is not enabled', "vim.lsp.enable('codeclippy')")
+    health.warn('it is not enabled', "call vim.lsp.enable('codeclippy')")
   end
   local clients = vim.lsp.get_clients({ name = 'codeclippy' })
   if #clients == 0 then
-    health.info('no server runs; one starts with the first file')
+    health.info('no server is running; it starts with the first file')
   else
     health.info(('%d server for %d buffers, %s'):format(
       #clients,
       vim.tbl_count(clients[1].attached_buffers),
-      require('codeclippy.status').sentence()
+      require('codeclippy.status').describe()
     ))
   end
 end

@@ -1,9 +1,9 @@
---- What a user calls: accepting suggestions, edits by message, pausing. All knowledge of models stays in the server.
+--- The functions and commands for the user: accept suggestions, edit by message, pause. The server alone knows models.
 local M = {}
 
 local NAME = 'codeclippy'
 
---- Keys of insert mode, mapped in buffers that Code Clippy serves. `vim.g.codeclippy_keys = false` maps none.
+--- Insert-mode keys, mapped in the server's buffers unless `vim.g.codeclippy_keys` is false.
 local KEYS = {
   { '<Tab>', 'accept', 'accept the suggestion' },
   { '<M-Right>', 'accept_word', 'accept the next word' },
@@ -21,24 +21,24 @@ end
 
 ---@param text string
 ---@param level? integer
-local function say(text, level)
-  require('codeclippy.say').say('Code Clippy: ' .. text, level)
+local function show_message(text, level)
+  require('codeclippy.message').show('Code Clippy: ' .. text, level)
 end
 
---- What a key does where there is no suggestion: what it did before, as far as that is Neovim's own.
+--- The key's own function, for when there is no suggestion: Neovim's default.
 ---@param key string
 ---@return string
-local function otherwise(key)
+local function default_keys(key)
   if key == '<Tab>' and vim.snippet and vim.snippet.active({ direction = 1 }) then
     return '<Cmd>lua vim.snippet.jump(1)<CR>'
   end
   return key
 end
 
---- Whether a key is free, or has only Neovim's own mapping: others keep theirs.
+--- The key is not mapped, or only by Neovim itself; a user's mapping is kept.
 ---@param key string
 ---@return boolean
-local function free(key)
+local function is_free(key)
   local mapped = vim.fn.maparg(key, 'i', false, true)
   return vim.tbl_isempty(mapped) or (mapped.desc or ''):find('vim.snippet', 1, true) ~= nil
 end
@@ -50,22 +50,22 @@ local function map_keys(buffer)
   end
   vim.api.nvim_buf_call(buffer, function()
     for _, row in ipairs(KEYS) do
-      local key, name, what = row[1], row[2], row[3]
-      if free(key) then
+      local key, name, description = row[1], row[2], row[3]
+      if is_free(key) then
         vim.keymap.set('i', key, function()
-          local function instead()
-            vim.api.nvim_feedkeys(vim.keycode(otherwise(key)), 'in', false)
+          local function feed_default()
+            vim.api.nvim_feedkeys(vim.keycode(default_keys(key)), 'in', false)
           end
-          if not M[name](instead) then
-            instead()
+          if not M[name](feed_default) then
+            feed_default()
           end
-        end, { buffer = buffer, desc = 'Code Clippy: ' .. what })
+        end, { buffer = buffer, desc = 'Code Clippy: ' .. description })
       end
     end
   end)
 end
 
---- Called by `lsp/codeclippy.lua` for every buffer that the server serves.
+--- Set up a buffer; called by `lsp/codeclippy.lua` for each one that the server attaches to.
 ---@param client vim.lsp.Client
 ---@param buffer integer
 function M.attach(client, buffer)
@@ -77,24 +77,24 @@ function M.attach(client, buffer)
   end
 end
 
---- Accept the whole suggestion. All of these return whether there was one; `stale` is called where it turns out a moment
---- later that the text had left it.
----@param stale? fun()
+--- Accept the whole suggestion. All of these return true if there was one; `on_stale` is called if Neovim notices later
+--- that the text no longer matches it.
+---@param on_stale? fun()
 ---@return boolean
-function M.accept(stale)
-  return require('codeclippy.ghost').accept('all', stale)
+function M.accept(on_stale)
+  return require('codeclippy.ghost').accept('all', on_stale)
 end
 
----@param stale? fun()
+---@param on_stale? fun()
 ---@return boolean
-function M.accept_word(stale)
-  return require('codeclippy.ghost').accept('word', stale)
+function M.accept_word(on_stale)
+  return require('codeclippy.ghost').accept('word', on_stale)
 end
 
----@param stale? fun()
+---@param on_stale? fun()
 ---@return boolean
-function M.accept_line(stale)
-  return require('codeclippy.ghost').accept('line', stale)
+function M.accept_line(on_stale)
+  return require('codeclippy.ghost').accept('line', on_stale)
 end
 
 ---@return boolean
@@ -112,15 +112,15 @@ function M.dismiss()
   return require('codeclippy.ghost').dismiss()
 end
 
---- Have the server edit by message: the lines given (first and last, from 1), else the function around the cursor.
---- Without a message a small window asks for it.
+--- Edit by message: `lines` (first and last, from 1), or the function around the cursor. Without a message, a small
+--- window asks for it.
 ---@param message? string
 ---@param lines? [integer, integer]
 function M.edit(message, lines)
   local buffer = vim.api.nvim_get_current_buf()
   local client = M.client(buffer)
   if not client then
-    return say('does not run for this buffer; see :checkhealth codeclippy', vim.log.levels.WARN)
+    return show_message('no server is attached to this buffer; see :checkhealth codeclippy', vim.log.levels.WARN)
   end
   if not message or message == '' then
     return require('codeclippy.prompt').ask(function(answer)
@@ -129,7 +129,7 @@ function M.edit(message, lines)
   end
   local cursor = vim.api.nvim_win_get_cursor(0)[1] - 1
   local range = { start = { line = cursor, character = 0 }, ['end'] = { line = cursor, character = 0 } }
-  if lines then -- up to the start of the line below them
+  if lines then -- up to the start of the next line
     range = { start = { line = lines[1] - 1, character = 0 }, ['end'] = { line = lines[2], character = 0 } }
   end
   client:exec_cmd({
@@ -145,26 +145,26 @@ function M.edit(message, lines)
   }, { bufnr = buffer })
 end
 
---- Cancel the edits that are being written.
+--- Cancel the edits in progress.
 function M.cancel()
-  local count = require('codeclippy.status').cancel(M.client())
-  say(count > 0 and 'cancelled' or 'nothing to cancel')
+  local count = require('codeclippy.status').cancel_edits(M.client())
+  show_message(count > 0 and 'cancelled' or 'no edit is in progress')
 end
 
---- A word for the statusline: empty when all is well and idle. `User CodeClippyStatus` fires when it changes.
+--- The status for the statusline; empty if all is well. `User CodeClippyStatus` fires when it changes.
 ---@return string
 function M.statusline()
-  return require('codeclippy.status').text()
+  return require('codeclippy.status').statusline()
 end
 
-local verbs = {
+local subcommands = {
   pause = function(client)
     require('codeclippy.ghost').enable(client, vim.api.nvim_get_current_buf(), false)
-    say('no suggestions in this buffer until :CodeClippy resume')
+    show_message('suggestions are off in this buffer until :CodeClippy resume')
   end,
   resume = function(client)
     require('codeclippy.ghost').enable(client, vim.api.nvim_get_current_buf(), true)
-    say('suggestions are on')
+    show_message('suggestions are on')
   end,
   cancel = function()
     M.cancel()
@@ -172,28 +172,29 @@ local verbs = {
   reload = function(client)
     client:exec_cmd({ title = 'reload', command = 'codeclippy.reloadModel', arguments = {} })
   end,
-  figures = function(client)
-    client:exec_cmd({ title = 'figures', command = 'codeclippy.showMetrics', arguments = {} })
+  metrics = function(client)
+    client:exec_cmd({ title = 'metrics', command = 'codeclippy.showMetrics', arguments = {} })
   end,
   status = function()
-    say(require('codeclippy.status').sentence())
+    show_message(require('codeclippy.status').describe())
   end,
 }
 
---- What `:CodeClippy` takes.
-M.commands = vim.tbl_keys(verbs)
+--- The subcommands of `:CodeClippy`.
+M.commands = vim.tbl_keys(subcommands)
 table.sort(M.commands)
 
 ---@param name string
 function M.command(name)
-  local verb, client = verbs[name], M.client()
-  if not verb then
-    return say(('no %q; there are %s'):format(name, table.concat(M.commands, ', ')), vim.log.levels.ERROR)
+  local subcommand, client = subcommands[name], M.client()
+  if not subcommand then
+    local names = table.concat(M.commands, ', ')
+    return show_message(('unknown command %q; expected one of %s'):format(name, names), vim.log.levels.ERROR)
   end
   if not client then
-    return say('does not run for this buffer; see :checkhealth codeclippy', vim.log.levels.WARN)
+    return show_message('no server is attached to this buffer; see :checkhealth codeclippy', vim.log.levels.WARN)
   end
-  verb(client)
+  subcommand(client)
 end
 
 return M

@@ -1,21 +1,21 @@
---- Applies the server's edits; where it asks for confirmation, shows the diff first. The buffer must be the one that the
---- edit was made for, at the same version: else nothing is applied, and the server is told so.
+--- Applies the server's edits; shows the diff first if the server asks for confirmation. If the buffer's version is not
+--- the one that the edit was made for, nothing is applied, and the server gets the reason.
 local M = {}
 
 ---@param edits lsp.TextEdit[]
 ---@return lsp.TextEdit[]
-local function plain(edits)
+local function strip_annotations(edits)
   return vim.tbl_map(function(edit)
     return { range = edit.range, newText = edit.newText }
   end, edits)
 end
 
---- The buffer's text before and after, as a unified diff.
+--- Compare the buffer's text with its text after the edits, as a unified diff.
 ---@param buffer integer
 ---@param edits lsp.TextEdit[]
 ---@param encoding string
 ---@return string[]
-local function diff_of(buffer, edits, encoding)
+local function make_diff(buffer, edits, encoding)
   local old = vim.api.nvim_buf_get_lines(buffer, 0, -1, false)
   local scratch = vim.api.nvim_create_buf(false, true)
   vim.api.nvim_buf_set_lines(scratch, 0, -1, false, old)
@@ -27,11 +27,11 @@ local function diff_of(buffer, edits, encoding)
   return vim.split(vim.trim(text --[[@as string]]), '\n', { plain = true })
 end
 
---- Show a diff and call back with the answer, once.
+--- Show a diff and call `on_answer` with the user's answer, once.
 ---@param lines string[]
 ---@param title string
----@param done fun(yes: boolean)
-local function ask(lines, title, done)
+---@param on_answer fun(accepted: boolean)
+local function ask(lines, title, on_answer)
   local buffer = vim.api.nvim_create_buf(false, true)
   vim.api.nvim_buf_set_lines(buffer, 0, -1, false, lines)
   vim.bo[buffer].modifiable, vim.bo[buffer].bufhidden, vim.bo[buffer].filetype = false, 'wipe', 'diff'
@@ -52,21 +52,21 @@ local function ask(lines, title, done)
     title = (' %s '):format(title),
     footer = ' y apply   n discard ',
   })
-  local answered = false
-  ---@param yes boolean
-  local function answer(yes)
-    if answered then
+  local is_answered = false
+  ---@param accepted boolean
+  local function answer(accepted)
+    if is_answered then
       return
     end
-    answered = true
+    is_answered = true
     if vim.api.nvim_win_is_valid(window) then
       vim.api.nvim_win_close(window, true)
     end
-    done(yes)
+    on_answer(accepted)
   end
-  for key, yes in pairs({ y = true, ['<CR>'] = true, n = false, q = false, ['<Esc>'] = false }) do
+  for key, accepted in pairs({ y = true, ['<CR>'] = true, n = false, q = false, ['<Esc>'] = false }) do
     vim.keymap.set('n', key, function()
-      answer(yes)
+      answer(accepted)
     end, { buffer = buffer, nowait = true })
   end
   vim.api.nvim_create_autocmd({ 'BufWipeout', 'BufLeave' }, {
@@ -81,14 +81,14 @@ end
 ---@param change lsp.TextDocumentEdit
 ---@return integer? buffer
 ---@return string? problem
-local function target(change)
+local function find_target(change)
   local buffer = vim.uri_to_bufnr(change.textDocument.uri)
   if not vim.api.nvim_buf_is_loaded(buffer) then
     return nil, 'the document is not open'
   end
   local version = change.textDocument.version
   if type(version) == 'number' and vim.lsp.util.buf_versions[buffer] ~= version then
-    return nil, 'the document changed meanwhile'
+    return nil, 'the document has changed'
   end
   if not vim.bo[buffer].modifiable then
     return nil, 'the buffer is not modifiable'
@@ -96,7 +96,7 @@ local function target(change)
   return buffer
 end
 
---- Handler of `workspace/applyEdit`. It runs in a coroutine, so it can wait for the user and answer then.
+--- Handler of `workspace/applyEdit`. It runs in a coroutine, so it can wait for the user's answer.
 ---@param params lsp.ApplyWorkspaceEditParams
 ---@param context lsp.HandlerContext
 ---@return lsp.ApplyWorkspaceEditResult
@@ -104,33 +104,33 @@ function M.apply(params, context)
   local client = assert(vim.lsp.get_client_by_id(context.client_id))
   local change = (params.edit.documentChanges or {})[1]
   if not change or not change.edits or #params.edit.documentChanges ~= 1 then
-    return { applied = false, failureReason = 'only edits of one document are applied' }
+    return { applied = false, failureReason = 'only edits of a single document are supported' }
   end
-  local buffer, problem = target(change)
+  local buffer, problem = find_target(change)
   if not buffer then
     return { applied = false, failureReason = problem }
   end
-  local edits = plain(change.edits)
-  local confirm = false
+  local edits = strip_annotations(change.edits)
+  local needs_confirmation = false
   for _, annotation in pairs(params.edit.changeAnnotations or {}) do
-    confirm = confirm or annotation.needsConfirmation == true
+    needs_confirmation = needs_confirmation or annotation.needsConfirmation == true
   end
-  if confirm then
+  if needs_confirmation then
     local thread = assert(coroutine.running())
-    local yes = nil ---@type boolean?
-    ask(diff_of(buffer, edits, client.offset_encoding), params.label or 'Code Clippy', function(answer)
-      yes = answer
+    local accepted = nil ---@type boolean?
+    ask(make_diff(buffer, edits, client.offset_encoding), params.label or 'Code Clippy', function(answer)
+      accepted = answer
       if coroutine.status(thread) == 'suspended' then
         coroutine.resume(thread)
       end
     end)
-    if yes == nil then
+    if accepted == nil then
       coroutine.yield()
     end
-    if not yes then
+    if not accepted then
       return { applied = false, failureReason = 'discarded' }
     end
-    buffer, problem = target(change) -- the text may have changed while the diff was shown
+    buffer, problem = find_target(change) -- the text may have changed while the diff was open
     if not buffer then
       return { applied = false, failureReason = problem }
     end

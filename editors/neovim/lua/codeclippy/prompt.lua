@@ -1,8 +1,8 @@
---- A line in a floating window that asks for an edit's message. Up and Down walk through earlier ones.
+--- A floating window of one line that asks for the message of an edit. Up and Down show earlier messages.
 local M = {}
 
----@param done fun(message: string)
-function M.ask(done)
+---@param on_message fun(message: string)
+function M.ask(on_message)
   local buffer = vim.api.nvim_create_buf(false, true)
   vim.bo[buffer].bufhidden = 'wipe'
   local window = vim.api.nvim_open_win(buffer, true, {
@@ -13,7 +13,7 @@ function M.ask(done)
     height = 1,
     style = 'minimal',
     border = 'rounded',
-    title = ' Edit: what shall change? ',
+    title = ' Edit: what should change? ',
   })
   vim.cmd.startinsert()
 
@@ -23,11 +23,11 @@ function M.ask(done)
       vim.api.nvim_win_close(window, true)
     end
   end
-  local at = 0
+  local index = 0 -- in the history, from the end; 0 is a new message
   ---@param step integer
-  local function earlier(step)
-    at = math.max(0, math.min(at + step, vim.fn.histnr('@')))
-    local text = at > 0 and vim.fn.histget('@', -at) or ''
+  local function show_history(step)
+    index = math.max(0, math.min(index + step, vim.fn.histnr('@')))
+    local text = index > 0 and vim.fn.histget('@', -index) or ''
     vim.api.nvim_buf_set_lines(buffer, 0, -1, false, { text })
     vim.api.nvim_win_set_cursor(window, { 1, #text })
   end
@@ -42,16 +42,16 @@ function M.ask(done)
     if message ~= '' then
       vim.fn.histadd('@', message)
       vim.schedule(function()
-        done(message)
+        on_message(message)
       end)
     end
   end)
   map({ '<Esc>', '<C-c>' }, close)
   map({ '<Up>', '<C-p>' }, function()
-    earlier(1)
+    show_history(1)
   end)
   map({ '<Down>', '<C-n>' }, function()
-    earlier(-1)
+    show_history(-1)
   end)
 end
 

@@ -1,19 +1,20 @@
---- What the server is doing, for the statusline, and the edits under way, to cancel them.
+--- The server's state for the statusline, and the edits in progress, so that they can be cancelled.
 local M = {}
 
 ---@type { state: string, message: string }
-local last = { state = 'absent', message = '' }
----@type table<integer|string, true>
-local running = {}
+local status = { state = 'absent', message = '' }
+---@type table<integer|string, true> progress tokens of edits in progress
+local edits = {}
 
+--- Handler of `codeclippy/status`.
 ---@param params { state: string, message?: string }
 ---@param _ lsp.HandlerContext
 function M.set(params, _)
-  local now_ready = params.state == 'ready' and last.state ~= 'ready'
-  last = { state = params.state, message = params.message or '' }
+  local is_ready_again = params.state == 'ready' and status.state ~= 'ready'
+  status = { state = params.state, message = params.message or '' }
   vim.schedule(function()
-    if now_ready and vim.api.nvim_get_mode().mode:sub(1, 1) == 'i' then
-      -- What was asked for while the model loaded was answered with nothing: ask again.
+    if is_ready_again and vim.api.nvim_get_mode().mode:sub(1, 1) == 'i' then
+      -- While the model loads, requests are answered with nothing: send another one.
       vim.api.nvim_exec_autocmds('CursorMovedI', { buffer = 0, modeline = false })
     end
     vim.api.nvim_exec_autocmds('User', { pattern = 'CodeClippyStatus', modeline = false })
@@ -30,58 +31,58 @@ vim.api.nvim_create_autocmd('LspProgress', {
       return
     end
     if params.value.kind == 'begin' and params.value.cancellable then
-      running[params.token] = true
+      edits[params.token] = true
     elseif params.value.kind == 'end' then
-      running[params.token] = nil
+      edits[params.token] = nil
     end
     vim.cmd.redrawstatus()
   end,
 })
 
---- When the server went away by itself, in milliseconds since the start of the editor.
+--- Times of unexpected exits of the server, in milliseconds since the start of the editor.
 ---@type number[]
-local deaths = {}
-local MOST_DEATHS, WITHIN = 3, 180000
+local exits = {}
+local MAX_RESTARTS, PERIOD = 3, 180000
 
 ---@param state string
 ---@param message string
-local function ended(state, message)
+local function report_exit(state, message)
   M.set({ state = state, message = message }, {})
   vim.schedule(function()
-    require('codeclippy.say').instead('Code Clippy: ' .. message, vim.log.levels.WARN)
+    require('codeclippy.message').replace_next('Code Clippy: ' .. message, vim.log.levels.WARN)
   end)
 end
 
---- Start the server again where it died, but not for ever.
+--- Start the server again after an unexpected exit, unless there were too many.
 ---@param code integer
 ---@param signal integer
-function M.exited(code, signal)
-  running = {}
-  local on_purpose = code == 0 and (signal == 0 or signal == 15) -- 15 is how Neovim stops a server by force
-  if on_purpose or vim.v.exiting ~= vim.NIL then
+function M.on_exit(code, signal)
+  edits = {}
+  local is_expected = code == 0 and (signal == 0 or signal == 15) -- Neovim stops a server by force with 15
+  if is_expected or vim.v.exiting ~= vim.NIL then
     return
   end
   local now = vim.uv.now()
-  deaths = vim.tbl_filter(function(time)
-    return now - time < WITHIN
-  end, deaths)
-  table.insert(deaths, now)
-  if #deaths > MOST_DEATHS then
-    ended('failed', 'the server keeps dying; see :checkhealth codeclippy')
+  exits = vim.tbl_filter(function(time)
+    return now - time < PERIOD
+  end, exits)
+  table.insert(exits, now)
+  if #exits > MAX_RESTARTS then
+    report_exit('failed', 'the server keeps crashing; see :checkhealth codeclippy')
     return
   end
-  ended('loading', 'the server died and is started again')
+  report_exit('loading', 'the server crashed and is restarting')
   vim.defer_fn(function()
     vim.lsp.enable('codeclippy')
-  end, 500 * #deaths)
+  end, 500 * #exits)
 end
 
---- Cancel everything cancellable; returns how many.
+--- Cancel all edits in progress; return their number.
 ---@param client? vim.lsp.Client
 ---@return integer
-function M.cancel(client)
+function M.cancel_edits(client)
   local count = 0
-  for token in pairs(running) do
+  for token in pairs(edits) do
     if client then
       client:notify('window/workDoneProgress/cancel', { token = token })
       count = count + 1
@@ -90,22 +91,24 @@ function M.cancel(client)
   return count
 end
 
+--- The status in a word or two for the statusline; empty if all is well.
 ---@return string
-function M.text()
-  if next(running) then
-    return 'Clippy: writing'
+function M.statusline()
+  if next(edits) then
+    return 'Clippy: editing'
   end
-  return last.state == 'loading' and 'Clippy: loading' or last.state == 'failed' and 'Clippy: failed' or ''
+  return status.state == 'loading' and 'Clippy: loading' or status.state == 'failed' and 'Clippy: failed' or ''
 end
 
+--- The status with the server's message.
 ---@return string
-function M.sentence()
-  return last.message ~= '' and ('%s: %s'):format(last.state, last.message) or last.state
+function M.describe()
+  return status.message ~= '' and ('%s: %s'):format(status.state, status.message) or status.state
 end
 
 ---@return string
 function M.state()
-  return last.state
+  return status.state
 end
 
 return M
