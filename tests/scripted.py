@@ -71,7 +71,7 @@ class ScriptedWorker:
         model = SimpleNamespace(
             name="",
             architecture="gpt_neox",
-            ends=frozenset({0}),
+            stop_token_ids=frozenset({0}),
             chat=None,
             tokenizer=Tokenizer(checkpoints.definition()),
         )
