@@ -25,7 +25,7 @@ from codeclippy_ls.prompts.build import Prompt
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.tasks.edit import EditTask
 from codeclippy_ls.tasks.edit_context import EditContext, Marker
-from codeclippy_ls.text import Document, apply
+from codeclippy_ls.text import Document, apply_edits
 
 # What the model says, shape (vocabulary,), and the tokens it was said after; returns what is said instead.
 Change = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
@@ -199,7 +199,7 @@ def _free(asking: Asking, generation: Generation) -> Made:
     if not reading.edits:
         return Made(generation, diff=text, reason=f"the model's diff was refused: {reading.problems[-1].reason}")
     head, tail = document.starts[numbers[0]], document.line_span(numbers[-1])[1] + 1
-    return Made(generation, document.text[:head] + apply(part.text, reading.edits) + document.text[tail:], text)
+    return Made(generation, document.text[:head] + apply_edits(part.text, reading.edits) + document.text[tail:], text)
 
 
 @dataclass(slots=True)

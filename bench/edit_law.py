@@ -28,8 +28,8 @@ from bench.edit_asking import Asking, Facts, Made, Way, loading, made, open_engi
 from codeclippy_ls.engine.thread_engine import ThreadEngine
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER
 from codeclippy_ls.prompts.build import Prompt
-from codeclippy_ls.tasks.edit_context import marker_at, shown_part
-from codeclippy_ls.text import Document, lines, to_lf, without_surrogates
+from codeclippy_ls.tasks.edit_context import find_marker, select_edit_context
+from codeclippy_ls.text import Document, replace_surrogates, split_lines, to_lf
 
 TOKENIZERS = Path(__file__).parent.parent.parent / "shared" / "tokenizers"
 _WEIGHTS = {"shipped": 14, "codegen": 3, "gpt2": 2, "neox": 2, "fim-neox": 1}
@@ -81,8 +81,8 @@ def trial(seed: int, index: int, names: Sequence[str]) -> Trial:
     last = document.line_count - 1
     cursor = chance.randint(0, last)
     span = chance.choice((None, None, (cursor, cursor), (cursor, min(cursor + chance.randint(1, 40), last))))
-    marker = marker_at(document, span, "clippy:") if kind == "marked" else None
-    message = marker.message if marker else without_surrogates(edit_documents.message(chance).strip()) or "x"
+    marker = find_marker(document, span, "clippy:") if kind == "marked" else None
+    message = marker.message if marker else replace_surrogates(edit_documents.message(chance).strip()) or "x"
     sampling = {
         "max_tokens": chance.choice((16, 48, 96, 128)),
         "temperature": chance.choice((1.0, 1.0, 1.0, 1.5, 3.0)),
@@ -92,7 +92,7 @@ def trial(seed: int, index: int, names: Sequence[str]) -> Trial:
     }
     model = chance.choices(names, [_WEIGHTS[name] for name in names])[0]
     lean = chance.choice((0.0, 9.0, 10.0, 11.0, 12.0, 13.0)), chance.choice((0.0, 4.0, 8.0))
-    asking = Asking(document, shown_part(document, span, marker), message, marker)
+    asking = Asking(document, select_edit_context(document, span, marker), message, marker)
     return Trial(f"seed {seed} document {index}", kind, model, asking, sampling, lean, chance.random() < 0.7)
 
 
@@ -239,7 +239,7 @@ def expected(trial: Trial, numbers: Sequence[int], patched: str) -> str:
     """The whole document with the patched lines in it and without the marker's, each line ended by LF."""
     document, marker = trial.asking.document, trial.asking.marker
     gone = {marker.line} if marker else set()
-    every = [line.rstrip("\r\n") + "\n" for line in lines(document.text)]
+    every = [line.rstrip("\r\n") + "\n" for line in split_lines(document.text)]
     head = [every[number] for number in range(numbers[0]) if number not in gone]
     tail = [every[number] for number in range(numbers[-1] + 1, len(every)) if number not in gone]
     return "".join([*head, patched, *tail])

@@ -42,7 +42,7 @@ from codeclippy_ls.inference.requests import FinishReason
 from codeclippy_ls.inference.spec import ModelSpec
 from codeclippy_ls.prompts.build import Prompt
 from codeclippy_ls.settings import Settings
-from codeclippy_ls.tasks.edit_context import EditContext, shown_part
+from codeclippy_ls.tasks.edit_context import EditContext, select_edit_context
 from codeclippy_ls.text import Document
 
 TOKENIZERS = Path(__file__).parent.parent.parent / "shared" / "tokenizers"
@@ -95,8 +95,8 @@ def asking(case: Case, whole: bool = False) -> Asking:
     document = Document(f"file:///{case.path}", case.before, 1, "python")
     span = selection(case)
     if not whole:
-        return Asking(document, shown_part(document, span, None), case.message)
-    every = shown_part(document, None, None)
+        return Asking(document, select_edit_context(document, span, None), case.message)
+    every = select_edit_context(document, None, None)
     return Asking(document, EditContext(every.lines, every.numbers, *span), case.message)
 
 

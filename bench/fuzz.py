@@ -18,7 +18,7 @@ from pathlib import Path
 
 from codeclippy_ls.diffs.reading import read_diff
 from codeclippy_ls.framing import MAX_HEADER, FrameError, encode_frame, read_frame
-from codeclippy_ls.text import Change, Document, Documents, Position, apply, lines
+from codeclippy_ls.text import Change, Document, Documents, Position, apply_edits, split_lines
 
 CORPUS = Path(__file__).parent.parent / "tests" / "cases" / "fuzz"
 _SLOW = 1.0  # seconds: instrumented code on a busy machine
@@ -57,8 +57,8 @@ def diffs(data: bytes) -> None:
         raise Broken(f"{time.monotonic() - began:.2f} s")
     if edits and any(problem.fatal for problem in problems):
         raise Broken("edits and a fatal problem")
-    after = apply(document.text, edits)
-    gone = sum(line.startswith("-") or not line.strip() for line in lines(diff))  # blank lines forget their signs
+    after = apply_edits(document.text, edits)
+    gone = sum(line.startswith("-") or not line.strip() for line in split_lines(diff))  # blank lines forget their signs
     if document.line_count - Document("", after).line_count > gone:
         raise Broken("more lines are gone than the diff removes")
 
@@ -109,8 +109,8 @@ def main() -> None:
         Documents=codeclippy_ls.text.Documents,
         Change=codeclippy_ls.text.Change,
         Position=codeclippy_ls.text.Position,
-        apply=codeclippy_ls.text.apply,
-        lines=codeclippy_ls.text.lines,
+        apply_edits=codeclippy_ls.text.apply_edits,
+        split_lines=codeclippy_ls.text.split_lines,
     )
     with tempfile.TemporaryDirectory() as scratch:
         folders = [str(parsed.corpus or scratch), str(CORPUS / parsed.target)]

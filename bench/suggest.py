@@ -246,7 +246,7 @@ WITHOUT = {
     "syntaxCheck": Way({"disabledFilters": ["syntaxCheck"]}),
     "clean-up": Way({"disabledFilters": _CLEAN_UP}),
     "both": Way({"disabledFilters": [*_CLEAN_UP, "syntaxCheck"]}),
-    "healing": Way(patch=(building, "begun_word", lambda prefix: "")),
+    "healing": Way(patch=(building, "find_partial_word", lambda prefix: "")),
     "suffix": Way(
         patch=(
             building,
@@ -255,7 +255,7 @@ WITHOUT = {
         )
     ),
     "other files": Way({"context": "off"}),
-    "the file's head": Way(patch=(building, "head_of", lambda skipped, shown, most: "")),
+    "the file's head": Way(patch=(building, "extract_outline", lambda skipped, shown, most: "")),
 }
 
 

@@ -18,7 +18,7 @@ from pygls.lsp.client import LanguageClient
 
 from codeclippy_ls import __version__
 from codeclippy_ls.diffs.writing import write_diff
-from codeclippy_ls.text import Document, Edit, Position, apply, offset_at, position_at
+from codeclippy_ls.text import Document, Edit, Position, apply_edits, offset_at, position_at
 
 SAMPLE = Path(__file__).parent / "samples" / "basket.py"
 _URI = "file:///demo/basket.py"
@@ -175,7 +175,7 @@ async def _edit(player: Player, scene: Scene, document: Document, place: int, st
     if isinstance(outcome, str):
         print(paint("33", f"  {outcome} ({_ms(started)})"))
         return False
-    after = apply(document.text, _edits(document, outcome))
+    after = apply_edits(document.text, _edits(document, outcome))
     for row in write_diff(document.text, after, "basket.py").splitlines():
         colour = {"+": "32", "-": "31", "@": "36"}.get(row[:1], "0")
         print(f"  {paint(colour, row)}")

@@ -126,7 +126,7 @@ def position_at(document: Document, offset: int, encoding: Encoding) -> Position
     return Position(line, len(head.encode(_CODEC[encoding], "replace")) // _UNIT[encoding])
 
 
-def apply(text: str, edits: Iterable[Edit]) -> str:
+def apply_edits(text: str, edits: Iterable[Edit]) -> str:
     """Apply edits that all refer to ``text`` itself.
 
     Raises:
@@ -143,12 +143,12 @@ def apply(text: str, edits: Iterable[Edit]) -> str:
     return "".join(pieces)
 
 
-def minimal_edits(before: str, after: str) -> list[Edit]:
+def compute_minimal_edits(before: str, after: str) -> list[Edit]:
     """Edits, line by line and then trimmed to what differs, that turn ``before`` into ``after``.
 
     Small edits keep the editor's cursors, folds and marks where they are.
     """
-    old, new = lines(before), lines(after)
+    old, new = split_lines(before), split_lines(after)
     starts = [0]
     for line in old:
         starts.append(starts[-1] + len(line))
@@ -156,11 +156,11 @@ def minimal_edits(before: str, after: str) -> list[Edit]:
     edits = []
     for tag, i1, i2, j1, j2 in matcher.get_opcodes():
         if tag != "equal":
-            edits.append(trimmed(before, starts[i1], starts[i2], "".join(new[j1:j2])))
+            edits.append(trim_edit(before, starts[i1], starts[i2], "".join(new[j1:j2])))
     return edits
 
 
-def trimmed(text: str, start: int, end: int, replacement: str) -> Edit:
+def trim_edit(text: str, start: int, end: int, replacement: str) -> Edit:
     """The edit without the head and tail that the replaced and the new text share.
 
     It never begins or ends inside a CRLF of ``text``, where no position can point.
@@ -191,7 +191,7 @@ def _splits_crlf(text: str, offset: int) -> bool:
     return text[offset - 1 : offset + 1] == "\r\n" if offset else False
 
 
-def lines(text: str) -> list[str]:
+def split_lines(text: str) -> list[str]:
     """The lines of a text with their line ends; LF, CRLF and CR end a line, nothing else does."""
     found, start = [], 0
     for match in _LINE_END.finditer(text):
@@ -212,7 +212,7 @@ def with_eol(text: str, eol: str) -> str:
     return text if eol == "\n" else to_lf(text).replace("\n", eol)
 
 
-def without_surrogates(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """The text with lone surrogates, which no encoding can carry, replaced by U+FFFD (one UTF-16 unit as well)."""
     return _SURROGATE.sub("\ufffd", text)
 
@@ -227,14 +227,14 @@ class Documents:
     def __init__(self, encoding: Encoding = "utf-16") -> None:
         self.encoding: Encoding = encoding
         self._open: dict[str, Document] = {}
-        self._lost: set[str] = set()
+        self._desynced: set[str] = set()
 
     def open(self, uri: str, text: str, version: int | None, language: str) -> Document:
         """Take a document in, also in the place of one that was open already."""
-        self._lost.discard(uri)
-        return self._hold(Document(uri, without_surrogates(text), version, language))
+        self._desynced.discard(uri)
+        return self._store(Document(uri, replace_surrogates(text), version, language))
 
-    def _hold(self, document: Document) -> Document:
+    def _store(self, document: Document) -> Document:
         self._open.pop(document.uri, None)  # the newest is the last
         self._open[document.uri] = document
         return document
@@ -249,45 +249,45 @@ class Documents:
         document = self._open[uri]
         for change in changes:
             if change.start is None or change.end is None:
-                self._lost.discard(uri)
-                text = without_surrogates(change.text)
+                self._desynced.discard(uri)
+                text = replace_surrogates(change.text)
             else:
-                text = self._spliced(document, change)
+                text = self._splice(document, change)
             document = Document(uri, text, version, document.language)
         if not changes:
             document = Document(uri, document.text, version, document.language)
-        return self._hold(document)
+        return self._store(document)
 
-    def _spliced(self, document: Document, change: Change) -> str:
+    def _splice(self, document: Document, change: Change) -> str:
         assert change.start is not None and change.end is not None
         start = offset_at(document, change.start, self.encoding)
         end = offset_at(document, change.end, self.encoding)
         if start > end or min(*change.start, *change.end) < 0:
-            self.lose(document.uri)
+            self.mark_desynced(document.uri)
             raise ValueError(f"the change's range {change.start}-{change.end} runs backwards or is negative")
-        return document.text[:start] + without_surrogates(change.text) + document.text[end:]
+        return document.text[:start] + replace_surrogates(change.text) + document.text[end:]
 
-    def lose(self, uri: str) -> None:
+    def mark_desynced(self, uri: str) -> None:
         """Mark a document as no longer known."""
-        self._lost.add(uri)
+        self._desynced.add(uri)
 
     def close(self, uri: str) -> None:
         """Forget a document; closing one that is not open is no error."""
         self._open.pop(uri, None)
-        self._lost.discard(uri)
+        self._desynced.discard(uri)
 
     def get(self, uri: str) -> Document | None:
         """The document as it is now, ``None`` where it is not open or lost."""
-        return None if uri in self._lost else self._open.get(uri)
+        return None if uri in self._desynced else self._open.get(uri)
 
     def latest(self, most: int) -> list[Document]:
         """The documents that were opened or changed last, the latest first."""
-        found = (self._open[uri] for uri in reversed(self._open) if uri not in self._lost)
+        found = (self._open[uri] for uri in reversed(self._open) if uri not in self._desynced)
         return list(islice(found, most))
 
-    def is_lost(self, uri: str) -> bool:
+    def is_desynced(self, uri: str) -> bool:
         """Whether a bad change made the document's text uncertain."""
-        return uri in self._lost
+        return uri in self._desynced
 
     def __len__(self) -> int:
         return len(self._open)

@@ -15,8 +15,8 @@ from codeclippy_ls.engines import open_thread_engine
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.spec import ModelRole
 from codeclippy_ls.settings import parse
-from codeclippy_ls.tasks.edit_context import marker_at, scope, shown_part
-from codeclippy_ls.text import Document, apply
+from codeclippy_ls.tasks.edit_context import find_marker, scope, select_edit_context
+from codeclippy_ls.text import Document, apply_edits
 from tests import checkpoints
 from tests.editor import in_process
 
@@ -78,7 +78,7 @@ async def test_edits_by_random_weights_apply_or_are_refused(toy: Path, names: Se
                     assert result.reason and not result.cancelled
                     continue
                 applied += 1
-                assert result.after == apply(text, result.edits) != text, name
+                assert result.after == apply_edits(text, result.edits) != text, name
                 bare = [edit for edit in result.edits if "\r" not in edit.text]
                 assert name != "crlf" or all("\n" not in edit.text for edit in bare)
         return applied
@@ -211,7 +211,7 @@ def test_the_scope_around_a_line(line: int, expected: tuple[int, int]) -> None:
 )
 def test_comment_markers(text: str, message: str | None) -> None:
     """In the comment signs of many languages, on a line of their own."""
-    found = marker_at(Document("file:///x.py", f"a\n{text}\nb\n"), (1, 1), "clippy:")
+    found = find_marker(Document("file:///x.py", f"a\n{text}\nb\n"), (1, 1), "clippy:")
     assert (found.message if found else None) == message
 
 
@@ -234,6 +234,6 @@ def test_the_lines_shown(
 ) -> None:
     """Never none of a document that has text: a selection of the comment alone, or past the end, counts as a cursor."""
     document = Document("file:///x.py", "\n".join(lines))
-    shown = shown_part(document, span, marker_at(document, None, "clippy:"))
+    shown = select_edit_context(document, span, find_marker(document, None, "clippy:"))
     assert (shown.numbers, (shown.first, shown.last)) == (numbers, selection)
     assert shown.new == (not numbers)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeclippy_ls.postprocess.cleanup import STEPS, ended, replaced, trim, without_repetition
+from codeclippy_ls.postprocess.cleanup import STEPS, clean_up, count_replaced, cut_repetition, is_finished
 from codeclippy_ls.settings import CLEAN_UP_STEPS
 
 _TEXT = (Path(__file__).parent / "cases" / "cleanup.txt").read_text(encoding="utf-8")
@@ -22,7 +22,7 @@ def test_case(name: str) -> None:
     """One case of the file."""
     document, expected = re.split(r"^---\n?", CASES[name], maxsplit=1, flags=re.MULTILINE)
     before, answer, after = re.split("[⟪⟫]", document.removesuffix("\n"))
-    assert trim(answer, before, after, multiline=name.endswith("block")) == expected.removesuffix("\n")
+    assert clean_up(answer, before, after, multiline=name.endswith("block")) == expected.removesuffix("\n")
 
 
 code = st.text(st.sampled_from("ab ()[]{}:\n\t\"'=+é"), max_size=60)
@@ -32,7 +32,7 @@ code = st.text(st.sampled_from("ab ()[]{}:\n\t\"'=+é"), max_size=60)
 @given(code, code, code, st.booleans())
 def test_what_is_kept_is_a_head_of_the_answer(answer: str, before: str, after: str, multiline: bool) -> None:
     """Nothing is ever made up, a single line stays one, and a suggestion is never blank."""
-    kept = trim(answer, before, after, multiline, off={"indentation"})
+    kept = clean_up(answer, before, after, multiline, off={"indentation"})
     assert answer.startswith(kept) or answer.lstrip(" ").startswith(kept)
     assert not kept or kept.strip()
     assert multiline or kept.lstrip("\n").count("\n") <= 1
@@ -44,23 +44,23 @@ def test_generation_stops_only_where_nothing_more_would_be_kept(
     answer: str, more: str, before: str, multiline: bool
 ) -> None:
     """Whatever the model would have written after the stop, the suggestion is the same."""
-    if ended(answer, before, multiline):
-        assert trim(answer + more, before, "", multiline) == trim(answer, before, "", multiline)
+    if is_finished(answer, before, multiline):
+        assert clean_up(answer + more, before, "", multiline) == clean_up(answer, before, "", multiline)
 
 
 @settings(derandomize=True, max_examples=300)
 @given(st.text(st.sampled_from("ab\n"), max_size=60))
 def test_what_goes_round_is_noticed_while_it_is_written(answer: str) -> None:
     """Character by character, whatever would be cut for repeating itself ends the answer."""
-    if without_repetition(answer) != answer:
-        assert any(ended(f"{answer}\n"[:end], "", multiline=True) for end in range(len(answer) + 2))
+    if cut_repetition(answer) != answer:
+        assert any(is_finished(f"{answer}\n"[:end], "", multiline=True) for end in range(len(answer) + 2))
 
 
 @settings(derandomize=True, max_examples=300)
 @given(code, code, code)
 def test_only_indentation_is_ever_changed(answer: str, before: str, after: str) -> None:
     """A file's own style changes white space at the start of lines and nothing else."""
-    kept, plain = (trim(answer, before, after, True, off) for off in ((), {"indentation"}))
+    kept, plain = (clean_up(answer, before, after, True, off) for off in ((), {"indentation"}))
     assert [line.lstrip() for line in kept.split("\n")] == [line.lstrip() for line in plain.split("\n")]
 
 
@@ -78,7 +78,7 @@ def test_every_filter_has_a_case_that_needs_it(name: str) -> None:
     def outcome(case: str) -> str:
         document = re.split(r"^---\n?", CASES[case], maxsplit=1, flags=re.MULTILINE)[0]
         before, answer, after = re.split("[⟪⟫]", document.removesuffix("\n"))
-        return trim(answer, before, after, case.endswith("block"), off={name})
+        return clean_up(answer, before, after, case.endswith("block"), off={name})
 
     kept = {case: re.split(r"^---\n?", CASES[case], maxsplit=1, flags=re.MULTILINE)[1] for case in CASES}
     assert any(outcome(case) != kept[case].removesuffix("\n") for case in CASES)
@@ -106,4 +106,4 @@ def test_every_filter_has_a_case_that_needs_it(name: str) -> None:
 )
 def test_what_a_suggestion_takes_the_place_of(text: str, suffix: str, count: int) -> None:
     """Closing signs that the editor put there, where the suggestion brings them along in their order."""
-    assert replaced(text, suffix) == count
+    assert count_replaced(text, suffix) == count

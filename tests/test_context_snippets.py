@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from codeclippy_ls.prompts.context_snippets import OpenFile, Snippet, as_comment, head_of, passages
+from codeclippy_ls.prompts.context_snippets import (
+    OpenFile,
+    Snippet,
+    extract_outline,
+    format_as_comment,
+    select_snippets,
+)
 
 FILE = '''"""Doc."""
 import os
@@ -26,21 +32,21 @@ class Outer:
 
 def test_the_head_of_a_long_file() -> None:
     """Imports with all their lines, then the heads around the window, outermost first; nothing that is beside them."""
-    assert head_of(FILE, "            second = 2\n", 1000) == (
+    assert extract_outline(FILE, "            second = 2\n", 1000) == (
         "import os\nfrom a import (\n    b,\n    c,\n)\nclass Outer:\n    class Inner:\n        def method(self, x):\n"
     )
 
 
 def test_a_window_at_the_margin_needs_imports_only() -> None:
     """It is in no scope."""
-    assert head_of(FILE, "def f():\n    pass\n", 1000) == "import os\nfrom a import (\n    b,\n    c,\n)\n"
+    assert extract_outline(FILE, "def f():\n    pass\n", 1000) == "import os\nfrom a import (\n    b,\n    c,\n)\n"
 
 
 def test_imports_give_way_first() -> None:
     """The scopes fit whole, then as many imports as there is room for."""
     heads = "class Outer:\n    class Inner:\n        def method(self, x):\n"
-    assert head_of(FILE, "            second = 2\n", len(heads) + 10) == f"import os\n{heads}"
-    assert head_of("", "x", 100) == ""
+    assert extract_outline(FILE, "            second = 2\n", len(heads) + 10) == f"import os\n{heads}"
+    assert extract_outline("", "x", 100) == ""
 
 
 HELPERS = '''import math
@@ -59,30 +65,30 @@ def perimeter_of_circle(radius: float) -> float:
 def test_definitions_of_names_that_are_used() -> None:
     """With the lines that follow, up to the next definition; the file's own definition is enough where it has one."""
     other = [OpenFile("shapes.py", HELPERS)]
-    found = passages("from shapes import area_of_circle\n\ntotal = area_of_circle(", "", other, 2000)
+    found = select_snippets("from shapes import area_of_circle\n\ntotal = area_of_circle(", "", other, 2000)
     assert Snippet("shapes.py", HELPERS.split("\n\n\n")[1]) in found
-    assert not passages("def area_of_circle(r):\n    pass\n\nx = area_of_circle(", "", other, 2000)
+    assert not select_snippets("def area_of_circle(r):\n    pass\n\nx = area_of_circle(", "", other, 2000)
 
 
 def test_passages_that_are_alike_but_no_copies() -> None:
     """Words in common bring a passage in; lines in common keep it out."""
     cart = "class Cart:\n    def total_price(self, items, discount):\n        return sum(items) - discount\n"
     near = "def total_price(items, discount):\n    return sum(items"
-    assert [one.path for one in passages(near, "", [OpenFile("cart.py", cart)], 2000)] == ["cart.py"]
-    assert not passages(cart + near, "", [OpenFile("copy.py", cart)], 2000)
-    assert not passages(near, "", [OpenFile("other.py", "alpha beta gamma delta\n" * 9)], 2000)
+    assert [one.path for one in select_snippets(near, "", [OpenFile("cart.py", cart)], 2000)] == ["cart.py"]
+    assert not select_snippets(cart + near, "", [OpenFile("copy.py", cart)], 2000)
+    assert not select_snippets(near, "", [OpenFile("other.py", "alpha beta gamma delta\n" * 9)], 2000)
 
 
 def test_no_more_than_there_is_room_for() -> None:
     """The least relevant goes first."""
     other = [OpenFile("shapes.py", HELPERS)]
-    assert passages("area_of_circle perimeter_of_circle", "", other, 40) == ()
-    found = passages("area_of_circle perimeter_of_circle", "", other, 120)
+    assert select_snippets("area_of_circle perimeter_of_circle", "", other, 40) == ()
+    found = select_snippets("area_of_circle perimeter_of_circle", "", other, 120)
     assert sum(len(one.text) for one in found) <= 120 and found
 
 
 def test_as_a_comment() -> None:
     """Every line of it."""
-    passage = Snippet("a/b.py", "def f():\n\n    pass")
-    assert as_comment(passage, "python") == "# Path: a/b.py\n# def f():\n#\n#     pass\n"
-    assert as_comment(passage, "go").startswith("// Path: a/b.py\n// def f():\n")
+    snippet = Snippet("a/b.py", "def f():\n\n    pass")
+    assert format_as_comment(snippet, "python") == "# Path: a/b.py\n# def f():\n#\n#     pass\n"
+    assert format_as_comment(snippet, "go").startswith("// Path: a/b.py\n// def f():\n")

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from codeclippy_ls.diffs.reading import MAX_DOCUMENT_LINES, read_diff, read_diff_at
 from codeclippy_ls.diffs.writing import write_diff
-from codeclippy_ls.text import Document, Edit, apply, lines, to_lf, with_eol
+from codeclippy_ls.text import Document, Edit, apply_edits, split_lines, to_lf, with_eol
 
 CASES = Path(__file__).parent / "cases" / "diffs"
 LAW = settings(derandomize=True, deadline=None, max_examples=80, database=None)
@@ -36,7 +36,9 @@ def read(text: str, before: str, near: int | None = None, *, whole: bool = False
     assert edits == sorted(edits, key=lambda edit: edit.start)
     assert all(one.end < other.start for one, other in itertools.pairwise(edits)), "edits touch"
     assert all(before[at - 1 : at + 1] != "\r\n" for e in edits for at in (e.start, e.end) if at), "inside a CRLF"
-    return (apply(before, edits) if edits else None), [f"{problem.hunk}: {problem.reason}" for problem in problems]
+    return (apply_edits(before, edits) if edits else None), [
+        f"{problem.hunk}: {problem.reason}" for problem in problems
+    ]
 
 
 # Scenarios
@@ -111,7 +113,7 @@ def written(draw: st.DrawFn, texts: tuple[list[str], list[str]]) -> tuple[str, s
         ended.append("".join(found)[: draw(st.sampled_from([None, -1]))])
     before, after = ended
     # A document's one style is kept whatever the diff has, so an oracle that knows no styles must not change it.
-    styles = {line[len(line.rstrip("\r\n")) :] for line in lines(before)} - {""}
+    styles = {line[len(line.rstrip("\r\n")) :] for line in split_lines(before)} - {""}
     return before, with_eol(to_lf(after), styles.pop()) if len(styles) == 1 else after
 
 
@@ -259,8 +261,10 @@ def test_of_a_spoilt_diff_nothing_comes_but_its_own_lines(
     result, problems = read(text, before, near, whole=whole)
     assert (result, problems) == read(text, before, near, whole=whole)
     if result is not None:
-        added = lines("".join(line[1:] + "\n" for line in text.split("\n") if line.startswith("+")))
-        assert {line.strip() for line in lines(result)} <= {line.strip() for line in [*lines(before), *added, ""]}
+        added = split_lines("".join(line[1:] + "\n" for line in text.split("\n") if line.startswith("+")))
+        assert {line.strip() for line in split_lines(result)} <= {
+            line.strip() for line in [*split_lines(before), *added, ""]
+        }
 
 
 @LAW
@@ -399,7 +403,7 @@ def test_diffs_of_some_lines_go_to_those_lines_whatever_the_line_ends() -> None:
             assert "mixes kinds of line ends" in problems[0].reason and "\r" in ends and len(ends) > 1, (text, diff)
             refused += 1
             continue
-        result = Document("file:///a", apply(text, edits))
+        result = Document("file:///a", apply_edits(text, edits))
         lines_after = [result.line(i) for i in range(result.line_count)]
         expected = whole[:first] + after + whole[last + 1 :]
         ended = text[-1:] in ("\r", "\n")
@@ -415,4 +419,4 @@ def test_a_diff_that_does_not_stand_at_its_numbers_is_refused() -> None:
     document = Document("file:///a", "a\nb\na\n")
     edits, problems = read_diff_at("@@ -1,1 +1,1 @@\n-a\n+x\n", document, [1, 2])
     assert not edits and "Hunk 1 does not stand" in problems[0].reason
-    assert apply(document.text, read_diff_at("@@ -2,1 +2,1 @@\n-a\n+x\n", document, [1, 2])[0]) == "a\nb\nx\n"
+    assert apply_edits(document.text, read_diff_at("@@ -2,1 +2,1 @@\n-a\n+x\n", document, [1, 2])[0]) == "a\nb\nx\n"

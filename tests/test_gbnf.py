@@ -16,7 +16,7 @@ from codeclippy_ls.inference.requests import Candidate, FinishReason
 from codeclippy_ls.prompts.text_prompts import RemoteModel
 from codeclippy_ls.tasks.edit import ContextDiff, EditTask
 from codeclippy_ls.tasks.edit_context import EditContext
-from codeclippy_ls.text import Document, apply
+from codeclippy_ls.text import Document, apply_edits
 
 DOCUMENTS = [
     ["import os", "", "def f(a):", "    return a", ""],
@@ -173,4 +173,4 @@ def test_an_edit_takes_what_followed_it_and_what_did_not(answer: str) -> None:
     assert 't1 ::= "2"' in prompt.grammar
     made = ask.answer(Candidate(answer, (), 0.0, FinishReason.END), prompt)
     assert isinstance(made, ContextDiff)
-    assert apply(document.text, read_diff(made.text, document).edits) == "a\nB\nc\n"
+    assert apply_edits(document.text, read_diff(made.text, document).edits) == "a\nB\nc\n"

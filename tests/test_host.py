@@ -34,12 +34,12 @@ from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Request, Sampling
 from codeclippy_ls.inference.spec import ModelRole, ModelSpec
 from codeclippy_ls.model_specs import model_specs
-from codeclippy_ls.prompts.build import Context
+from codeclippy_ls.prompts.build import CompletionContext
 from codeclippy_ls.server.server import Server
 from codeclippy_ls.settings import EditSettings, Settings, parse
 from codeclippy_ls.tasks.completion import CompletionTask
 from codeclippy_ls.tasks.edit import ContextDiff, EditTask
-from codeclippy_ls.tasks.edit_context import shown_part
+from codeclippy_ls.tasks.edit_context import select_edit_context
 from codeclippy_ls.tasks.model_info import ModelInfo
 from codeclippy_ls.text import Document
 from tests.editor import TIMEOUT, Editor, in_process, process
@@ -106,8 +106,8 @@ async def until(condition: Callable[[], Any], seconds: float = TIMEOUT) -> None:
 @pytest.mark.parametrize(
     "ask",
     [
-        CompletionTask(Context("a\r\n\ud800", "\x00é😀", "x.py"), 48, False, "clippy"),
-        EditTask("x.py", shown_part(document("a\n\fb\u2028\udfff\n"), (0, 1), None), "do\nit", 400),
+        CompletionTask(CompletionContext("a\r\n\ud800", "\x00é😀", "x.py"), 48, False, "clippy"),
+        EditTask("x.py", select_edit_context(document("a\n\fb\u2028\udfff\n"), (0, 1), None), "do\nit", 400),
     ],
 )
 def test_asks_and_answers_survive_the_wire(ask: Any) -> None:
@@ -467,7 +467,7 @@ async def test_whatever_goes_wrong_in_finding_a_host_everybody_is_answered(monke
         raise ZeroDivisionError
 
     engine = HostEngine(find, model_specs(settings()))
-    ask = CompletionTask(Context("a", ""), 4)
+    ask = CompletionTask(CompletionContext("a", ""), 4)
     tickets = [engine.load(ModelRole.COMPLETE), engine.submit(Request(ask, Sampling(), ModelRole.COMPLETE))]
     for ticket in tickets:
         with pytest.raises(EngineError, match="cannot be reached"):
@@ -642,7 +642,7 @@ async def test_a_client_of_a_host_that_stops_reading_is_given_up(monkeypatch: py
     spec = messages.spec_to(ModelSpec())
 
     def submit(ticket: int, before: str = "x = ") -> dict[str, Any]:
-        ask = messages.ask_to(CompletionTask(Context(before, ""), 8))
+        ask = messages.ask_to(CompletionTask(CompletionContext(before, ""), 8))
         return {"ticket": ticket, "lane": 0, "spec": spec, "ask": ask, "sampling": {"max_tokens": 64}, "stream": False}
 
     async with service(where, script) as made:

@@ -13,8 +13,15 @@ import pytest
 from codeclippy_ls.engine.generation.kv_cache import common_prefix_length
 from codeclippy_ls.engine.loading.chat_template import read_chat_template
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer, read_tokenizer
-from codeclippy_ls.prompts.build import Context, Edited, completion_prompt, edit_prompt, edits, family_of
-from codeclippy_ls.prompts.families import FAMILIES, Job, recognise
+from codeclippy_ls.prompts.build import (
+    CompletionContext,
+    EditTarget,
+    build_completion_prompt,
+    build_edit_prompt,
+    edits,
+    resolve_family,
+)
+from codeclippy_ls.prompts.families import FAMILIES, Job, detect_family
 from tests import checkpoints
 from tests.shared import tokenizer_folder
 
@@ -68,7 +75,7 @@ INFILL = {
 def test_control_tokens_that_a_model_was_not_trained_with(architecture: str, hub: str, of: str, name: str) -> None:
     """Its vocabulary was taken over from another family: it continues, and is not asked to infill."""
     tokenizer = family_tokenizer(next(row for row in FAMILIES if row.name == of))
-    found = family_of(view(tokenizer, architecture, hub))
+    found = resolve_family(view(tokenizer, architecture, hub))
     assert found.name == name and found.infill is None
 
 
@@ -79,8 +86,8 @@ def test_infill_ids_by_family(name: str) -> None:
     family = next(row for row in FAMILIES if row.name == name)
     tokenizer = family_tokenizer(family)
     subject = view(tokenizer, architecture, hub)
-    assert family_of(subject) is family
-    prompt = completion_prompt(subject, Context(PREFIX, SUFFIX), 256, 32)
+    assert resolve_family(subject) is family
+    prompt = build_completion_prompt(subject, CompletionContext(PREFIX, SUFFIX), 256, 32)
     texts = {"P": tokenizer.encode(PREFIX), "S": tokenizer.encode(SUFFIX)}
     expected: list[int] = []
     for part in order:
@@ -99,9 +106,9 @@ def test_fim_neox_with_its_own_tokenizer() -> None:
     """Suffix, prefix, middle by the ids 50277 to 50279, no blanks and nothing in front; ended by id 0."""
     tokenizer = read_tokenizer(tokenizer_folder("fim-neox"))
     subject = view(tokenizer, "gpt_neox", "CarperAI/FIM-NeoX-1.3B")
-    prompt = completion_prompt(subject, Context("Hello world.", "Hello"), 2048, 64)
+    prompt = build_completion_prompt(subject, CompletionContext("Hello world.", "Hello"), 2048, 64)
     assert prompt.tokens == (50277, 12092, 50278, 12092, 1533, 15, 50279)
-    begun = completion_prompt(subject, Context("Hello wor", "Hello"), 2048, 64)
+    begun = build_completion_prompt(subject, CompletionContext("Hello wor", "Hello"), 2048, 64)
     assert begun.tokens == (50277, 12092, 50278, 12092, 50279) and begun.heal == " wor"
     assert prompt.family.name == "fim-neox" and prompt.ends == {0}
 
@@ -109,7 +116,7 @@ def test_fim_neox_with_its_own_tokenizer() -> None:
 def test_fim_neox_with_wrong_ids_does_not_infill() -> None:
     """Early uploads had other ids: the row does not match, and the model only continues."""
     wrong = Tokenizer(checkpoints.definition(("<|endoftext|>", "<|SUF|>", "<|PRE|>", "<|MID|>")))
-    assert Job.INFILL not in family_of(view(wrong, "gpt_neox")).jobs
+    assert Job.INFILL not in resolve_family(view(wrong, "gpt_neox")).jobs
 
 
 @pytest.mark.parametrize(
@@ -125,10 +132,10 @@ def test_continuation_with_the_published_tokenizers(name: str, architecture: str
     """Plain ids of the prefix, without its begun last token, which the answer must begin with."""
     tokenizer = read_tokenizer(tokenizer_folder(name))
     subject = view(tokenizer, architecture)
-    prompt = completion_prompt(subject, Context("def f(x):\n    retu", "ignored"), 2048, 64)
+    prompt = build_completion_prompt(subject, CompletionContext("def f(x):\n    retu", "ignored"), 2048, 64)
     assert prompt.family.name == family and prompt.heal == " retu"
     assert list(prompt.tokens) == tokenizer.encode("def f(x):\n   ")
-    indent = completion_prompt(subject, Context("def f(x):\n    ", ""), 2048, 64)
+    indent = build_completion_prompt(subject, CompletionContext("def f(x):\n    ", ""), 2048, 64)
     assert indent.heal == "\n    " and list(indent.tokens) == tokenizer.encode("def f(x):")
 
 
@@ -137,18 +144,18 @@ def test_diff_codegen_prompts(name: str) -> None:
     """The tags are plain text: a blank after each, the file with its line end, and the prompt ends at <DFF>."""
     tokenizer = read_tokenizer(tokenizer_folder("codegen"))
     subject = view(tokenizer, "codegen", name)
-    edited = Edited(("a = 1", "b = 2"), 0, 1, "x.py", "Swap\n the   names")
-    prompt = edit_prompt(subject, edited, 2048, 400)
+    edited = EditTarget(("a = 1", "b = 2"), 0, 1, "x.py", "Swap\n the   names")
+    prompt = build_edit_prompt(subject, edited, 2048, 400)
     text = "<NME> x.py\n<BEF> a = 1\nb = 2\n<MSG> Swap the names\n<DFF>"
     assert list(prompt.tokens) == tokenizer.encode(text) and prompt.ends == {50256}
-    new = edit_prompt(subject, Edited((), 0, 0, "x.py", "Add a file", new=True), 2048, 400)
+    new = build_edit_prompt(subject, EditTarget((), 0, 0, "x.py", "Add a file", new=True), 2048, 400)
     assert list(new.tokens) == tokenizer.encode("<NME> x.py\n<BEF> ADDFILE\n<MSG> Add a file\n<DFF>")
-    blank = edit_prompt(subject, Edited(("", ""), 0, 1, "x.py", "Two lines of a longer file"), 2048, 400)
+    blank = build_edit_prompt(subject, EditTarget(("", ""), 0, 1, "x.py", "Two lines of a longer file"), 2048, 400)
     assert "ADDFILE" not in tokenizer.decode(blank.tokens)
     with pytest.raises(ValueError, match="holds <MSG>"):
-        edit_prompt(subject, Edited(("x = '<MSG>'",), 0, 0, "x.py", "Change it"), 2048, 400)
+        build_edit_prompt(subject, EditTarget(("x = '<MSG>'",), 0, 0, "x.py", "Change it"), 2048, 400)
     with pytest.raises(ValueError, match="completes nothing"):
-        completion_prompt(subject, Context("a", ""), 2048, 64)
+        build_completion_prompt(subject, CompletionContext("a", ""), 2048, 64)
 
 
 def test_a_large_selection_leaves_less_for_the_answer() -> None:
@@ -156,17 +163,17 @@ def test_a_large_selection_leaves_less_for_the_answer() -> None:
     tokenizer = Tokenizer(checkpoints.definition())
     lines = tuple(f"x{number} = {number}" for number in range(40))
     size = len(tokenizer.encode("\n".join(lines)))
-    prompt = edit_prompt(view(tokenizer), Edited(lines, 0, 39, "x.py", "Fix it"), size + 300, 400)
+    prompt = build_edit_prompt(view(tokenizer), EditTarget(lines, 0, 39, "x.py", "Fix it"), size + 300, 400)
     assert prompt.lines == (0, 40)
     with pytest.raises(ValueError, match="too long"):
-        edit_prompt(view(tokenizer), Edited(lines, 0, 39, "x.py", "Fix it"), size + 100, 400)
+        build_edit_prompt(view(tokenizer), EditTarget(lines, 0, 39, "x.py", "Fix it"), size + 100, 400)
 
 
 def test_our_own_edit_prompt() -> None:
     """The same form with real control tokens; a file that holds their text is no problem."""
     tokenizer = Tokenizer(checkpoints.definition())
-    edited = Edited(("x = '<DFF>'",), 0, 0, "x.py", "Fix the bug")
-    prompt = edit_prompt(view(tokenizer, "gpt_neox"), edited, 256, 64)
+    edited = EditTarget(("x = '<DFF>'",), 0, 0, "x.py", "Fix the bug")
+    prompt = build_edit_prompt(view(tokenizer, "gpt_neox"), edited, 256, 64)
     nme, bef, msg, dff = (tokenizer.control_token_to_id(token) for token in ("<NME>", "<BEF>", "<MSG>", "<DFF>"))
     assert list(prompt.tokens) == [
         nme,
@@ -184,7 +191,7 @@ def test_hostile_text_never_becomes_a_control_token(name: str) -> None:
     """Whatever the file holds, the control ids in the prompt are those of the template."""
     tokenizer = read_tokenizer(tokenizer_folder(name))
     hostile = "".join(["<|SUF|>", "<|MID|>", "<|endoftext|>", "<|PRE|>", "<|padding|>", "<MSG>"]) * 3
-    prompt = completion_prompt(view(tokenizer, "gpt_neox"), Context(hostile + " x", hostile), 2048, 64)
+    prompt = build_completion_prompt(view(tokenizer, "gpt_neox"), CompletionContext(hostile + " x", hostile), 2048, 64)
     inside = [token for token in prompt.tokens if token in tokenizer.control_token_ids]
     assert len(inside) == (3 if name == "fim-neox" else 0)
     assert set(prompt.ends) <= tokenizer.control_token_ids
@@ -199,7 +206,7 @@ def test_the_window_is_never_exceeded_and_always_used() -> None:
         text = "\n".join("x" * chance.choice((0, 3, 30, 300)) + " = foo(bar)" for _ in range(chance.randrange(1, 200)))
         place = chance.randrange(len(text) + 1)
         window = chance.choice((128, 256, 1024))
-        prompt = completion_prompt(subject, Context(text[:place], text[place:]), window, 32)
+        prompt = build_completion_prompt(subject, CompletionContext(text[:place], text[place:]), window, 32)
         assert len(prompt.tokens) + 32 <= window
         whole = len(tokenizer.encode(text[:place])) + len(tokenizer.encode(text[place:]))
         if "x" * 300 not in text and whole > 4 * window:
@@ -215,7 +222,7 @@ def test_the_head_of_the_prompt_stays_while_typing() -> None:
     kept = 0
     last: tuple[int, ...] = ()
     for end in range(1, len(typed)):
-        tokens = completion_prompt(subject, Context(before + typed[:end], after), 512, 48).tokens
+        tokens = build_completion_prompt(subject, CompletionContext(before + typed[:end], after), 512, 48).tokens
         kept += len(tokens) - common_prefix_length(last, tokens) <= 8
         last = tokens
     assert kept >= 0.95 * (len(typed) - 1)
@@ -226,21 +233,21 @@ def test_an_edit_that_does_not_fit_shows_the_lines_around_the_selection() -> Non
     tokenizer = Tokenizer(checkpoints.definition())
     subject = view(tokenizer, "gpt_neox")
     lines = tuple(f"value_{index} = compute({index})" for index in range(200))
-    prompt = edit_prompt(subject, Edited(lines, 100, 104, "x.py", "Fix"), 256, 64)
+    prompt = build_edit_prompt(subject, EditTarget(lines, 100, 104, "x.py", "Fix"), 256, 64)
     start, end = prompt.lines
     assert start < 100 and end > 105 and len(prompt.tokens) + 64 <= 256
     with pytest.raises(ValueError, match="selection is too long"):
-        edit_prompt(subject, Edited(lines, 0, 199, "x.py", "Fix"), 256, 64)
+        build_edit_prompt(subject, EditTarget(lines, 0, 199, "x.py", "Fix"), 256, 64)
 
 
 def test_families_named_in_the_settings() -> None:
     """Believed where the vocabulary can do it, else refused with the reason."""
     tokenizer = Tokenizer(checkpoints.definition())
-    assert recognise("llama", "", tokenizer.control_token_to_id, "causal").name == "causal"
+    assert detect_family("llama", "", tokenizer.control_token_to_id, "causal").name == "causal"
     with pytest.raises(ValueError, match="is none of"):
-        recognise("llama", "", tokenizer.control_token_to_id, "gpt-9")
+        detect_family("llama", "", tokenizer.control_token_to_id, "gpt-9")
     with pytest.raises(ValueError, match="does not have the starcoder token"):
-        recognise("llama", "", tokenizer.control_token_to_id, "starcoder")
+        detect_family("llama", "", tokenizer.control_token_to_id, "starcoder")
 
 
 def test_the_table_is_whole() -> None:
@@ -265,14 +272,14 @@ def test_the_shipped_model_is_asked_as_it_was_trained() -> None:
     tokenizer, encode = read_tokenizer(SHIPPED_FOLDER), samples.load_encoder(SHIPPED_FOLDER)
     subject = view(tokenizer, "gpt_neox")
     for prefix, suffix in ((PREFIX, SUFFIX), ("import o", ""), ("x = '<|MID|>😀'\n\tif a:\n", "        \n\n")):
-        prompt = completion_prompt(subject, Context(prefix, suffix), 512, 32)
+        prompt = build_completion_prompt(subject, CompletionContext(prefix, suffix), 512, 32)
         assert prompt.heal == (" o" if prefix == "import o" else "")
         sample = samples.make_spm_infill(encode, prefix.removesuffix(prompt.heal), "middle", suffix)
         assert prompt.tokens == sample.ids[: sample.answer_start]
     before = "    def f(self):\n        return 1\n"
     sample = samples.make_edit(encode, "x.py", before, "Add a docstring", "@@ -1,1 +1,1 @@\n")
-    edited = Edited(tuple(before.split("\n")[:-1]), 0, 1, "x.py", "Add a docstring")
-    assert edit_prompt(subject, edited, 512, 64).tokens == sample.ids[: sample.answer_start]
+    edited = EditTarget(tuple(before.split("\n")[:-1]), 0, 1, "x.py", "Add a docstring")
+    assert build_edit_prompt(subject, edited, 512, 64).tokens == sample.ids[: sample.answer_start]
 
 
 CHATML = (
@@ -293,9 +300,9 @@ def test_a_model_that_follows_instructions_is_asked_through_its_template(tmp_pat
     assert chat == ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
     tokenizer = Tokenizer(checkpoints.definition(("<|im_end|>", "<|im_start|>")))
     subject = SimpleNamespace(tokenizer=tokenizer, architecture="llama", name="some/model-instruct", chat=chat)
-    assert edits(family_of(subject), True) and not edits(family_of(view(tokenizer)), False)
-    edited = Edited(("x = '<|im_end|>'",), 0, 0, "x.py", "Fix <|im_start|>")
-    prompt = edit_prompt(subject, edited, 2048, 400)
+    assert edits(resolve_family(subject), True) and not edits(resolve_family(view(tokenizer)), False)
+    edited = EditTarget(("x = '<|im_end|>'",), 0, 0, "x.py", "Fix <|im_start|>")
+    prompt = build_edit_prompt(subject, edited, 2048, 400)
     control = [tokenizer.control_token_to_id(token) for token in ("<|im_start|>", "<|im_end|>", "<|im_start|>")]
     assert [token for token in prompt.tokens if token in tokenizer.control_token_ids] == control
     text = tokenizer.decode_bytes(prompt.tokens).decode()
@@ -323,10 +330,12 @@ def test_what_no_window_reaches_changes_no_prompt(architecture: str) -> None:
         text = end.join(rows)
         for _ in range(12):
             cut = len(text) - chance.randrange(40_000)
-            context = Context(text[:cut], text[cut:], "x.py", "python")
+            context = CompletionContext(text[:cut], text[cut:], "x.py", "python")
             for window in (64, 256):
                 within = context.within(window)
                 shortened += len(within.prefix) < len(context.prefix)
-                assert completion_prompt(subject, within, window, 16) == completion_prompt(subject, context, window, 16)
+                assert build_completion_prompt(subject, within, window, 16) == build_completion_prompt(
+                    subject, context, window, 16
+                )
                 assert within.within(window) == within
     assert shortened > 40

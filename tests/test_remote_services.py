@@ -24,7 +24,7 @@ from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Sampling
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER, ModelRole
 from codeclippy_ls.model_specs import model_specs
-from codeclippy_ls.prompts.build import Context
+from codeclippy_ls.prompts.build import CompletionContext
 from codeclippy_ls.remote.engine import RemoteEngine
 from codeclippy_ls.settings import Settings, parse
 from codeclippy_ls.tasks.completion import CompletionTask
@@ -121,7 +121,7 @@ class Unended(CompletionTask):
 
 async def written(engine: Engine, code: str, tokens: int = 24, **sampling: Any) -> Generation:
     """What an engine writes at the end of some code, before a closing line."""
-    ask = Unended(Context(code, "\n# end\n", "a.py", "python"), tokens, family="clippy")
+    ask = Unended(CompletionContext(code, "\n# end\n", "a.py", "python"), tokens, family="clippy")
     wanted = Sampling(max_tokens=tokens, seconds=60.0, **sampling)
     return await engine.submit(Request(ask, wanted, ModelRole.COMPLETE), Priority.EDIT).result()
 
@@ -161,7 +161,7 @@ async def test_a_long_file_fits_the_window(service: Service) -> None:
 async def test_a_service_is_free_after_a_cancel(service: Service) -> None:
     """It notices that the connection is closed, and answers the next at once."""
     async with remote(service) as subject:
-        asked = Unended(Context("import os\n", "", "a.py"), 900, family="clippy")
+        asked = Unended(CompletionContext("import os\n", "", "a.py"), 900, family="clippy")
         wanted = Sampling(max_tokens=900, temperature=1.0, candidates=2, seconds=60.0)
         ticket = subject.engine.submit(Request(asked, wanted, ModelRole.COMPLETE), Priority.EDIT)
         async for _ in ticket.deltas():

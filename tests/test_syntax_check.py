@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from codeclippy_ls.postprocess.syntax_check import breaks, fitting, spoilt
+from codeclippy_ls.postprocess.syntax_check import breaks_syntax, find_longest_valid_prefix, introduces_syntax_error
 
 _TEXT = (Path(__file__).parent / "cases" / "syntax_check.txt").read_text(encoding="utf-8")
 CASES = dict(re.findall(r"^=== (.+)\n([\s\S]*?)(?=^=== |\Z)", _TEXT, re.MULTILINE))
@@ -22,7 +22,7 @@ def test_case(name: str) -> None:
     document, expected = re.split(r"^---\n?", CASES[name], maxsplit=1, flags=re.MULTILINE)
     before, answer, after = re.split("[⟪⟫]", document.removesuffix("\n"))
     language = name.rpartition("(")[2].rstrip(")")
-    assert fitting(answer, before, after + "\n", language) == expected.removesuffix("\n")
+    assert find_longest_valid_prefix(answer, before, after + "\n", language) == expected.removesuffix("\n")
 
 
 def _parses(code: str) -> bool:
@@ -46,9 +46,9 @@ def test_what_stood_there_always_fits_and_what_breaks_a_whole_file_never_does() 
         prefix, hole, suffix = text[:start], text[start:end], text[end:]
         if prefix[-1:] in ("'", '"') and hole[0] == prefix[-1]:
             continue  # inside a string's delimiter: a case of the file
-        assert not breaks(hole, prefix, suffix, "python"), (prefix[-80:], hole)
+        assert not breaks_syntax(hole, prefix, suffix, "python"), (prefix[-80:], hole)
         other = rng.choice(text.split("\n")).strip()[: rng.randrange(1, 40)]
-        found = fitting(other, prefix, hole + suffix, "python")
+        found = find_longest_valid_prefix(other, prefix, hole + suffix, "python")
         if found:
             kept += 1
             whole = _parses(prefix + found + hole + suffix)
@@ -61,9 +61,12 @@ def test_what_stood_there_always_fits_and_what_breaks_a_whole_file_never_does() 
 @pytest.mark.parametrize("language", ["python", "javascript", "c", "plaintext", ""])
 def test_brackets_of_real_lines_are_balanced_in_any_language(language: str) -> None:
     for answer in ("f(a)[0]", "{'a': (1, 2)}", "x = [1, 2]", "a + b"):
-        assert fitting(answer, "y = 1\n", "\n", language) == answer
+        assert find_longest_valid_prefix(answer, "y = 1\n", "\n", language) == answer
     for answer in ("f(a", "a)", "(]"):
-        assert not breaks(answer, "\n", "\n", language) or fitting(answer, "\n", "\n", language) != answer
+        assert (
+            not breaks_syntax(answer, "\n", "\n", language)
+            or find_longest_valid_prefix(answer, "\n", "\n", language) != answer
+        )
 
 
 @pytest.mark.parametrize(
@@ -81,4 +84,4 @@ def test_brackets_of_real_lines_are_balanced_in_any_language(language: str) -> N
 )
 def test_an_edit_spoils_what_was_whole(before: str, after: str, language: str, worse: bool) -> None:
     """Only what was whole before can be spoilt, and only where the language says what is whole."""
-    assert spoilt(before, after, language) == worse
+    assert introduces_syntax_error(before, after, language) == worse

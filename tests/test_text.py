@@ -15,15 +15,15 @@ from codeclippy_ls.text import (
     Edit,
     Encoding,
     Position,
-    apply,
-    lines,
-    minimal_edits,
+    apply_edits,
+    compute_minimal_edits,
     offset_at,
     position_at,
+    replace_surrogates,
+    split_lines,
     to_lf,
-    trimmed,
+    trim_edit,
     with_eol,
-    without_surrogates,
 )
 
 LAW = settings(derandomize=True, deadline=None, max_examples=150, database=None)
@@ -125,7 +125,7 @@ def test_the_server_holds_the_editors_text(
         assert documents.change(URI, version, [Change(new, start, end)]).text == editor.text
     document = documents.get(URI)
     assert document and [document.line(line) for line in range(document.line_count)] == [
-        line.rstrip("\r\n") for line in [*lines(editor.text), ""][: document.line_count]
+        line.rstrip("\r\n") for line in [*split_lines(editor.text), ""][: document.line_count]
     ]
 
 
@@ -135,8 +135,8 @@ def test_the_server_holds_the_editors_text(
 @example("a\rb", "a\r\nb", "utf-16")
 @example("x\r\ny", "x\r😀\ny", "utf-8")
 def test_minimal_edits_turn_one_text_into_the_other_in_any_editor(before: str, after: str, encoding: Encoding) -> None:
-    edits = minimal_edits(before, after)
-    assert apply(before, edits) == after
+    edits = compute_minimal_edits(before, after)
+    assert apply_edits(before, edits) == after
     assert all(edit.text or edit.start < edit.end for edit in edits)
     document, editor = Document(URI, before), Editor(before, encoding)
     for edit in reversed(edits):
@@ -157,12 +157,12 @@ def test_minimal_edits_turn_one_text_into_the_other_in_any_editor(before: str, a
     ],
 )
 def test_minimal_edits_are_small(before: str, after: str, expected: list[Edit]) -> None:
-    assert minimal_edits(before, after) == expected
+    assert compute_minimal_edits(before, after) == expected
 
 
 def test_trimming_a_very_long_line_is_no_loop_over_characters() -> None:
     long = "x" * 5_000_000
-    assert trimmed(f"{long}a{long}", 0, 10_000_001, f"{long}b{long}") == Edit(5_000_000, 5_000_001, "b")
+    assert trim_edit(f"{long}a{long}", 0, 10_000_001, f"{long}b{long}") == Edit(5_000_000, 5_000_001, "b")
 
 
 def test_ten_megabytes_in_one_line() -> None:
@@ -190,15 +190,15 @@ def test_positions_outside_are_clamped(encoding: Encoding) -> None:
 def test_only_lf_crlf_and_cr_end_a_line() -> None:
     text = "a\fb\vc\x1cd\x85e\u2028f\u2029g"
     assert Document(URI, text).line_count == 1
-    assert lines(text + "\r\r\nx\n\n") == [text + "\r", "\r\n", "x\n", "\n"]
+    assert split_lines(text + "\r\r\nx\n\n") == [text + "\r", "\r\n", "x\n", "\n"]
     assert Document(URI, "\r\r\nx\n\n").line_count == 5
 
 
 @LAW
 @given(texts)
 def test_lines_end_and_join(text: str) -> None:
-    assert "".join(lines(text)) == text
-    assert len(lines(text + "x")) == Document(URI, text).line_count
+    assert "".join(split_lines(text)) == text
+    assert len(split_lines(text + "x")) == Document(URI, text).line_count
     assert "\r" not in to_lf(text)
     for eol in ("\n", "\r\n", "\r"):
         assert to_lf(with_eol(to_lf(text), eol)) == to_lf(text)
@@ -210,11 +210,11 @@ def test_the_end_of_line_style_is_that_of_the_first_line(text: str, eol: str) ->
 
 
 def test_apply_refuses_what_overlaps_or_lies_outside() -> None:
-    assert apply("abc", [Edit(2, 3, "C"), Edit(0, 1, "A")]) == "AbC"
-    assert apply("abc", [Edit(1, 1, "x"), Edit(1, 2, "y")]) == "axyc"
+    assert apply_edits("abc", [Edit(2, 3, "C"), Edit(0, 1, "A")]) == "AbC"
+    assert apply_edits("abc", [Edit(1, 1, "x"), Edit(1, 2, "y")]) == "axyc"
     for edits in ([Edit(0, 2, ""), Edit(1, 3, "")], [Edit(2, 9, "")], [Edit(2, 1, "")], [Edit(-1, 1, "")]):
         with pytest.raises(ValueError, match="overlaps"):
-            apply("abc", edits)
+            apply_edits("abc", edits)
 
 
 @pytest.mark.parametrize(
@@ -226,12 +226,12 @@ def test_a_bad_change_loses_the_document_until_it_is_known_again(start: Position
     documents.open(URI, "one\ntwo\n", 1, "python")
     with pytest.raises(ValueError, match="range"):
         documents.change(URI, 2, [Change("x", Position(0, 0), Position(0, 0)), Change("y", start, end)])
-    assert documents.get(URI) is None and documents.is_lost(URI)
+    assert documents.get(URI) is None and documents.is_desynced(URI)
     documents.change(URI, 3, [Change("z", Position(0, 0), Position(0, 0))])
     assert documents.get(URI) is None, "what follows a bad change is uncertain too"
     documents.change(URI, 4, [Change("whole")])
     assert documents.get(URI) == Document(URI, "whole", 4, "python")
-    documents.lose(URI)
+    documents.mark_desynced(URI)
     documents.open(URI, "again", 1, "python")
     assert documents.get(URI) == Document(URI, "again", 1, "python")
 
@@ -241,11 +241,11 @@ def test_a_document_that_is_not_open() -> None:
     with pytest.raises(KeyError):
         documents.change(URI, 1, [Change("x")])
     documents.close(URI)
-    assert documents.get(URI) is None and not documents.is_lost(URI) and len(documents) == 0
+    assert documents.get(URI) is None and not documents.is_desynced(URI) and len(documents) == 0
     documents.open(URI, "a", 1, "")
-    documents.lose(URI)
+    documents.mark_desynced(URI)
     documents.close(URI)
-    assert not documents.is_lost(URI) and len(documents) == 0
+    assert not documents.is_desynced(URI) and len(documents) == 0
 
 
 def test_snapshots_do_not_change_and_versions_are_the_clients() -> None:
@@ -260,7 +260,7 @@ def test_lone_surrogates_never_enter(encoding: Encoding) -> None:
     documents = Documents(encoding)
     assert documents.open(URI, "a\ud800b", 1, "").text == "a\ufffdb"
     changed = documents.change(URI, 2, [Change("\udfff", Position(0, 0), Position(0, 1)), Change("x\udc00")])
-    assert changed.text == "x\ufffd" and without_surrogates("😀") == "😀"
+    assert changed.text == "x\ufffd" and replace_surrogates("😀") == "😀"
     # A document made by hand may hold one; it is a unit wide, as an editor counts it.
     assert offset_at(Document(URI, "\ud800b"), Position(0, 1), "utf-16") == 1
     assert position_at(Document(URI, "\ud800b"), 1, "utf-16") == Position(0, 1)

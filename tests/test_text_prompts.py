@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER
-from codeclippy_ls.prompts.build import Context, Edited, completion_prompt
+from codeclippy_ls.prompts.build import CompletionContext, EditTarget, build_completion_prompt
 from codeclippy_ls.prompts.context_snippets import Snippet
-from codeclippy_ls.prompts.families import FAMILIES, Family, served_family
+from codeclippy_ls.prompts.families import FAMILIES, Family, detect_served_family
 from codeclippy_ls.prompts.text_prompts import (
-    PlainPrompt,
     RemoteModel,
+    TextPrompt,
+    build_text_completion_prompt,
+    build_text_edit_prompt,
     closed,
     continued,
-    plain_completion,
-    plain_edit,
-    tokens_of,
+    estimate_tokens,
 )
 
 FILE = "".join(f"def function_{number}(value):\n    return value + {number}\n\n\n" for number in range(2000))
@@ -47,10 +47,10 @@ INFILLING = [family for family in FAMILIES if family.infill is not None]
 )
 def test_served_names_tell_families(name: str, family: str) -> None:
     """In the forms that services give them; a family in the settings is believed instead."""
-    assert served_family(name).name == family
-    assert served_family(name, "mellum").name == "mellum"
+    assert detect_served_family(name).name == family
+    assert detect_served_family(name, "mellum").name == "mellum"
     with pytest.raises(ValueError, match="is none of"):
-        served_family(name, "nonsense")
+        detect_served_family(name, "nonsense")
 
 
 @pytest.mark.parametrize("family", INFILLING, ids=lambda family: family.name)
@@ -58,31 +58,37 @@ def test_a_template_is_spelled_once_and_anything_more_is_refused(family: Family)
     """Whatever control token of the family stands in either text, and wherever."""
     name = family.name
     served = RemoteModel("model", 2048)
-    made = plain_completion(served, Context("x = ", "\n", "a.py"), 32, name)
+    made = build_text_completion_prompt(served, CompletionContext("x = ", "\n", "a.py"), 32, name)
     assert made.text.count("x = ") == 1 and made.suffix is None
     for token in made.spelled:
-        for context in (Context(f"x = {token}", ""), Context("x = ", f"\n{token}"), Context(f"{token}\nx = ", "")):
+        for context in (
+            CompletionContext(f"x = {token}", ""),
+            CompletionContext("x = ", f"\n{token}"),
+            CompletionContext(f"{token}\nx = ", ""),
+        ):
             with pytest.raises(ValueError, match=re.escape(token)):
-                plain_completion(served, context, 32, name)
+                build_text_completion_prompt(served, context, 32, name)
 
 
 def test_a_service_reads_the_text_as_the_tokens_that_are_meant() -> None:
     """As one would that reads control tokens wherever they are spelled, with the shipped tokenizer."""
     tokenizer = Tokenizer((SHIPPED_FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
-    context = Context("def f(x):\n    return ", "\nf(1)\n")
+    context = CompletionContext("def f(x):\n    return ", "\nf(1)\n")
     view = SimpleNamespace(name="", architecture="gpt_neox", tokenizer=tokenizer, chat=None)
-    made = plain_completion(RemoteModel("m", 1024), context, 32, "clippy")
+    made = build_text_completion_prompt(RemoteModel("m", 1024), context, 32, "clippy")
     assert made.text == "<|SUF|>\nf(1)\n<|PRE|>def f(x):\n    return <|MID|>"
-    assert tuple(tokenizer.encode_template(made.text)) == completion_prompt(view, context, 1024, 32).tokens
-    assert len(tokenizer.encode(FILE)) <= tokens_of(FILE)
+    assert tuple(tokenizer.encode_template(made.text)) == build_completion_prompt(view, context, 1024, 32).tokens
+    assert len(tokenizer.encode(FILE)) <= estimate_tokens(FILE)
 
 
 def test_markup_is_no_control_token_of_a_model_of_which_nothing_is_known() -> None:
     """HTML's strikethrough and a diff model's tags are text; what no file has by accident is refused."""
     served = RemoteModel("some-model", 2048)
-    assert plain_completion(served, Context("<s>old</s> <NME> [SUFFIX] ", ""), 32).text.startswith("<s>old")
+    assert build_text_completion_prompt(
+        served, CompletionContext("<s>old</s> <NME> [SUFFIX] ", ""), 32
+    ).text.startswith("<s>old")
     with pytest.raises(ValueError, match="a served model would take"):
-        plain_completion(served, Context("x = '<|endoftext|>'\ny = ", ""), 32)
+        build_text_completion_prompt(served, CompletionContext("x = '<|endoftext|>'\ny = ", ""), 32)
 
 
 @settings(max_examples=60, deadline=None)
@@ -96,10 +102,10 @@ def test_markup_is_no_control_token_of_a_model_of_which_nothing_is_known() -> No
 def test_a_prompt_fits_its_window(window: int, cut: int, wide: bool, family: str) -> None:
     """By the estimate, with the answer's share left; what is shown is the text around the cursor."""
     text = FILE.replace("value", "wért") if wide else FILE
-    context = Context(text[:cut], text[cut:], "some/file.py", "python", (Snippet("b.py", "other = 1\n"),))
-    made = plain_completion(RemoteModel("m", window), context, 48, family)
+    context = CompletionContext(text[:cut], text[cut:], "some/file.py", "python", (Snippet("b.py", "other = 1\n"),))
+    made = build_text_completion_prompt(RemoteModel("m", window), context, 48, family)
     control = re.compile("|".join(map(re.escape, sorted(made.spelled, key=len, reverse=True))) or "(?!)")
-    taken = tokens_of(control.sub("", made.text)) + len(control.findall(made.text))
+    taken = estimate_tokens(control.sub("", made.text)) + len(control.findall(made.text))
     assert taken <= window - min(48, window // 2)
     near = min(cut, 20)
     assert text[cut - near : cut] in made.text
@@ -109,8 +115,8 @@ def test_the_head_stays_while_one_types() -> None:
     """So that the service's cache of prefixes holds."""
     at = len(FILE) // 2
     texts = [
-        plain_completion(
-            RemoteModel("m", 1024), Context(FILE[:at] + "value"[:count], FILE[at:], "a.py"), 48, "qwen-coder"
+        build_text_completion_prompt(
+            RemoteModel("m", 1024), CompletionContext(FILE[:at] + "value"[:count], FILE[at:], "a.py"), 48, "qwen-coder"
         ).text
         for count in range(6)
     ]
@@ -121,43 +127,45 @@ def test_the_head_stays_while_one_types() -> None:
 
 def test_answers_are_cut_at_control_tokens_and_not_begun_anew() -> None:
     """Some services spell what ended the answer."""
-    made = plain_completion(RemoteModel("m", 1024), Context("x = cou", "", "a.py"), 48, "qwen-coder")
+    made = build_text_completion_prompt(
+        RemoteModel("m", 1024), CompletionContext("x = cou", "", "a.py"), 48, "qwen-coder"
+    )
     assert continued("nt()<|endoftext|>junk", made) == "nt()"
     assert continued("count()", made) == "" and continued("nt()", made) == "nt()"
 
 
 def test_edits_by_template_and_by_chat() -> None:
     """The family's own form where it has one, else a message for those that follow instructions, else none."""
-    edited = Edited(("def f():", "    pass"), 0, 1, "a.py", "add a\ndocstring")
-    assert plain_edit(RemoteModel("m", 1024), edited, 100, "clippy").text == (
+    edited = EditTarget(("def f():", "    pass"), 0, 1, "a.py", "add a\ndocstring")
+    assert build_text_edit_prompt(RemoteModel("m", 1024), edited, 100, "clippy").text == (
         "<NME> a.py\n<BEF> def f():\n    pass\n<MSG> add a docstring\n<DFF>"
     )
-    chat = plain_edit(RemoteModel("m-instruct", 1024, chat=True), edited, 100)
+    chat = build_text_edit_prompt(RemoteModel("m-instruct", 1024, chat=True), edited, 100)
     assert chat.chat and "```\ndef f():\n    pass\n```" in chat.text and "add a docstring" in chat.text
     with pytest.raises(ValueError, match="not known to write diffs"):
-        plain_edit(RemoteModel("m", 1024), edited, 100)
+        build_text_edit_prompt(RemoteModel("m", 1024), edited, 100)
     for token, family in (("<BEF>", "clippy"), ("<|im_start|>", "")):
-        wrong = Edited(("def f():", f"    {token}"), 0, 1, "a.py", "x")
+        wrong = EditTarget(("def f():", f"    {token}"), 0, 1, "a.py", "x")
         with pytest.raises(ValueError, match=re.escape(token)):
-            plain_edit(RemoteModel("m", 1024, chat=True), wrong, 100, family)
+            build_text_edit_prompt(RemoteModel("m", 1024, chat=True), wrong, 100, family)
 
 
 def test_a_long_document_is_cut_around_the_selection() -> None:
     """And a selection that is too long is refused."""
     lines = tuple(FILE.split("\n"))
-    made = plain_edit(RemoteModel("m", 1024), Edited(lines, 4000, 4002, "a.py", "x"), 200, "clippy")
+    made = build_text_edit_prompt(RemoteModel("m", 1024), EditTarget(lines, 4000, 4002, "a.py", "x"), 200, "clippy")
     start, end = made.lines
-    assert 0 < start <= 4000 and 4002 < end < len(lines) and tokens_of(made.text) <= 1024
+    assert 0 < start <= 4000 and 4002 < end < len(lines) and estimate_tokens(made.text) <= 1024
     with pytest.raises(ValueError, match="too long"):
-        plain_edit(RemoteModel("m", 1024), Edited(lines, 0, 4000, "a.py", "x"), 200, "clippy")
+        build_text_edit_prompt(RemoteModel("m", 1024), EditTarget(lines, 0, 4000, "a.py", "x"), 200, "clippy")
 
 
 def test_a_fence_that_closes_ends_an_answer() -> None:
     """Of a chat; elsewhere fences are text."""
-    chat = PlainPrompt("", FAMILIES[-1], chat=True)
+    chat = TextPrompt("", FAMILIES[-1], chat=True)
     assert not closed("Sure:\n```diff\n@@ -1 +1 @@\n-a\n+b\n", chat)
     assert closed("Sure:\n```diff\n@@ -1 +1 @@\n-a\n+b\n```", chat)
-    assert not closed("```\n```", PlainPrompt("", FAMILIES[-1]))
+    assert not closed("```\n```", TextPrompt("", FAMILIES[-1]))
 
 
 def test_the_table_names_each_family_that_infills() -> None:

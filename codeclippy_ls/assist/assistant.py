@@ -15,8 +15,8 @@ from codeclippy_ls.inference.spec import ModelRole
 from codeclippy_ls.model_specs import model_spec
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.tasks.edit import EditTask
-from codeclippy_ls.tasks.edit_context import EditContext, marker_at, shown_part
-from codeclippy_ls.text import Document, Edit, without_surrogates
+from codeclippy_ls.tasks.edit_context import EditContext, find_marker, select_edit_context
+from codeclippy_ls.text import Document, Edit, replace_surrogates
 
 _JOIN_SECONDS = 10.0
 
@@ -115,11 +115,11 @@ class Assistant:
             span: first and last line to edit, the last included; the whole document where it is ``None``.
             on_text: called with the diff's text as it grows.
         """
-        marker = marker_at(document, span, self.settings.edit.comment_marker) if not message.strip() else None
-        message = without_surrogates(message.strip() or (marker.message if marker else ""))
+        marker = find_marker(document, span, self.settings.edit.comment_marker) if not message.strip() else None
+        message = replace_surrogates(message.strip() or (marker.message if marker else ""))
         if not message:
             return Refusal("an edit needs a message that says what to change")
-        shown = shown_part(document, span, marker)
+        shown = select_edit_context(document, span, marker)
         try:
             if not self.settings.model.edit and self.engine.status(ModelRole.COMPLETE).state is not ModelState.READY:
                 await self.prepare()  # only then is it known which model writes diffs
@@ -150,7 +150,7 @@ class Assistant:
         self, document: Document, shown: EditContext, message: str, on_text: Callable[[str], None] | None
     ) -> Generation:
         settings, family = self.settings.edit, self.settings.model.family
-        name = without_surrogates(document.uri.rsplit("/", 1)[-1])
+        name = replace_surrogates(document.uri.rsplit("/", 1)[-1])
         ask = EditTask(name, shown, message, settings.max_tokens, family)
         sampling = Sampling(
             max_tokens=settings.max_tokens,

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from codeclippy_ls.diffs.reading import read_diff_at
 from codeclippy_ls.diffs.writing import write_diff
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation
-from codeclippy_ls.postprocess.syntax_check import spoilt
+from codeclippy_ls.postprocess.syntax_check import introduces_syntax_error
 from codeclippy_ls.tasks.edit import ContextDiff
 from codeclippy_ls.tasks.edit_context import EditContext, Marker
-from codeclippy_ls.text import Document, Edit, apply
+from codeclippy_ls.text import Document, Edit, apply_edits
 
 # Bidirectional controls show code in another order than it runs in (CVE-2021-42574).
 _HIDDEN = re.compile("[\u202a-\u202e\u2066-\u2069]")
@@ -38,7 +38,7 @@ class Proposal:
     @property
     def after(self) -> str:
         """The document's text with the edits applied."""
-        return apply(self.document.text, self.edits)
+        return apply_edits(self.document.text, self.edits)
 
     def patch(self, name: str) -> str:
         """The edit of a file of that name as a diff of the whole document, which `patch -p1` takes."""
@@ -82,7 +82,7 @@ def _made(document: Document, shown: EditContext, marker: Marker | None, candida
     if _HIDDEN.search("".join(edit.text for edit in edits)):
         return Refusal("the model's edit holds invisible characters that reorder text")
     made = Proposal(document, tuple(edits), diff, candidate.logprob - _cost(diff, shown.lines[start:end]))
-    if spoilt(document.text, made.after, document.language):
+    if introduces_syntax_error(document.text, made.after, document.language):
         return Refusal("the model's edit would break the code: it is whole now, and would not be afterwards")
     return made
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from codeclippy_ls.assist.proposals import Proposal
-from codeclippy_ls.text import Document, Edit, trimmed
+from codeclippy_ls.text import Document, Edit, trim_edit
 
 _AROUND = 3  # lines above and below an edit that must be untouched as well, as context in a diff
 
@@ -18,7 +18,7 @@ def rebased(proposal: Proposal, now: Document) -> Proposal | None:
     them, moved by what was added if all are above; between changes, only where they stand once in both texts.
     """
     old, new = proposal.document.text, now.text
-    changed = trimmed(old, 0, len(old), new)  # the one span that holds all changes
+    changed = trim_edit(old, 0, len(old), new)  # the one span that holds all changes
     moved = len(new) - len(old)
     edits: list[Edit] = []
     for edit in proposal.edits:

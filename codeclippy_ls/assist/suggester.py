@@ -19,10 +19,10 @@ from codeclippy_ls.inference.engine import Engine, ModelState
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Priority, Request, Sampling
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER, ModelRole
-from codeclippy_ls.postprocess.cleanup import replaced, trim
-from codeclippy_ls.postprocess.syntax_check import fitting
-from codeclippy_ls.prompts.build import Context
-from codeclippy_ls.prompts.context_snippets import OpenFile, Snippet, passages
+from codeclippy_ls.postprocess.cleanup import clean_up, count_replaced
+from codeclippy_ls.postprocess.syntax_check import find_longest_valid_prefix
+from codeclippy_ls.prompts.build import CompletionContext
+from codeclippy_ls.prompts.context_snippets import OpenFile, Snippet, select_snippets
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.tasks.completion import CompletionTask
 from codeclippy_ls.text import Document, Edit, to_lf, with_eol
@@ -132,7 +132,7 @@ class Suggester:
     async def _generation(self, settings: Settings, cursor: _Cursor, lane: Priority, candidates: int = 1) -> Generation:
         wanted = settings.completion
         name = cursor.document.uri.rsplit("/", 1)[-1]
-        context = Context(
+        context = CompletionContext(
             cursor.prefix, cursor.suffix, name, cursor.document.language, self._shown_beside(settings, cursor)
         )
         if (facts := self.engine.status(ModelRole.COMPLETE).info) is not None and facts.window:
@@ -170,13 +170,15 @@ class Suggester:
         """A candidate after the clean-up; its text is empty where nothing of it is left."""
         document, off = cursor.document, settings.completion.disabled_filters
         before, after = to_lf(cursor.prefix[-_REACH:]), to_lf(cursor.suffix[:_REACH])
-        text = trim(candidate.answer, before, after, cursor.multiline, off)
-        replaces = replaced(text, after) if text and "closingBrackets" not in off else 0
+        text = clean_up(candidate.answer, before, after, cursor.multiline, off)
+        replaces = count_replaced(text, after) if text and "closingBrackets" not in off else 0
         if text and "syntaxCheck" not in off:
             # Parsing takes milliseconds: not on the loop.
             rest = to_lf(cursor.suffix[replaces:])
-            text = await asyncio.to_thread(fitting, text, to_lf(cursor.prefix), rest, document.language)
-        if replaces and replaced(text, after) != replaces:
+            text = await asyncio.to_thread(
+                find_longest_valid_prefix, text, to_lf(cursor.prefix), rest, document.language
+            )
+        if replaces and count_replaced(text, after) != replaces:
             text = ""  # a head of it would leave a bracket out
         source = self.copied(settings, ModelRole.COMPLETE, text) if text else ""
         if source and settings.completion.copied_code == "hide":
@@ -207,7 +209,7 @@ class Suggester:
         others = self.others(uri) if settings.completion.context == "open" else ()
         place = (cursor.prefix.count("\n") // _PASSAGE_STEP, tuple((other.path, len(other.text)) for other in others))
         if others and self._passages.get(uri, (None, ()))[0] != place:
-            found = passages(to_lf(cursor.prefix), to_lf(cursor.suffix), others, _PASSAGE_CHARACTERS)
+            found = select_snippets(to_lf(cursor.prefix), to_lf(cursor.suffix), others, _PASSAGE_CHARACTERS)
             self._passages[uri] = (place, found)
         return self._passages[uri][1] if others else ()
 

@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from textwrap import dedent
 from urllib.parse import unquote, urlsplit
 
-from codeclippy_ls.postprocess.syntax_check import open_at_end, parses
+from codeclippy_ls.postprocess.syntax_check import has_open_delimiter, is_valid_python
 from codeclippy_ls.settings import CompletionSettings
 from codeclippy_ls.text import indent_width
 
@@ -77,8 +77,8 @@ def finished(prefix: str, suffix: str, language: str) -> bool:
     if language != "python" or not _STATEMENT_ENDS.search(line) or line.lstrip().startswith("#"):
         return False
     starts = range(len(lines) - 1, max(len(lines) - 1 - _MOST_LINES, -1), -1)
-    whole = any(parses(dedent("\n".join(lines[start:]))) for start in starts if lines[start].strip())
-    return whole and not open_at_end(prefix, language)
+    whole = any(is_valid_python(dedent("\n".join(lines[start:]))) for start in starts if lines[start].strip())
+    return whole and not has_open_delimiter(prefix, language)
 
 
 def wants_block(prefix: str, suffix: str) -> bool:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from codeclippy_ls.diffs.hunks import Line, Problem
-from codeclippy_ls.diffs.matching import Ground, Place, line_end
-from codeclippy_ls.text import Edit, trimmed
+from codeclippy_ls.diffs.matching import HunkMatch, LineIndex, line_end
+from codeclippy_ls.text import Edit, trim_edit
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class _Block:
     lines: tuple[str, ...]
 
 
-def overlapping(places: Sequence[Place]) -> Problem | None:
+def find_overlap(places: Sequence[HunkMatch]) -> Problem | None:
     """The problem of a hunk that shares a line with the one before it, or inserts where that one does."""
     for one, other in pairwise(places):
         if other.start < one.end or (one.start, one.end) == (other.start, other.end):
@@ -32,13 +32,15 @@ def overlapping(places: Sequence[Place]) -> Problem | None:
     return None
 
 
-def edits_of(places: Sequence[Place], ground: Ground) -> list[Edit]:
+def build_edits(places: Sequence[HunkMatch], ground: LineIndex) -> list[Edit]:
     """The smallest edits that do what the hunks say; places are in order and do not overlap."""
     blocks = [block for place in places for block in _blocks(place, _own_eol(place, ground))]
     return _edits(blocks, ground, _ends_in_newline(places, ground))
 
 
-def edits_at(places: Sequence[Place], ground: Ground, numbers: Sequence[int], dropped: Sequence[int]) -> list[Edit]:
+def build_edits_at_lines(
+    places: Sequence[HunkMatch], ground: LineIndex, numbers: Sequence[int], dropped: Sequence[int]
+) -> list[Edit]:
     """The same where places count other lines: ``numbers`` has the document's line of each; ``dropped`` lines go."""
 
     def mapped(block: _Block) -> _Block:
@@ -54,7 +56,7 @@ def edits_at(places: Sequence[Place], ground: Ground, numbers: Sequence[int], dr
     return _edits(blocks, ground, not ground.lines or line_end(ground.lines[-1]) != "")
 
 
-def _edits(blocks: Sequence[_Block], ground: Ground, ended: bool) -> list[Edit]:
+def _edits(blocks: Sequence[_Block], ground: LineIndex, ended: bool) -> list[Edit]:
     """The edits of blocks in order; ``ended`` is whether the result ends with a line end."""
     joined: list[_Block] = []
     for block in blocks:
@@ -67,7 +69,7 @@ def _edits(blocks: Sequence[_Block], ground: Ground, ended: bool) -> list[Edit]:
     return [edit for edit in edits if edit.text or edit.start < edit.end]
 
 
-def _blocks(place: Place, eol: str | None) -> Iterator[_Block]:
+def _blocks(place: HunkMatch, eol: str | None) -> Iterator[_Block]:
     """The blocks of one hunk; added lines end in ``eol``, or as they do in the diff."""
     start = at = place.start
     added: list[str] = []
@@ -82,7 +84,7 @@ def _blocks(place: Place, eol: str | None) -> Iterator[_Block]:
         at += 1
 
 
-def _own_eol(place: Place, ground: Ground) -> str | None:
+def _own_eol(place: HunkMatch, ground: LineIndex) -> str | None:
     """The line end for all added lines of a hunk; ``None`` where they may keep their own.
 
     They may where the document mixes line ends (or has none yet), and the hunk has those of the lines that it matches.
@@ -94,7 +96,7 @@ def _own_eol(place: Place, ground: Ground) -> str | None:
     return None if same else ground.document.eol
 
 
-def _ends_in_newline(places: Sequence[Place], ground: Ground) -> bool:
+def _ends_in_newline(places: Sequence[HunkMatch], ground: LineIndex) -> bool:
     """Whether the result ends with a line end: as the document does, unless a hunk marks the one side only."""
     for place in places:
         old, new = (bool(side) and side[-1].end == "" for side in (place.hunk.old, place.hunk.new))
@@ -103,7 +105,7 @@ def _ends_in_newline(places: Sequence[Place], ground: Ground) -> bool:
     return not ground.lines or line_end(ground.lines[-1]) != ""
 
 
-def _edit(block: _Block, ground: Ground, ended: bool) -> Edit:
+def _edit(block: _Block, ground: LineIndex, ended: bool) -> Edit:
     """The edit of a block, trimmed to what differs."""
     document, count = ground.document, len(ground.lines)
     eol = document.eol
@@ -117,4 +119,4 @@ def _edit(block: _Block, ground: Ground, ended: bool) -> Edit:
             lines[-1] = lines[-1].rstrip("\r\n")
         elif not ended and block.start:
             start -= len(line_end(ground.lines[block.start - 1]))
-    return trimmed(document.text, start, end, "".join(lines))
+    return trim_edit(document.text, start, end, "".join(lines))

@@ -16,8 +16,7 @@ from typing import NamedTuple
 from unidiff import PatchSet
 from unidiff.errors import UnidiffParseError
 
-from codeclippy_ls.text import lines as lines_of
-from codeclippy_ls.text import to_lf, without_surrogates
+from codeclippy_ls.text import replace_surrogates, split_lines, to_lf
 
 # More than any model writes in one answer, and little enough that reading stays below 100 ms.
 MOST_CHARACTERS = 200_000
@@ -124,7 +123,7 @@ class _Piece:
         return any(line[:1] in _SIGNS for line in self.body)
 
 
-def cut(text: str, *, whole: bool, empty_document: bool) -> tuple[list[Hunk], list[Problem]]:
+def parse_hunks(text: str, *, whole: bool, empty_document: bool) -> tuple[list[Hunk], list[Problem]]:
     """The hunks of a text. Problems are fatal, or notes of hunks that were left out."""
     if len(text) > MOST_CHARACTERS:
         return [], [Problem(f"The diff is longer than {MOST_CHARACTERS} characters.")]
@@ -149,7 +148,7 @@ def cut(text: str, *, whole: bool, empty_document: bool) -> tuple[list[Hunk], li
 
 def _lines(text: str) -> tuple[list[str], bool]:
     """The lines without their line ends (CR stays where others end in LF alone), and whether the last one is ended."""
-    text = without_surrogates(text.removeprefix("\ufeff"))
+    text = replace_surrogates(text.removeprefix("\ufeff"))
     if text.count("\n") == text.count("\r\n"):
         text = to_lf(text)
     if text.lstrip().startswith("@@"):  # the seed format has a blank between <DFF> and the first header
@@ -307,7 +306,7 @@ def _hunk_lines(parsed: Sequence[tuple[str, str]]) -> list[Line]:
     for (sign, value), (following, _) in zip(parsed, [*parsed[1:], ("", "")], strict=True):
         if sign != "\\":
             value = value[:-1] if following == "\\" else value
-            for line in lines_of(value):
+            for line in split_lines(value):
                 content = line.rstrip("\r\n")
                 found.append(Line(sign, content, line[len(content) :]))
     return found

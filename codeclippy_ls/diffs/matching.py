@@ -20,7 +20,7 @@ _MOST_LOOKALIKES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Shift:
+class IndentShift:
     """A common change of indentation: what each line of the hunk has too much in front, or too little."""
 
     excess: str = ""
@@ -36,16 +36,16 @@ class Shift:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class HunkMatch:
     """The lines ``[start, end)`` of a document at which a hunk's old lines stand, and how it is re-indented."""
 
     hunk: Hunk
     start: int
     end: int
-    shift: Shift
+    shift: IndentShift
 
 
-class Ground:
+class LineIndex:
     """The lines of a document, ready to be searched for a hunk's old lines. Lines have their line ends here."""
 
     def __init__(self, document: Document) -> None:
@@ -106,7 +106,7 @@ def _finds(text: str, block: str, start: int, most: int) -> Iterator[int]:
         yield start - 1
 
 
-def placed(hunk: Hunk, ground: Ground, near: int | None, *, only: bool) -> Place | Problem:
+def match_hunk(hunk: Hunk, ground: LineIndex, near: int | None, *, only: bool) -> HunkMatch | Problem:
     """The place of a hunk, or why it has none.
 
     Args:
@@ -124,17 +124,17 @@ def placed(hunk: Hunk, ground: Ground, near: int | None, *, only: bool) -> Place
         start = len(ground.lines) - len(old)
         if block is None or not ground.loose.text.endswith(block):
             return Problem("The hunk is marked as the end of the file, but does not match there.", hunk.number)
-        return Place(hunk, start, start + len(old), Shift())
+        return HunkMatch(hunk, start, start + len(old), IndentShift())
     if block is None or block not in ground.loose.text:
         return _reindented(hunk, ground)
     # Of several hunks, nobody knows which one the cursor is about.
     chosen = _chosen(ground.loose, block, hunk, near if only else None)
     if chosen is None:
         return Problem("The hunk's lines stand more than once, none clearly nearest to what it says.", hunk.number)
-    return Place(hunk, chosen, chosen + len(old), Shift())
+    return HunkMatch(hunk, chosen, chosen + len(old), IndentShift())
 
 
-def _held(hunk: Hunk, ground: Ground, near: int | None, *, only: bool) -> Place | Problem:
+def _held(hunk: Hunk, ground: LineIndex, near: int | None, *, only: bool) -> HunkMatch | Problem:
     """The place of lines that are inserted without any line around them.
 
     Only a cursor holds them: the header's place where it is at the cursor's line, before or after it; else before
@@ -152,7 +152,7 @@ def _held(hunk: Hunk, ground: Ground, near: int | None, *, only: bool) -> Place 
         place = near
     if place is None:
         return Problem("The hunk adds lines without saying after which line.", hunk.number)
-    return Place(hunk, place, place, Shift())
+    return HunkMatch(hunk, place, place, IndentShift())
 
 
 def _chosen(index: _Index, block: str, hunk: Hunk, near: int | None) -> int | None:
@@ -177,7 +177,7 @@ def _clearly_nearest(places: Sequence[int], distance: Callable[[int], int]) -> i
     return first if distance(second) + 1 >= 3 * (distance(first) + 1) else None
 
 
-def _reindented(hunk: Hunk, ground: Ground) -> Place | Problem:
+def _reindented(hunk: Hunk, ground: LineIndex) -> HunkMatch | Problem:
     """The one place where only a common indentation is different."""
     old = hunk.old
     block = ground.bare.encoded([line.text.strip(_BLANKS) for line in old])
@@ -186,7 +186,7 @@ def _reindented(hunk: Hunk, ground: Ground) -> Place | Problem:
         return nowhere
     starts = list(_finds(ground.bare.text, block, 0, _MOST_LOOKALIKES + 1))
     shifts = [(start, _shift(old, ground.lines[start : start + len(old)])) for start in starts]
-    found = [Place(hunk, start, start + len(old), shift) for start, shift in shifts if shift is not None]
+    found = [HunkMatch(hunk, start, start + len(old), shift) for start, shift in shifts if shift is not None]
     if len(found) > 1 or len(starts) > _MOST_LOOKALIKES:
         return Problem("The hunk is indented differently, and its lines stand more than once.", hunk.number)
     if found and not all(found[0].shift.fits(line.text) for line in hunk.lines):
@@ -194,17 +194,17 @@ def _reindented(hunk: Hunk, ground: Ground) -> Place | Problem:
     return found[0] if found else nowhere
 
 
-def _shift(old: Iterable[Line], lines: Iterable[str]) -> Shift | None:
+def _shift(old: Iterable[Line], lines: Iterable[str]) -> IndentShift | None:
     """The common change of indentation that turns a hunk's lines into a document's of the same words."""
-    shift: Shift | None = None
+    shift: IndentShift | None = None
     for line, there in zip(old, lines, strict=True):
         if not there.strip(_BLANKS):
             continue
         wrong, right = _indentation(line.text), _indentation(there)
         if right.endswith(wrong):
-            step = Shift(lack=right[: len(right) - len(wrong)])
+            step = IndentShift(lack=right[: len(right) - len(wrong)])
         elif wrong.endswith(right):
-            step = Shift(excess=wrong[: len(wrong) - len(right)])
+            step = IndentShift(excess=wrong[: len(wrong) - len(right)])
         else:
             return None
         if shift not in (None, step):

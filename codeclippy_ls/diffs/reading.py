@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from codeclippy_ls.diffs.edits import edits_at, edits_of, overlapping
-from codeclippy_ls.diffs.hunks import Problem, cut
-from codeclippy_ls.diffs.matching import Ground, Place, Shift, placed
-from codeclippy_ls.text import Document, Edit, apply, lines
+from codeclippy_ls.diffs.edits import build_edits, build_edits_at_lines, find_overlap
+from codeclippy_ls.diffs.hunks import Problem, parse_hunks
+from codeclippy_ls.diffs.matching import HunkMatch, IndentShift, LineIndex, match_hunk
+from codeclippy_ls.text import Document, Edit, apply_edits, split_lines
 
 # DiffResult stays below 100 ms for documents up to this size.
 MAX_DOCUMENT_LINES = 50_000
@@ -49,21 +49,21 @@ def read_diff(text: str, document: Document, near: int | None = None, *, whole: 
     """
     if document.line_count > MAX_DOCUMENT_LINES:
         return _refused(Problem(f"The document has more than {MAX_DOCUMENT_LINES} lines."))
-    hunks, problems = cut(text, whole=whole, empty_document=not document.text)
+    hunks, problems = parse_hunks(text, whole=whole, empty_document=not document.text)
     if any(problem.fatal for problem in problems):
         return DiffResult([], problems)
-    ground = Ground(document)
+    ground = LineIndex(document)
     near_line = None if near is None else document.line_at(min(max(near, 0), len(document.text)))
-    places: list[Place] = []
+    places: list[HunkMatch] = []
     for hunk in hunks:
-        found = placed(hunk, ground, near_line, only=len(hunks) == 1)
+        found = match_hunk(hunk, ground, near_line, only=len(hunks) == 1)
         if isinstance(found, Problem):
             return _refused(found)
         places.append(found)
     places.sort(key=lambda place: (place.start, place.end))
-    if overlap := overlapping(places):
+    if overlap := find_overlap(places):
         return _refused(overlap)
-    return _whole(edits_of(places, ground), ground, problems)
+    return _whole(build_edits(places, ground), ground, problems)
 
 
 def read_diff_at(text: str, document: Document, numbers: Sequence[int], dropped: Sequence[int] = ()) -> DiffResult:
@@ -77,23 +77,23 @@ def read_diff_at(text: str, document: Document, numbers: Sequence[int], dropped:
         numbers: the document's line, from 0, of each line that the diff counts; ascending.
         dropped: lines that go with the edit, whatever the diff says.
     """
-    hunks, problems = cut(text, whole=True, empty_document=not numbers)
+    hunks, problems = parse_hunks(text, whole=True, empty_document=not numbers)
     if any(problem.fatal for problem in problems):
         return DiffResult([], problems)
-    places: list[Place] = []
+    places: list[HunkMatch] = []
     for hunk in hunks:
         old = [line.text for line in hunk.old]
         start = hunk.start if hunk.start is not None else len(numbers) + 1
         if old != [document.line(number) for number in numbers[start : start + len(old)]]:
             return _refused(Problem(f"Hunk {hunk.number} does not stand where its header puts it.", hunk.number))
-        places.append(Place(hunk, start, start + len(old), Shift()))
-    if overlap := overlapping(places):
+        places.append(HunkMatch(hunk, start, start + len(old), IndentShift()))
+    if overlap := find_overlap(places):
         return _refused(overlap)
-    ground = Ground(document)
-    return _whole(edits_at(places, ground, numbers, dropped), ground, problems)
+    ground = LineIndex(document)
+    return _whole(build_edits_at_lines(places, ground, numbers, dropped), ground, problems)
 
 
-def _whole(edits: list[Edit], ground: Ground, problems: list[Problem]) -> DiffResult:
+def _whole(edits: list[Edit], ground: LineIndex, problems: list[Problem]) -> DiffResult:
     """The edits, unless there are none or line ends would melt into each other."""
     if not edits:
         return _refused(*problems, Problem("The diff changes nothing."))
@@ -104,11 +104,12 @@ def _whole(edits: list[Edit], ground: Ground, problems: list[Problem]) -> DiffRe
 
 def _keeps_lines(document: Document, edits: Sequence[Edit]) -> bool:
     """Whether no line end melts into a neighbour's, a CR before an LF: there are as many lines as there must be."""
-    changed = Document(document.uri, apply(document.text, edits)).line_count
+    changed = Document(document.uri, apply_edits(document.text, edits)).line_count
     # One end in each removed and added piece may be shared with the text around it: count them in that text.
     counted = document.line_count
     for edit in edits:
-        counted += len(lines("x" + edit.text + "x")) - len(lines("x" + document.text[edit.start : edit.end] + "x"))
+        removed = document.text[edit.start : edit.end]
+        counted += len(split_lines(f"x{edit.text}x")) - len(split_lines(f"x{removed}x"))
     return changed == counted
 
 

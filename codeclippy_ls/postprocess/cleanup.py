@@ -29,7 +29,7 @@ _WORTH = re.compile(r"\w|[)\]}:;]")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CursorContext:
     """A cursor: the text before and after it, and whether more than one line may be suggested there."""
 
     prefix: str
@@ -37,33 +37,33 @@ class Place:
     multiline: bool
 
 
-def trim(text: str, prefix: str, suffix: str, multiline: bool, off: Collection[str] = ()) -> str:
+def clean_up(text: str, prefix: str, suffix: str, multiline: bool, off: Collection[str] = ()) -> str:
     """The part of an answer worth showing at a cursor between ``prefix`` and ``suffix``; empty where none is.
 
     Args:
         multiline: whether more than one line may be suggested here.
         off: names of filters that are not applied.
     """
-    place = Place(prefix, suffix, multiline)
+    context = CursorContext(prefix, suffix, multiline)
     for name, filter in STEPS.items():
         if text and name not in off:
-            text = filter(text, place)
+            text = filter(text, context)
     return text if text.strip() else ""
 
 
-def ended(text: str, prefix: str, multiline: bool, off: Collection[str] = ()) -> bool:
+def is_finished(text: str, prefix: str, multiline: bool, off: Collection[str] = ()) -> bool:
     """Whether whatever may still come would be cut away: generation can stop here."""
-    goes_round = multiline and "repetition" not in off and _goes_round(text)
+    goes_round = multiline and "repetition" not in off and _ends_in_repetition(text)
     if "scope" in off:
         return goes_round
     if "indentation" not in off:
-        text = in_the_files_indentation(text, Place(prefix, "", multiline))
+        text = match_indentation(text, CursorContext(prefix, "", multiline))
     if multiline:
-        return len(block(text, prefix)) < len(text.rpartition("\n")[0]) or goes_round
-    return len(first_line(text)) < len(text.rpartition("\n")[0] or text)
+        return len(cut_to_block(text, prefix)) < len(text.rpartition("\n")[0]) or goes_round
+    return len(cut_to_line(text)) < len(text.rpartition("\n")[0] or text)
 
 
-def replaced(text: str, suffix: str) -> int:
+def count_replaced(text: str, suffix: str) -> int:
     """How many characters after the cursor a suggestion takes the place of: closing signs that it brings along.
 
     Editors close brackets and quotes as they are opened, so that a cursor often stands before nothing but these. A
@@ -73,12 +73,12 @@ def replaced(text: str, suffix: str) -> int:
     match = _CLOSERS_ONLY.match(rest)
     if match is None or rest[match.end() :].strip() or "\n" in text:
         return 0
-    signs = iter(_unmatched(text))
+    signs = iter(_find_unmatched(text))
     wanted = [sign for sign in match.group() if not sign.isspace()]
     return match.end() if all(any(sign == other for other in signs) for sign in wanted) else 0
 
 
-def _unmatched(text: str) -> list[str]:
+def _find_unmatched(text: str) -> list[str]:
     """Closing brackets that close nothing in the text, the last quote of an odd number, and a sign at its end."""
     found, open_ = [], list[str]()
     odd = {quote: text.rfind(quote) for quote in "\"'`" if text.count(quote) % 2}
@@ -92,51 +92,51 @@ def _unmatched(text: str) -> list[str]:
     return found
 
 
-def without_unprintable(text: str, place: Place) -> str:
+def cut_at_unprintable(text: str, context: CursorContext) -> str:
     """The text up to a character that could not be decoded, or that reorders what a reader sees (bidirectional
     controls; CVE-2021-42574)."""
     return _UNPRINTABLE.split(text, maxsplit=1)[0]
 
 
-def without_control_text(text: str, place: Place) -> str:
+def cut_at_control_token(text: str, context: CursorContext) -> str:
     """The text up to a control token that the model spelled out, unless the file is about such tokens."""
     for match in _CONTROL.finditer(text):
-        if match.group() not in place.prefix and match.group() not in place.suffix:
+        if match.group() not in context.prefix and match.group() not in context.suffix:
             return text[: match.start()]
     return text
 
 
-def without_second_blank(text: str, place: Place) -> str:
+def drop_duplicate_space(text: str, context: CursorContext) -> str:
     """The text without a blank at its start where one stands before the cursor already, behind text on its line."""
-    typed = place.prefix.rpartition("\n")[2]
+    typed = context.prefix.rpartition("\n")[2]
     return text.lstrip(" ") if typed.endswith(" ") and typed.strip() else text
 
 
-def within_extent(text: str, place: Place) -> str:
+def limit_to_scope(text: str, context: CursorContext) -> str:
     """The rest of the line, or the block."""
-    return block(text, place.prefix) if place.multiline else first_line(text)
+    return cut_to_block(text, context.prefix) if context.multiline else cut_to_line(text)
 
 
-def first_line(text: str) -> str:
+def cut_to_line(text: str) -> str:
     """The rest of the cursor's line, with the lines up to where the brackets that it opens are closed.
 
     Where the rest is empty, also the next line, so that Enter is suggested with it.
     """
     lines = text.split("\n")
     last = 0 if lines[0].strip() or len(lines) == 1 else 1
-    depth = sum(map(_depth, lines[: last + 1]))
+    depth = sum(map(_bracket_balance, lines[: last + 1]))
     while depth > 0 and last + 1 < len(lines) and last < _MOST_LINES:
         last += 1
-        depth += _depth(lines[last])
+        depth += _bracket_balance(lines[last])
     return "\n".join(lines[: last + 1])
 
 
-def _depth(line: str) -> int:
+def _bracket_balance(line: str) -> int:
     """How many brackets more a line opens than it closes; those in strings count, which costs a line at worst."""
     return sum(line.count(opening) - line.count(closing) for opening, closing in _OPENING.items())
 
 
-def block(text: str, prefix: str) -> str:
+def cut_to_block(text: str, prefix: str) -> str:
     """The text up to where its block ends: the first line that is indented less than the cursor's line."""
     depth = indent_width(prefix.rpartition("\n")[2])
     kept: list[str] = []
@@ -147,7 +147,7 @@ def block(text: str, prefix: str) -> str:
     return "\n".join(kept)
 
 
-def without_repetition(text: str, place: Place | None = None) -> str:
+def cut_repetition(text: str, context: CursorContext | None = None) -> str:
     """The text up to where it repeats itself: the second of three equal lines, or a unit four times in a row."""
     lines = text.split("\n")
     for index in range(2, len(lines)):
@@ -157,8 +157,8 @@ def without_repetition(text: str, place: Place | None = None) -> str:
     return text[: match.start() + len(match[1])] if match else text
 
 
-def _goes_round(text: str) -> bool:
-    """Whether the text ends in what `without_repetition` cuts away: asked after every token, so without a search."""
+def _ends_in_repetition(text: str) -> bool:
+    """Whether the text ends in what `cut_repetition` cuts away: asked after every token, so without a search."""
     *_, third, second, last, rest = ["", "", "", "", *text.split("\n")][-4:]
     if not rest and last.strip() and third == second == last:
         return True
@@ -166,9 +166,9 @@ def _goes_round(text: str) -> bool:
     return any(text.endswith(text[-unit:] * 4) and text[-unit:].strip() for unit in units)
 
 
-def without_overlap(text: str, place: Place) -> str:
+def drop_overlap(text: str, context: CursorContext) -> str:
     """The text without an end that stands after the cursor already."""
-    suffix = place.suffix
+    suffix = context.suffix
     rest = suffix.split("\n", 1)[0]
     if rest.strip() and (stripped := text.rstrip()).endswith(rest.strip()) and len(stripped) >= len(rest.strip()):
         first, _, more = text.partition("\n")
@@ -183,9 +183,9 @@ def without_overlap(text: str, place: Place) -> str:
     return text
 
 
-def without_surplus_closers(text: str, place: Place) -> str:
+def drop_surplus_closing_brackets(text: str, context: CursorContext) -> str:
     """The text without closing brackets at its end that stand right after the cursor already."""
-    after = place.suffix.split("\n", 1)[0].strip()
+    after = context.suffix.split("\n", 1)[0].strip()
     while after and text and text[-1] in _CLOSING and after[0] == text[-1]:
         if text.count(text[-1]) <= text.count(_CLOSING[text[-1]]):
             break
@@ -193,12 +193,12 @@ def without_surplus_closers(text: str, place: Place) -> str:
     return text
 
 
-def in_the_files_indentation(text: str, place: Place) -> str:
+def match_indentation(text: str, context: CursorContext) -> str:
     """The text with its lines after the first indented by tabs where the file is, by blanks where the file is."""
     first, newline, others = text.partition("\n")
     if not others:
         return text
-    tabs, steps = _indents(f"{place.prefix}\n{place.suffix}")
+    tabs, steps = _indents(f"{context.prefix}\n{context.suffix}")
     if tabs and not steps:
         own = _indents(f"\n{others}")[1]
         # Four where that fits: from the widths alone, eight blanks could be one level or two.
@@ -216,40 +216,40 @@ def _indents(text: str) -> tuple[int, frozenset[int]]:
     return len(re.findall(r"^\t+\S", text, re.M)), widths
 
 
-def without_trailing_blanks(text: str, place: Place) -> str:
+def strip_trailing_whitespace(text: str, context: CursorContext) -> str:
     """The text without white space at its end; a line end stays where it is all that is missing before the suffix."""
-    return text.rstrip(" \t\n") if not place.suffix.strip("\n") or "\n" in text else text.rstrip(" \t")
+    return text.rstrip(" \t\n") if not context.suffix.strip("\n") or "\n" in text else text.rstrip(" \t")
 
 
-def not_there_already(text: str, place: Place) -> str:
+def drop_duplicate_text(text: str, context: CursorContext) -> str:
     """Nothing, where the suffix begins with the text."""
-    return "" if place.suffix.lstrip(" ").startswith(text.strip(" ")) else text
+    return "" if context.suffix.lstrip(" ").startswith(text.strip(" ")) else text
 
 
-def no_neighbour_again(text: str, place: Place) -> str:
+def drop_duplicate_line(text: str, context: CursorContext) -> str:
     """Nothing, where a whole-line suggestion is just the line before or after the cursor again."""
-    line = (place.prefix.rpartition("\n")[2] + text).strip()
-    before = [other.strip() for other in place.prefix.split("\n")[:-1] if other.strip()][-1:]
-    after = [other.strip() for other in place.suffix.split("\n")[1:] if other.strip()][:1]
+    line = (context.prefix.rpartition("\n")[2] + text).strip()
+    before = [other.strip() for other in context.prefix.split("\n")[:-1] if other.strip()][-1:]
+    after = [other.strip() for other in context.suffix.split("\n")[1:] if other.strip()][:1]
     return "" if len(line) > 2 and "\n" not in line and line in (*before, *after) else text
 
 
-def worth_showing(text: str, place: Place) -> str:
+def drop_trivial(text: str, context: CursorContext) -> str:
     """Nothing, where there is neither a word nor the end of anything in it: a lone quote, comma or comment sign."""
     return text if _WORTH.search(text) else ""
 
 
-STEPS: dict[str, Callable[[str, Place], str]] = {
-    "unprintable": without_unprintable,
-    "controlTokens": without_control_text,
-    "duplicateSpace": without_second_blank,
-    "indentation": in_the_files_indentation,  # before the block's end is looked for by its columns
-    "scope": within_extent,
-    "repetition": without_repetition,
-    "overlap": without_overlap,
-    "closingBrackets": without_surplus_closers,
-    "trailingWhitespace": without_trailing_blanks,
-    "duplicateText": not_there_already,
-    "duplicateLine": no_neighbour_again,
-    "trivial": worth_showing,
+STEPS: dict[str, Callable[[str, CursorContext], str]] = {
+    "unprintable": cut_at_unprintable,
+    "controlTokens": cut_at_control_token,
+    "duplicateSpace": drop_duplicate_space,
+    "indentation": match_indentation,  # before the block's end is looked for by its columns
+    "scope": limit_to_scope,
+    "repetition": cut_repetition,
+    "overlap": drop_overlap,
+    "closingBrackets": drop_surplus_closing_brackets,
+    "trailingWhitespace": strip_trailing_whitespace,
+    "duplicateText": drop_duplicate_text,
+    "duplicateLine": drop_duplicate_line,
+    "trivial": drop_trivial,
 }

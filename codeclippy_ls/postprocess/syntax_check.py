@@ -54,7 +54,7 @@ _STRING_PREFIXES = frozenset({"r", "f", "b", "u", "rb", "br", "fr", "rf", "t", "
 _WORD_END, _WORD_START = re.compile(r"\w\Z"), re.compile(r"\w")
 
 
-def fitting(text: str, prefix: str, suffix: str, language: str) -> str:
+def find_longest_valid_prefix(text: str, prefix: str, suffix: str, language: str) -> str:
     """The longest head of a suggestion that breaks nothing, or nothing.
 
     A head is the suggestion without closing brackets at its end, or without its last lines. All texts are in LF.
@@ -78,12 +78,12 @@ def _heads(text: str) -> list[str]:
     return found if len(found) <= _MOST_HEADS else [*found[: _MOST_HEADS - 1], found[-1]]
 
 
-def breaks(text: str, prefix: str, suffix: str, language: str) -> bool:
+def breaks_syntax(text: str, prefix: str, suffix: str, language: str) -> bool:
     """Whether the code is worse off with the suggestion than it was without."""
     return _Around(prefix, suffix, language).broken_by(text)
 
 
-def spoilt(before: str, after: str, language: str) -> bool:
+def introduces_syntax_error(before: str, after: str, language: str) -> bool:
     """Whether a text that was whole is not any more: by the language's own parser where that is light, by brackets and
     quotes where these must pair up. Of other languages nothing is known."""
     if language in _BRACKETED:
@@ -92,7 +92,7 @@ def spoilt(before: str, after: str, language: str) -> bool:
     return whole is not None and not whole(after) and whole(before)
 
 
-def open_at_end(prefix: str, language: str) -> bool:
+def has_open_delimiter(prefix: str, language: str) -> bool:
     """Whether a bracket or a string is open where a text ends."""
     quote, left = _scan(_code(prefix), "", language)
     return quote not in ("", "#") or any(bracket in _OPENING for bracket in left)
@@ -128,12 +128,12 @@ class _Around:
         long to be parsed between two keystrokes, or the cursor is in a long string, where statements are not found."""
         if self.language != "python" or len(self.quote) == 3 or len(self.before) + len(self.after) > _MOST_PARSED:
             return None
-        if parses(self.before + text + self.after):
+        if is_valid_python(self.before + text + self.after):
             return False
         rest, _, following = self.after.partition("\n")
         if not rest.strip() and text.rstrip().endswith(":"):  # a head whose body is still to be written
             depth = indent_width((self.before + text).rpartition("\n")[2])
-            if parses(f"{self.before}{text}\n{' ' * (depth + 1)}pass\n{following}"):
+            if is_valid_python(f"{self.before}{text}\n{' ' * (depth + 1)}pass\n{following}"):
                 return False
         return True if self._could_be_whole else None
 
@@ -145,7 +145,7 @@ class _Around:
         opened_here = _scan(line, "", self.language)[1]
         inside = sum(bracket in _OPENING for bracket in self.open_before) > sum(b in _OPENING for b in opened_here)
         others = (f"{above}\n{blanks}{other}\n{following}" for other in (_ITEMS if inside else _LINES))
-        return any(map(parses, (self.before + self.after, *others)))
+        return any(map(is_valid_python, (self.before + self.after, *others)))
 
 
 def _code(prefix: str) -> str:
@@ -204,7 +204,7 @@ def _member(before: str, after: str) -> tuple[str, str]:
     return ("\n".join(line[cut:] for line in mine), "\n".join([rest[0], *(line[cut:] for line in rest[1:end])]) + "\n")
 
 
-def parses(code: str) -> bool:
+def is_valid_python(code: str) -> bool:
     """Whether it is Python."""
     try:
         with warnings.catch_warnings():
@@ -223,7 +223,7 @@ def _json(text: str) -> bool:
     return True
 
 
-_WHOLE = {"python": parses, "json": _json}
+_WHOLE = {"python": is_valid_python, "json": _json}
 
 
 def _balanced(text: str, quote: str, outer: list[str], suffix: str, language: str) -> bool:

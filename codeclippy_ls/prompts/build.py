@@ -12,9 +12,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from codeclippy_ls.prompts.context_snippets import IMPORT_REACH, SCOPE_REACH, Snippet, as_comment, head_of
-from codeclippy_ls.prompts.families import FAMILIES, Control, Family, Part, Slot, Template, recognise
-from codeclippy_ls.prompts.truncation import CHARACTERS_PER_TOKEN, coarse_start, window_for
+from codeclippy_ls.prompts.context_snippets import (
+    IMPORT_REACH,
+    SCOPE_REACH,
+    Snippet,
+    extract_outline,
+    format_as_comment,
+)
+from codeclippy_ls.prompts.families import FAMILIES, Control, Family, Part, Slot, Template, detect_family
+from codeclippy_ls.prompts.truncation import CHARACTERS_PER_TOKEN, find_aligned_start, fit_lines
 from codeclippy_ls.text import to_lf
 
 _SLACK = 4096  # characters kept beyond that: a word that is cut off, and what suggestions are trimmed by
@@ -62,7 +68,7 @@ class Tokenizer(Protocol):
         """A token's id by exact name, whether it was added as a control token or belongs to the vocabulary."""
 
 
-class View(Protocol):
+class PromptModel(Protocol):
     """What prompts need to know of a loaded model."""
 
     name: str
@@ -72,7 +78,7 @@ class View(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class CompletionContext:
     """The text around a cursor, in any end-of-line style, the file's name and language, and what is shown beside it.
 
     ``skipped`` lines of the prefix were left out, somewhere no prompt reaches.
@@ -85,7 +91,7 @@ class Context:
     passages: tuple[Snippet, ...] = ()
     skipped: int = 0
 
-    def within(self, window: int) -> Context:
+    def within(self, window: int) -> CompletionContext:
         """This without what no prompt of a window of so many tokens can show: any such prompt is the same."""
         reach = window * CHARACTERS_PER_TOKEN + _SLACK
         head, tail = 2 * IMPORT_REACH, reach + 2 * SCOPE_REACH  # twice: they are counted with one character a line end
@@ -96,7 +102,7 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
-class Edited:
+class EditTarget:
     """The document to edit, as lines ``[first, last]`` around which a window may be cut, and what is asked.
 
     ``new`` is for a document without any text: a file is to be written.
@@ -130,12 +136,14 @@ class Prompt:
     constraint: Any = field(default=None, compare=False)
 
 
-def family_of(view: View, wanted: str = "") -> Family:
+def resolve_family(view: PromptModel, wanted: str = "") -> Family:
     """The model's row in the table; raises ValueError where the family named in the settings does not fit."""
-    return recognise(view.architecture, view.name, _lookup(view.tokenizer), wanted)
+    return detect_family(view.architecture, view.name, _lookup(view.tokenizer), wanted)
 
 
-def completion_prompt(view: View, context: Context, window: int, reserve: int, wanted: str = "") -> Prompt:
+def build_completion_prompt(
+    view: PromptModel, context: CompletionContext, window: int, reserve: int, wanted: str = ""
+) -> Prompt:
     """The prompt for the cursor: a hole where the family can fill one, else a continuation of the prefix.
 
     Args:
@@ -145,7 +153,7 @@ def completion_prompt(view: View, context: Context, window: int, reserve: int, w
     Raises:
         ValueError: the family does not complete, or the window is too small for its control tokens.
     """
-    family = family_of(view, wanted)
+    family = resolve_family(view, wanted)
     if not family.continues:
         raise ValueError(f"{family.name} writes diffs and completes nothing; set another model for completion")
     tokenizer: Tokenizer = view.tokenizer
@@ -158,7 +166,7 @@ def completion_prompt(view: View, context: Context, window: int, reserve: int, w
     budget -= len(front) + len(beside)
     prefix, suffix = context.prefix, context.suffix if family.infill else ""
     # Models that fill holes have seen them begin anywhere, but seldom inside a word.
-    heal = begun_word(prefix) if family.infill else _healed(prefix)
+    heal = find_partial_word(prefix) if family.infill else _find_healing_prefix(prefix)
     prefix = prefix[: len(prefix) - len(heal)]
     if not prefix:
         prefix, heal = context.prefix, ""
@@ -168,7 +176,7 @@ def completion_prompt(view: View, context: Context, window: int, reserve: int, w
     return Prompt(tuple(tokens), _ends(family, tokenizer), family, heal=to_lf(heal))
 
 
-def _beside(family: Family, tokenizer: Tokenizer, context: Context, most: int) -> tuple[list[int], list[int]]:
+def _beside(family: Family, tokenizer: Tokenizer, context: CompletionContext, most: int) -> tuple[list[int], list[int]]:
     """Ids that go before everything, and ids that go before the prefix, at most so many together.
 
     Families that were trained on several files at once have a token that begins one, with its path and a line end;
@@ -177,11 +185,11 @@ def _beside(family: Family, tokenizer: Tokenizer, context: Context, most: int) -
     begin = _lookup(tokenizer)(family.file) if family.file else None
     front = [begin, *tokenizer.encode_continuation(f"{context.name}\n")] if begin is not None and context.name else []
     shown: list[int] = []
-    for passage in reversed(context.passages):  # the most relevant is the last, and the first to have room
+    for snippet in reversed(context.passages):  # the most relevant is the last, and the first to have room
         if begin is None:
-            ids = tokenizer.encode_continuation(as_comment(passage, context.language))
+            ids = tokenizer.encode_continuation(format_as_comment(snippet, context.language))
         else:
-            ids = [begin, *tokenizer.encode_continuation(f"{passage.path}\n{passage.text}\n")]
+            ids = [begin, *tokenizer.encode_continuation(f"{snippet.path}\n{snippet.text}\n")]
         if len(front) + len(shown) + len(ids) <= most:
             shown = [*ids, *shown]
     return ([*shown, *front], []) if begin is not None else ([], shown)
@@ -198,7 +206,7 @@ def markers(tokenizer: Tokenizer) -> tuple[tuple[str, int], ...]:
     return tuple((name, id) for name in sorted(names) if (id := _lookup(tokenizer)(name)) is not None)
 
 
-def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: str = "") -> Prompt:
+def build_edit_prompt(view: PromptModel, edited: EditTarget, window: int, reserve: int, wanted: str = "") -> Prompt:
     """The prompt for a diff: the whole document where it fits, else the lines around the selection, re-based to 1.
 
     Args:
@@ -208,13 +216,13 @@ def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: s
         ValueError: the model writes no diffs, the text holds the family's plain-text markers, or the selection
             does not fit the window.
     """
-    family = family_of(view, wanted)
+    family = resolve_family(view, wanted)
     if not edits(family, view.chat is not None):
         raise ValueError(
             f"{family.name} models write no diffs; set a diff model or one that follows instructions for edits"
         )
     if family.edit is not None:
-        refuse_tags(family, edited)
+        reject_marker_text(family, edited)
     message = " ".join(edited.message.split())
     fixed = {Slot.NAME: edited.name or "file", Slot.MESSAGE: message}
     tokenizer: Tokenizer = view.tokenizer
@@ -234,7 +242,7 @@ def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: s
         ]
 
     frame = len(filled("")) + 4
-    start, end = window_for(
+    start, end = fit_lines(
         lambda text: len(tokenizer.encode_continuation(text)),
         edited.lines,
         edited.first,
@@ -251,7 +259,7 @@ def edit_prompt(view: View, edited: Edited, window: int, reserve: int, wanted: s
     return Prompt(tuple(tokens), ends, family, lines=(start, end), opening=opening)
 
 
-def refuse_tags(family: Family, edited: Edited) -> None:
+def reject_marker_text(family: Family, edited: EditTarget) -> None:
     """Refuse text that holds what the family takes for its own markers, where these are plain text."""
     assert family.edit is not None
     texts = "\n".join(edited.lines), edited.message, edited.name
@@ -265,13 +273,13 @@ def instruction(slots: dict[Slot, str]) -> str:
     return "".join(slots[part] if isinstance(part, Slot) else str(part) for part in _INSTRUCTION)
 
 
-def begun_word(prefix: str) -> str:
+def find_partial_word(prefix: str) -> str:
     """The word that the prefix ends in, with the blank that most tokenizers join to it."""
     match = _WORD.search(prefix[-80:])
     return match.group() if match else ""
 
 
-def _healed(prefix: str) -> str:
+def _find_healing_prefix(prefix: str) -> str:
     """The end of the prefix that lies inside a token, as like as not: a begun word, blanks, a line end and indent."""
     match = _HEAL.search(prefix[-128:])
     heal = match.group() if match else ""
@@ -294,7 +302,7 @@ def _shared(tokenizer: Tokenizer, prefix: str, suffix: str, budget: int, skipped
     if len(tokens) > room or clipped:
         most = int(room * _HEAD_SHARE)
         tokens, shown = _tail(tokenizer, skipped + clipped.count("\n"), before, tokens, room - most)
-        head = head_of(to_lf(clipped) + before[: len(before) - len(shown)], shown, most * 3)
+        head = extract_outline(to_lf(clipped) + before[: len(before) - len(shown)], shown, most * 3)
         tokens = [*tokenizer.encode_continuation(head)[:most], *tokens] if head else tokens
     return tokens, after
 
@@ -306,7 +314,7 @@ def _tail(tokenizer: Tokenizer, skipped: int, before: str, tokens: Sequence[int]
     """
     kept = tokenizer.decode(tokens[-room:]) if len(tokens) > room else before
     cut = len(before) - len(kept)
-    coarse = coarse_start(before, cut, skipped)
+    coarse = find_aligned_start(before, cut, skipped)
     if coarse is None:
         return list(tokens[-room:]), kept
     return tokenizer.encode_continuation(before[coarse:])[-room:], before[coarse:]

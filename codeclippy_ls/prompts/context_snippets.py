@@ -77,7 +77,7 @@ class Snippet:
     text: str
 
 
-def head_of(skipped: str, shown: str, most: int) -> str:
+def extract_outline(skipped: str, shown: str, most: int) -> str:
     """What a window that begins in the middle of a file still needs: imports, and the heads of the scopes around it.
 
     Args:
@@ -117,7 +117,7 @@ def _imports(start: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def passages(prefix: str, suffix: str, others: Sequence[OpenFile], most: int) -> tuple[Snippet, ...]:
+def select_snippets(prefix: str, suffix: str, others: Sequence[OpenFile], most: int) -> tuple[Snippet, ...]:
     """Passages of other files worth showing at a cursor, the most relevant last; ``most`` characters together.
 
     Definitions of names that are used around the cursor come before passages that are merely alike (Jaccard index of
@@ -129,23 +129,23 @@ def passages(prefix: str, suffix: str, others: Sequence[OpenFile], most: int) ->
     defined_here = {match[2] for match in _DEFINITION.finditer(own)}
     found: list[tuple[float, Snippet]] = []
     for other in others:
-        found += [(2.0 + score, passage) for score, passage in _definitions(other, near - defined_here)]
+        found += [(2.0 + score, snippet) for score, snippet in _definitions(other, near - defined_here)]
         if (alike := _most_alike(other, near)) is not None and alike[0] >= _LEAST_ALIKE:
             found.append(alike)
     kept: list[Snippet] = []
-    for _, passage in sorted(found, key=lambda item: -item[0]):
-        size = len(passage.text) + len(passage.path) + 8
-        if size > most or _copied(passage.text, mine) > _MOST_COPIED or any(_inside(passage, one) for one in kept):
+    for _, snippet in sorted(found, key=lambda item: -item[0]):
+        size = len(snippet.text) + len(snippet.path) + 8
+        if size > most or _copied(snippet.text, mine) > _MOST_COPIED or any(_inside(snippet, one) for one in kept):
             continue
-        kept.append(passage)
+        kept.append(snippet)
         most -= size
     return tuple(reversed(kept))
 
 
-def as_comment(passage: Snippet, language: str) -> str:
+def format_as_comment(snippet: Snippet, language: str) -> str:
     """A passage as comment lines with its path, which no language takes for code."""
     sign = _COMMENT_SIGNS.get(language, "//")
-    lines = (f"Path: {passage.path}", *passage.text.split("\n"))
+    lines = (f"Path: {snippet.path}", *snippet.text.split("\n"))
     return "".join(f"{sign} {line}".rstrip() + "\n" for line in lines)
 
 

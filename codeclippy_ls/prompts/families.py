@@ -354,7 +354,7 @@ FAMILIES: tuple[Family, ...] = (
 _BY_NAME = {family.name: family for family in FAMILIES}
 
 
-def recognise(architecture: str, name: str, token_to_id: Callable[[str], int | None], wanted: str = "") -> Family:
+def detect_family(architecture: str, name: str, token_to_id: Callable[[str], int | None], wanted: str = "") -> Family:
     """The family of a checkpoint; the last row, plain continuation, where nothing more is known.
 
     Args:
@@ -379,7 +379,7 @@ def recognise(architecture: str, name: str, token_to_id: Callable[[str], int | N
     return FAMILIES[-1]
 
 
-def served_family(name: str, wanted: str = "") -> Family:
+def detect_served_family(name: str, wanted: str = "") -> Family:
     """The family of a model that another program serves under a name; a family named in the settings is believed.
 
     Raises:

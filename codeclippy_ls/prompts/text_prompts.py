@@ -13,11 +13,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from codeclippy_ls.prompts.build import NEW_FILE, Context, Edited, begun_word, instruction, refuse_tags
-from codeclippy_ls.prompts.context_snippets import Snippet, as_comment, head_of
-from codeclippy_ls.prompts.families import FAMILIES, Control, Family, Slot, Template, served_family
-from codeclippy_ls.prompts.truncation import coarse_start, window_for
-from codeclippy_ls.text import to_lf, without_surrogates
+from codeclippy_ls.prompts.build import (
+    NEW_FILE,
+    CompletionContext,
+    EditTarget,
+    find_partial_word,
+    instruction,
+    reject_marker_text,
+)
+from codeclippy_ls.prompts.context_snippets import Snippet, extract_outline, format_as_comment
+from codeclippy_ls.prompts.families import FAMILIES, Control, Family, Slot, Template, detect_served_family
+from codeclippy_ls.prompts.truncation import find_aligned_start, fit_lines
+from codeclippy_ls.text import replace_surrogates, to_lf
 
 # Code has three to four characters a token with the vocabularies of today; what is dense in signs has fewer, and a
 # letter of another script is two or three bytes.
@@ -70,7 +77,7 @@ class RemoteModel:
 
 
 @dataclass(frozen=True, slots=True)
-class PlainPrompt:
+class TextPrompt:
     """A prompt as text, or with ``chat`` a user's message, and what ends the answer.
 
     Attributes:
@@ -95,12 +102,14 @@ class PlainPrompt:
     grammar: str = ""
 
 
-def tokens_of(text: str) -> int:
+def estimate_tokens(text: str) -> int:
     """About the most tokens that a text has."""
     return -(-len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN)
 
 
-def plain_completion(served: RemoteModel, context: Context, reserve: int, wanted: str = "") -> PlainPrompt:
+def build_text_completion_prompt(
+    served: RemoteModel, context: CompletionContext, reserve: int, wanted: str = ""
+) -> TextPrompt:
     """The prompt for the cursor.
 
     Args:
@@ -109,7 +118,7 @@ def plain_completion(served: RemoteModel, context: Context, reserve: int, wanted
     Raises:
         ValueError: the family does not complete, the text spells a control token, or the window is too small.
     """
-    family = served_family(served.name, wanted)
+    family = detect_served_family(served.name, wanted)
     if not family.continues:
         raise ValueError(f"{family.name} writes diffs and completes nothing; set another model for completion")
     template = _template(family, served.infill)
@@ -126,25 +135,30 @@ def plain_completion(served: RemoteModel, context: Context, reserve: int, wanted
     suffix = None
     if served.infill == "suffix":
         suffix = _guarded((after,), family, spelled)
-    return PlainPrompt(
-        text or "\n", family, suffix, stop=family.ends[:_MOST_STOPS], spelled=spelled, begun=begun_word(before).strip()
+    return TextPrompt(
+        text or "\n",
+        family,
+        suffix,
+        stop=family.ends[:_MOST_STOPS],
+        spelled=spelled,
+        begun=find_partial_word(before).strip(),
     )
 
 
-def plain_edit(served: RemoteModel, edited: Edited, reserve: int, wanted: str = "") -> PlainPrompt:
+def build_text_edit_prompt(served: RemoteModel, edited: EditTarget, reserve: int, wanted: str = "") -> TextPrompt:
     """The prompt for a diff, by the family's template, or as a message for a model that follows instructions.
 
     Raises:
         ValueError: the model writes no diffs, the text spells a control token, or the selection does not fit.
     """
-    family = served_family(served.name, wanted)
+    family = detect_served_family(served.name, wanted)
     if family.edit is None and not served.chat:
         raise ValueError(
             f"{served.name} is not known to write diffs; set a diff model of the endpoint, or one that "
             "follows instructions, as the model for edits"
         )
     if family.edit is not None:
-        refuse_tags(family, edited)
+        reject_marker_text(family, edited)
     fixed = {Slot.NAME: edited.name or "file", Slot.MESSAGE: " ".join(edited.message.split())}
     spelled = _spelled(family) if family.edit is not None else tuple(dict.fromkeys((*_spelled(family), *_CHAT)))
 
@@ -152,30 +166,32 @@ def plain_edit(served: RemoteModel, edited: Edited, reserve: int, wanted: str = 
         slots = {**fixed, Slot.DOCUMENT: document}
         return _filled(family.edit, slots) if family.edit is not None else (instruction(slots),)
 
-    room = served.window - sum(tokens_of(_text(part)) for part in filled("")) - 4
-    start, end = window_for(tokens_of, edited.lines, edited.first, edited.last, room, min(reserve, served.window // 2))
+    room = served.window - sum(estimate_tokens(_text(part)) for part in filled("")) - 4
+    start, end = fit_lines(
+        estimate_tokens, edited.lines, edited.first, edited.last, room, min(reserve, served.window // 2)
+    )
     new = NEW_FILE if family.edit is not None else ""
     shown = f"{new}\n" if edited.new else "\n".join(edited.lines[start:end]) + "\n"
     text = _guarded(filled(shown), family, spelled)
     chat = family.edit is None
-    return PlainPrompt(
+    return TextPrompt(
         text, family, chat=chat, stop=() if chat else family.ends[:_MOST_STOPS], spelled=spelled, lines=(start, end)
     )
 
 
-def continued(text: str, prompt: PlainPrompt) -> str:
+def continued(text: str, prompt: TextPrompt) -> str:
     """What an answer adds at the cursor: without control tokens, and nothing where it begins the last word anew."""
-    text = without_control(text, prompt)
+    text = cut_at_control_token(text, prompt)
     return "" if len(prompt.begun) >= _LEAST_REPEATED and text.startswith(prompt.begun) else text
 
 
-def without_control(text: str, prompt: PlainPrompt) -> str:
+def cut_at_control_token(text: str, prompt: TextPrompt) -> str:
     """An answer up to the first control token that a service spelled in it."""
     found = [at for token in prompt.spelled if (at := text.find(token)) >= 0]
     return text[: min(found)] if found else text
 
 
-def closed(text: str, prompt: PlainPrompt) -> bool:
+def closed(text: str, prompt: TextPrompt) -> bool:
     """Whether an answer in a fence is at its end."""
     return prompt.chat and _CLOSED.search(text) is not None
 
@@ -219,7 +235,7 @@ def _pattern(spelled: tuple[str, ...]) -> re.Pattern[str]:
 
 def _guarded(parts: Sequence[str | Control], family: Family, spelled: tuple[str, ...]) -> str:
     """The text of parts; refused where it spells another control token than they put there."""
-    text = without_surrogates("".join(_text(part) for part in parts))
+    text = replace_surrogates("".join(_text(part) for part in parts))
     meant = [part.token for part in parts if isinstance(part, Control)]
     found = _pattern(spelled).findall(text) if spelled else []
     for token in found:
@@ -230,15 +246,15 @@ def _guarded(parts: Sequence[str | Control], family: Family, spelled: tuple[str,
 
 
 def _beside(
-    family: Family, context: Context, spelled: tuple[str, ...], most: int
+    family: Family, context: CompletionContext, spelled: tuple[str, ...], most: int
 ) -> tuple[list[str | Control], list[str]]:
     """What goes before everything, and what goes before the prefix, at most so many bytes together."""
     named = bool(family.file and context.name)
     front: list[str | Control] = [Control(family.file), f"{context.name}\n"] if named else []
     used = _size(_joined(front))
     shown: list[list[str | Control]] = []
-    for passage in reversed(context.passages):  # the most relevant is the last, and the first to have room
-        parts = _passage(family, passage, context.language)
+    for snippet in reversed(context.passages):  # the most relevant is the last, and the first to have room
+        parts = _render_snippet(family, snippet, context.language)
         user = "".join(part for part in parts if isinstance(part, str))
         if spelled and _pattern(spelled).search(user):
             continue
@@ -249,17 +265,17 @@ def _beside(
     return ([*flat, *front], []) if family.file else ([], [_text(part) for part in flat])
 
 
-def _passage(family: Family, passage: Snippet, language: str) -> list[str | Control]:
+def _render_snippet(family: Family, snippet: Snippet, language: str) -> list[str | Control]:
     if family.file:
-        return [Control(family.file), f"{passage.path}\n{passage.text}\n"]
-    return [as_comment(passage, language)]
+        return [Control(family.file), f"{snippet.path}\n{snippet.text}\n"]
+    return [format_as_comment(snippet, language)]
 
 
 def _joined(parts: Iterable[str | Control]) -> str:
     return "".join(_text(part) for part in parts)
 
 
-def _shared(context: Context, suffix: str, room: int) -> tuple[str, str]:
+def _shared(context: CompletionContext, suffix: str, room: int) -> tuple[str, str]:
     """The parts of prefix and suffix that fit ``room`` bytes together."""
     prefix = to_lf(context.prefix)
     after = to_lf(suffix[:room])
@@ -271,9 +287,9 @@ def _shared(context: Context, suffix: str, room: int) -> tuple[str, str]:
         return prefix, after
     most = int(room * _HEAD_SHARE)
     kept = _end(prefix, room - most)
-    start = coarse_start(prefix, len(prefix) - len(kept), context.skipped)
+    start = find_aligned_start(prefix, len(prefix) - len(kept), context.skipped)
     shown = kept if start is None else prefix[start:]
-    head = _start(head_of(prefix[: len(prefix) - len(shown)], shown, most), most)
+    head = _start(extract_outline(prefix[: len(prefix) - len(shown)], shown, most), most)
     return head + shown, after
 
 

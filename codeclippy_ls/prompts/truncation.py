@@ -11,7 +11,7 @@ _PREFIX_STEP = 16  # lines
 _LEAST_ANSWER = 160  # tokens kept for a diff: a small change with its context
 
 
-def coarse_start(text: str, cut: int, skipped: int) -> int | None:
+def find_aligned_start(text: str, cut: int, skipped: int) -> int | None:
     """Where a window over the end of ``text`` begins that may not begin before ``cut``: at a line whose number is a
     multiple of a step. ``None`` where there is no line's start."""
     newline = text.find("\n", max(cut - 1, 0))
@@ -27,7 +27,7 @@ def coarse_start(text: str, cut: int, skipped: int) -> int | None:
     return start if not coarse or len(text) - coarse < (len(text) - start) // 2 else coarse
 
 
-def window_for(
+def fit_lines(
     count: Callable[[str], int], lines: Sequence[str], first: int, last: int, room: int, reserve: int
 ) -> tuple[int, int]:
     """The lines ``[first, last]`` and what fits around them, in ``room`` tokens less ``reserve``, or less the

@@ -15,7 +15,7 @@ from typing import Any
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Sampling
-from codeclippy_ls.prompts.text_prompts import PlainPrompt, RemoteModel, without_control
+from codeclippy_ls.prompts.text_prompts import RemoteModel, TextPrompt, cut_at_control_token
 from codeclippy_ls.remote.errors import ErrorKind, RemoteError
 from codeclippy_ls.remote.events import StreamedChoice, StreamedChoices
 from codeclippy_ls.remote.http_client import HttpClient
@@ -63,7 +63,7 @@ class Job:
         self._first: float | None = None
         self.emitted = False
         try:
-            self.prompt: PlainPrompt = self._ask.text_prompt(RemoteModel(facts.name, facts.window, facts.chat, infill))
+            self.prompt: TextPrompt = self._ask.text_prompt(RemoteModel(facts.name, facts.window, facts.chat, infill))
         except ValueError as error:
             raise EngineError(str(error)) from error
 
@@ -139,7 +139,7 @@ class Job:
 
     def _ended(self, text: str) -> bool:
         """Whether a text is all that is wanted of a candidate: by the ask, or because it spells a control token."""
-        return len(without_control(text, self.prompt)) < len(text) or self._ask.is_done(text, self.prompt)
+        return len(cut_at_control_token(text, self.prompt)) < len(text) or self._ask.is_done(text, self.prompt)
 
     def _request(self, stream: Stream) -> tuple[str, dict[str, Any]]:
         """The path and the body of an HTTP request."""

@@ -22,7 +22,7 @@ from codeclippy_ls.assist.proposals import Proposal
 from codeclippy_ls.assist.rebase import rebased
 from codeclippy_ls.server import convert
 from codeclippy_ls.server.client import Client
-from codeclippy_ls.text import Document, Documents, minimal_edits
+from codeclippy_ls.text import Document, Documents, compute_minimal_edits
 
 if TYPE_CHECKING:
     from codeclippy_ls.settings import Settings
@@ -89,8 +89,8 @@ class Edits:
         last = self._applied[document.uri]
         following, *rest = last.others
         # The one that is replaced comes last, so that going on comes back to it.
-        undone = Proposal(following.document, tuple(minimal_edits(following.document.text, last.text)), "")
-        edits = tuple(minimal_edits(document.text, following.after))
+        undone = Proposal(following.document, tuple(compute_minimal_edits(following.document.text, last.text)), "")
+        edits = tuple(compute_minimal_edits(document.text, following.after))
         others = (*rest, undone)
         await self._apply(replace(following, document=document, edits=edits), last.label, settings, others, asked=True)
 

@@ -21,7 +21,7 @@ from pygls.protocol import LanguageServerProtocol, lsp_method
 
 from codeclippy_ls.framing import FrameError, Writer, encode_frame, read_frame
 from codeclippy_ls.server.edits import SCHEME
-from codeclippy_ls.text import Change, Position, without_surrogates
+from codeclippy_ls.text import Change, Position, replace_surrogates
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +209,7 @@ class GuardedProtocol(LanguageServerProtocol):
     def _encoded(self, data: Any) -> bytes:
         # NaN is no JSON, and a lone surrogate no UTF-8: clients drop a message that holds one.
         text = json.dumps(data, default=self._serialize_message, allow_nan=False, ensure_ascii=False)
-        return without_surrogates(text).encode()
+        return replace_surrogates(text).encode()
 
     # Built-in methods of pygls that are replaced.
 

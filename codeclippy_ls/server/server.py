@@ -34,7 +34,7 @@ from codeclippy_ls.server.edits import Edits
 from codeclippy_ls.server.features import COMMANDS, FEATURES, bound, bound_command
 from codeclippy_ls.server.protocol import GuardedProtocol
 from codeclippy_ls.settings import Settings, parse
-from codeclippy_ls.tasks.edit_context import is_new, marker_at
+from codeclippy_ls.tasks.edit_context import find_marker, is_new
 from codeclippy_ls.text import Change, Document, Documents, Edit
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ class Server(LanguageServer):
             self._lose(uri)
 
     def _lose(self, uri: str) -> None:
-        self.documents.lose(uri)
+        self.documents.mark_desynced(uri)
         if self.client is not None:
             name = uri.rsplit("/", 1)[-1]
             self.client.say_once(
@@ -298,7 +298,7 @@ class Server(LanguageServer):
         if self.assistant is None or not self.assistant.edits_possible():
             return []
         settings = self.settings.edit
-        marker = marker_at(document, lines, settings.comment_marker)
+        marker = find_marker(document, lines, settings.comment_marker)
         # There is nothing in an empty document that a preset could be about; a comment can ask for a new text.
         presets = () if is_new(document, marker) else settings.presets
         found = [(convert.title(preset), preset) for preset in presets]

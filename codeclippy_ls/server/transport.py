@@ -47,7 +47,7 @@ class DescriptorWriter:
 
     def __init__(self, descriptor: int, lost: Callable[[], None]) -> None:
         self._descriptor = descriptor
-        self._lost = lost
+        self._desynced = lost
         self._unsent = 0
         self._given_up = False
         self._lock = threading.Lock()
@@ -61,7 +61,7 @@ class DescriptorWriter:
             self._unsent += len(data)
             self._given_up |= self._unsent > MAX_UNSENT
         if self._given_up:
-            self._lost()
+            self._desynced()
             return
         self._queue.put(data)
 
@@ -78,7 +78,7 @@ class DescriptorWriter:
                 while view:
                     view = view[os.write(self._descriptor, view) :]
             except OSError:
-                self._lost()
+                self._desynced()
                 return
             with self._lock:
                 self._unsent -= len(data)

@@ -10,17 +10,17 @@ from codeclippy_ls.constrain.grammar import diff_constraint
 from codeclippy_ls.diffs.reading import read_diff
 from codeclippy_ls.diffs.writing import write_diff
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Task
-from codeclippy_ls.prompts.build import Edited, Prompt, edit_prompt
+from codeclippy_ls.prompts.build import EditTarget, Prompt, build_edit_prompt
 from codeclippy_ls.prompts.text_prompts import (
-    PlainPrompt,
     RemoteModel,
+    TextPrompt,
+    build_text_edit_prompt,
     closed,
-    plain_edit,
-    without_control,
+    cut_at_control_token,
 )
 from codeclippy_ls.secret_files import refuse_secret_file
 from codeclippy_ls.tasks.edit_context import EditContext
-from codeclippy_ls.text import Document, apply
+from codeclippy_ls.text import Document, apply_edits
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,31 +56,31 @@ class EditTask(Task):
             ValueError: the model writes no diffs, or the shown lines do not fit; the message is for the user.
         """
         shown = self.shown
-        prompt = edit_prompt(model, self._edited(), window, min(self.tokens, window // 2), self.family)
+        prompt = build_edit_prompt(model, self._edit_target(), window, min(self.tokens, window // 2), self.family)
         start, end = prompt.lines
         state = diff_constraint(
             model.tokenizer, shown.lines[start:end], model.stop_token_ids | prompt.ends, opening=prompt.opening
         )
         return replace(prompt, constraint=state)
 
-    def text_prompt(self, served: RemoteModel) -> PlainPrompt:
+    def text_prompt(self, served: RemoteModel) -> TextPrompt:
         """The prompt as text, with the grammar written down; nothing of a file that holds secrets."""
         refuse_secret_file(self.name)
-        prompt = plain_edit(served, self._edited(), self.tokens, self.family)
+        prompt = build_text_edit_prompt(served, self._edit_target(), self.tokens, self.family)
         start, end = prompt.lines
         return replace(prompt, grammar=write_gbnf(self.shown.lines[start:end]))
 
-    def _edited(self) -> Edited:
+    def _edit_target(self) -> EditTarget:
         shown = self.shown
-        return Edited(shown.lines, shown.first, shown.last, self.name, self.message, shown.new)
+        return EditTarget(shown.lines, shown.first, shown.last, self.name, self.message, shown.new)
 
-    def is_done(self, text: str, prompt: Prompt | PlainPrompt) -> bool:
+    def is_done(self, text: str, prompt: Prompt | TextPrompt) -> bool:
         """Whether the diff is at its end, where it stands in a fence."""
-        return isinstance(prompt, PlainPrompt) and closed(text, prompt)
+        return isinstance(prompt, TextPrompt) and closed(text, prompt)
 
-    def answer(self, candidate: Candidate, prompt: Prompt | PlainPrompt) -> ContextDiff:
+    def answer(self, candidate: Candidate, prompt: Prompt | TextPrompt) -> ContextDiff:
         """The diff rewritten from what was done; of one that was cut off, the finished hunks."""
-        if isinstance(prompt, PlainPrompt):
+        if isinstance(prompt, TextPrompt):
             return self._placed(candidate, prompt)
         state = prompt.constraint
         if state is None:
@@ -91,11 +91,11 @@ class EditTask(Task):
             state = state.finished_hunks()
         return ContextDiff(state.diff(), *prompt.lines)
 
-    def _placed(self, candidate: Candidate, prompt: PlainPrompt) -> ContextDiff:
+    def _placed(self, candidate: Candidate, prompt: TextPrompt) -> ContextDiff:
         """A diff of a service, written anew: one that followed the grammar does what it says; of another the hunks are
         looked for by their text."""
         start, end = prompt.lines
-        written = without_control(candidate.text, prompt)
+        written = cut_at_control_token(candidate.text, prompt)
         lines = [line + "\n" for line in self.shown.lines[start:end]]
         document = Document("", "".join(lines))
         near = sum(map(len, lines[: max(0, self.shown.first - start)]))
@@ -107,4 +107,6 @@ class EditTask(Task):
         edits, problems = read_diff(written, document, near, whole=whole) if written.strip() else ([], [])
         if not edits:
             return ContextDiff("", start, end, problems[-1].reason if problems else "")
-        return ContextDiff(write_diff(document.text, apply(document.text, edits), self.name or "file"), start, end)
+        return ContextDiff(
+            write_diff(document.text, apply_edits(document.text, edits), self.name or "file"), start, end
+        )

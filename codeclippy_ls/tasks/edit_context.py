@@ -42,7 +42,7 @@ def is_new(document: Document, marker: Marker | None) -> bool:
     return not any(document.line(line).strip() for line in range(count) if marker is None or line != marker.line)
 
 
-def shown_part(document: Document, span: tuple[int, int] | None, marker: Marker | None) -> EditContext:
+def select_edit_context(document: Document, span: tuple[int, int] | None, marker: Marker | None) -> EditContext:
     """The lines to show the model for a span: the span itself, or the function around where it is a mere cursor.
 
     A span that holds nothing but the comment with the message counts as a cursor there: what it asks for is about the
@@ -67,7 +67,7 @@ def shown_part(document: Document, span: tuple[int, int] | None, marker: Marker 
     return EditContext(texts, numbers, place, place)
 
 
-def marker_at(document: Document, span: tuple[int, int] | None, marker: str) -> Marker | None:
+def find_marker(document: Document, span: tuple[int, int] | None, marker: str) -> Marker | None:
     """The message in a comment on one of the lines, as in ``# clippy: add a docstring``; any comment sign will do."""
     if not marker.strip():
         return None

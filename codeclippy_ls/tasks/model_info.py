@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from codeclippy_ls.prompts.build import edits, markers
-from codeclippy_ls.prompts.families import Family, recognise, served_family
+from codeclippy_ls.prompts.families import Family, detect_family, detect_served_family
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class ModelInfo:
             ValueError: the family named in the settings does not fit.
         """
         if self.served:
-            return served_family(self.name, wanted)
-        return recognise(self.architecture, self.name, dict(self.markers).get, wanted)
+            return detect_served_family(self.name, wanted)
+        return detect_family(self.architecture, self.name, dict(self.markers).get, wanted)
 
     def writes_diffs(self, wanted: str = "") -> bool:
         """Whether it does: by its training, or because it follows instructions.
