@@ -12,7 +12,7 @@ from codeclippy_ls.assist.proposals import Proposal, Refusal
 from codeclippy_ls.settings import parse
 from codeclippy_ls.text import Document
 from tests.scripted import ScriptedWorker
-from training import copies as making
+from training import attribution as index_builder
 
 ROOT = Path(__file__).parent.parent / "codeclippy_ls"
 PASSAGE = "\n".join((ROOT / "text.py").read_text(encoding="utf-8").splitlines()[60:110])
@@ -28,7 +28,7 @@ def known() -> attribution.Copies:
         {"package": "second", "text": COMMON},
         {"package": "third", "text": COMMON + "\nrest = " + "0, " * 100},
     ]
-    return attribution.Copies(making.build_index(files, keep=1))
+    return attribution.Copies(index_builder.build_index(files, keep=1))
 
 
 def test_hashes_of_the_trainer_and_of_the_server_are_equal() -> None:
@@ -36,7 +36,7 @@ def test_hashes_of_the_trainer_and_of_the_server_are_equal() -> None:
     expected = [
         attribution.hash_of(numbers[i : i + attribution.WINDOW]) for i in range(len(numbers) - attribution.WINDOW + 1)
     ]
-    assert making.hash_ngrams(PASSAGE).tolist() == expected and len(expected) > 50
+    assert index_builder.hash_ngrams(PASSAGE).tolist() == expected and len(expected) > 50
 
 
 def test_a_copied_passage_names_its_package(known: attribution.Copies) -> None:
@@ -55,7 +55,7 @@ def test_what_many_have_and_tables_are_nobodys(known: attribution.Copies) -> Non
 
 
 def test_other_files_are_refused(known: attribution.Copies) -> None:
-    content = making.build_index([{"package": "a", "text": PASSAGE}], keep=1)
+    content = index_builder.build_index([{"package": "a", "text": PASSAGE}], keep=1)
     with pytest.raises(ValueError, match="cut off"):
         attribution.Copies(content[:-3])
     with pytest.raises(ValueError, match="no filter"):
@@ -70,7 +70,7 @@ async def test_suggestions_follow_the_setting(
     settings, _ = parse({"completion": {"copiedCode": choice}})
     assistant = Assistant(worker.open(settings, lambda model, status: None), settings)
     body = "    result = [one.start for one in found if one.kind not in skipped and one.end < limit][: most + 1]"
-    known_body = attribution.Copies(making.build_index([{"package": "first", "text": body}], keep=1))
+    known_body = attribution.Copies(index_builder.build_index([{"package": "first", "text": body}], keep=1))
     monkeypatch.setattr(attribution, "shipped", lambda folder: known_body)
     await assistant.prepare()
     worker.response = body

@@ -16,9 +16,9 @@ from tests import checkpoints, shared
 from training import evaluate_edits, evaluate_human, evaluate_lines, sandbox, show, smollm
 from training.edits import EditSample
 from training.evaluate import Report, SampleSizes, group_rows, measure_infill
-from training.figures import BitsPerByte, Proportion, compute_wilson_interval, estimate_pass_at_k, format_table
+from training.generation import GenerationRequest, Model, Sampling, sample_top_p
+from training.metrics import BitsPerByte, Proportion, compute_wilson_interval, estimate_pass_at_k, format_table
 from training.tokenizer import CONTROL_TOKENS
-from training.writer import GenerationRequest, Model, Sampling, sample_top_p
 
 posix = pytest.mark.skipif(os.name != "posix", reason="programs are run on POSIX systems only")
 LIMITS = sandbox.Limits(seconds=5.0, cpu_seconds=1)

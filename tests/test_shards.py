@@ -1,4 +1,4 @@
-"""What is packed comes back byte for byte, in any order, or not at all."""
+"""Packed data is restored byte for byte, from bundles in any order, or not at all."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from training import shards
 
 
-def work_folder(folder: Path) -> dict[str, bytes]:
-    """A work folder with files of odd text; returns their bytes."""
+def make_work_folder(folder: Path) -> dict[str, bytes]:
+    """Fill a work folder with files of unusual text; return their bytes."""
     rng = random.Random(3)
     for name in shards.FILES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -22,31 +22,31 @@ def work_folder(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in shards.FILES}
 
 
-def test_loads_are_small_and_come_back_in_any_order(tmp_path: Path) -> None:
-    expected = work_folder(tmp_path / "here")
-    loads = shards.pack(tmp_path / "here", tmp_path / "loads", most=2500, processes=1, raw=1500)
-    assert len(loads) > 2
-    for load in loads:
-        assert sum(file.stat().st_size for file in load.glob("*.xz")) <= 2500
-    for load in reversed(loads[1:]):
-        assert shards.unpack([load], tmp_path / "there"), "complete before the last load came"
+def test_bundles_are_small_and_restore_files_in_any_order(tmp_path: Path) -> None:
+    expected = make_work_folder(tmp_path / "here")
+    bundles = shards.pack(tmp_path / "here", tmp_path / "bundles", max_bytes=2500, processes=1, raw_bytes=1500)
+    assert len(bundles) > 2
+    for bundle in bundles:
+        assert sum(file.stat().st_size for file in bundle.glob("*.xz")) <= 2500
+    for bundle in reversed(bundles[1:]):
+        assert shards.unpack([bundle], tmp_path / "there"), "complete without the first bundle"
         assert not (tmp_path / "there" / shards.FILES[0]).exists()
-    assert shards.unpack([loads[0]], tmp_path / "there") == []
+    assert shards.unpack([bundles[0]], tmp_path / "there") == []
     assert {name: (tmp_path / "there" / name).read_bytes() for name in shards.FILES} == expected
 
 
-def test_a_damaged_shard_is_refused(tmp_path: Path) -> None:
-    work_folder(tmp_path / "here")
-    (load,) = shards.pack(tmp_path / "here", tmp_path / "loads", most=10**6, processes=1)
-    shard = next(load.glob("*.xz"))
+def test_damaged_shard_is_refused(tmp_path: Path) -> None:
+    make_work_folder(tmp_path / "here")
+    (bundle,) = shards.pack(tmp_path / "here", tmp_path / "bundles", max_bytes=10**6, processes=1)
+    shard = next(bundle.glob("*.xz"))
     shard.write_bytes(shard.read_bytes()[:-3])
     with pytest.raises(ValueError, match="damaged"):
-        shards.unpack([load], tmp_path / "there")
+        shards.unpack([bundle], tmp_path / "there")
     with pytest.raises(ValueError, match="does not fit"):
-        shards.pack(tmp_path / "here", tmp_path / "loads", most=10, processes=1)
+        shards.pack(tmp_path / "here", tmp_path / "bundles", max_bytes=10, processes=1)
 
 
-def test_a_file_is_cut_and_joined(tmp_path: Path) -> None:
+def test_file_is_split_and_joined(tmp_path: Path) -> None:
     content = random.Random(1).randbytes(1234)
     (tmp_path / "model.safetensors").write_bytes(content)
     parts = shards.split_file(tmp_path / "model.safetensors", tmp_path / "parts", 100)

@@ -1,7 +1,7 @@
-"""Package archives from ordinary registries: fetch pinned versions, read the licences, take the source files.
+"""Download pinned packages from ordinary registries and read their licences and source files.
 
-A wheel, an npm tarball and an installed package each become a `Package`: the licence its own metadata name, and the
-files fit for training. Knows nothing of duplicates, held-out packages or benchmarks; that is `training.corpus`.
+A wheel, an npm tarball and an installed package each become a `Package`: the licence that its own metadata states, and
+the files that are fit for training. Knows nothing of duplicates, held-out packages or benchmarks (`training.corpus`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EXCLUDED_FOLDERS = frozenset({
     "third_party", "migrations", "locale", "locales", "node_modules", "lib2to3", "data", "datasets_data",
     "typeshed", "third_party_stubs", "testdata", "baseline_images", "_vendored_packages", "thirdparty", "3rdparty",
 })
-# What a build writes: only of the languages that are built.
+# Folders of build output; they are skipped only for LANGUAGES_WITH_BUILDS.
 BUILD_FOLDERS = frozenset({
     "static", "dist", "build", "umd", "cjs", "amd", "bundle", "bundles", "compiled", "legacy", "__tests__",
     "__mocks__", "fixtures", "i18n", "min", "labextension",
@@ -49,7 +49,7 @@ PERMISSIVE = re.compile(
     r"(?i)\b(MIT|BSD|Apache|ISC|PSF|Python Software Foundation|Unlicense|0BSD|HPND|zlib)\b|\bBSD-|\bMIT-"
 )
 COPYLEFT = re.compile(r"(?i)GPL|MPL|Mozilla|EPL|Eclipse|EUPL|CC-BY-SA|Proprietary|Commercial|Affero|General Public")
-# In the head of a file: some packages hold files under other licences than their own.
+# At the start of a file: some packages contain files under another licence than their own.
 COPYLEFT_HEADER = re.compile(
     r"GNU (?:Lesser |Library |Affero )?General Public|\b[AL]?GPL|Mozilla Public License|CC[- ]BY-(?:NC|SA)"
     r"|(?i:proprietary)"
@@ -59,7 +59,7 @@ LETTERS_AND_SPACE = (string.ascii_letters + string.whitespace).encode()
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of the corpus; `path` is the path inside its package, text has LF line ends."""
+    """One file of the corpus; `path` is relative to its package, `text` has LF line endings."""
 
     package: str
     path: str
@@ -68,7 +68,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Package:
-    """A package whose licence was read from its own metadata, and the files it holds."""
+    """A package with the licence from its own metadata, and its files."""
 
     name: str
     version: str
@@ -77,12 +77,12 @@ class Package:
 
 
 def normalize_name(name: str) -> str:
-    """A package's name as registries compare it (PEP 503)."""
+    """Normalize a package name as registries do (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def download_wheels(requirements: Iterable[str], wheels: Path) -> None:
-    """Fetch the wheels of `name==version` not fetched yet; one that cannot be had is reported and left out."""
+    """Download the missing wheels of `name==version`; report and skip those that cannot be downloaded."""
     options = ["--quiet", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "-d", str(wheels)]
     present = {(normalize_name(w.name.split("-")[0]), w.name.split("-")[1]) for w in wheels.glob("*.whl")}
 
@@ -97,13 +97,13 @@ def download_wheels(requirements: Iterable[str], wheels: Path) -> None:
 
 
 def get_tarball_name(requirement: str) -> str:
-    """The file that `npm pack` writes for `name@version`."""
+    """Return the name of the file that `npm pack` writes for `name@version`."""
     name, version = requirement.rsplit("@", 1)
     return f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
 
 
 def download_tarballs(requirements: Iterable[str], tarballs: Path) -> None:
-    """Fetch the npm packages of `name@version` not fetched yet; one that cannot be had is reported and left out."""
+    """Download the missing npm packages of `name@version`; report and skip those that cannot be downloaded."""
     tarballs.mkdir(parents=True, exist_ok=True)
 
     def fetch(requirement: str) -> None:
@@ -115,32 +115,32 @@ def download_tarballs(requirements: Iterable[str], tarballs: Path) -> None:
 
 
 def run_download(requirement: str, command: list[str], folder: Path) -> None:
-    """Run a download; say what could not be had."""
+    """Run a download command and report a failure."""
     try:
         failed = subprocess.run(command, cwd=folder, capture_output=True).returncode
     except OSError:
         failed = True
     if failed:
-        print(f"left out: {requirement} cannot be downloaded", flush=True)
+        print(f"skipped: {requirement} cannot be downloaded", flush=True)
 
 
 def find_permissive_licence(claims: Iterable[str]) -> str | None:
-    """The first permissive licence among what the metadata claim, or None where one of them is copyleft."""
-    said = [" ".join(claim.split())[:60] for claim in claims]
-    if any(COPYLEFT.search(claim) for claim in said):
+    """Return the first permissive licence among the claims, or None if any claim is copyleft."""
+    shortened = [" ".join(claim.split())[:60] for claim in claims]
+    if any(COPYLEFT.search(claim) for claim in shortened):
         return None
-    return next((claim for claim in said if PERMISSIVE.search(claim)), None)
+    return next((claim for claim in shortened if PERMISSIVE.search(claim)), None)
 
 
 def read_licence(metadata: email.message.Message) -> str | None:
-    """The licence in a few words where the metadata name a permissive one and no copyleft one, else None."""
+    """Return the licence if the metadata state a permissive one and no copyleft one, else None."""
     short = str(metadata.get("License-Expression") or metadata.get("License") or "").strip().split("\n")[0]
     classifiers = [c.split("::")[-1] for c in map(str, metadata.get_all("Classifier") or []) if c.startswith("License")]
     return find_permissive_licence([short, *classifiers])
 
 
 def extract_readme(name: str, metadata: email.message.Message) -> list[SourceFile]:
-    """The description in a wheel's metadata, where it is Markdown."""
+    """Return the description in a wheel's metadata as a file, if it is Markdown."""
     if "markdown" not in str(metadata.get("Description-Content-Type", "")):
         return []
     found = clean_source_file(name, "README.md", str(metadata.get_payload()).encode("utf-8", "replace"))
@@ -148,7 +148,7 @@ def extract_readme(name: str, metadata: email.message.Message) -> list[SourceFil
 
 
 def read_wheel(wheel: Path) -> Package | None:
-    """The package in a wheel, or None where its licence is not known to be permissive."""
+    """Read the package in a wheel; None if its licence is not known to be permissive."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         about = next(n for n in names if n.endswith(".dist-info/METADATA") and n.count("/") == 1)
@@ -163,28 +163,28 @@ def read_wheel(wheel: Path) -> Package | None:
 
 
 def read_npm_tarball(tarball: Path) -> Package | None:
-    """The package in an npm tarball (one top folder), or None where its licence is not known to be permissive."""
-    files, about = [], {}
+    """Read the package in an npm tarball (one top folder); None if its licence is not known to be permissive."""
+    files, manifest = [], {}
     with tarfile.open(tarball) as archive:
         for member in archive:
             path = PurePosixPath(*PurePosixPath(member.name).parts[1:])
             stream = archive.extractfile(member) if member.isfile() else None
             if stream is not None and str(path) == "package.json":
-                about = json.loads(content := stream.read())
+                manifest = json.loads(content := stream.read())
                 files.append((str(path), content))
             elif stream is not None and is_wanted_path(path):
                 files.append((str(path), stream.read()))
-    said = about.get("license", "")
-    licence = find_permissive_licence([said if isinstance(said, str) else str(said.get("type", ""))])
+    stated = manifest.get("license", "")
+    licence = find_permissive_licence([stated if isinstance(stated, str) else str(stated.get("type", ""))])
     if licence is None:
         return None
-    name = f"npm:{about['name']}"
+    name = f"npm:{manifest['name']}"
     found = (clean_source_file(name, path, content) for path, content in files)
-    return Package(name, str(about["version"]), licence, tuple(filter(None, found)))
+    return Package(name, str(manifest["version"]), licence, tuple(filter(None, found)))
 
 
 def iter_installed_packages(skip: frozenset[str]) -> Iterator[Package]:
-    """Packages of the running environment, beside those in `skip`."""
+    """Iterate over the packages of the running environment, except those in `skip`."""
     for distribution in importlib.metadata.distributions():
         name = normalize_name(distribution.metadata["Name"])
         metadata = email.message_from_string(distribution.read_text("METADATA") or "")
@@ -193,12 +193,12 @@ def iter_installed_packages(skip: frozenset[str]) -> Iterator[Package]:
             continue
         paths = [p for p in distribution.files or [] if is_wanted_path(PurePosixPath(str(p))) and ".." not in p.parts]
         on_disk = ((str(p), Path(str(p.locate()))) for p in paths)
-        files = [clean_source_file(name, path, place.read_bytes()) for path, place in on_disk if place.is_file()]
+        files = [clean_source_file(name, path, file.read_bytes()) for path, file in on_disk if file.is_file()]
         yield Package(name, distribution.version, licence, (*extract_readme(name, metadata), *filter(None, files)))
 
 
 def is_wanted_path(path: PurePosixPath) -> bool:
-    """By its path alone: a kind of file we take, and neither test, vendored, built nor data."""
+    """Return True for a source file that, by its path, is no test, vendored, built or data file."""
     folders = {part.lower() for part in path.parts[:-1]}
     language = LANGUAGES.get(path.suffix)
     if language is None or ".min." in path.name or any(f.endswith((".dist-info", ".data")) for f in folders):
@@ -213,7 +213,7 @@ def is_wanted_path(path: PurePosixPath) -> bool:
 
 
 def clean_source_file(package: str, path: str, content: bytes) -> SourceFile | None:
-    """The cleaned file, or None where it is unfit: not UTF-8, copyleft, generated, minified, a table, too long."""
+    """Return the cleaned file, or None if it is unfit: not UTF-8, copyleft, generated, minified, a table, too long."""
     language = LANGUAGES[PurePosixPath(path).suffix]
     if not 100 <= len(content) <= 400_000 or b"\0" in content:
         return None
@@ -225,14 +225,14 @@ def clean_source_file(package: str, path: str, content: bytes) -> SourceFile | N
         return None
     text = strip_licence_header(text.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff"))
     lines = text.split("\n")
-    longest, mean = (2000, 250) if language == "Markdown" else (500, 90)
-    if not 100 <= len(text) <= 120_000 or max(map(len, lines)) > longest or len(text) / len(lines) > mean:
+    max_line, max_mean = (2000, 250) if language == "Markdown" else (500, 90)
+    if not 100 <= len(text) <= 120_000 or max(map(len, lines)) > max_line or len(text) / len(lines) > max_mean:
         return None
     if GENERATED.search(text[:1500]) or (language in LANGUAGES_WITH_BUILDS and COMPILED.search(text)):
         return None
-    words = 0.5 if language in ("JSON", "CSS", "YAML", "TOML", "Markdown") else 0.6
-    clean = text.encode()
-    if len(clean.translate(None, LETTERS_AND_SPACE)) > (1 - words) * len(clean):
+    min_letters = 0.5 if language in ("JSON", "CSS", "YAML", "TOML", "Markdown") else 0.6
+    encoded = text.encode()
+    if len(encoded.translate(None, LETTERS_AND_SPACE)) > (1 - min_letters) * len(encoded):
         return None
     if not text.isascii() and sum(ord(c) > 127 for c in text) > 0.02 * len(text):
         return None
@@ -240,7 +240,7 @@ def clean_source_file(package: str, path: str, content: bytes) -> SourceFile | N
 
 
 def strip_licence_header(text: str) -> str:
-    """Without a leading comment block about the licence: it says nothing about code."""
+    """Remove a leading comment block about the licence."""
     block = LEADING_BLOCK.match(text)
     if block is not None:
         return text[block.end() :].lstrip("\n") if LICENCE_WORDS.search(block[0]) else text

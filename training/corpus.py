@@ -1,9 +1,9 @@
 """Collect permissively licensed source files from pinned packages and from this environment into JSON lines.
 
-Writes `<work>/corpus/train.jsonl` and `valid.jsonl` (one `SourceFile` per line; written under another name and renamed
-when complete) and a NOTICE that lists every package with version, licence and bytes taken. Whole packages marked
-`held-out` go to the validation file. Knows nothing of tokens, samples or models. Nothing it writes under `<work>` is
-meant to be committed.
+Writes `<work>/corpus/train.jsonl` and `valid.jsonl` (one `SourceFile` per line; under a temporary name until complete)
+and a NOTICE that lists every package with its version, licence and number of bytes. Packages marked `held-out` go to
+the validation file as a whole. Nothing under `<work>` is meant to be committed. Knows nothing of tokens, samples or
+models.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from training.archives import (
 
 HERE = Path(__file__).resolve().parent
 
-# Bytes taken from one package, per language: without a cap a few giants would be most of the corpus.
+# Maximum bytes per package and language: without a limit, a few giants would make up most of the corpus.
 MAX_BYTES = {
     "Python": 2_300_000,
     "JavaScript": 900_000,
@@ -44,17 +44,17 @@ MAX_BYTES = {
 MAX_BYTES |= {"JSON": 60_000, "YAML": 200_000, "TOML": 100_000, "shell": 200_000, "HTML": 150_000, "CSS": 200_000}
 MAX_BYTES |= {"Java": 1_000_000, "Kotlin": 1_000_000, "Lua": 500_000, "Rust": 1_000_000, "Go": 1_000_000}
 WORD = re.compile(r"\w+")
-NGRAM_SIZE = 13  # the window of the GPT-3 decontamination: shorter ones fire on idioms
+NGRAM_SIZE = 13  # as in the decontamination of GPT-3; shorter n-grams match idioms
 
 
 def read_package_list(listing: Path) -> dict[str, bool]:
-    """`name==version` (or `name@version`) to whether it is held out for validation."""
+    """Map each `name==version` (or `name@version`) of a list to True if it is held out for validation."""
     lines = (line.strip() for line in listing.read_text().splitlines())
     return {line.split("#")[0].strip(): "held-out" in line for line in lines if line and not line.startswith("#")}
 
 
 def limit_bytes(files: Iterable[SourceFile]) -> Iterator[SourceFile]:
-    """Files up to the cap of their language, in an order that depends on their content alone."""
+    """Yield files up to the byte limit of their language, in an order that depends only on their content."""
     taken: Counter[str] = Counter()
     for file in sorted(files, key=lambda f: hashlib.sha256(f.text.encode()).digest()):
         language = LANGUAGES[PurePosixPath(file.path).suffix]
@@ -64,12 +64,13 @@ def limit_bytes(files: Iterable[SourceFile]) -> Iterator[SourceFile]:
 
 
 class DuplicateFilter:
-    """Says whether a file, or most of its windows of five lines, was seen before. About 70 bytes a line of memory."""
+    """Detects near-duplicate files by their windows of five lines. Takes about 70 bytes of memory per line."""
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
 
     def is_duplicate(self, text: str) -> bool:
+        """Return True if more than 40 % of the windows occurred before; else remember the windows."""
         lines = [line.strip() for line in text.split("\n") if len(line.strip()) > 3]
         windows = {hash(tuple(lines[i : i + 5])) for i in range(max(1, len(lines) - 4))}
         repeated = len(windows & self._seen) > 0.4 * len(windows)
@@ -79,7 +80,7 @@ class DuplicateFilter:
 
 
 def collect_benchmark_ngrams(paths: Iterable[Path]) -> frozenset[tuple[str, ...]]:
-    """Every window of 13 words of the problems and solutions in HumanEval-like JSON lines (plain or gzipped)."""
+    """Collect the 13-grams of all problems and solutions in HumanEval-like JSON lines (plain or gzipped)."""
     windows: set[tuple[str, ...]] = set()
     for path in paths:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -91,14 +92,14 @@ def collect_benchmark_ngrams(paths: Iterable[Path]) -> frozenset[tuple[str, ...]
 
 
 def iter_ngrams(words: list[str]) -> Iterator[tuple[str, ...]]:
-    """Windows of 13 words."""
+    """Yield the 13-grams of a sequence of words."""
     return zip(*(words[i:] for i in range(NGRAM_SIZE)), strict=False)
 
 
 def write_corpus(
     packages: Iterable[Package], held_out: frozenset[str], windows: frozenset[tuple[str, ...]], folder: Path
 ) -> tuple[list[str], dict[str, Counter[str]]]:
-    """Write the two files; return the NOTICE's lines and the bytes of each use and language."""
+    """Write both files; return the lines of the NOTICE and the bytes per split and language."""
     duplicates, notice, dropped = DuplicateFilter(), [], 0
     sizes: dict[str, Counter[str]] = {"train": Counter(), "valid": Counter()}
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,17 +121,17 @@ def write_corpus(
                 notice.append(f"{package.name:32} {package.version:16} {size:>9}  {use:10}  {package.licence}")
     for use, part in parts.items():
         part.replace(folder / f"{use}.jsonl")
-    print(f"{dropped} files left out for overlap with the benchmarks", flush=True)
+    print(f"{dropped} files skipped because they overlap with the benchmarks", flush=True)
     return notice, sizes
 
 
 def get_package_name(requirement: str) -> str:
-    """The name a pinned requirement's `Package` has."""
+    """Return the `Package` name of a pinned requirement."""
     return normalize_name(requirement.split("==")[0]) if "==" in requirement else f"npm:{requirement.rsplit('@', 1)[0]}"
 
 
 def iter_archives(requirements: Iterable[str], work: Path) -> Iterator[tuple[str, Path]]:
-    """Each requirement whose archive is there, with the archive."""
+    """Yield each requirement that has been downloaded, with its archive."""
     wheels = {tuple(map(normalize_name, w.name.split("-")[:2])): w for w in sorted((work / "wheels").glob("*.whl"))}
     for requirement in requirements:
         if "==" in requirement:
@@ -142,12 +143,15 @@ def iter_archives(requirements: Iterable[str], work: Path) -> Iterator[tuple[str
 
 
 def iter_packages(listed: dict[str, bool], work: Path) -> Iterator[Package]:
-    """The listed packages, then what is installed. Those held out come first: of two copies, theirs is kept."""
+    """Yield the listed packages, then the installed ones.
+
+    Held-out packages come first, so that of duplicate files theirs is kept.
+    """
     ordered = sorted(listed, key=lambda r: (not listed[r], get_package_name(r)))
     for requirement, archive in iter_archives(ordered, work):
         package = read_wheel(archive) if archive.suffix == ".whl" else read_npm_tarball(archive)
         if package is None:
-            print(f"left out: the licence of {requirement} is not known to be permissive", flush=True)
+            print(f"skipped: the licence of {requirement} is not known to be permissive", flush=True)
         else:
             yield package
     skip = frozenset(map(get_package_name, listed)) | {"codeclippy-ls"}
@@ -155,7 +159,7 @@ def iter_packages(listed: dict[str, bool], work: Path) -> Iterator[Package]:
 
 
 def format_table(sizes: dict[str, Counter[str]]) -> str:
-    """Bytes per language, training and validation."""
+    """Format the bytes per language in training and validation."""
     order = [language for language, _ in (sizes["train"] + sizes["valid"]).most_common()]
     rows = [f"{language:12} {sizes['train'][language]:>12,} {sizes['valid'][language]:>12,}" for language in order]
     total = f"{'all':12} {sizes['train'].total():>12,} {sizes['valid'].total():>12,}"
@@ -166,12 +170,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", type=Path, nargs="*", default=[HERE / "packages.txt", HERE / "packages-npm.txt"])
     parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--benchmarks", type=Path, nargs="*", default=[], help="HumanEval-like JSON lines to keep out")
     parser.add_argument(
-        "--installed-only", action="store_true", help="no download: what this environment holds (rehearsal)"
+        "--benchmarks",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="HumanEval-like JSON lines; files that overlap with them are skipped",
     )
-    parser.add_argument("--held-out", nargs="*", default=[], help="further packages for validation")
-    parser.add_argument("--notice", type=Path, help="where the NOTICE goes (default: <work>/corpus/NOTICE)")
+    parser.add_argument(
+        "--installed-only", action="store_true", help="download nothing, use the packages of this environment"
+    )
+    parser.add_argument("--held-out", nargs="*", default=[], help="additional packages for validation")
+    parser.add_argument("--notice", type=Path, help="path of the NOTICE (default: <work>/corpus/NOTICE)")
     options = parser.parse_args()
     listings = [] if options.installed_only else options.packages
     listed = {requirement: held for listing in listings for requirement, held in read_package_list(listing).items()}

@@ -1,6 +1,6 @@
-"""Kinds of synthetic edits that fix something: a bug is put into code from the corpus, the edit takes it out again.
+"""Kinds of edits that fix a bug: a bug is put into code of the corpus, and the edit removes it.
 
-Same contract as `edit_kinds`. "Fix the bug" is the message of half of them; the others say what is wrong.
+Same interface as `edit_kinds`. Half of the messages are "Fix the bug" or the like; the others say what is wrong.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COMMON_MESSAGES = (
 def make_substitution(
     pattern: str, wrong: str | Callable[[re.Match[str]], str], messages: str, parses: bool = True
 ) -> Kind:
-    """A kind that breaks one match of a pattern, chosen at random; `parses` says whether the broken code still does."""
+    """Make a kind that breaks a random match of a pattern; `parses` says if the broken code still parses."""
 
     def kind(snippet: Snippet, rng: random.Random) -> Draft | None:
         code = [m for m in re.finditer(pattern, snippet.source) if is_code(snippet.source, m.start())]
@@ -40,13 +40,11 @@ def make_substitution(
     return kind
 
 
-EXACT_MESSAGE_SHARE = (
-    0.4  # the share of bugs whose fix the message gives: a reader cannot know which operator was meant
-)
+EXACT_MESSAGE_SHARE = 0.4  # share of messages that state the fix: a reader cannot know which operator is right
 
 
 def describe_fix(after: str, before: str, match: re.Match[str], broken: str) -> list[str] | None:
-    """Phrasings that name the wrong code, widened to stand once in the text before, and the right code."""
+    """Make messages with the wrong code, widened until it is unique in the text, and the right code."""
     start, end, longer = match.start(), match.end(), len(broken) - len(match.group())
     first = after.rfind("\n", 0, start) + 1
     last = after.find("\n", end - match.group().endswith("\n"))
@@ -63,7 +61,7 @@ def describe_fix(after: str, before: str, match: re.Match[str], broken: str) -> 
 
 
 def is_code(source: str, offset: int) -> bool:
-    """Roughly: not in a comment, nor in a docstring, nor in a string on its line."""
+    """Return True, approximately, if an offset is not in a comment, a docstring or a string of its line."""
     line = source[source.rfind("\n", 0, offset) + 1 : offset]
     return (
         source.count('"""', 0, offset) % 2 == 0
@@ -74,7 +72,7 @@ def is_code(source: str, offset: int) -> bool:
 
 
 def misspell(match: re.Match[str]) -> str:
-    """Two letters in the middle of the word swapped."""
+    """Swap two letters in the middle of a word."""
     word = match.group()
     at = 1 + sum(map(ord, word)) % max(1, len(word) - 2)
     return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
@@ -102,7 +100,7 @@ def negate_condition(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def misspell_name(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """One use of a name that stands elsewhere in the function, misspelled."""
+    """Misspell one use of a name of the function."""
     if not is_function(snippet):
         return None
     parameters, local, _ = collect_names(snippet)
@@ -133,7 +131,7 @@ def misspell_name(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def return_wrong_variable(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """`return` of another local name than the one that was built."""
+    """Return another name than the right one."""
     if not is_function(snippet):
         return None
     parameters, local, _ = collect_names(snippet)
@@ -158,7 +156,7 @@ def return_wrong_variable(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def drop_return(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """The last statement computes the result and does not return it."""
+    """Drop the `return` of the last statement."""
     last = snippet.function.body[-1] if is_function(snippet) else None
     if (
         not isinstance(last, ast.Return)

@@ -1,4 +1,4 @@
-"""Kinds of synthetic edits: imports, decorators, members of classes, comments and idioms. See `edit_kinds`."""
+"""Kinds of edits of imports, decorators, class members, comments and idioms. See `edit_kinds`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.snippets import Snippet
 
 
 def find_comment_lines(snippet: Snippet) -> list[int]:
-    """Numbers of the lines that hold nothing but a comment of words."""
+    """Find the numbers of the lines that are only a comment in words."""
     lines = snippet.source.split("\n")
     return [i for i, line in enumerate(lines, 1) if re.fullmatch(r"\s+# [A-Z][\w ,.'()-]{8,70}", line)]
 
@@ -37,7 +37,7 @@ UNUSED_IMPORTS = (
 
 
 def find_imports(snippet: Snippet) -> list[tuple[int, str]]:
-    """Number and text of each one-line import at the top of a module's head."""
+    """Find the line number and text of each one-line import."""
     found = [n for n in snippet.tree.body if isinstance(n, (ast.Import, ast.ImportFrom)) and n.lineno == n.end_lineno]
     return [(n.lineno, snippet.get_line(n.lineno)) for n in found]
 
@@ -57,7 +57,7 @@ def remove_unused_import(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def add_import(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """An import that is missing. Where its place is not the sorted one, the message says what it follows."""
+    """Add a missing import. If its position is not the sorted one, the message names the import before it."""
     found = find_imports(snippet)
     plain = [i for i, (_, line) in enumerate(found) if re.fullmatch(r"import \w+|from [\w.]+ import \w+", line)]
     if not plain or len(snippet.tree.body) < 2:
@@ -129,7 +129,7 @@ def make_async(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def add_member(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """A class without one of its short methods, and with it; or the other way round."""
+    """Add or remove a short method of a class."""
     methods = [n for n in getattr(snippet.node, "body", []) if isinstance(n, ast.FunctionDef) and not n.decorator_list]
     short = [n for n in methods if (n.end_lineno or 0) - n.lineno <= 7]
     if not isinstance(snippet.node, ast.ClassDef) or len(methods) < 2 or not short:
@@ -163,7 +163,7 @@ def add_member(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def find_init_attributes(snippet: Snippet) -> list[str]:
-    """The attributes that `__init__` sets from parameters of the same name."""
+    """Find the attributes that `__init__` sets from parameters of the same name."""
     return re.findall(r"\n        self\.(\w+) = \1\n", snippet.source.replace("\n", "\n\n"))
 
 
@@ -178,7 +178,7 @@ def add_repr(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def add_attribute(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """One parameter of `__init__` that is kept as an attribute."""
+    """Add a parameter of `__init__` that becomes an attribute."""
     names = find_init_attributes(snippet)
     if not names or not re.search(rf", {names[-1]}\):", snippet.source):
         return None
@@ -212,7 +212,7 @@ def modernize_super(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def use_idiom(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """Comparisons a linter would flag, and the idiom."""
+    """Replace code that a linter would flag with the idiom."""
     rules = (
         (r"\bif not (\w+):", r"if len(\1) == 0:", "Simplify the condition|simplify the empty check|use truthiness"),
         (r"\bif (\w+):", r"if \1 == True:", "Simplify the condition|remove == True|compare to True the right way"),
@@ -229,7 +229,7 @@ def use_idiom(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def swap_quotes(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """All strings of one kind of quotes, in either direction."""
+    """Change the quotes of all strings, in either direction."""
     one, other = ("'", '"') if rng.random() < 0.6 else ('"', "'")
     source = snippet.source
     if other in source.replace(other * 3, "") or one * 3 in source or "#" in source or "\\" in source:

@@ -1,7 +1,7 @@
-"""Kinds of synthetic edits whose message carries all that the result needs: names, values, whole lines.
+"""Kinds of edits whose message contains all that the result needs: names, values, whole lines.
 
-Same contract as `edit_kinds`. A reader of the text and the message can write exactly the expected result. Text that a
-message quotes stands once in the snippet.
+Same interface as `edit_kinds`. A reader of the text and the message can write exactly the expected result. Code that a
+message quotes is unique in the snippet.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from training.snippets import Snippet
 Node = ast.expr | ast.stmt | ast.arg
 
 
-def find_unique(snippet: Snippet, nodes: list[Node], longest: int = 60) -> list[tuple[Node, str]]:
-    """Those of one line whose text stands once in the snippet, with their text."""
+def find_unique(snippet: Snippet, nodes: list[Node], max_chars: int = 60) -> list[tuple[Node, str]]:
+    """Find the nodes of one line whose source is unique in the snippet, with their source."""
     short = [(n, snippet.get_source(n)) for n in nodes if getattr(n, "lineno", 0) == getattr(n, "end_lineno", 1)]
-    return [(n, t) for n, t in short if 3 < len(t) <= longest and snippet.source.count(t) == 1]
+    return [(n, t) for n, t in short if 3 < len(t) <= max_chars and snippet.source.count(t) == 1]
 
 
 def add_docstring_text(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -36,7 +36,7 @@ def add_docstring_text(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def annotate(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """Type hints that the message lists."""
+    """Add the type hints that the message lists."""
     changes = find_hint_removals(snippet, rng) if is_function(snippet) else None
     node = snippet.function if is_function(snippet) else None
     if not changes or node is None:
@@ -55,7 +55,7 @@ def annotate(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def add_comment(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """A comment whose words and place the message says."""
+    """Add a comment; the message has its words and its position."""
     lines = snippet.source.split("\n")
     found = [i for i, line in enumerate(lines) if re.fullmatch(r"\s+# [A-Z][\w ,.'()-]{8,60}", line)]
     found = [i for i in found if not lines[i - 1].lstrip().startswith("#")]
@@ -102,7 +102,7 @@ def change_condition(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def change_call(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """Another function or method called, wherever this one was."""
+    """Replace every call of a function or method with a call of another one."""
     calls = [n.func for n in ast.walk(snippet.node) if isinstance(n, ast.Call)]
     names = {
         f.attr if isinstance(f, ast.Attribute) else f.id for f in calls if isinstance(f, (ast.Attribute, ast.Name))
@@ -125,7 +125,7 @@ NEW_VERBS = ("get", "load", "read", "write", "build", "make", "create", "update"
 
 
 def change_default(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """Another default of a parameter, or one where there was none."""
+    """Change the default of a parameter, or add one."""
     if not is_function(snippet):
         return None
     arguments = snippet.function.args
@@ -150,7 +150,7 @@ def change_default(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def remove_statement(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """A line taken out, or put back behind the line that the message names."""
+    """Remove a line, or add it after the line that the message names."""
     lines = snippet.source.split("\n")
     simple: list[Node] = (
         [n for n in find_simple_statements(snippet) if not isinstance(n, ast.Return)] if is_function(snippet) else []
@@ -176,7 +176,7 @@ def remove_statement(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def is_valid(source: str) -> bool:
-    """Whether it still is a function with a body."""
+    """Return True if the source is still valid Python."""
     try:
         return bool(ast.parse(source).body)
     except SyntaxError:
@@ -212,7 +212,7 @@ EXCEPTIONS = (
 
 
 def change_exception(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """Another exception raised or caught."""
+    """Change the exception that is raised or caught."""
     found = list(re.finditer(r"\b(except|raise) (\w+(?:Error|Exception))\b", snippet.source))
     if not found or not is_function(snippet):
         return None
@@ -235,7 +235,7 @@ def change_exception(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def remove_prints(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """Prints that stood in the corpus."""
+    """Remove prints that are in the corpus."""
     found = (
         [n for n in find_simple_statements(snippet) if re.match(r"print\(", snippet.get_source(n))]
         if is_function(snippet)
@@ -256,7 +256,7 @@ def remove_prints(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def accept_variadic(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """`**kwargs` or `*args` at the end of a signature of one line."""
+    """Add `**kwargs` or `*args` to the end of a one-line signature."""
     node = snippet.function if is_function(snippet) else None
     if node is None or node.args.vararg or node.args.kwarg or node.args.kwonlyargs or not node.args.args:
         return None
@@ -270,7 +270,7 @@ def accept_variadic(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def add_assert(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """An assertion as the first statement."""
+    """Add an assertion as the first statement."""
     if not is_function(snippet) or not (parameters := collect_names(snippet)[0]):
         return None
     first, indent = snippet.function.body[0], " " * snippet.function.body[0].col_offset
@@ -287,7 +287,7 @@ def add_assert(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def change_attribute(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """An attribute of `self`, renamed throughout."""
+    """Rename an attribute of `self` everywhere."""
     names = sorted(set(re.findall(r"\bself\.([a-z_]\w{2,})\b(?!\()", snippet.source)))
     new = rng.choice(NEW_NAMES)
     if not names or new in set(WORD.findall(snippet.source)):

@@ -1,9 +1,9 @@
-"""What a kind of synthetic edit is, and what several kinds share.
+"""Define kinds of synthetic edits, and helpers that several kinds share.
 
-A kind is a function `(snippet, rng) -> Draft | None`; None says that the snippet does not lend itself. Most kinds work
-backwards: what stands in the corpus is the *after*, and the *before* is derived from it. Messages are chosen by the
-kind, one of several phrasings; how they are typed is varied in `edits`. The kinds: `edit_signatures` (documentation,
-types, names, parameters), `edit_statements`, `edit_definitions` (modules and classes), `edit_bugs`.
+A kind is a function `(snippet, rng) -> Draft | None`; None means that the snippet is not suitable. Most kinds work
+backwards: the text from the corpus is the result of the edit, and the text before it is derived. A kind chooses one of
+several phrasings of its message; `edits` varies how it is typed. The kinds are in `edit_signatures` (documentation,
+types, names, parameters), `edit_statements`, `edit_definitions` (modules and classes), `edit_exact` and `edit_bugs`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from training.snippets import Snippet
 
 @dataclass(frozen=True)
 class Draft:
-    """Two versions of a snippet and what was asked for."""
+    """A snippet before and after an edit, and the message."""
 
     before: str
     after: str
@@ -44,17 +44,17 @@ NEW_NAMES = (
 
 
 def choose(rng: random.Random, messages: str) -> str:
-    """One of the phrasings, which are separated by bars."""
+    """Choose one of the messages, which are separated by bars."""
     return rng.choice(messages.split("|"))
 
 
 def is_function(snippet: Snippet) -> bool:
-    """Whether the snippet is a function or method."""
+    """Return True if the snippet is a function or method."""
     return isinstance(snippet.node, (ast.FunctionDef, ast.AsyncFunctionDef))
 
 
 def find_docstring(snippet: Snippet) -> ast.Expr | None:
-    """The docstring statement of a function or class."""
+    """Find the docstring statement of a function or class."""
     node = snippet.node
     if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return None
@@ -66,7 +66,7 @@ def find_docstring(snippet: Snippet) -> ast.Expr | None:
 
 
 def collect_names(snippet: Snippet) -> tuple[list[str], list[str], set[str]]:
-    """Parameters (without self), local variables assigned by name, and every word of the source."""
+    """Collect the parameters (without self), the assigned local names, and all words of the source."""
     node = snippet.function
     parameters = [a.arg for a in [*node.args.args, *node.args.kwonlyargs] if a.arg not in ("self", "cls")]
     stored = [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
@@ -76,7 +76,7 @@ def collect_names(snippet: Snippet) -> tuple[list[str], list[str], set[str]]:
 
 
 def find_simple_statements(snippet: Snippet) -> list[ast.stmt]:
-    """Simple statements of one line that stand alone on their line, inside a function."""
+    """Find the simple statements of a function that are one line each."""
     simple = (ast.Assign, ast.Expr, ast.Return, ast.AugAssign, ast.Raise, ast.Assert)
     body = [
         n for n in ast.walk(snippet.node) if isinstance(n, simple) and n.lineno == n.end_lineno and n.col_offset >= 4
@@ -85,7 +85,7 @@ def find_simple_statements(snippet: Snippet) -> list[ast.stmt]:
 
 
 def negate(test: str) -> str | None:
-    """The opposite of a simple condition, in the form a person writes it."""
+    """Negate a simple condition, in the form a person would write; None if it is not simple."""
     pairs = ((" is not ", " is "), (" not in ", " in "), (" == ", " != "), (" <= ", " > "), (" >= ", " < "))
     if re.search(r" (and|or|if) |\blambda\b|\n", test):
         return None

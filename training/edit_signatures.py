@@ -1,4 +1,4 @@
-"""Kinds of synthetic edits: documentation, type hints, names and parameters of a definition. See `edit_kinds`."""
+"""Kinds of edits of documentation, type hints, names and parameters of a definition. See `edit_kinds`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from training.snippets import Snippet
 
 
 def split_docstring(snippet: Snippet) -> tuple[str, str] | None:
-    """The snippet without its docstring, and with its docstring's first line alone."""
+    """Return the snippet without its docstring, and with only the first line of it."""
     statement = find_docstring(snippet)
     if statement is None or statement.end_lineno is None or not isinstance(statement.value, ast.Constant):
         return None
@@ -49,7 +49,7 @@ def add_docstring(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def estimate_predictability(without: str, documented: str) -> float:
-    """The share of the docstring's longer words whose first letters stand in the code: what a reader could guess."""
+    """Return the share of the docstring's longer words whose first letters occur in the code."""
     text = documented.split('"""')[1].lower() if '"""' in documented else ""
     words, code = [w for w in re.findall(r"[a-z]+", text) if len(w) > 3], without.lower()
     return sum(word[:5] in code for word in words) / max(1, len(words))
@@ -67,7 +67,7 @@ SIMPLE_HINT = re.compile(
 
 
 def find_hint_removals(snippet: Snippet, rng: random.Random) -> list[tuple[int, int, str]] | None:
-    """The replacements that strip every annotation of a function's signature, or None where a hint is hard to guess."""
+    """Find the replacements that remove all annotations of a signature; None if a hint is hard to guess."""
     node = snippet.function
     arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs, node.args.vararg, node.args.kwarg]
     hints = [a.annotation for a in arguments if a is not None and a.annotation is not None]
@@ -104,7 +104,7 @@ def remove_type_hints(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def rename_word(source: str, old: str, new: str) -> str | None:
-    """Every whole word `old` as `new`; None where it also is an attribute, a keyword or stands in a string's quotes."""
+    """Rename every word `old`; None if it also is an attribute or a keyword or is next to a quote."""
     if re.search(rf"\.{old}\b|\b{old}=[^=]|[\"'{{]{old}\b|\b{old}[\"']", source):
         return None
     return re.sub(rf"\b{old}\b", new, source)

@@ -1,4 +1,4 @@
-"""Kinds of synthetic edits: the statements inside a function. See `edit_kinds`."""
+"""Kinds of edits of the statements in a function. See `edit_kinds`."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def invert_if(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def convert_comprehension(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """A list built by a loop and by a comprehension, in either direction."""
+    """Convert a loop to a list comprehension, or the other way round."""
     for node in find_simple_statements(snippet) if is_function(snippet) else []:
         value = node.value if isinstance(node, (ast.Assign, ast.Return)) else None
         if not isinstance(value, ast.ListComp) or len(value.generators) != 1 or len(value.generators[0].ifs) > 1:
@@ -272,7 +272,7 @@ def use_with(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def toggle_debug_print(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """A print of a variable behind its assignment, put there or taken away."""
+    """Add or remove a print of a variable after its assignment."""
     found = (
         [n for n in find_simple_statements(snippet) if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)]
         if is_function(snippet)
@@ -300,7 +300,7 @@ def toggle_debug_print(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def add_return(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """A `return` of a local name at the end, asked for by name."""
+    """Add a missing `return` of a name at the end."""
     last = snippet.function.body[-1] if is_function(snippet) else None
     if not isinstance(last, ast.Return) or not isinstance(last.value, ast.Name) or len(snippet.function.body) < 2:
         return None

@@ -1,8 +1,8 @@
-"""Write synthetic edits, each with an exact message and a diff that applies, made from the files of the corpus.
+"""Make synthetic edits from the files of the corpus, each with an exact message and a diff that applies.
 
-Reads `<work>/corpus/{train,valid}.jsonl`, writes `<work>/edits/{train,valid}.jsonl`: one `EditSample` per line. What a
-kind proposes is placed among other lines, turned into a diff and dropped unless the diff applies and gives the
-after-text. Deterministic: the seed and a file's place in the corpus decide everything.
+Reads `<work>/corpus/{train,valid}.jsonl` and writes `<work>/edits/{train,valid}.jsonl`: one `EditSample` per line. The
+draft of a kind is placed between other lines and turned into a diff; it is dropped unless the diff applies and gives
+the text after the edit. The result depends only on the seed and on the position of a file in the corpus.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_DOCUMENT_CHARS, MAX_DIFF_CHARS, MAX_CHANGED_LINES = 2400, 1500, 20
 
 @dataclass(frozen=True)
 class EditSample:
-    """One edit of a whole document: its file name, the text, what was asked for, and the hunks that do it."""
+    """One edit of a whole document: file name, text, message and hunks."""
 
     kind: str
     name: str
@@ -90,9 +90,9 @@ KINDS: dict[str, tuple[float, Kind]] = {
 
 
 def vary_phrasing(message: str, document: str, rng: random.Random) -> str:
-    """Small variations of how a message is typed: case of the first letter, a full stop, politeness.
+    """Vary how a message is typed: case of the first letter, a full stop, politeness.
 
-    The case of an identifier means something: only a plain word that the document does not hold changes its own.
+    Only a plain word that does not occur in the document changes its case: it might be an identifier.
     """
     first = message.split(" ", 1)[0]
     plain = first.isalpha() and first[1:].islower() and not re.search(rf"\b{first}\b", document)
@@ -104,9 +104,9 @@ def vary_phrasing(message: str, document: str, rng: random.Random) -> str:
     return f"please {message[0].lower()}{message[1:]}" if chance < 0.24 and plain else message
 
 
-def make_sample(place: Snippet, kind: str, draft: Draft, path: str, rng: random.Random) -> EditSample | None:
-    """The edit as a document and its diff, or None where it is too long, changes nothing or does not apply."""
-    before, after = place_in_document(place, draft.before, draft.after, rng)
+def make_sample(snippet: Snippet, kind: str, draft: Draft, path: str, rng: random.Random) -> EditSample | None:
+    """Make a document and its diff from a draft; None if it is too long, changes nothing or does not apply."""
+    before, after = place_in_document(snippet, draft.before, draft.after, rng)
     diff = make_diff(before, after)
     changed = sum(line[:1] in "+-" for line in diff.splitlines())
     if before == after or len(before) > MAX_DOCUMENT_CHARS or len(diff) > MAX_DIFF_CHARS or changed > MAX_CHANGED_LINES:
@@ -122,24 +122,24 @@ FILE_NAMES = ("main.py", "app.py", "example.py", "script.py", "test.py", "a.py",
 
 
 def make_edits(path: str, text: str, rng: random.Random, per_snippet: int) -> Iterator[EditSample]:
-    """The edits of one file: every snippet is offered to a few kinds, drawn by weight."""
+    """Make the edits of one file, trying some kinds, drawn by weight, on each snippet."""
     names, weights = list(KINDS), [weight for weight, _ in KINDS.values()]
-    for place in find_snippets(text):
-        wanted = per_snippet
+    for snippet in find_snippets(text):
+        missing = per_snippet
         tried: set[str] = set()
         for kind in rng.choices(names, weights, k=per_snippet * 4):
-            if not wanted:
+            if not missing:
                 break
-            draft = KINDS[kind][1](place, rng) if kind not in tried else None
+            draft = KINDS[kind][1](snippet, rng) if kind not in tried else None
             tried.add(kind)
-            found = make_sample(place, kind, draft, path, rng) if draft is not None else None
-            if found is not None:
-                wanted -= 1
-                yield found
+            edit = make_sample(snippet, kind, draft, path, rng) if draft is not None else None
+            if edit is not None:
+                missing -= 1
+                yield edit
 
 
 def make_edits_of_line(work: tuple[int, str, int, int]) -> list[str]:
-    """One corpus line to JSON lines: the unit of work of a process."""
+    """Make the JSON lines of one corpus line: the unit of work of a process."""
     number, line, seed, per_snippet = work
     file = json.loads(line)
     if not file["path"].endswith(".py"):
@@ -151,7 +151,7 @@ def make_edits_of_line(work: tuple[int, str, int, int]) -> list[str]:
 def write_edits(
     corpus: Path, target: Path, processes: int, limit: int, seconds: float, seed: int, per_snippet: int
 ) -> Counter[str]:
-    """Edits until the limit or the time is reached; files are taken in an order that mixes the packages."""
+    """Write edits until a limit of number or time; the order of files mixes the packages."""
     lines = corpus.read_text().splitlines()
     order = list(range(len(lines)))
     random.Random(seed).shuffle(order)

@@ -1,7 +1,7 @@
-"""Held-out synthetic edits: how many diffs apply, and how many give exactly the expected text.
+"""Measure held-out synthetic edits: how many diffs apply, and how many give exactly the expected text.
 
-Twice: by plain decoding, and as the server makes them, constrained. A docstring that says the same in other words
-counts as wrong.
+Edits are made by plain decoding and by the server, with its constraints. A docstring with the same meaning in other
+words counts as wrong.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from codeclippy_ls.settings import parse
 from codeclippy_ls.text import Document
 from training import samples
 from training.edits import EditSample
-from training.figures import Proportion
+from training.generation import GenerationRequest, Model
+from training.metrics import Proportion
 from training.snippets import apply_diff
 from training.tokenizer import DIFF
-from training.writer import GenerationRequest, Model
 
 MAX_TOKENS = 400  # the server's default
 
@@ -30,13 +30,13 @@ EditRequest = tuple[str, str, str]  # file name, text, message
 
 
 def read_edits(path: Path) -> list[EditSample]:
-    """The edits of a file."""
+    """Read the edits of a file."""
     with path.open() as lines:
         return [EditSample(**json.loads(line)) for line in lines]
 
 
 def select_per_kind(edits: Sequence[EditSample], per_kind: int) -> list[EditSample]:
-    """The first edits of each kind."""
+    """Select the first edits of each kind."""
     seen: dict[str, int] = defaultdict(int)
     chosen = []
     for edit in edits:
@@ -47,12 +47,12 @@ def select_per_kind(edits: Sequence[EditSample], per_kind: int) -> list[EditSamp
 
 
 def make_request(edit: EditSample) -> EditRequest:
-    """What a user would hand over."""
+    """Return what a user would send."""
     return edit.name, edit.before, edit.message
 
 
 def generate_diffs(model: Model, edits: Sequence[EditSample]) -> list[str]:
-    """The hunks the model writes freely; none for a document that leaves no room in the window."""
+    """Generate hunks by plain decoding; an empty diff if the document exceeds the context length."""
     requests = []
     for edit in edits:
         ids = samples.make_edit(model.encode, edit.name, edit.before, edit.message, "").ids
@@ -63,7 +63,7 @@ def generate_diffs(model: Model, edits: Sequence[EditSample]) -> list[str]:
 
 
 def is_unusable(before: str, diff: str) -> bool:
-    """Whether a diff under way can no longer apply: a line that is none of a diff, or more old lines than there are."""
+    """Return True if an unfinished diff cannot apply: a line that is not of a diff, or too many old lines."""
     lines = diff.removeprefix(" ").split("\n")[:-1]
     return (
         any(line[:1] not in tuple(" +-@") for line in lines)
@@ -71,13 +71,13 @@ def is_unusable(before: str, diff: str) -> bool:
     )
 
 
-async def edit_by_server(folder: Path, asked: Iterable[EditRequest], threads: int = 1) -> list[str | None]:
-    """The texts after each edit as the server makes it, under constraints; `None` where it is refused."""
+async def edit_by_server(folder: Path, requests: Iterable[EditRequest], threads: int = 1) -> list[str | None]:
+    """Return the text after each edit by the server, under constraints; `None` if it is refused."""
     settings, _ = parse({"model": {"completion": str(folder.resolve()), "threads": threads}})
     assistant = Assistant(open_thread_engine(settings), settings)
     try:
         await assistant.prepare()
-        results = [await assistant.edit(Document(f"/{name}", before), message) for name, before, message in asked]
+        results = [await assistant.edit(Document(f"/{name}", before), message) for name, before, message in requests]
         return [result.after if isinstance(result, Proposal) else None for result in results]
     finally:
         await assistant.close()
@@ -86,7 +86,7 @@ async def edit_by_server(folder: Path, asked: Iterable[EditRequest], threads: in
 def score_by_kind(
     edits: Sequence[EditSample], afters: Sequence[str | None]
 ) -> dict[str, tuple[Proportion, Proportion]]:
-    """Per kind, and for `all`: how many apply, how many give exactly the expected text. No edit is `None`."""
+    """Count, per kind and for `all`, the edits that apply and those with exactly the expected text."""
     results: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     for edit, after in zip(edits, afters, strict=True):
         result = after is not None, after == apply_diff(edit.before, edit.diff)

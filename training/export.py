@@ -1,9 +1,9 @@
-"""Write a checkpoint as a folder that plain transformers loads, with a description that names its hash.
+"""Write a checkpoint as a folder that plain transformers loads, with a description that contains its hash.
 
-The folder holds config.json, generation_config.json, model.safetensors (tied weights once), the tokenizer's two files
-and model.json. Weights are bf16, or with `--format int8` matrices are int8 with a factor per row, which halves the file
-and is read by the server alone. The export is read back as the server reads it: bf16 must give the same logits bit for
-bit, int8 nearly the same.
+The folder holds config.json, generation_config.json, model.safetensors (tied weights once), the two files of the
+tokenizer and model.json. Weights are bf16. With `--format int8`, matrices are int8 with one factor per row, which
+halves the file; only the server reads that format. The export is loaded again as the server loads it: bf16 must give
+the same logits bit for bit, int8 nearly the same.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from training.train import HERE, ModelConfig, cast_to_bf16, make_model
 
 
 def load_checkpoint_model(checkpoint: dict[str, Any]) -> GPTNeoXForCausalLM:
-    """The model of a checkpoint, in bf16, for inference."""
+    """Load the model of a checkpoint in bf16, for inference."""
     model = cast_to_bf16(make_model(ModelConfig(**checkpoint["config"]))).eval()
     model.load_state_dict(checkpoint["weights"])
     return model
@@ -37,7 +37,7 @@ def load_checkpoint_model(checkpoint: dict[str, Any]) -> GPTNeoXForCausalLM:
 def describe_model(
     name: str, version: str, weights: Path, model: GPTNeoXForCausalLM, checkpoint: dict[str, Any]
 ) -> dict[str, Any]:
-    """What model.json says."""
+    """Make the content of model.json."""
     return {
         "name": name,
         "version": version,
@@ -54,7 +54,7 @@ def describe_model(
 
 
 def quantize_int8(weights: Path) -> None:
-    """Rewrite a file of bf16 weights: matrices as int8 with a float32 factor per row, the largest value being 127."""
+    """Rewrite a file of bf16 weights: matrices become int8 with a float32 factor per row (maximum 127)."""
     packed: dict[str, torch.Tensor] = {}
     for name, value in load_file(weights).items():
         if value.ndim == 2:
@@ -68,14 +68,14 @@ def quantize_int8(weights: Path) -> None:
 def export(
     checkpoint_file: Path, tokenizer: Path, folder: Path, name: str, version: str, form: str = "bf16"
 ) -> dict[str, Any]:
-    """Write the folder; files of it that are not ours to write (README.md) stay."""
+    """Write the files of the model; other files of the folder (README.md) stay."""
     checkpoint = torch.load(checkpoint_file, map_location="cpu", weights_only=True)
     model = load_checkpoint_model(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     if form == "int8":
         quantize_int8(folder / "model.safetensors")
-    (folder / "model.safetensors").chmod(0o644)  # written readable by its owner alone
+    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it readable only by its owner
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tokenizer / file, folder / file)
     check_export(folder, model, exact=form == "bf16")
@@ -86,16 +86,20 @@ def export(
 
 @torch.no_grad()
 def check_export(folder: Path, model: GPTNeoXForCausalLM, exact: bool) -> None:
-    """The folder loads as the server loads it, gives the logits, and its control tokens have their ids."""
+    """Check that the server's loader gives the checkpoint's logits, and that the control tokens have their ids.
+
+    Raises:
+        ValueError: the logits or the ids differ.
+    """
     again = load(ModelSpec(str(folder), device="cpu", dtype="bfloat16"), native=False).module
     ids = torch.arange(64)[None] * 97 % model.config.vocab_size
     wanted, found = model(ids).logits.float(), again(ids).logits.float()
     error = float((found - wanted).norm() / wanted.norm())
     if error > (0.0 if exact else 0.05):
-        raise ValueError(f"the export does not give the logits of the checkpoint: they differ by {error:.4f}")
+        raise ValueError(f"the logits of the export differ from those of the checkpoint by {error:.4f}")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if tokenizer.convert_tokens_to_ids(list(CONTROL_TOKENS)) != list(range(8)):
-        raise ValueError("control tokens have other ids")
+        raise ValueError("the control tokens do not have the ids 0 to 7")
 
 
 def main() -> None:

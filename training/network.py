@@ -1,10 +1,10 @@
-"""The forward and backward pass of a training step, over the parameters of a `GPTNeoXForCausalLM`.
+"""The forward and backward pass of a training step, on the parameters of a `GPTNeoXForCausalLM`.
 
-The same function as transformers' modules (a test compares loss and gradients), written for what a step costs: causal
-attention skips the blocks above the diagonal and saves its probabilities, and the loss is computed in slices of rows,
+Computes the same function as transformers' modules (a test compares loss and gradients) at a lower cost: causal
+attention skips the blocks above the diagonal and saves its probabilities, and the loss is computed in blocks of tokens,
 so that the logits of a whole step never exist at once. On one core with bf16 matrix units this gave 7,000 tokens per
-second where the modules gave 4,300 (6 million parameters). On a GPU attention is PyTorch's fused one. Knows nothing of
-samples or of optimizers.
+second, transformers' modules 4,300 (6 million parameters). A GPU uses PyTorch's fused attention. Knows nothing of
+samples or optimizers.
 """
 
 from __future__ import annotations
@@ -18,45 +18,46 @@ from torch.autograd.function import once_differentiable
 from transformers import GPTNeoXForCausalLM
 
 HiddenStatesFunction = Callable[[GPTNeoXForCausalLM, Tensor], Tensor]
-QUERY_BLOCK = 256  # rows of the attention matrix computed at once; keys behind them are skipped
+QUERY_BLOCK = 256  # queries computed at once; the keys after them are skipped
 LOGITS_BLOCK = 512  # tokens whose logits exist at once
 
 
 class CausalAttention(torch.autograd.Function):
-    """Causal attention with rotary positions, from packed projections to the heads side by side.
+    """Causal attention with rotary positions, from packed q, k and v to concatenated heads.
 
-    `packed` is (batch, length, heads, 3 * size) as GPT-NeoX packs q, k and v per head; `cos` and `sin` are
-    (length, turned / 2) for the first `turned` of `size` dimensions. Returns (batch, length, heads * size).
+    `packed` is (batch, length, heads, 3 * head_dim), as GPT-NeoX packs q, k and v per head. `cos` and `sin` are
+    (length, rotary_dim / 2). Returns (batch, length, heads * head_dim).
     """
 
     @staticmethod
     def forward(ctx: Any, packed: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        batch, length, heads, triple = packed.shape
-        size = triple // 3
-        split = packed.view(batch, length, heads, 3, size).permute(3, 0, 2, 1, 4)
-        q, k, v = (part.reshape(batch * heads, length, size).contiguous() for part in split.unbind(0))
-        q = apply_rotary(q, cos, sin).mul_(size**-0.5)
+        batch, length, heads, packed_dim = packed.shape
+        head_dim = packed_dim // 3
+        split = packed.view(batch, length, heads, 3, head_dim).permute(3, 0, 2, 1, 4)
+        # q, k, v: (batch * heads, length, head_dim)
+        q, k, v = (part.reshape(batch * heads, length, head_dim).contiguous() for part in split.unbind(0))
+        q = apply_rotary(q, cos, sin).mul_(head_dim**-0.5)
         k = apply_rotary(k, cos, sin)
-        out = packed.new_empty(batch * heads, length, size)
+        out = packed.new_empty(batch * heads, length, head_dim)
         saved = []
         for start in range(0, length, QUERY_BLOCK):
             end = min(length, start + QUERY_BLOCK)
-            scores = q[:, start:end] @ k[:, :end].mT
+            scores = q[:, start:end] @ k[:, :end].mT  # (batch * heads, queries, keys)
             scores[:, :, start:end].masked_fill_(make_causal_mask(end - start, packed.device), float("-inf"))
             probabilities = torch.softmax(scores, -1)
             out[:, start:end] = probabilities @ v[:, :end]
             saved.append(probabilities)
         ctx.save_for_backward(q, k, v, cos, sin, *saved)
         ctx.shape = packed.shape
-        return out.view(batch, heads, length, size).transpose(1, 2).reshape(batch, length, heads * size)
+        return out.view(batch, heads, length, head_dim).transpose(1, 2).reshape(batch, length, heads * head_dim)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         q, k, v, cos, sin, *saved = ctx.saved_tensors
-        batch, length, heads, triple = ctx.shape
-        size = triple // 3
-        grad = grad.view(batch, length, heads, size).transpose(1, 2).reshape(batch * heads, length, size)
+        batch, length, heads, packed_dim = ctx.shape
+        head_dim = packed_dim // 3
+        grad = grad.view(batch, length, heads, head_dim).transpose(1, 2).reshape(batch * heads, length, head_dim)
         packed = grad.new_empty(ctx.shape)
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for probabilities, start in zip(saved, range(0, length, QUERY_BLOCK), strict=True):
@@ -66,21 +67,21 @@ class CausalAttention(torch.autograd.Function):
             ds = torch._softmax_backward_data(out @ v[:, :end].mT, probabilities, -1, probabilities.dtype)
             dq[:, start:end] = ds @ k[:, :end]
             dk[:, :end] += ds.mT @ q[:, start:end]
-        dq = apply_rotary(dq, cos, -sin).mul_(size**-0.5)
+        dq = apply_rotary(dq, cos, -sin).mul_(head_dim**-0.5)
         dk = apply_rotary(dk, cos, -sin)
-        parts = packed.view(batch, length, heads, 3, size).permute(3, 0, 2, 1, 4)
+        parts = packed.view(batch, length, heads, 3, head_dim).permute(3, 0, 2, 1, 4)
         for part, found in zip(parts, (dq, dk, dv), strict=True):
-            part.copy_(found.view(batch, heads, length, size))
+            part.copy_(found.view(batch, heads, length, head_dim))
         return packed, None, None
 
 
 def make_causal_mask(size: int, device: torch.device) -> Tensor:
-    """True above the diagonal."""
+    """Return a (size, size) mask that is True above the diagonal."""
     return torch.ones(size, size, dtype=torch.bool, device=device).triu_(1)
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions on the first dimensions of (..., length, size), in place; the inverse with -sin."""
+    """Apply rotary positions to the first dimensions of (..., length, head_dim), in place; -sin inverts it."""
     half = cos.size(-1)
     first, second = x[..., :half].clone(), x[..., half : 2 * half].clone()
     x[..., :half] = first * cos - second * sin
@@ -89,10 +90,10 @@ def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class TiedCrossEntropy(torch.autograd.Function):
-    """The weighted mean of next-token losses through a tied head, and their plain mean where the weight is not zero.
+    """The weighted mean of the next-token losses, and the plain mean over the tokens of non-zero weight.
 
-    The gradients are computed in the forward pass, slice by slice. `hidden` is (tokens, width), `head` (vocabulary,
-    width), `targets` and `weights` (tokens,).
+    The forward pass computes the gradients, block by block. `hidden` is (tokens, hidden_size), `head` (vocab_size,
+    hidden_size), `targets` and `weights` (tokens,).
     """
 
     @staticmethod
@@ -103,14 +104,14 @@ class TiedCrossEntropy(torch.autograd.Function):
         share = weights / weights.sum()
         for start in range(0, hidden.size(0), LOGITS_BLOCK):
             rows = slice(start, start + LOGITS_BLOCK)
-            here, target = hidden[rows], targets[rows, None]
-            p = torch.softmax((here @ head.mT).float(), -1)  # six times faster than softmax with a dtype, on a CPU
+            block, target = hidden[rows], targets[rows, None]
+            p = torch.softmax((block @ head.mT).float(), -1)  # six times faster than softmax with a dtype, on a CPU
             losses[rows] = -p.gather(1, target).clamp_min(1e-30).log()[:, 0]
             if hidden.requires_grad:
                 p.scatter_add_(1, target, p.new_full(target.shape, -1.0))
                 dlogits = p.mul_(share[rows, None]).to(head.dtype)
                 dhidden[rows] = dlogits @ head
-                dhead += dlogits.mT @ here
+                dhead += dlogits.mT @ block
         ctx.save_for_backward(dhidden, dhead)
         plain = losses[weights > 0].mean()
         ctx.mark_non_differentiable(plain)
@@ -124,28 +125,28 @@ class TiedCrossEntropy(torch.autograd.Function):
 
 
 def make_rotary_table(model: GPTNeoXForCausalLM, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary positions, (length, half of the turned dimensions)."""
+    """Make the cosines and sines of the rotary positions, each (length, rotary_dim / 2)."""
     frequencies = model.gpt_neox.rotary_emb.inv_freq.float()
     angles = torch.arange(length, device=frequencies.device)[:, None] * frequencies
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def attend_fused(packed: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The same as `CausalAttention` by PyTorch's fused kernel."""
-    batch, length, _, triple = packed.shape
-    q, k, v = packed.transpose(1, 2).split(triple // 3, -1)
+    """Compute `CausalAttention` with PyTorch's fused kernel."""
+    batch, length, _, packed_dim = packed.shape
+    q, k, v = packed.transpose(1, 2).split(packed_dim // 3, -1)  # each (batch, heads, length, head_dim)
     half = cos.size(-1)
 
-    def turn(x: Tensor) -> Tensor:
+    def rotate(x: Tensor) -> Tensor:
         first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
         return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), -1)
 
-    out = nn.functional.scaled_dot_product_attention(turn(q), turn(k), v, is_causal=True)
+    out = nn.functional.scaled_dot_product_attention(rotate(q), rotate(k), v, is_causal=True)
     return out.transpose(1, 2).reshape(batch, length, -1)
 
 
 def compute_hidden_states(model: GPTNeoXForCausalLM, ids: Tensor) -> Tensor:
-    """The final hidden states (batch, length, width) of ids (batch, length)."""
+    """Compute the final hidden states (batch, length, hidden_size) of ids (batch, length)."""
     body = model.gpt_neox
     x = body.embed_in(ids)
     cos, sin = make_rotary_table(model, ids.size(1), x.dtype)
@@ -160,14 +161,17 @@ def compute_hidden_states(model: GPTNeoXForCausalLM, ids: Tensor) -> Tensor:
 
 
 def compute_loss(
-    model: GPTNeoXForCausalLM, ids: Tensor, weights: Tensor, states: HiddenStatesFunction = compute_hidden_states
+    model: GPTNeoXForCausalLM,
+    ids: Tensor,
+    weights: Tensor,
+    compute_states: HiddenStatesFunction = compute_hidden_states,
 ) -> tuple[Tensor, Tensor]:
-    """The weighted mean of the next-token losses, and their plain mean over the tokens that count (no gradient).
+    """Compute the weighted mean of the next-token losses, and the plain mean over tokens of non-zero weight.
 
-    `ids` and `weights` are (batch, length); a weight is that of predicting the id at its place. `states` is
-    `hidden_states`, or that compiled.
+    The plain mean has no gradient. `ids` and `weights` are (batch, length); a weight belongs to the prediction of the
+    id at its position. `compute_states` is `compute_hidden_states` or its compiled form.
     """
-    hidden = states(model, ids)  # all of the row, not one less: even sizes are faster
+    hidden = compute_states(model, ids)  # the whole row, not one token less: even sizes are faster
     targets, weights = ids.roll(-1, 1), weights.roll(-1, 1)
     weights[:, -1] = 0.0
     loss, plain = TiedCrossEntropy.apply(

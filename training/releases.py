@@ -1,9 +1,9 @@
-"""Edits from successive releases: small changes that people made, with a message that a rule derives from the change.
+"""Make edits from successive releases of packages: small changes by people, with a message derived by a rule.
 
-Reads the wheels listed in `packages-earlier.txt` and, for each, the later one listed in `packages.txt`; matches files
-by path and functions by name; appends an `EditSample` to `<work>/edits/{train,valid}.jsonl` for each change that a rule
-can state so exactly that a reader of text and message could write the result. All other changes are dropped. Run after
-`training.edits`; what an earlier run of this script added is replaced.
+Reads the wheels of `packages-earlier.txt` and, for each, the later one of `packages.txt`; matches files by path and
+functions by name. Appends an `EditSample` to `<work>/edits/{train,valid}.jsonl` for each change that a rule can
+describe so exactly that a reader of text and message could write the result; drops all other changes. Run it after
+`training.edits`; edits of an earlier run of this script are replaced.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Change = tuple[int, int, int, int]  # lines i1:i2 of the old text become lines j
 
 @dataclass(frozen=True, slots=True)
 class ChangeDescription:
-    """The rule's name, the phrasings of its message, and what they mean for a whole text, where it is all of it."""
+    """The name of the rule, possible messages, and the function that they mean, if it applies everywhere."""
 
     kind: str
     messages: list[str]
@@ -50,17 +50,17 @@ class ChangeDescription:
 
 
 def diff_lines(old: list[str], new: list[str]) -> list[Change]:
-    """The changed runs of lines."""
+    """Return the changed ranges of lines."""
     codes = SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     return [(i1, i2, j1, j2) for tag, i1, i2, j1, j2 in codes if tag != "equal"]
 
 
 def quote(text: str) -> str:
-    """Code in a message."""
+    """Quote code in a message."""
     return f"`{text.strip()}`"
 
 
-# Rewritings with a name: where the rule makes the new line of the old one, its message says all.
+# Rewrites with a name: if the rule turns the old text into the new one, its message is exact.
 OPTIONAL = re.compile(r"\b(?:t\.|typing\.)?Optional\[([\w.]+(?:\[[\w., ]*\])?)\]")
 UNION = re.compile(r"\b(?:t\.|typing\.)?Union\[([\w.]+), ([\w.]+)\]")
 GENERIC = re.compile(r"\b(?:t\.|typing\.)?(List|Dict|Tuple|Set|Type|FrozenSet)\b(?=\[)")
@@ -76,7 +76,7 @@ REWRITES = (
 
 
 def match_rewrite(before: str, after: str) -> ChangeDescription | None:
-    """A named rewriting that explains the whole change."""
+    """Match a named rewrite that explains the whole change."""
     for name, pattern, replacement, forms in REWRITES:
         meaning = partial(pattern.sub, replacement)
         if meaning(before) == after:
@@ -85,7 +85,7 @@ def match_rewrite(before: str, after: str) -> ChangeDescription | None:
 
 
 def match_rename(old: list[str], new: list[str], before: str, after: str) -> ChangeDescription | None:
-    """One word, replaced wherever it stood."""
+    """Match the renaming of one word everywhere."""
     one, other = TOKEN.findall("\n".join(old)), TOKEN.findall("\n".join(new))
     pairs = {(a, b) for a, b in zip(one, other, strict=False) if a != b}
     if len(one) != len(other) or len(pairs) != 1:
@@ -99,7 +99,7 @@ def match_rename(old: list[str], new: list[str], before: str, after: str) -> Cha
 
 
 def match_replacement(old: list[str], new: list[str], before: str) -> ChangeDescription | None:
-    """One run of tokens in one line, widened until the old text stands once in the document."""
+    """Match a change of consecutive tokens in one line, widened until the old text is unique in the document."""
     if len(old) != 1 or len(new) != 1:
         return None
     one, other = TOKEN.findall(old[0]), TOKEN.findall(new[0])
@@ -124,12 +124,12 @@ def match_replacement(old: list[str], new: list[str], before: str) -> ChangeDesc
 
 
 def is_balanced(code: str) -> bool:
-    """Whether brackets and quotes come in pairs, roughly."""
+    """Return True, approximately, if brackets and quotes come in pairs."""
     return all(code.count(a) == code.count(b) for a, b in ("()", "[]", "{}")) and code.count('"') % 2 == 0
 
 
 def match_removal(old: list[str], new: list[str], before: str) -> ChangeDescription | None:
-    """A line, or a statement with its block, that is gone."""
+    """Match the removal of a line, or of a statement with its block."""
     first = old[0].strip() if old else ""
     tree = parse("if True:\n" + "\n".join(old)) if old and old[0][:1] == " " else parse("\n".join(old))
     if new or not first or tree is None or before.count(first) != 1:
@@ -156,7 +156,7 @@ def match_removal(old: list[str], new: list[str], before: str) -> ChangeDescript
 
 
 def match_addition(old: list[str], new: list[str], above: str, before: str) -> ChangeDescription | None:
-    """A line behind another, or a condition with one statement."""
+    """Match the addition of a line, or of a condition with one statement."""
     lines = [line.strip() for line in new]
     if old or not lines or not all(lines) or before.count(above.strip()) != 1 or len(above.strip()) < 3:
         return None
@@ -179,7 +179,7 @@ def match_addition(old: list[str], new: list[str], above: str, before: str) -> C
 
 
 def match_signature_change(old: FunctionNode, new: FunctionNode) -> ChangeDescription | None:
-    """A parameter put in or taken away, or annotations put in, and nothing else."""
+    """Match the addition or removal of a parameter, or the addition of annotations, and nothing else."""
 
     def listed(node: FunctionNode) -> dict[str, str]:
         defaults = dict(zip([a.arg for a in node.args.args][::-1], node.args.defaults[::-1], strict=False))
@@ -215,7 +215,7 @@ def match_signature_change(old: FunctionNode, new: FunctionNode) -> ChangeDescri
 
 
 def describe_change(old: Snippet, after: str, change: list[Change]) -> ChangeDescription | None:
-    """What a rule says of the change of a whole snippet, given as runs of lines."""
+    """Describe the change of a snippet by the first rule that matches."""
     one, other = old.source.split("\n"), after.split("\n")
     lines_old = [line for i1, i2, _, _ in change for line in one[i1:i2]]
     lines_new = [line for _, _, j1, j2 in change for line in other[j1:j2]]
@@ -237,7 +237,7 @@ def describe_change(old: Snippet, after: str, change: list[Change]) -> ChangeDes
 
 
 def split_change(old: Snippet, new: str) -> Iterator[tuple[str, list[Change]]]:
-    """The whole change, or else each run of changed lines by itself: the text after it, and the runs."""
+    """Yield the whole change if a rule matches it, else each changed range on its own: text after it and ranges."""
     one, other = old.source.split("\n"), new.split("\n")
     runs = diff_lines(one, other)
     if sum(i2 - i1 + j2 - j1 for i1, i2, j1, j2 in runs) > MAX_CHANGED_LINES:
@@ -250,7 +250,7 @@ def split_change(old: Snippet, new: str) -> Iterator[tuple[str, list[Change]]]:
 
 
 def collect_definitions(text: str) -> dict[str, Snippet]:
-    """A file's functions by qualified name, its imports, and short classes."""
+    """Collect the functions, short classes and imports of a file by qualified name."""
     found: dict[str, Snippet] = {}
     tree, lines = parse(text), text.split("\n")
 
@@ -267,37 +267,42 @@ def collect_definitions(text: str) -> dict[str, Snippet]:
 
     if tree is not None:
         walk(tree, "")
-        head = list(find_snippets(text, longest=1))[-1:]
+        head = list(find_snippets(text, max_lines=1))[-1:]
         if head and isinstance(head[0].node, (ast.Import, ast.ImportFrom)):
             found["<head>"] = head[0]
     return found
 
 
 def make_file_edits(path: str, old: str, new: str, rng: random.Random) -> Iterator[EditSample]:
-    """The edits between two versions of a file."""
+    """Make the edits between two versions of a file."""
     later = collect_definitions(new)
     for name, one in collect_definitions(old).items():
         if name not in later or later[name].source == one.source:
             continue
         for after, runs in split_change(one, later[name].source):
-            said = describe_change(one, after, runs)
-            if said is None:
+            change = describe_change(one, after, runs)
+            if change is None:
                 continue
-            message = rng.choice(said.messages)
-            made = make_sample(one, KIND_PREFIX + said.kind, Draft(one.source, after, message), path, rng)
-            if made is not None and len(message) <= MAX_MESSAGE_CHARS and "\n" not in message and is_exact(made, said):
-                yield made
+            message = rng.choice(change.messages)
+            edit = make_sample(one, KIND_PREFIX + change.kind, Draft(one.source, after, message), path, rng)
+            if (
+                edit is not None
+                and len(message) <= MAX_MESSAGE_CHARS
+                and "\n" not in message
+                and is_exact(edit, change)
+            ):
+                yield edit
 
 
-def is_exact(made: EditSample, said: ChangeDescription) -> bool:
-    """Whether code that the phrasings quote stands at most once in the document, or they mean no more than is done."""
-    if said.meaning is not None:
-        return said.meaning(made.before) == apply_diff(made.before, made.diff)
-    return all(made.before.count(text) <= 1 for text in re.findall(r"`([^`]+)`", " ".join(said.messages)))
+def is_exact(edit: EditSample, change: ChangeDescription) -> bool:
+    """Return True if the message means exactly this edit: quoted code is unique, or the meaning gives the result."""
+    if change.meaning is not None:
+        return change.meaning(edit.before) == apply_diff(edit.before, edit.diff)
+    return all(edit.before.count(text) <= 1 for text in re.findall(r"`([^`]+)`", " ".join(change.messages)))
 
 
 def make_release_edits(earlier: Path, later: Path, rng: random.Random) -> list[EditSample]:
-    """The edits between two wheels of a package."""
+    """Make the edits between two wheels of a package."""
     old, new = read_wheel(earlier), read_wheel(later)
     if old is None or new is None:
         return []
@@ -314,7 +319,13 @@ def main() -> None:
     parser.add_argument("--packages", type=Path, default=HERE / "packages.txt")
     parser.add_argument("--earlier", type=Path, default=HERE / "packages-earlier.txt")
     parser.add_argument("--work", type=Path, default=HERE / "work")
-    parser.add_argument("--benchmarks", type=Path, nargs="*", default=[], help="HumanEval-like JSON lines to keep out")
+    parser.add_argument(
+        "--benchmarks",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="HumanEval-like JSON lines; edits that overlap with them are skipped",
+    )
     options = parser.parse_args()
     earlier, listed = read_package_list(options.earlier), read_package_list(options.packages)
     download_wheels(earlier, options.work / "wheels")
@@ -333,7 +344,7 @@ def main() -> None:
 
 
 def merge_edits(path: Path, edits: list[EditSample]) -> None:
-    """Put the edits behind the synthetic ones, in place of those of an earlier run."""
+    """Append the edits to the synthetic ones, replacing those of an earlier run."""
     kept = [line for line in path.read_text().splitlines(True) if not json.loads(line)["kind"].startswith(KIND_PREFIX)]
     part = path.with_suffix(".jsonl.part")
     part.write_text("".join([*kept, *(json.dumps(asdict(edit)) + "\n" for edit in edits)]))

@@ -1,15 +1,15 @@
-"""Run a Python program that nobody has read, in a process of its own, and say whether it came to its end.
+"""Run an untrusted Python program in a process of its own and report how it ended.
 
 The program runs in an isolated interpreter (no site packages, no environment) in an empty temporary folder, with an
-empty stdin and its output thrown away. Limits are two layers:
+empty stdin and discarded output. There are two layers of limits:
 
-- the kernel's: CPU seconds, address space, file size, no core dump, no new process or thread (a limit that root is
-  exempt from, so root becomes nobody where `setpriv` is there), no network (a namespace of its own, where allowed);
-- the interpreter's, an audit hook that cannot be taken off again: no sockets, no processes, no foreign functions, no
-  signals to others, and nothing opened for writing, renamed or removed outside the folder.
+- the kernel's: CPU seconds, address space, file size, no core dump, no new process or thread (root is exempt from that
+  limit, so root becomes nobody if `setpriv` is installed), no network (a network namespace, if allowed);
+- the interpreter's, an audit hook that cannot be removed: no sockets, processes, foreign functions or signals to other
+  processes, and no file opened for writing, renamed or removed outside the folder.
 
-At the time-out the whole process group is killed. This holds back the accidents of a small model; it is no prison for
-a program written to get out. It needs a POSIX system.
+After the time limit the whole process group is killed. This stops the accidents of a small model; it does not hold back
+a program that was written to escape. It needs a POSIX system.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ NOBODY = "65534"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a program may use."""
+    """The resources that a program may use."""
 
-    seconds: float = 6.0  # by the clock
+    seconds: float = 6.0  # wall-clock time
     cpu_seconds: int = 2
     memory: int = 512 << 20
     file_size: int = 1 << 20
@@ -40,18 +40,18 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a program ended: `passed`, an exception's name, `time`, `left early` or `signal n`."""
+    """The end of a program: `passed`, the name of an exception, `time`, `left early` or `signal n`."""
 
     status: str
 
     @property
     def passed(self) -> bool:
-        """It ran to its last line."""
+        """True if the program ran to its last line."""
         return self.status == "passed"
 
 
-# Runs inside. The word that says it came to the end is read from stdin before the program can see anything, and goes
-# out through a descriptor that it does not know: neither `exit()` nor printing makes a pass.
+# Runs in the child process. It reads the secret word that means success from stdin before the program starts, and
+# writes it to a descriptor that the program does not know: neither `exit()` nor printing counts as success.
 LAUNCHER = """
 import os, resource, sys
 word = sys.stdin.readline().strip()
@@ -112,12 +112,12 @@ run(source, word, answer)
 
 
 def run_program(program: str, limits: Limits | None = None) -> Outcome:
-    """Run a program to its end or its limits."""
+    """Run a program until it ends or reaches a limit."""
     limits = limits or Limits()
     if not hasattr(os, "killpg"):
-        raise NotImplementedError("programs are run on POSIX systems only: elsewhere they cannot be held back")
+        raise NotImplementedError("programs are run only on POSIX systems: their limits do not exist elsewhere")
     with tempfile.TemporaryDirectory(prefix="sandbox-", ignore_cleanup_errors=True) as folder:
-        Path(folder).chmod(0o777)  # whom the program runs as owns nothing
+        Path(folder).chmod(0o777)  # the user that runs the program owns nothing
         (Path(folder) / "program.py").write_text(program, encoding="utf-8", errors="replace")
         return _run_in(folder, limits)
 
@@ -137,40 +137,40 @@ def _run_in(folder: str, limits: Limits) -> Outcome:
         text=True,
     )
     try:
-        said, _ = child.communicate(word + "\n", timeout=limits.seconds)
+        answer, _ = child.communicate(word + "\n", timeout=limits.seconds)
     except subprocess.TimeoutExpired:
-        said = "time"
+        answer = "time"
     finally:
         _kill_group(child.pid)
         child.wait()
         for stream in (child.stdin, child.stdout):
             if stream is not None and not stream.closed:
                 stream.close()
-    if said == "time" or child.returncode in (-signal.SIGXCPU, 128 + signal.SIGXCPU):
+    if answer == "time" or child.returncode in (-signal.SIGXCPU, 128 + signal.SIGXCPU):
         return Outcome("time")
-    if said == word:
+    if answer == word:
         return Outcome("passed")
-    return Outcome(said or (f"signal {-child.returncode}" if child.returncode else "left early"))
+    return Outcome(answer or (f"signal {-child.returncode}" if child.returncode else "left early"))
 
 
 def _kill_group(leader: int) -> None:
     try:
         os.killpg(leader, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):  # it is gone; or it became another user and is gone
+    except (ProcessLookupError, PermissionError):  # it has ended, perhaps as another user
         pass
 
 
 def get_interpreter_command() -> tuple[str, ...]:
-    """The interpreter without packages, environment and user folder."""
+    """Return the command of the interpreter without packages, environment and user folder."""
     executable = getattr(sys, "_base_executable", None) or sys.executable
     return (str(Path(executable).resolve()), "-I", "-S", "-B", "-X", "utf8", "-c")
 
 
 @lru_cache
 def find_isolation_command() -> tuple[str, ...]:
-    """The command before the interpreter that takes away the network and, from root, its rights; the first that works.
+    """Find the first command prefix that works to remove the network and, from root, its privileges.
 
-    Root keeps the right to read, for an interpreter in a folder that is its own.
+    Root keeps the right to read, for an interpreter in a folder that only root can read.
     """
     unshare, setpriv = shutil.which("unshare"), shutil.which("setpriv")
     keep = "-all,+dac_read_search"
@@ -189,32 +189,32 @@ def find_isolation_command() -> tuple[str, ...]:
         "--bounding-set",
         keep,
     )
-    ways: list[tuple[str, ...]] = []
+    prefixes: list[tuple[str, ...]] = []
     if os.geteuid() == 0 and setpriv:
-        ways += [(unshare, "--net", *as_nobody)] if unshare else []
-        ways.append(as_nobody)
+        prefixes += [(unshare, "--net", *as_nobody)] if unshare else []
+        prefixes.append(as_nobody)
     elif unshare:
-        ways.append((unshare, "--user", "--net"))
-    return next((way for way in ways if _works(way)), ())
+        prefixes.append((unshare, "--user", "--net"))
+    return next((prefix for prefix in prefixes if _works(prefix)), ())
 
 
-def _works(way: tuple[str, ...]) -> bool:
+def _works(prefix: tuple[str, ...]) -> bool:
     try:
-        done = subprocess.run(
-            [*way, *get_interpreter_command(), "import json"], capture_output=True, timeout=20, env={}, cwd="/"
+        result = subprocess.run(
+            [*prefix, *get_interpreter_command(), "import json"], capture_output=True, timeout=20, env={}, cwd="/"
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return done.returncode == 0
+    return result.returncode == 0
 
 
 def describe_isolation() -> str:
-    """What holds programs back on this machine, in words."""
-    way = find_isolation_command()
-    network = "no network (namespace)" if "--net" in way else "sockets refused by the interpreter"
+    """Describe the isolation of programs on this machine."""
+    prefix = find_isolation_command()
+    network = "no network (namespace)" if "--net" in prefix else "sockets refused by the interpreter"
     rights = (
         "as nobody"
-        if "--reuid" in way
+        if "--reuid" in prefix
         else "as root: processes refused by the interpreter alone"
         if os.geteuid() == 0
         else "as this user"

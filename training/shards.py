@@ -1,10 +1,10 @@
-"""The training data as compressed files that are small enough to carry to another machine, and back to a work folder.
+"""Pack the training data into bundles that are small enough to copy to another machine, and unpack them there.
 
-`pack` writes the corpus and the tokenizer as loads: folders of at most `--megabytes` each, with xz-compressed JSON
-lines `[file, line]`, and in every load the same manifest of all files and their hashes. `unpack` takes loads one at a
-time, in any order, and puts the files back when the last one is there; nothing is half written. Edits are not packed
-but made again from the corpus where they are needed: they are several times its size. `split` and `join` cut one large
-file into parts and put it together.
+`pack` writes the corpus and the tokenizer as bundles: folders of at most `--megabytes` each, with shards of
+xz-compressed JSON lines `[file, line]`. Every bundle has the same manifest of all shards and their hashes. `unpack`
+takes bundles one at a time, in any order, and restores the files once all shards are there; nothing is left half
+written. Edits are not packed: they are several times the size of the corpus and can be made from it again. `split` and
+`join` cut one large file into parts and put it together again.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 FILES = ("corpus/train.jsonl", "corpus/valid.jsonl", "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json")
-RAW_BYTES = 40_000_000  # of one shard before compression; source code packs to a fifth or a sixth
+RAW_BYTES = 40_000_000  # of one shard, uncompressed; xz reduces source code to a fifth or a sixth
 MANIFEST = "manifest.json"
 
 
 def iter_records(work: Path) -> Iterator[bytes]:
-    """Every line of the files, with the name of its file."""
+    """Yield every line of the files as a JSON record with the name of its file."""
     for name in FILES:
         with (work / name).open(newline="\n") as lines:
             for line in lines:
@@ -33,67 +33,67 @@ def iter_records(work: Path) -> Iterator[bytes]:
 
 
 def iter_chunks(work: Path, size: int) -> Iterator[bytes]:
-    """The records in pieces of about `size` bytes."""
-    piece = bytearray()
+    """Yield the records in chunks of about `size` bytes."""
+    chunk = bytearray()
     for record in iter_records(work):
-        piece += record
-        if len(piece) >= size:
-            yield bytes(piece)
-            piece.clear()
-    if piece:
-        yield bytes(piece)
+        chunk += record
+        if len(chunk) >= size:
+            yield bytes(chunk)
+            chunk.clear()
+    if chunk:
+        yield bytes(chunk)
 
 
-def pack(work: Path, to: Path, most: int, processes: int, raw: int = RAW_BYTES) -> list[Path]:
-    """The loads, written anew.
+def pack(work: Path, to: Path, max_bytes: int, processes: int, raw_bytes: int = RAW_BYTES) -> list[Path]:
+    """Write the bundles, replacing earlier ones, and return their folders.
 
     Raises:
-        ValueError: one shard alone is larger than a load may be.
+        ValueError: a shard is larger than a bundle may be.
     """
     shutil.rmtree(to, ignore_errors=True)
-    loads: list[Path] = []
-    room, hashes = 0, dict[str, str]()
+    bundles: list[Path] = []
+    bytes_left, hashes = 0, dict[str, str]()
     with ProcessPoolExecutor(processes) as pool:
-        for number, packed in enumerate(pool.map(lzma.compress, iter_chunks(work, raw))):
-            if len(packed) > most:
-                raise ValueError(f"a shard of {len(packed)} bytes does not fit into a load of {most}")
-            if len(packed) > room:
-                loads.append(to / str(len(loads)))
-                loads[-1].mkdir(parents=True)
-                room = most
+        for number, packed in enumerate(pool.map(lzma.compress, iter_chunks(work, raw_bytes))):
+            if len(packed) > max_bytes:
+                raise ValueError(f"a shard of {len(packed)} bytes does not fit into a bundle of {max_bytes}")
+            if len(packed) > bytes_left:
+                bundles.append(to / str(len(bundles)))
+                bundles[-1].mkdir(parents=True)
+                bytes_left = max_bytes
             name = f"{number:04}.xz"
-            (loads[-1] / name).write_bytes(packed)
+            (bundles[-1] / name).write_bytes(packed)
             hashes[name] = hashlib.sha256(packed).hexdigest()
-            room -= len(packed)
-    for load in loads:
-        (load / MANIFEST).write_text(json.dumps(hashes))
-    return loads
+            bytes_left -= len(packed)
+    for bundle in bundles:
+        (bundle / MANIFEST).write_text(json.dumps(hashes))
+    return bundles
 
 
-def unpack(loads: list[Path], work: Path) -> list[str]:
-    """Take loads into a work folder; returns the names of the shards that are still missing.
+def unpack(bundles: list[Path], work: Path) -> list[str]:
+    """Copy bundles into a work folder; return the names of the shards that are still missing.
 
     Raises:
         ValueError: a shard is damaged.
     """
-    taken = work / "taken"
-    taken.mkdir(parents=True, exist_ok=True)
+    received = work / "received"
+    received.mkdir(parents=True, exist_ok=True)
     hashes: dict[str, str] = {}
-    for load in loads:
-        hashes = json.loads((load / MANIFEST).read_text())
-        for shard in sorted(load.glob("*.xz")):
+    for bundle in bundles:
+        hashes = json.loads((bundle / MANIFEST).read_text())
+        for shard in sorted(bundle.glob("*.xz")):
             if hashlib.sha256(shard.read_bytes()).hexdigest() != hashes[shard.name]:
-                raise ValueError(f"{shard} is damaged: carry it again")
-            shutil.copy(shard, taken / shard.name)
-    missing = [name for name in sorted(hashes) if not (taken / name).is_file()]
+                raise ValueError(f"{shard} is damaged: copy it again")
+            shutil.copy(shard, received / shard.name)
+    missing = [name for name in sorted(hashes) if not (received / name).is_file()]
     if not missing:
-        restore_files([taken / name for name in sorted(hashes)], work)
-        shutil.rmtree(taken)
+        restore_files([received / name for name in sorted(hashes)], work)
+        shutil.rmtree(received)
     return missing
 
 
 def restore_files(shards: list[Path], work: Path) -> None:
-    """The files from all their shards."""
+    """Restore the files from all shards."""
     for name in FILES:
         (work / name).parent.mkdir(parents=True, exist_ok=True)
     files = {name: (work / f"{name}.new").open("w", newline="\n") for name in FILES}
@@ -107,18 +107,18 @@ def restore_files(shards: list[Path], work: Path) -> None:
         (work / f"{name}.new").replace(work / name)
 
 
-def split_file(file: Path, to: Path, most: int) -> list[Path]:
-    """A file in numbered parts of at most `most` bytes."""
+def split_file(file: Path, to: Path, max_bytes: int) -> list[Path]:
+    """Write a file as numbered parts of at most `max_bytes`."""
     to.mkdir(parents=True, exist_ok=True)
     content = file.read_bytes()
-    parts = [to / f"{file.name}.{at // most:02}" for at in range(0, len(content), most)]
+    parts = [to / f"{file.name}.{at // max_bytes:02}" for at in range(0, len(content), max_bytes)]
     for number, part in enumerate(parts):
-        part.write_bytes(content[number * most : (number + 1) * most])
+        part.write_bytes(content[number * max_bytes : (number + 1) * max_bytes])
     return parts
 
 
 def join_parts(first: Path, to: Path) -> None:
-    """The file from its parts, which stand beside the first one."""
+    """Write a file from its parts, which are in the folder of the first one."""
     parts = sorted(first.parent.glob(f"{first.name.removesuffix('.00')}.[0-9][0-9]"))
     to.write_bytes(b"".join(part.read_bytes() for part in parts))
 
@@ -126,26 +126,26 @@ def join_parts(first: Path, to: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    one = verbs.add_parser("pack", help="<work> to <work>/loads/0, 1, ...")
+    one = verbs.add_parser("pack", help="write <work> as bundles to <work>/bundles/0, 1, ...")
     one.add_argument("--megabytes", type=int, default=60)
     one.add_argument("--processes", type=int, default=2)
-    one = verbs.add_parser("unpack", help="loads to <work>")
-    one.add_argument("loads", type=Path, nargs="+")
+    one = verbs.add_parser("unpack", help="restore <work> from bundles")
+    one.add_argument("bundles", type=Path, nargs="+")
     for verb in verbs.choices.values():
         verb.add_argument("--work", type=Path, default=HERE / "work")
-    one = verbs.add_parser("split", help="a file to parts")
+    one = verbs.add_parser("split", help="split a file into parts")
     one.add_argument("file", type=Path)
     one.add_argument("--to", type=Path, required=True)
     one.add_argument("--megabytes", type=int, default=15)
-    one = verbs.add_parser("join", help="parts to a file")
+    one = verbs.add_parser("join", help="join the parts of a file")
     one.add_argument("first", type=Path, help="the part that ends in .00")
     one.add_argument("--to", type=Path, required=True)
     options = parser.parse_args()
     if options.verb == "pack":
-        for load in pack(options.work, options.work / "loads", options.megabytes * 2**20, options.processes):
-            print(load, sum(file.stat().st_size for file in load.iterdir()), "bytes")
+        for bundle in pack(options.work, options.work / "bundles", options.megabytes * 2**20, options.processes):
+            print(bundle, sum(file.stat().st_size for file in bundle.iterdir()), "bytes")
     elif options.verb == "unpack":
-        missing = unpack(options.loads, options.work)
+        missing = unpack(options.bundles, options.work)
         print(f"still missing: {', '.join(missing)}" if missing else f"complete in {options.work}")
     elif options.verb == "split":
         print(*split_file(options.file, options.to, options.megabytes * 2**20), sep="\n")

@@ -1,10 +1,10 @@
-"""Print what an exported model writes for the prompts of `showcase.txt`. Greedy, unedited.
+"""Print the answers of an exported model to the prompts of `showcase.txt`, greedy and unedited.
 
-The prompts are fixed, not chosen by what came out; they are numbered from 1. With `--pick` the numbers given become
-the section of the model's card, in Markdown: good and bad ones are for the reader to name, nothing here judges.
-A case begins with what is asked: `complete`, `infill` or `edit`, the file's name, and of an edit the message. The
-cursor is the character ▌. What is shown at a cursor is what the model writes up to its own end or a number of tokens,
-without the server's trimming; an edit is the diff the server makes, or why it refuses.
+The prompts are fixed, not chosen by their results; they are numbered from 1. With `--pick`, the given cases are printed
+as the section of the model card, in Markdown; the reader chooses good and bad ones. A case begins with its job
+(`complete`, `infill` or `edit`), the file name and, for an edit, the message. The character ▌ marks the cursor. A
+completion is shown up to the model's end token or a number of tokens, without the server's clean-up; an edit is the
+server's diff, or its reason to refuse.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from codeclippy_ls.assist.proposals import Refusal
 from codeclippy_ls.engines import open_thread_engine
 from codeclippy_ls.settings import parse
 from codeclippy_ls.text import Document
-from training.writer import Model
+from training.generation import Model
 
 HERE = Path(__file__).resolve().parent
 CURSOR = "▌"
@@ -35,7 +35,7 @@ LANGUAGES = {".py": "python", ".js": "javascript", ".ts": "typescript"}
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One prompt: its number, what is asked of which file, and the text, with the cursor in it or before the edit."""
+    """One prompt: number, job, file name, message of an edit, and the text, with the cursor or before the edit."""
 
     number: int
     job: str
@@ -45,15 +45,15 @@ class Case:
 
 
 def read_cases(path: Path) -> list[Case]:
-    """The cases of a file, in order."""
+    """Read the cases of a file, in order."""
     return [parse_case(number, part) for number, part in enumerate(path.read_text(encoding="utf-8").split("====\n"), 1)]
 
 
 def parse_case(number: int, part: str) -> Case:
-    """A case from its header line and its text.
+    """Parse a case from its header line and its text.
 
     Raises:
-        ValueError: the header says nothing known, an edit has no message, or the cursor is not there once.
+        ValueError: the header is unknown, an edit has no message, or there is not exactly one cursor.
     """
     header, _, text = part.partition("\n")
     found = HEADER.fullmatch(header)
@@ -63,13 +63,13 @@ def parse_case(number: int, part: str) -> Case:
 
 
 def split_at_cursor(case: Case) -> tuple[str, str]:
-    """What stands before and behind the cursor; behind a cursor at the end there is nothing, not even a line end."""
+    """Split the text at the cursor; after a cursor at the end the suffix is empty, without a line ending."""
     prefix, suffix = case.text.split(CURSOR)
     return prefix, suffix if suffix.strip() else ""
 
 
 def complete_cases(model: Model, cases: Sequence[Case]) -> dict[int, str]:
-    """What the model writes at each cursor."""
+    """Generate a completion at each cursor."""
     asked = [model.make_request(*split_at_cursor(case), lambda text: False, MAX_TOKENS) for case in cases]
     return {
         parse_case.number: text
@@ -78,7 +78,7 @@ def complete_cases(model: Model, cases: Sequence[Case]) -> dict[int, str]:
 
 
 async def edit_cases(folder: Path, cases: Iterable[Case]) -> dict[int, str]:
-    """The diff the server makes of each edit, or its sentence that says why there is none."""
+    """Return the server's diff for each edit, or its reason to refuse."""
     settings, _ = parse({"model": {"completion": str(folder.resolve()), "threads": 1}})
     assistant = Assistant(open_thread_engine(settings), settings)
     found = {}
@@ -93,19 +93,19 @@ async def edit_cases(folder: Path, cases: Iterable[Case]) -> dict[int, str]:
 
 
 def generate_answers(folder: Path, cases: Sequence[Case]) -> dict[int, str]:
-    """What the model writes, by the cases' numbers."""
+    """Generate the answers of the model, by the number of the case."""
     cursors = [case for case in cases if case.job != "edit"]
     rest = [case for case in cases if case.job == "edit"]
     return complete_cases(Model(folder), cursors) | (asyncio.run(edit_cases(folder, rest)) if rest else {})
 
 
 def format_fence(text: str, language: str) -> str:
-    """A fenced block of Markdown."""
+    """Format a fenced code block of Markdown."""
     return f"```{language}\n{text.rstrip()}\n```"
 
 
 def format_case(case: Case, answer: str) -> str:
-    """A case as Markdown: at a cursor the text with what was written set between ▌ and ▐, of an edit file and diff."""
+    """Format a case as Markdown: the text with the completion between ▌ and ▐, or the file and the diff."""
     language = LANGUAGES.get(Path(case.name).suffix, "")
     if case.job == "edit":
         after = answer if answer.startswith("(") else format_fence(answer, "diff")
@@ -115,8 +115,8 @@ def format_case(case: Case, answer: str) -> str:
 
 
 def format_card(cases: Sequence[Case], found: dict[int, str]) -> str:
-    """The section of the card, by job, in the order given."""
-    parts = [f"What stands between {CURSOR} and ▐ was written by the model; cut after {MAX_TOKENS} tokens.\n"]
+    """Format the section of the model card, by job, in the given order."""
+    parts = [f"The model wrote the text between {CURSOR} and ▐; it is cut off after {MAX_TOKENS} tokens.\n"]
     for job, title in JOB_TITLES.items():
         of_job = [format_case(case, found[case.number]) for case in cases if case.job == job]
         parts += [f"### {title}\n", *of_job] if of_job else []
@@ -127,12 +127,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=HERE.parent / "codeclippy_ls" / "model")
     parser.add_argument("--prompts", type=Path, default=HERE / "showcase.txt")
-    parser.add_argument("--pick", type=int, nargs="+", metavar="NUMBER", help="only these, as the card's section")
+    parser.add_argument(
+        "--pick", type=int, nargs="+", metavar="NUMBER", help="print only these cases, as a section of the model card"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     cases = {case.number: case for case in read_cases(options.prompts)}
     if unknown := set(options.pick or ()) - set(cases):
-        parser.error(f"there is no case {min(unknown)}: they go from 1 to {len(cases)}")
+        parser.error(f"there is no case {min(unknown)}: cases are numbered from 1 to {len(cases)}")
     wanted = [cases[number] for number in options.pick or cases]
     found = generate_answers(options.model, wanted)
     if options.pick:

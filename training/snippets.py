@@ -1,8 +1,8 @@
-"""Pieces of source files that synthetic edits are made on, and unified diffs between two texts.
+"""Find snippets of source files for synthetic edits, and make and apply unified diffs.
 
-A `Snippet` is a function, a class or the head of a module, dedented so that it parses by itself; `placed` puts two
-versions of it back among real lines of its file. Diffs are hunks alone, no file headers, with both counts always
-written: `@@ -a,b +c,d @@`. `applied` reads such a diff strictly; every edit is checked with it.
+A `Snippet` is a function, a class or the imports of a module, dedented so that it parses on its own;
+`place_in_document` puts two versions of it back between lines of its file. Diffs are hunks without file headers, always
+with both counts: `@@ -a,b +c,d @@`. `apply_diff` reads such a diff strictly; every edit is checked with it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Snippet:
-    """Dedented source that parses, its tree, and the lines around it in its file (with the indentation it had)."""
+    """Dedented source with its syntax tree, its original indentation, and the lines around it in its file."""
 
     source: str
     tree: ast.Module
@@ -31,51 +31,51 @@ class Snippet:
 
     @property
     def node(self) -> ast.stmt:
-        """The function or class the snippet is about (the first statement of a module's head)."""
+        """The function or class of the snippet (or its first import)."""
         return self.tree.body[0]
 
     @property
     def function(self) -> FunctionNode:
-        """The node, where the snippet is a function."""
+        """The node of a snippet that is a function."""
         assert isinstance(self.node, (ast.FunctionDef, ast.AsyncFunctionDef))
         return self.node
 
     def get_offset(self, line: int, column: int) -> int:
-        """The offset of a place as `ast` gives it (lines from 1); snippets are ASCII, so columns are characters."""
+        """Return the offset of an `ast` position (lines from 1); snippets are ASCII, so columns are characters."""
         start = 0
         for _ in range(line - 1):
             start = self.source.index("\n", start) + 1
         return start + column
 
     def get_span(self, node: ast.expr | ast.stmt | ast.arg) -> tuple[int, int]:
-        """Where a node stands in the source."""
+        """Return the start and end offsets of a node."""
         assert node.end_lineno is not None and node.end_col_offset is not None
         return self.get_offset(node.lineno, node.col_offset), self.get_offset(node.end_lineno, node.end_col_offset)
 
     def get_source(self, node: ast.expr | ast.stmt | ast.arg) -> str:
-        """A node's source."""
+        """Return the source of a node."""
         start, end = self.get_span(node)
         return self.source[start:end]
 
     def get_line(self, number: int) -> str:
-        """A line by its number from 1, without its newline."""
+        """Return a line by its number (from 1), without its newline."""
         return self.source.split("\n")[number - 1]
 
     def replace(self, *changes: tuple[int, int, str]) -> str:
-        """The source with spans replaced; the spans do not overlap."""
+        """Return the source with spans replaced; the spans must not overlap."""
         text = self.source
         for start, end, new in sorted(changes, reverse=True):
             text = text[:start] + new + text[end:]
         return text
 
     def replace_lines(self, first: int, last: int, new: Iterable[str]) -> str:
-        """The source with the lines `first` to `last` (from 1, inclusive; last = first - 1 inserts) replaced."""
+        """Return the source with lines `first` to `last` (from 1, inclusive) replaced; last = first - 1 inserts."""
         lines = self.source.split("\n")
         return "\n".join([*lines[: first - 1], *new, *lines[last:]])
 
 
 def parse(source: str) -> ast.Module | None:
-    """The tree, or None where the source does not parse."""
+    """Parse the source; None on a syntax error."""
     try:
         return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -83,7 +83,7 @@ def parse(source: str) -> ast.Module | None:
 
 
 def make_snippet(lines: list[str], first: int, last: int) -> Snippet | None:
-    """The snippet of the lines `first` to `last` (from 1, inclusive) of a file."""
+    """Make a snippet of the lines `first` to `last` (from 1, inclusive) of a file."""
     raw = lines[first - 1 : last]
     source = textwrap.dedent("\n".join(raw)) + "\n"
     tree = parse(source)
@@ -94,8 +94,8 @@ def make_snippet(lines: list[str], first: int, last: int) -> Snippet | None:
     return Snippet(source, tree, indent, above, below)
 
 
-def find_snippets(text: str, longest: int = 34) -> Iterator[Snippet]:
-    """Functions and classes of up to `longest` lines, and the head of the file."""
+def find_snippets(text: str, max_lines: int = 34) -> Iterator[Snippet]:
+    """Yield functions and classes of up to `max_lines` lines, and the imports of the file."""
     tree = parse(text)
     if tree is None:
         return
@@ -103,7 +103,7 @@ def find_snippets(text: str, longest: int = 34) -> Iterator[Snippet]:
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and node.end_lineno is not None:
             first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-            if 2 <= node.end_lineno - first + 1 <= longest and (found := make_snippet(lines, first, node.end_lineno)):
+            if 2 <= node.end_lineno - first + 1 <= max_lines and (found := make_snippet(lines, first, node.end_lineno)):
                 yield found
     imports = [n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))]
     if imports and imports[-1].end_lineno is not None:
@@ -114,18 +114,18 @@ def find_snippets(text: str, longest: int = 34) -> Iterator[Snippet]:
             yield head
 
 
-def place_in_document(place: Snippet, before: str, after: str, rng: random.Random) -> tuple[str, str]:
-    """Both versions as whole documents: alone, in a class of their own, or among the lines around them."""
+def place_in_document(snippet: Snippet, before: str, after: str, rng: random.Random) -> tuple[str, str]:
+    """Place both versions in a document: alone, in a new class, or between the lines around the snippet."""
     choice = rng.random()
-    if choice < 0.45 or (not place.indent and choice < 0.6):
+    if choice < 0.45 or (not snippet.indent and choice < 0.6):
         return before, after
-    if place.indent and choice < 0.7:
+    if snippet.indent and choice < 0.7:
         head = f"class {rng.choice(CLASS_NAMES)}{rng.choice(['', '', '(Base)', '(object)'])}:\n"
         return head + textwrap.indent(before, "    "), head + textwrap.indent(after, "    ")
-    above = list(place.above)[rng.randrange(len(place.above) + 1) :]
-    below = list(place.below)[: rng.randrange(len(place.below) + 1)]
+    above = list(snippet.above)[rng.randrange(len(snippet.above) + 1) :]
+    below = list(snippet.below)[: rng.randrange(len(snippet.below) + 1)]
     start, end = "".join(f"{line}\n" for line in above), "".join(f"{line}\n" for line in below)
-    return start + textwrap.indent(before, place.indent) + end, start + textwrap.indent(after, place.indent) + end
+    return start + textwrap.indent(before, snippet.indent) + end, start + textwrap.indent(after, snippet.indent) + end
 
 
 # fmt: off
@@ -139,7 +139,7 @@ CLASS_NAMES = (
 
 
 def make_diff(before: str, after: str, context: int = 3) -> str:
-    """The hunks that turn `before` into `after`; both end with a newline."""
+    """Make the hunks that turn `before` into `after`; both must end with a newline."""
     groups = difflib.SequenceMatcher(
         None, old := before.splitlines(True), new := after.splitlines(True), autojunk=False
     )
@@ -147,7 +147,7 @@ def make_diff(before: str, after: str, context: int = 3) -> str:
 
 
 def format_hunk(group: list[tuple[str, int, int, int, int]], old: list[str], new: list[str]) -> str:
-    """One hunk from a group of opcodes; a side without lines is numbered by the line before it, as diff does."""
+    """Format a group of opcodes as a hunk; an empty side has the number of the line before it, as in diff."""
     i1, i2, j1, j2 = group[0][1], group[-1][2], group[0][3], group[-1][4]
     header = f"@@ -{i1 + (i2 > i1)},{i2 - i1} +{j1 + (j2 > j1)},{j2 - j1} @@\n"
     body = []
@@ -160,7 +160,7 @@ def format_hunk(group: list[tuple[str, int, int, int, int]], old: list[str], new
 
 
 def apply_diff(before: str, diff: str) -> str | None:
-    """The text after the diff, or None where a count, a number or a line is not exactly right."""
+    """Apply a diff; None if any count, line number or line does not match exactly."""
     old, result, at = before.splitlines(True), [], 0
     lines = diff.splitlines(True)
     while lines:
@@ -173,9 +173,9 @@ def apply_diff(before: str, diff: str) -> str | None:
         if len(result) != c - (d > 0):
             return None
         while b or d:
-            sign, line = (lines[0][:1], lines.pop(0)[1:]) if lines else ("", "")
-            if sign not in tuple(" -+") or (sign != "+" and old[at : at + 1] != [line]):
+            marker, line = (lines[0][:1], lines.pop(0)[1:]) if lines else ("", "")
+            if marker not in tuple(" -+") or (marker != "+" and old[at : at + 1] != [line]):
                 return None
-            at, b = (at, b) if sign == "+" else (at + 1, b - 1)
-            result, d = (result, d) if sign == "-" else ([*result, line], d - 1)
+            at, b = (at, b) if marker == "+" else (at + 1, b - 1)
+            result, d = (result, d) if marker == "-" else ([*result, line], d - 1)
     return "".join(result + old[at:])

@@ -1,10 +1,10 @@
-"""Train a GPT-NeoX model on the samples within a budget of seconds; stop, resume, and go on.
+"""Train a GPT-NeoX model on the samples within a budget of seconds; stop and resume.
 
-The schedule follows elapsed time over the budget, not steps: a run ends fully decayed whatever the machine's load.
+The schedule follows elapsed time over the budget, not steps: a run ends fully decayed at any load of the machine.
 Weights are bf16 with fp32 masters, or fp32 on a CPU without bf16 instructions; Muon updates the matrices, AdamW the
-rest. Writes `<out>/checkpoint.pt` (and `plateau.pt`, the last one before the rate falls) and one line of progress per
-interval to stdout (a bar on a terminal) and `<out>/log.jsonl`. Knows nothing of how samples are made, nor of the
-network's arithmetic.
+rest. Writes `<out>/checkpoint.pt`, `<out>/plateau.pt` (the last checkpoint before the rate falls), and a line of
+progress per interval to stdout (a bar on a terminal) and `<out>/log.jsonl`. Knows nothing of how samples are made, nor
+of the network's arithmetic.
 """
 
 from __future__ import annotations
@@ -36,41 +36,41 @@ WARMUP, DECAY_FROM = 0.02, 0.4
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The dimensions of a model."""
+    """The dimensions of a model, and its tokens per training step."""
 
     hidden_size: int
     num_layers: int
     num_heads: int
     context_length: int = 1024
     vocab_size: int = 8192
-    tokens_per_step: int = 8192  # small steps: an hour of two cores is only a few thousand of them
+    tokens_per_step: int = 8192  # small: an hour of two cores is only a few thousand steps
 
 
 @dataclass(frozen=True)
 class Phase:
-    """From which share of the budget on rows are how long (a share of the window) and made of what."""
+    """From the share `begins_at` of the budget on, rows have a share of the context length and a mixture of samples."""
 
     begins_at: float
     context_share: float
     mixture: dict[str, float]
 
 
-# Text first, then edits too: they are the harder job, and what is learned while the rate falls stays. Long rows cost
-# more attention for tokens that most samples do not have; the last third is enough to learn far positions.
+# Text first, then also edits: they are the harder task, and what is learned while the rate falls is kept. Long rows
+# cost more attention, and most samples are short; the last third is enough to learn distant positions.
 PHASES = (
     Phase(0.0, 0.5, {"continuation": 0.25, "infill": 0.75}),
     Phase(0.2, 0.5, {"continuation": 0.08, "infill": 0.44, "edit": 0.48}),
     Phase(0.7, 1.0, {"continuation": 0.08, "infill": 0.44, "edit": 0.48}),
 )
 
-# From trained weights on, edits are practised at once.
+# A model that has been trained before needs no phase without edits.
 PHASES_CONTINUED = (
     Phase(0.0, 0.5, PHASES[-1].mixture),
     Phase(0.8, 1.0, PHASES[-1].mixture),
 )
 
-# After 75 seconds of two busy cores 256x4 had a held-out loss of 4.30, 256x6 of 4.57 and 192x6 of 4.54: at this budget
-# tokens seen count more than depth. One layer more is for copying, which edits live on.
+# After 75 seconds on two busy cores the held-out loss of 256x4 was 4.30, of 256x6 4.57 and of 192x6 4.54: at that
+# budget the number of tokens matters more than depth. In 6,000 seconds six layers learn to copy better, as edits need.
 CONFIGS = {
     "flat": ModelConfig(256, 4, 4),
     "cpu": ModelConfig(256, 6, 4),
@@ -79,7 +79,7 @@ CONFIGS = {
 
 
 def make_model(config: ModelConfig) -> GPTNeoXForCausalLM:
-    """A model with fresh weights that plain transformers can load."""
+    """Create a model with random weights that plain transformers can load."""
     return GPTNeoXForCausalLM(
         GPTNeoXConfig(
             vocab_size=config.vocab_size,
@@ -99,37 +99,37 @@ def make_model(config: ModelConfig) -> GPTNeoXForCausalLM:
 
 
 def cast_to_bf16(model: GPTNeoXForCausalLM) -> GPTNeoXForCausalLM:
-    """The model with bf16 parameters. Buffers stay: rotary frequencies rounded to bf16 would be other positions."""
+    """Cast the parameters to bf16, not the buffers: rotary frequencies in bf16 would give other positions."""
     for parameter in model.parameters():
         parameter.data = parameter.data.bfloat16()
     return model
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Return whether bf16 matrix products are fast here; emulated ones take five times as long as fp32."""
+    """Return True if bf16 matrix products run in hardware; emulated ones take three to five times as long as fp32."""
     if device.type == "cuda":
         return True
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def load_weights(model: GPTNeoXForCausalLM, folder: Path) -> None:
-    """Load the weights of an exported model; its output embeddings are tied and not in the file."""
+    """Load the weights of an exported bf16 model; its output embeddings are tied and not in the file."""
     missing, unknown = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     if unknown or set(missing) - {"embed_out.weight", "lm_head.weight"}:
         raise ValueError(f"{folder} has other dimensions: {missing} are missing, {unknown} unknown")
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory, so that the large activations are not mapped anew at each step."""
+    """Make glibc keep freed memory, so that large activations are not mapped again at each step."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
-            libc.mallopt(-4, 0)  # M_MMAP_MAX: nothing is mapped apart (a threshold above 32 MiB would be refused)
+            libc.mallopt(-4, 0)  # M_MMAP_MAX: no separate mappings (a threshold above 32 MiB would be refused)
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """Each matrix of a stack towards the nearest orthogonal one, by five Newton-Schulz steps (Muon's coefficients)."""
+    """Approximate the nearest orthogonal matrix of each matrix by five Newton-Schulz steps (Muon's coefficients)."""
     tall = matrices.size(-2) > matrices.size(-1)
     x = matrices.bfloat16() if has_fast_bf16(matrices.device) else matrices
     x = x.mT if tall else x
@@ -141,7 +141,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 class MuonAdamW:
-    """Keeps fp32 masters; Muon updates the matrices of the layers, AdamW embeddings, norms and biases."""
+    """An optimizer with fp32 masters: Muon for the matrices of the layers, AdamW for embeddings, norms and biases."""
 
     def __init__(self, model: nn.Module, matrix_rate: float = 0.02, other_rate: float = 0.003) -> None:
         self.learning_rates = (matrix_rate, other_rate)
@@ -155,7 +155,7 @@ class MuonAdamW:
 
     @torch.no_grad()
     def step(self, scale: float) -> float:
-        """One update at `scale` of the full rates; returns the norm of the gradients before clipping."""
+        """Update the parameters at `scale` times the full rates; return the norm of the gradients before clipping."""
         self.steps += 1
         gradients = [p.grad.float() for p in (*self.matrices, *self.others) if p.grad is not None]
         norm = float(torch.sqrt(sum((g.square().sum() for g in gradients), torch.zeros(()))))
@@ -200,21 +200,21 @@ class MuonAdamW:
 
 
 def get_rate_scale(progress: float) -> float:
-    """Warm-up, a plateau, then straight down to zero at the end of the budget."""
+    """Return the share of the full learning rates: warm-up, plateau, linear decay to zero at the end."""
     if progress < WARMUP:
         return max(0.02, progress / WARMUP)
     return 1.0 if progress < DECAY_FROM else max(0.0, (1 - progress) / (1 - DECAY_FROM))
 
 
 def stack_rows(rows: list[samples.Row], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows as tensors on the device."""
+    """Stack the ids and the weights of rows as tensors on the device."""
     ids = torch.from_numpy(np.stack([row.ids for row in rows])).to(device)
     return ids, torch.from_numpy(np.stack([row.weights for row in rows])).to(device)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is: what a checkpoint keeps beside weights."""
+    """The progress of a run, which a checkpoint stores beside the weights."""
 
     elapsed: float = 0.0
     steps: int = 0
@@ -223,7 +223,7 @@ class Progress:
 
 
 class TrainingRun:
-    """A training run; its owner thread is the caller's."""
+    """A training run, owned by the calling thread."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
@@ -237,15 +237,15 @@ class TrainingRun:
         model = model.to(self.device).train()
         self.model = cast_to_bf16(model) if has_fast_bf16(self.device) else model
         self.optimizer = MuonAdamW(self.model)
-        self.states = network.compute_hidden_states
+        self.compute_states = network.compute_hidden_states
         if self.device.type == "cuda":
-            self.states = torch.compile(network.compute_hidden_states, dynamic=False)
+            self.compute_states = torch.compile(network.compute_hidden_states, dynamic=False)
         self.progress = Progress(next_groups=(0,) * len(self.phases))
         self.out: Path = options.out
         self.out.mkdir(parents=True, exist_ok=True)
 
     def save(self, name: str = "checkpoint.pt") -> None:
-        """Write a checkpoint so that a crash leaves the old one or the new one."""
+        """Write a checkpoint; a crash leaves the old one or the new one."""
         state = {
             "optimizer": self.optimizer.state_dict(),
             "weights": self.model.state_dict(),
@@ -255,11 +255,13 @@ class TrainingRun:
         (self.out / "checkpoint.new").replace(self.out / name)
 
     def resume(self) -> None:
+        """Continue from the checkpoint in the output folder."""
         state = torch.load(self.out / "checkpoint.pt", map_location=self.device, weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**{**state["progress"], "numbers": tuple(state["progress"]["numbers"])})
 
     def report(self, **values: float) -> None:
+        """Print a line of progress and append it to the log."""
         line = {key: round(value, 4) for key, value in values.items()}
         tqdm.write(" ".join(f"{key} {value}" for key, value in line.items()))
         sys.stdout.flush()
@@ -267,14 +269,14 @@ class TrainingRun:
             log.write(json.dumps(line) + "\n")
 
     def validate(self, rows: list[samples.Row]) -> float:
-        """The plain loss on fixed rows of held-out packages."""
+        """Compute the plain loss on fixed rows of held-out packages."""
         with torch.no_grad():
             parts = [stack_rows(rows[i : i + 8], self.device) for i in range(0, len(rows), 8)]
             losses = [network.compute_loss(self.model, ids, weights)[1] for ids, weights in parts]
             return float(torch.stack(losses).mean())
 
     def train(self, source: samples.SampleSource, held_out: list[samples.Row]) -> None:
-        """Steps until the budget is spent (or until `--stop-after`)."""
+        """Train until the budget is spent (or until `--stop-after`)."""
         started, before = time.monotonic(), self.progress
         budget, stop = self.options.seconds, min(self.options.seconds, self.options.stop_after or 1e9)
         streams: dict[int, Iterator[tuple[samples.Row, int]]] = {}
@@ -292,7 +294,7 @@ class TrainingRun:
                 }
             drawn = list(islice(streams[at], self.config.tokens_per_step // width))
             ids, weights = stack_rows([row for row, _ in drawn], self.device)
-            loss, plain = network.compute_loss(self.model, ids, weights, self.states)
+            loss, plain = network.compute_loss(self.model, ids, weights, self.compute_states)
             loss.backward()
             norm = self.optimizer.step(self.options.peak * get_rate_scale(elapsed / budget))
             numbers = tuple(drawn[-1][1] if i == at else n for i, n in enumerate(self.progress.next_groups))
@@ -330,14 +332,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--out", type=Path, help="default: <work>/run")
     parser.add_argument("--config", choices=CONFIGS, default="cpu")
-    parser.add_argument("--seconds", type=float, default=3600, help="the budget that the schedule is fitted to")
-    parser.add_argument("--stop-after", type=float, help="stop at this many seconds of the budget, to be resumed")
+    parser.add_argument("--seconds", type=float, default=3600, help="the budget of the schedule")
+    parser.add_argument("--stop-after", type=float, help="stop after this many seconds of the budget, to resume later")
     parser.add_argument("--start-from", type=Path, metavar="FOLDER", help="an exported model to go on from")
     parser.add_argument("--peak", type=float, default=1.0, help="share of the full learning rates")
     parser.add_argument("--rehearsal", action="store_true", help="a budget of two minutes")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--cpu", action="store_true")
-    parser.add_argument("--processes", type=int, help="that make samples ahead (default: none; on a GPU 12)")
+    parser.add_argument("--processes", type=int, help="worker processes that make samples (default: 0, on a GPU 12)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--every", type=int, default=20, help="steps between lines of progress")

@@ -2,7 +2,7 @@
 
 The filter beside the weights holds a sample of the corpus's windows of lexemes (words, numbers, single signs; blanks do
 not count): those whose hash is divisible by a number, as sixteen bits of the hash and a package. A window that several
-packages share is nobody's and is not held. ``training.copies`` writes the file; the format stands here.
+packages share is nobody's and is not held. ``training.attribution`` writes the file; the format stands here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Write the filter that flags suggestions which copy the corpus, and measure how often it fires.
+"""Build the index that detects suggestions copied from the corpus, and measure how often it matches.
 
-See `codeclippy_ls.assist.attribution` for what is kept. Hashes of a file's windows are computed by numpy, one lexeme of
-the window at a time; they equal those of the server (a test compares). Windows in three packages or more are left out.
+`codeclippy_ls.assist.attribution` documents the format. NumPy computes the hashes of all n-grams of a file, one lexeme
+of the n-gram at a time; they equal those of the server (a test compares them). N-grams that occur in three or more
+packages are excluded.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from numpy.typing import NDArray
 from codeclippy_ls.assist.attribution import BASE, MAGIC, WINDOW, Copies, lexemes, number_of
 
 HERE = Path(__file__).resolve().parent
-MIN_COMMON_PACKAGES = 3  # packages: what as many share is nobody's
+MIN_COMMON_PACKAGES = 3  # an n-gram in this many packages belongs to none of them
 BITS = 14
 Hashes = NDArray[np.uint64]
 
 
 def hash_ngrams(text: str) -> Hashes:
-    """The hash of every window of a text."""
+    """Hash every n-gram of a text."""
     numbers = np.array([number_of(lexeme) for lexeme in lexemes(text)], dtype=np.uint64)
     count = len(numbers) - WINDOW + 1
     if count <= 0:
@@ -43,7 +44,7 @@ def hash_ngrams(text: str) -> Hashes:
 def sample_hashes(
     files: Iterable[dict[str, Any]], keep: int, packages: dict[str, int]
 ) -> tuple[Hashes, NDArray[np.uint16]]:
-    """Kept hashes and the numbers of their packages, sorted, each pair once."""
+    """Return one in `keep` of the hashes and the numbers of their packages, as sorted unique pairs."""
     hashes, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint16)]
     for file in files:
         found = hash_ngrams(file["text"])
@@ -59,7 +60,7 @@ def sample_hashes(
 
 
 def build_index(files: Iterable[dict[str, Any]], keep: int) -> bytes:
-    """The filter file."""
+    """Build the content of the index file."""
     packages: dict[str, int] = {}
     hashes, owners = sample_hashes(files, keep, packages)
     _, first, counts = np.unique(hashes, return_index=True, return_counts=True)
@@ -73,13 +74,13 @@ def build_index(files: Iterable[dict[str, Any]], keep: int) -> bytes:
 
 
 def iter_files(corpus: Path) -> Iterator[dict[str, Any]]:
-    """The corpus, file by file."""
+    """Iterate over the files of a corpus."""
     with corpus.open() as lines:
         yield from map(json.loads, lines)
 
 
 def draw_passages(corpus: Path, length: int, count: int, seed: int = 1) -> list[str]:
-    """Passages of so many lexemes from files drawn evenly by their lines in the corpus."""
+    """Draw passages of `length` lexemes from random files of the corpus."""
     lines = corpus.read_bytes().splitlines()
     rng, found = random.Random(seed), list[str]()
     while len(found) < count:
@@ -94,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--to", type=Path, default=HERE.parent / "codeclippy_ls" / "model" / "copies.bin")
-    parser.add_argument("--keep", type=int, default=64, help="one window in so many")
+    parser.add_argument("--keep", type=int, default=64, help="keep one n-gram in this many")
     options = parser.parse_args()
     train, valid = options.work / "corpus" / "train.jsonl", options.work / "corpus" / "valid.jsonl"
     options.to.write_bytes(build_index(iter_files(train), options.keep))
