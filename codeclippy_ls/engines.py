@@ -18,7 +18,7 @@ from codeclippy_ls.host.client import HostEngine
 from codeclippy_ls.host.start import HostConnection, Notifications, connect_or_start
 from codeclippy_ls.inference.engine import Engine, StatusListener
 from codeclippy_ls.inference.spec import ModelSpec
-from codeclippy_ls.model_specs import model_specs
+from codeclippy_ls.model_specs import resolve_model_specs
 from codeclippy_ls.remote.engine import RemoteEngine
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.tasks.model_info import describe_model
@@ -33,15 +33,15 @@ def open_engine(settings: Settings, on_status: StatusListener | None = None) -> 
         on_status: called from any thread when a model's status changes.
     """
     if settings.model.endpoint:
-        return RemoteEngine(settings.model, model_specs(settings), on_status)
-    if _uses_host(settings):
+        return RemoteEngine(settings.model, resolve_model_specs(settings), on_status)
+    if _should_use_host(settings):
         return open_host_engine(settings, on_status)
     return open_thread_engine(settings, on_status)
 
 
 def open_thread_engine(settings: Settings, on_status: StatusListener | None = None) -> ThreadEngine:
     """Open an engine that runs models on a thread of this process."""
-    return make_thread_engine(settings.model.cache_megabytes, model_specs(settings), on_status)
+    return make_thread_engine(settings.model.cache_megabytes, resolve_model_specs(settings), on_status)
 
 
 def make_thread_engine(
@@ -56,13 +56,13 @@ def open_host_engine(settings: Settings, on_status: StatusListener | None = None
 
     async def find(notifications: Notifications) -> HostConnection:
         address = resolve_host_address(settings)
-        command = host_command(address, settings)
+        command = make_host_command(address, settings)
         return await connect_or_start(address, command, settings.model.idle_minutes * 60.0, notifications)
 
-    return HostEngine(find, model_specs(settings), on_status)
+    return HostEngine(find, resolve_model_specs(settings), on_status)
 
 
-def host_command(address: HostAddress, settings: Settings) -> list[str]:
+def make_host_command(address: HostAddress, settings: Settings) -> list[str]:
     """Return the command line that starts the host."""
     return [
         sys.executable,
@@ -74,7 +74,7 @@ def host_command(address: HostAddress, settings: Settings) -> list[str]:
     ]
 
 
-def _uses_host(settings: Settings) -> bool:
+def _should_use_host(settings: Settings) -> bool:
     if settings.model.engine != "auto":
         return settings.model.engine == "shared"
     if sys.platform == "win32":

@@ -1,4 +1,4 @@
-"""JSON-RPC frames over a stream, with caps on what comes in and on what stays unread. Knows no methods."""
+"""Read and write JSON-RPC frames on a stream, with limits on their size and on unsent bytes. Knows no methods."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import asyncio
 from collections.abc import Iterable
 from typing import Protocol, SupportsIndex
 
-MAX_HEADER = 4096
-MAX_BODY = 64 << 20
-MAX_UNSENT = 64 << 20
-FLUSH_TIMEOUT = 2.0
+MAX_HEADER = 4096  # bytes
+MAX_BODY = 64 << 20  # bytes
+MAX_UNSENT = 64 << 20  # bytes
+FLUSH_TIMEOUT = 2.0  # seconds
 
 
 class FrameError(Exception):
-    """What came in is no frame of the protocol; the stream cannot be followed any further."""
+    """The input is not a frame of the protocol; nothing after it can be read."""
 
 
 class Writer(Protocol):
-    """Where frames go."""
+    """A sink for frames."""
 
     def write(self, data: bytes) -> None:
-        """Queue bytes; returns at once."""
+        """Queue bytes and return at once."""
 
     def close(self) -> None:
-        """Send what is queued, for a moment at most, and end."""
+        """Send the queued bytes, within two seconds, and close."""
 
 
 async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
-    """The next message's body, ``None`` at the end of the stream.
+    """Read the body of the next message; ``None`` at the end of the stream.
 
     Raises:
-        FrameError: the header is malformed (an HTTP request is, too), too long, or promises too much.
+        FrameError: the header is malformed (like that of an HTTP request) or too long, or the body would be.
     """
     try:
         header = await reader.readuntil(b"\r\n\r\n")
@@ -39,12 +39,12 @@ async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
             raise FrameError("the stream ended inside a header") from error
         return None
     except asyncio.LimitOverrunError as error:
-        raise FrameError(f"no end of header within {MAX_HEADER} bytes") from error
+        raise FrameError(f"header longer than {MAX_HEADER} bytes") from error
     length = _content_length(header)
     try:
         return await reader.readexactly(length)
     except asyncio.IncompleteReadError as error:
-        raise FrameError(f"the stream ended {length - len(error.partial)} bytes before the message") from error
+        raise FrameError(f"the stream ended {length - len(error.partial)} bytes too early") from error
 
 
 def _content_length(header: bytes) -> int:
@@ -56,22 +56,22 @@ def _content_length(header: bytes) -> int:
         if name.strip().lower() == b"content-length":
             digits = value.strip()
             if not digits.isdigit() or len(digits) > 12 or (length is not None and length != int(digits)):
-                raise FrameError(f"not a length: {value[:60]!r}")
+                raise FrameError(f"invalid Content-Length: {value[:60]!r}")
             length = int(digits)
     if length is None:
-        raise FrameError("a header without Content-Length")
+        raise FrameError("header without Content-Length")
     if length > MAX_BODY:
-        raise FrameError(f"a message of {length} bytes; {MAX_BODY} is the most")
+        raise FrameError(f"message of {length} bytes; the limit is {MAX_BODY}")
     return length
 
 
 def encode_frame(body: bytes) -> bytes:
-    """A message as it goes over the wire."""
+    """Encode a message's body as a frame."""
     return b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
 class _Reader(asyncio.StreamReader):
-    """Drops what comes behind its end: asyncio would put it, as part of an error, into the log."""
+    """A reader that drops data after the end of the stream: asyncio would log it as part of an error."""
 
     _ended = False
 
@@ -85,28 +85,28 @@ class _Reader(asyncio.StreamReader):
 
 
 def make_reader() -> asyncio.StreamReader:
-    """A reader that refuses headers longer than ``MAX_HEADER``."""
+    """Make a reader that refuses headers longer than ``MAX_HEADER``."""
     return _Reader(limit=MAX_HEADER)
 
 
 class StreamWriter:
-    """Writes to a socket or pipe; a client that does not read is given up as one on stdio is."""
+    """Writes to a socket or pipe, and disconnects from a client that does not read, as on stdio."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
 
     def write(self, data: bytes) -> None:
-        """Queue bytes; the connection is dropped where 64 MB are unread."""
+        """Queue bytes; disconnect if more than 64 MiB are unsent."""
         self._writer.write(data)
         if self._writer.transport.get_write_buffer_size() > MAX_UNSENT:
             self._writer.transport.abort()
 
     def close(self) -> None:
-        """Send what is queued and end."""
+        """Send the queued bytes and close."""
         self._writer.close()
 
     async def flush(self) -> None:
-        """Wait, for a moment at most, until what was queued has gone out."""
+        """Close, and wait up to two seconds until the queued bytes have been sent."""
         self.close()
         try:
             await asyncio.wait_for(self._writer.wait_closed(), FLUSH_TIMEOUT)

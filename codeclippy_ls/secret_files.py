@@ -1,6 +1,6 @@
 """Recognise files that may hold keys or passwords, by name.
 
-Nothing of them is shown in another file's prompt or sent to a service.
+Their text is never shown in another file's prompt and never sent to a service.
 """
 
 from __future__ import annotations
@@ -57,5 +57,5 @@ def refuse_secret_file(name: str) -> None:
     """
     if is_secret_name(name):
         raise ValueError(
-            f"{name} may hold keys or passwords, which never leave this machine; the model that is asked runs elsewhere"
+            f"{name} may hold keys or passwords; such files never leave this machine, and the model runs elsewhere"
         )

@@ -30,7 +30,7 @@ from codeclippy_ls.host.start import HostConnection, Notifications, connect_or_s
 from codeclippy_ls.inference.engine import STEP_TIMEOUT, Engine, ModelStatus
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import Generation, Priority
-from codeclippy_ls.model_specs import model_specs
+from codeclippy_ls.model_specs import resolve_model_specs
 from codeclippy_ls.server import server
 from codeclippy_ls.settings import Settings
 from tests import faults
@@ -98,7 +98,7 @@ def hosted(script: Path, settings: Settings, on_status: Callable[[str, ModelStat
     async def find(notifications: Notifications) -> HostConnection:
         return await connect_or_start(where, command, _IDLE, notifications)
 
-    return HostEngine(find, model_specs(settings), on_status)
+    return HostEngine(find, resolve_model_specs(settings), on_status)
 
 
 def main() -> None:

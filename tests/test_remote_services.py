@@ -23,7 +23,7 @@ from codeclippy_ls.inference.engine import Engine
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Sampling
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER, ModelRole
-from codeclippy_ls.model_specs import model_specs
+from codeclippy_ls.model_specs import resolve_model_specs
 from codeclippy_ls.prompts.build import CompletionContext
 from codeclippy_ls.remote.engine import RemoteEngine
 from codeclippy_ls.settings import Settings, parse
@@ -100,7 +100,7 @@ async def assistant(engine: Engine, settings: Settings) -> AsyncIterator[Assista
 def remote(service: Service, **options: Any) -> Any:
     """An assistant over a service."""
     settings = service.settings(**options)
-    return assistant(RemoteEngine(settings.model, model_specs(settings)), settings)
+    return assistant(RemoteEngine(settings.model, resolve_model_specs(settings)), settings)
 
 
 def local(service: Service) -> Any:

@@ -12,7 +12,7 @@ from codeclippy_ls.inference.engine import Engine, ModelState
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Sampling
 from codeclippy_ls.inference.spec import ModelRole
-from codeclippy_ls.model_specs import model_spec
+from codeclippy_ls.model_specs import resolve_model_spec
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.tasks.edit import EditTask
 from codeclippy_ls.tasks.edit_context import EditContext, find_marker, select_edit_context
@@ -76,10 +76,11 @@ class Assistant:
         except ValueError as error:
             raise EngineError(str(error)) from error
         if not self.settings.model.edit and not writes_diffs:
-            self.engine.set_model(ModelRole.EDIT, model_spec(self.settings, ""))
+            self.engine.set_model(ModelRole.EDIT, resolve_model_spec(self.settings, ""))
         elif self.engine.status(ModelRole.EDIT).state is ModelState.FAILED:
             self.engine.set_model(
-                ModelRole.EDIT, model_spec(self.settings, self.settings.model.edit or self.settings.model.completion)
+                ModelRole.EDIT,
+                resolve_model_spec(self.settings, self.settings.model.edit or self.settings.model.completion),
             )
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
-"""The host process: an engine that several clients use, each through a session of its own; it ends when nobody does.
+"""The host process: an engine for several clients, each with a session; it exits when nobody has used it for a while.
 
-A client's requests end with its connection. What fails the engine ends the process, hard, after everybody was told:
-their side starts another. Source text is never logged.
+A client's requests end with its connection. If the engine fails, every client is told and the process exits at once;
+the clients start another. Source text is never logged.
 """
 
 from __future__ import annotations
@@ -19,95 +19,111 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from codeclippy_ls.host import messages
-from codeclippy_ls.host.address import ALREADY_RUNNING, STARTER, HostAddress, is_own, listen, version
+from codeclippy_ls.host.address import (
+    ALREADY_RUNNING,
+    STARTER_VARIABLE,
+    HostAddress,
+    is_same_user,
+    listen,
+    read_code_version,
+)
 from codeclippy_ls.inference.engine import STEP_TIMEOUT, LocalEngine, ModelState, ModelStatus, StatusListener
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.handles import RequestHandle
-from codeclippy_ls.inference.requests import Priority, Request
+from codeclippy_ls.inference.requests import Generation, Priority, Request
 from codeclippy_ls.inference.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
-_FAILED = 70  # exit code: the engine failed
-_MOST_WAITING = 256  # requests of one client
-_HELLO_SECONDS = 10.0
-_ANSWER_SECONDS = 0.2  # until somebody who was refused has read why
-_BEAT_SECONDS = 1.0
-_FIRST_SECONDS = 60.0  # for the first client, which started it
+_ENGINE_FAILED = 70  # exit code
+_MAX_REQUESTS = 256  # of one client, in flight
+_HANDSHAKE_TIMEOUT = 10.0  # seconds
+_REJECTION_DELAY = 0.2  # seconds for a rejected client to read why
+_CHECK_INTERVAL = 1.0  # seconds
+_FIRST_CLIENT_TIMEOUT = 60.0  # seconds for the first client, which started the host
 
 OpenEngine = Callable[[StatusListener], LocalEngine]
 
 
 class EngineHost:
-    """The engine and those who use it. Belongs to the loop thread.
+    """The engine and its clients' sessions. Belongs to the loop thread.
 
     Args:
-        open_engine: makes the engine, given what to call from any thread when a model's status changes.
+        open_engine: makes the engine, given a listener that may be called from any thread.
+
+    Attributes:
+        idle_seconds: how long the host stays without a client; the clients decide.
+        had_client: whether a handshake has been done.
     """
 
-    def __init__(self, place: HostAddress, open_engine: OpenEngine) -> None:
-        self.place, self.token = place, ""
-        self.version = version()
-        self.idle = _FIRST_SECONDS  # without a connection, after which it ends; clients say how long that is
-        self.greeted = False
-        self._news = asyncio.Event()
+    def __init__(self, address: HostAddress, open_engine: OpenEngine) -> None:
+        self.address, self.token = address, ""
+        self.version = read_code_version()
+        self.idle_seconds = _FIRST_CLIENT_TIMEOUT
+        self.had_client = False
+        self._wake = asyncio.Event()
         self.sessions: set[Session] = set()
         self.specs: dict[str, ModelSpec] = {}
         loop = asyncio.get_running_loop()
 
-        def watch(key: str, status: ModelStatus) -> None:
-            loop.call_soon_threadsafe(self._status_changed, key, status)
+        def on_status(key: str, status: ModelStatus) -> None:
+            loop.call_soon_threadsafe(self._on_status, key, status)
 
-        self.engine = open_engine(watch)
+        self.engine = open_engine(on_status)
 
     async def run(self) -> int:
-        """Serve until nobody has been connected for a while, or can, or the engine fails; returns the exit code."""
+        """Serve until nobody has been connected for a while, or nobody can come, or the engine fails.
+
+        Returns:
+            The exit code.
+        """
         loop = asyncio.get_running_loop()
-        server, self.token = await listen(self.place, self._connected)
-        made = self.place.socket.stat()
-        used = loop.time()
+        server, self.token = await listen(self.address, self._on_connection)
+        socket = self.address.socket.stat()
+        last_used = loop.time()
         while self.engine.failure is None and (
-            self.sessions or (loop.time() - used < self.idle and self._is_found(made) and self._is_awaited())
+            self.sessions
+            or (loop.time() - last_used < self.idle_seconds and self._owns_socket(socket) and self._expects_clients())
         ):
-            self._news.clear()
+            self._wake.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._news.wait(), _BEAT_SECONDS)
-            used = loop.time() if self.sessions else used
-        if self._is_found(made):  # else it is another's
-            self.place.socket.unlink()
+                await asyncio.wait_for(self._wake.wait(), _CHECK_INTERVAL)
+            last_used = loop.time() if self.sessions else last_used
+        if self._owns_socket(socket):
+            self.address.socket.unlink()
         server.close()
         if (reason := self.engine.failure) is not None:
-            await self._tell(reason)
+            await self._report_failure(reason)
         self.engine.close()
-        return 0 if reason is None else _FAILED
+        return 0 if reason is None else _ENGINE_FAILED
 
-    def _is_found(self, made: os.stat_result) -> bool:
-        """Whether the socket is still there, where clients look for it."""
+    def _owns_socket(self, socket: os.stat_result) -> bool:
+        """Return whether the file that clients connect to is still this host's."""
         try:
-            return os.path.samestat(made, self.place.socket.stat())
+            return os.path.samestat(socket, self.address.socket.stat())
         except OSError:
             return False
 
-    def _is_awaited(self) -> bool:
-        """Whether somebody may come: who started it does, unless that process has died before."""
-        starter = os.environ.get(STARTER)  # on Windows a launcher may stand between the two
-        return self.greeted or starter is None or sys.platform == "win32" or starter == str(os.getppid())
+    def _expects_clients(self) -> bool:
+        """Return whether a client may come: the process that started the host does, unless it died before."""
+        starter = os.environ.get(STARTER_VARIABLE)  # on Windows, a launcher may be between the two
+        return self.had_client or starter is None or sys.platform == "win32" or starter == str(os.getppid())
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session = Session(self, writer)
         self.sessions.add(session)
         try:
-            if is_own(writer):
+            if is_same_user(writer):
                 await session.run(reader)
         finally:
             self.sessions.discard(session)
             session.close()
-            self._news.set()
+            self._wake.set()
 
-    def model(self, spec: ModelSpec, session: Session) -> str:
-        """The engine's name for a spec, which a session uses from now on.
+    def use_model(self, spec: ModelSpec, session: Session) -> str:
+        """Return the engine's name for a spec, and note that the session uses it.
 
-        Where it is to be loaded, those that no session uses make room: somebody chose another model.
+        If the model must be loaded, those that no session uses are unloaded: somebody chose another model.
         """
         key = repr(spec)
         session.models.add(key)
@@ -115,121 +131,121 @@ class EngineHost:
             self.specs[key] = spec
             self.engine.set_model(key, spec)
         if self.engine.status(key).state is not ModelState.READY:
-            used = set[str]().union(*(one.models for one in self.sessions))
-            for other in self.specs.keys() - used:
-                if self.engine.status(other).state is ModelState.READY:
-                    self.engine.unload(other)
+            used = set[str]().union(*(other.models for other in self.sessions))
+            for unused in self.specs.keys() - used:
+                if self.engine.status(unused).state is ModelState.READY:
+                    self.engine.unload(unused)
         return key
 
     def statuses(self) -> list[Any]:
-        """What there is to say of each model."""
-        return [messages.status_to(spec, self.engine.status(key)) for key, spec in self.specs.items()]
+        """Return the status of each model, as JSON."""
+        return [messages.encode_status(spec, self.engine.status(key)) for key, spec in self.specs.items()]
 
-    def _status_changed(self, key: str, status: ModelStatus) -> None:
+    def _on_status(self, key: str, status: ModelStatus) -> None:
         if self.engine.failure is not None:
-            self._news.set()
+            self._wake.set()
         else:
             for session in self.sessions:
-                session.tell("status", messages.status_to(self.specs[key], status))
+                session.notify("status", messages.encode_status(self.specs[key], status))
 
-    async def _tell(self, reason: str) -> None:
+    async def _report_failure(self, reason: str) -> None:
         for session in self.sessions:
-            session.tell("failed", {"reason": reason})
+            session.notify("failed", {"reason": reason})
         await asyncio.gather(*(session.peer.frames.flush() for session in self.sessions))
 
 
 class Session:
-    """One client: what it asked for and has not been answered."""
+    """One client and its requests in flight."""
 
-    def __init__(self, service: EngineHost, writer: asyncio.StreamWriter) -> None:
-        self._service = service
-        self._tickets: dict[int, RequestHandle] = {}
-        self._known = False
+    def __init__(self, host: EngineHost, writer: asyncio.StreamWriter) -> None:
+        self._host = host
+        self._handles: dict[int, RequestHandle] = {}
+        self._handshake_done = False
         self.models: set[str] = set()
-        requests = {"hello": self.hello, "prepare": self.prepare, "submit": self.submit, "ping": self.ping}
+        requests = {"handshake": self.handshake, "load": self.load, "submit": self.submit, "ping": self.ping}
         self.peer = messages.Peer(writer, requests, {"cancel": self.cancel})
 
     async def run(self, reader: asyncio.StreamReader) -> None:
-        """Serve the client until it leaves; who does not say hello is not served."""
-        late = asyncio.get_running_loop().call_later(_HELLO_SECONDS, self._leave_unknown)
+        """Serve the client until it disconnects, or does not begin with a handshake in time."""
+        timer = asyncio.get_running_loop().call_later(_HANDSHAKE_TIMEOUT, self._close_without_handshake)
         try:
             await self.peer.run(reader)
         finally:
-            late.cancel()
+            timer.cancel()
 
     def close(self) -> None:
-        """Cancel what the client waits for."""
+        """Disconnect and cancel the client's requests."""
         self.peer.frames.close()
-        for ticket in self._tickets.values():
-            ticket.cancel()
+        for handle in self._handles.values():
+            handle.cancel()
 
-    def tell(self, method: str, params: Any) -> None:
-        """Notify the client, once it has said hello."""
-        if self._known:
+    def notify(self, method: str, params: Any) -> None:
+        """Notify the client, if the handshake is done."""
+        if self._handshake_done:
             self.peer.notify(method, params)
 
-    async def hello(self, params: dict[str, Any]) -> Any:
-        """Let a client in that has the token and runs the same code."""
-        asyncio.get_running_loop().call_later(_ANSWER_SECONDS, self._leave_unknown)
-        if not hmac.compare_digest(str(params.get("token")).encode(), self._service.token.encode()):
-            raise EngineError("the engine host does not know this client")
-        if params.get("version") != self._service.version:
+    async def handshake(self, params: dict[str, Any]) -> Any:
+        """Accept a client that has the token and runs the same code."""
+        asyncio.get_running_loop().call_later(_REJECTION_DELAY, self._close_without_handshake)
+        if not hmac.compare_digest(str(params.get("token")).encode(), self._host.token.encode()):
+            raise EngineError("the engine host rejects this client: its token is wrong; restart the language server")
+        if params.get("version") != self._host.version:
             raise EngineError("Code Clippy was changed since it was started; restart the language server")
-        self._known = self._service.greeted = True
-        self._service.idle = float(params.get("idle", self._service.idle))
-        return {"process": os.getpid(), "statuses": self._service.statuses()}
+        self._handshake_done = self._host.had_client = True
+        self._host.idle_seconds = float(params.get("idle_seconds", self._host.idle_seconds))
+        return {"process": os.getpid(), "statuses": self._host.statuses()}
 
     async def ping(self, params: Any) -> None:
         """Show that this loop runs."""
 
-    async def prepare(self, params: dict[str, Any]) -> None:
+    async def load(self, params: dict[str, Any]) -> None:
         """Load a model."""
-        await self._answered(self._engine().load(self._service.model(messages.spec_from(params["spec"]), self)))
+        engine = self._engine()
+        await self._result(engine.load(self._host.use_model(messages.decode_spec(params["spec"]), self)))
 
     async def submit(self, params: dict[str, Any]) -> Any:
-        """Run a request; pieces of its text go out as they come where the client wants that."""
-        engine, id = self._engine(), params["ticket"]
-        if len(self._tickets) >= _MOST_WAITING:
-            raise EngineError("too many requests wait")
-        model = self._service.model(messages.spec_from(params["spec"]), self)
-        request = Request(
-            messages.ask_from(params["ask"]), messages.sampling_from(params["sampling"]), model, client=self
-        )
-        ticket = self._tickets[id] = engine.submit(request, Priority(params["lane"]))
+        """Run a request, and send its text as it grows if the client wants that."""
+        engine, id = self._engine(), params["id"]
+        if len(self._handles) >= _MAX_REQUESTS:
+            raise EngineError(f"more than {_MAX_REQUESTS} requests of one editor wait; try again in a moment")
+        model = self._host.use_model(messages.decode_spec(params["spec"]), self)
+        task, sampling = messages.decode_task(params["task"]), messages.decode_sampling(params["sampling"])
+        handle = engine.submit(Request(task, sampling, model, client=self), Priority(params["priority"]))
+        self._handles[id] = handle
         try:
             if params["stream"]:
-                async for delta in ticket.deltas():
-                    self.peer.notify("delta", {"ticket": id, "text": delta})
-            return messages.generation_to(await self._answered(ticket))
+                async for delta in handle.deltas():
+                    self.peer.notify("delta", {"id": id, "text": delta})
+            return messages.encode_generation(await self._result(handle))
         finally:
-            del self._tickets[id]
+            del self._handles[id]
 
     def cancel(self, params: dict[str, Any]) -> None:
         """Cancel a request."""
-        if (ticket := self._tickets.get(params["ticket"])) is not None:
-            ticket.cancel()
+        if (handle := self._handles.get(params["id"])) is not None:
+            handle.cancel()
 
-    async def _answered(self, ticket: RequestHandle) -> Any:
+    async def _result(self, handle: RequestHandle) -> Generation:
         try:
-            return await ticket.result()
+            return await handle.result()
         except EngineError:
-            if self._service.engine.failure is not None:
-                await asyncio.Event().wait()  # the process ends, and says so to everybody at once
+            if self._host.engine.failure is not None:
+                await asyncio.Event().wait()  # the process exits, and tells every client at once
             raise
 
     def _engine(self) -> LocalEngine:
-        if not self._known:
-            raise EngineError("a client says hello first")
-        return self._service.engine
+        if not self._handshake_done:
+            raise EngineError("the engine host expects a handshake first")
+        return self._host.engine
 
-    def _leave_unknown(self) -> None:
-        if not self._known:
+    def _close_without_handshake(self) -> None:
+        if not self._handshake_done:
             self.peer.frames.close()
 
 
-def run_host(place: HostAddress, open_engine: OpenEngine) -> int:
-    """Be the host of a place; returns the exit code, `ALREADY_RUNNING` where there is one already."""
-    lock = FileLock(place.lock, timeout=0, mode=0o600)
+def run_host(address: HostAddress, open_engine: OpenEngine) -> int:
+    """Run the engine host of an address; returns the exit code, `ALREADY_RUNNING` if one is running."""
+    lock = FileLock(address.lock, timeout=0, mode=0o600)
     try:
         lock.acquire()
     except Timeout:
@@ -239,25 +255,25 @@ def run_host(place: HostAddress, open_engine: OpenEngine) -> int:
     async def serve() -> int:
         watchdog = asyncio.create_task(_feed_watchdog())
         try:
-            return await EngineHost(place, open_engine).run()
+            return await EngineHost(address, open_engine).run()
         finally:
             watchdog.cancel()
 
     try:
         code = asyncio.run(serve())
         logging.shutdown()
-        # The engine's thread may be inside a step that never ends; the lock goes with the process.
+        # The engine's thread may be inside a step that never ends; the lock ends with the process.
         os._exit(code)
     finally:
         faulthandler.cancel_dump_traceback_later()
 
 
 async def _feed_watchdog() -> None:
-    """Keep putting off the end of this process.
+    """Keep postponing the end of this process.
 
-    Native code that never returns to Python also stops this loop, and nothing of ours could notice; then the watchdog
-    ends the process. Only for a process of the host's own: it ends whatever else runs in it.
+    Native code that never returns to Python also stops this loop, so that no code here could notice; then the watchdog
+    ends the process. Only for the host's own process: the watchdog ends whatever else runs in it.
     """
     while True:
         faulthandler.dump_traceback_later(2 * STEP_TIMEOUT, exit=True)
-        await asyncio.sleep(_BEAT_SECONDS)
+        await asyncio.sleep(_CHECK_INTERVAL)

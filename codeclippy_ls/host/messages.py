@@ -1,7 +1,7 @@
-"""How a host and its clients speak: pygls' JSON-RPC over our frames, and plain data to and from JSON.
+"""The protocol between the host and its clients: pygls' JSON-RPC over our frames, and plain data to and from JSON.
 
-Requests: ``hello``, ``prepare``, ``submit``, ``ping``; notifications: ``cancel`` to the host, ``delta``, ``status`` and
-``failed`` from it. No text is ever logged.
+Requests: ``handshake``, ``load``, ``submit``, ``ping``. Notifications: ``cancel`` to the host; ``delta``, ``status``
+and ``failed`` from it. No text is ever logged.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ from codeclippy_ls.tasks.model_info import ModelInfo
 
 log = logging.getLogger(__name__)
 
-FAILED = 1  # the code of an error whose message is for the user
-INTERNAL_ERROR = -32603
-CANCELLED = -32800
+_FAILED = 1  # code of an error whose message is for the user
+_INTERNAL_ERROR = -32603
+_CANCELLED = -32800
 
 _CONVERTER = Converter()
-# Each kind of ask with what its answers are.
-_ASKS: dict[str, tuple[type[Any], type[Any]]] = {"complete": (CompletionTask, str), "edit": (EditTask, ContextDiff)}
+# The kinds of tasks, each with the type of its answers.
+_TASK_KINDS: dict[str, tuple[type[Task], type[Any]]] = {
+    "complete": (CompletionTask, str),
+    "edit": (EditTask, ContextDiff),
+}
 
 
 class Peer(JsonRPCProtocol):
@@ -41,7 +44,7 @@ class Peer(JsonRPCProtocol):
 
     Args:
         requests: coroutines that answer the other end's requests, by method.
-        notifications: functions that take the other end's notifications.
+        notifications: functions that take the other end's notifications, by method.
     """
 
     def __init__(
@@ -50,30 +53,30 @@ class Peer(JsonRPCProtocol):
         requests: Mapping[str, Callable[[Any], Any]],
         notifications: Mapping[str, Callable[[Any], None]],
     ) -> None:
-        super().__init__(self, Converter())  # type: ignore[arg-type]  # it asks its server for nothing here
+        super().__init__(self, Converter())  # type: ignore[arg-type]  # pygls does not use its server here
         self.frames = StreamWriter(writer)
         self.set_writer(self.frames)
         self._requests, self._notifications = requests, notifications
 
     async def run(self, reader: asyncio.StreamReader) -> None:
-        """Take messages in until the other end is gone."""
+        """Handle messages until the other end is gone."""
         try:
             while (body := await read_frame(reader)) is not None:
-                self._take(json.loads(body))
+                self._handle_message(json.loads(body))
                 await asyncio.sleep(0)
         except (FrameError, OSError) as error:
             log.info("a connection ended: %s", type(error).__name__)
-        except Exception as error:  # whoever sends what makes no sense is not listened to
-            log.warning("a connection cannot be followed: %s", type(error).__name__)
+        except Exception as error:  # a malformed message ends the connection
+            log.warning("a connection is closed: %s", type(error).__name__)
         finally:
             self.frames.close()
 
-    def _take(self, message: Any) -> None:
+    def _handle_message(self, message: Any) -> None:
         if not isinstance(message, dict):
-            raise ValueError("no message")
+            raise ValueError("a message must be an object")
         id, method, error = message.get("id"), message.get("method"), message.get("error")
         if method is None:
-            failure = _failure(int(error["code"]), str(error["message"])) if error else None
+            failure = _make_error(int(error["code"]), str(error["message"])) if error else None
             if id in self._request_futures:
                 self._handle_response(id, message.get("result"), failure)
         elif id is not None:
@@ -89,78 +92,78 @@ class Peer(JsonRPCProtocol):
     def _send_handler_result(self, future: Any, *, msg_id: Any) -> None:
         self._request_futures.pop(msg_id, None)
         if future.cancelled():
-            self._send_response(msg_id, error=_failure(CANCELLED, "cancelled"))
+            self._send_response(msg_id, error=_make_error(_CANCELLED, "cancelled"))
         elif isinstance(error := future.exception(), EngineError):
-            self._send_response(msg_id, error=_failure(FAILED, str(error)))
+            self._send_response(msg_id, error=_make_error(_FAILED, str(error)))
         elif error is not None:
             log.error("a request failed", exc_info=error)
-            self._send_response(msg_id, error=_failure(INTERNAL_ERROR, type(error).__name__))
+            self._send_response(msg_id, error=_make_error(_INTERNAL_ERROR, type(error).__name__))
         else:
             self._send_response(msg_id, result=future.result())
 
     def _send_data(self, data: Any) -> None:
-        # In ASCII, so that half a character, which is no UTF-8, comes over as it is.
+        # In ASCII, since UTF-8 cannot encode a lone surrogate.
         self.frames.write(encode_frame(json.dumps(data, default=self._serialize_message).encode("ascii")))
 
     def _report_server_error(self, error: Exception, source: Any) -> None:
         log.warning("%s", type(error).__name__)
 
 
-def _failure(code: int, message: str) -> Any:
+def _make_error(code: int, message: str) -> Any:
     return JsonRpcException(message, code).to_response_error()
 
 
-def spec_to(spec: ModelSpec) -> Any:
-    """A spec as JSON."""
+def encode_spec(spec: ModelSpec) -> Any:
+    """Convert a spec to JSON."""
     return _CONVERTER.unstructure(spec)
 
 
-def spec_from(found: Any) -> ModelSpec:
-    """A spec of JSON."""
-    return _CONVERTER.structure(found, ModelSpec)
+def decode_spec(data: Any) -> ModelSpec:
+    """Read a spec from JSON."""
+    return _CONVERTER.structure(data, ModelSpec)
 
 
-def sampling_to(sampling: Sampling) -> Any:
+def encode_sampling(sampling: Sampling) -> Any:
     """Convert sampling parameters to JSON."""
     return _CONVERTER.unstructure(sampling)
 
 
-def sampling_from(found: Any) -> Sampling:
+def decode_sampling(data: Any) -> Sampling:
     """Read sampling parameters from JSON."""
-    return _CONVERTER.structure(found, Sampling)
+    return _CONVERTER.structure(data, Sampling)
 
 
-def ask_to(ask: Task) -> dict[str, Any]:
-    """An ask as JSON, with its kind."""
-    kind = next(kind for kind, (made, _) in _ASKS.items() if type(ask) is made)
-    return {"kind": kind, **_CONVERTER.unstructure(ask)}
+def encode_task(task: Task) -> dict[str, Any]:
+    """Convert a task to JSON, with its kind."""
+    kind = next(kind for kind, (task_type, _) in _TASK_KINDS.items() if type(task) is task_type)
+    return {"kind": kind, **_CONVERTER.unstructure(task)}
 
 
-def ask_from(found: dict[str, Any]) -> Task:
-    """An ask of JSON."""
-    ask: Task = _CONVERTER.structure(found, _ASKS[found["kind"]][0])
-    return ask
+def decode_task(data: dict[str, Any]) -> Task:
+    """Read a task from JSON."""
+    task_type, _ = _TASK_KINDS[data["kind"]]
+    return _CONVERTER.structure(data, task_type)
 
 
-def generation_to(generation: Generation) -> Any:
-    """A generation as JSON."""
+def encode_generation(generation: Generation) -> Any:
+    """Convert a generation to JSON."""
     return _CONVERTER.unstructure(generation)
 
 
-def generation_from(found: dict[str, Any], ask: Task) -> Generation:
-    """The generation that answers an ask, of JSON."""
-    answer = next(answer for made, answer in _ASKS.values() if type(ask) is made)
-    for candidate in found["candidates"]:
-        candidate["answer"] = _CONVERTER.structure(candidate["answer"], answer)
-    return _CONVERTER.structure(found, Generation)
+def decode_generation(data: dict[str, Any], task: Task) -> Generation:
+    """Read the generation that answers a task from JSON."""
+    answer_type = next(answer_type for task_type, answer_type in _TASK_KINDS.values() if type(task) is task_type)
+    for candidate in data["candidates"]:
+        candidate["answer"] = _CONVERTER.structure(candidate["answer"], answer_type)
+    return _CONVERTER.structure(data, Generation)
 
 
-def status_to(spec: ModelSpec, status: ModelStatus) -> dict[str, Any]:
-    """A spec's status as JSON."""
-    return {"spec": spec_to(spec), **_CONVERTER.unstructure(status)}
+def encode_status(spec: ModelSpec, status: ModelStatus) -> dict[str, Any]:
+    """Convert a spec's status to JSON."""
+    return {"spec": encode_spec(spec), **_CONVERTER.unstructure(status)}
 
 
-def status_from(found: dict[str, Any]) -> tuple[ModelSpec, ModelStatus]:
-    """A spec's status of JSON."""
-    model = _CONVERTER.structure(found["info"], ModelInfo) if found["info"] else None
-    return spec_from(found["spec"]), ModelStatus(ModelState(found["state"]), found["reason"], model)
+def decode_status(data: dict[str, Any]) -> tuple[ModelSpec, ModelStatus]:
+    """Read a spec and its status from JSON."""
+    info = _CONVERTER.structure(data["info"], ModelInfo) if data["info"] else None
+    return decode_spec(data["spec"]), ModelStatus(ModelState(data["state"]), data["reason"], info)

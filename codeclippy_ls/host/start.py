@@ -1,4 +1,4 @@
-"""Finding a place's host, or starting it: whoever comes first does, and everybody else finds that one."""
+"""Connect to the host of an address, or start it: the first client does, and all others find that one."""
 
 from __future__ import annotations
 
@@ -13,88 +13,98 @@ from typing import Any
 
 from pygls.exceptions import JsonRpcException
 
-from codeclippy_ls.host.address import ALREADY_RUNNING, PACKAGE, STARTER, HostAddress, HostError, connect, version
+from codeclippy_ls.host.address import (
+    ALREADY_RUNNING,
+    PACKAGE_FOLDER,
+    STARTER_VARIABLE,
+    HostAddress,
+    HostError,
+    open_connection,
+    read_code_version,
+)
 from codeclippy_ls.host.messages import Peer
 
 log = logging.getLogger(__name__)
 
-_START_SECONDS = 60.0  # for a host to listen; it has imported nothing heavy by then
-_HELLO_SECONDS = 10.0
-_LOOK_SECONDS = 0.03
-_MOST_LOG = 1 << 20
+_START_TIMEOUT = 60.0  # seconds until a host listens; by then it has imported nothing heavy
+_HANDSHAKE_TIMEOUT = 10.0  # seconds
+_RETRY_INTERVAL = 0.03  # seconds
+_MAX_LOG_BYTES = 1 << 20
 
 Notifications = Mapping[str, Callable[[Any], None]]
 
 
 class HostConnection:
-    """A client's end of a connection that has said hello.
+    """A client's end of a connection after the handshake.
 
     Attributes:
-        process: the host's id.
-        statuses: what the host has loaded, as JSON.
+        process: the host's process id.
+        statuses: the statuses of the host's models, as JSON.
     """
 
-    def __init__(self, peer: Peer, reading: asyncio.Task[None], hello: Mapping[str, Any]) -> None:
+    def __init__(self, peer: Peer, reading: asyncio.Task[None], handshake: Mapping[str, Any]) -> None:
         self.peer = peer
-        self.process: int = hello["process"]
-        self.statuses: list[Any] = hello["statuses"]
+        self.process: int = handshake["process"]
+        self.statuses: list[Any] = handshake["statuses"]
         self._reading = reading
 
-    async def ended(self, seconds: float, answer: asyncio.Future[Any] | None = None) -> bool:
-        """Wait so long, or until an answer comes, for its end; whether it ended."""
-        awaited = {self._reading} if answer is None else {self._reading, answer}
-        await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    async def wait_until_ended(self, timeout: float, response: asyncio.Future[Any] | None = None) -> bool:
+        """Wait until the connection ends, the response comes or time is up; return whether the connection ended."""
+        awaited = {self._reading} if response is None else {self._reading, response}
+        await asyncio.wait(awaited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         return self._reading.done()
 
     def close(self) -> None:
-        """Leave the host."""
+        """Disconnect."""
         self._reading.cancel()
         self.peer.frames.close()
 
 
 async def connect_or_start(
-    place: HostAddress, command: Sequence[str], idle: float, notifications: Notifications
+    address: HostAddress, command: Sequence[str], idle_seconds: float, notifications: Notifications
 ) -> HostConnection:
-    """A connection to the place's host, which ``command`` starts where there is none.
+    """Connect to the host of an address; ``command`` starts it if there is none.
 
     Args:
-        idle: seconds that the host stays when nobody is connected.
+        idle_seconds: how long the host stays when nobody is connected.
 
     Raises:
-        HostError: it cannot be started, or does not let this client in.
+        HostError: the host cannot be started, or rejects this client.
     """
-    deadline = time.monotonic() + _START_SECONDS
+    deadline = time.monotonic() + _START_TIMEOUT
     process: subprocess.Popen[bytes] | None = None
     while time.monotonic() < deadline:
         try:
-            return await _greeted(place, idle, notifications)
+            return await _connect(address, idle_seconds, notifications)
         except OSError:
-            pass  # nobody listens, or it was about to end
+            pass  # nobody listens, or the host was about to end
         if process is None:
-            process = _started(place, command)
+            process = _start(address, command)
         elif (code := process.poll()) is not None:
             if code != ALREADY_RUNNING:
-                raise HostError(f"the engine host could not be started (exit code {code}); {place.log} may say why")
+                raise HostError(f"the engine host could not be started (exit code {code}); {address.log} may say why")
             process = None
-        await asyncio.sleep(_LOOK_SECONDS)
-    raise HostError(f"the engine host did not start within {_START_SECONDS:g} s; {place.log} may say why")
+        await asyncio.sleep(_RETRY_INTERVAL)
+    raise HostError(f"the engine host did not start within {_START_TIMEOUT:g} s; {address.log} may say why")
 
 
-async def _greeted(place: HostAddress, idle: float, notifications: Notifications) -> HostConnection:
-    """A connection to the host that listens.
+async def _connect(address: HostAddress, idle_seconds: float, notifications: Notifications) -> HostConnection:
+    """Connect to a host that listens.
 
     Raises:
-        OSError: none does.
-        HostError: it does not let this client in, or is about to end.
+        OSError: none listens.
+        HostError: it rejects this client, or is about to end.
     """
-    reader, writer, token = await connect(place)
+    reader, writer, token = await open_connection(address)
     peer = Peer(writer, {}, notifications)
     reading = asyncio.get_running_loop().create_task(peer.run(reader))
-    hello = peer.send_request_async("hello", {"version": version(), "token": token, "idle": idle})
+    handshake = peer.send_request_async(
+        "handshake", {"version": read_code_version(), "token": token, "idle_seconds": idle_seconds}
+    )
     try:
-        await asyncio.wait({hello, reading}, timeout=_HELLO_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        if hello.done():
-            return HostConnection(peer, reading, hello.result())
+        await asyncio.wait({handshake, reading}, timeout=_HANDSHAKE_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+        if handshake.done():
+            return HostConnection(peer, reading, handshake.result())
         raise HostError("the engine host does not answer")
     except BaseException as error:
         reading.cancel()
@@ -104,8 +114,8 @@ async def _greeted(place: HostAddress, idle: float, notifications: Notifications
         raise
 
 
-def _started(place: HostAddress, command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start the host as a process of its own, which outlives this one.
+def _start(address: HostAddress, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start the host as a process that outlives this one.
 
     Raises:
         HostError: it cannot be started.
@@ -113,20 +123,19 @@ def _started(place: HostAddress, command: Sequence[str]) -> subprocess.Popen[byt
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
     detached: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
-        own = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
-        detached = {"creationflags": own}
+        detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
     try:
-        log_file = os.open(place.log, flags, 0o600)
+        log_file = os.open(address.log, flags, 0o600)
         try:
-            if os.fstat(log_file).st_size > _MOST_LOG:
+            if os.fstat(log_file).st_size > _MAX_LOG_BYTES:
                 os.truncate(log_file, 0)
-            # In its own folder: the editor's may hold files that are named like modules.
+            # In the host's folder: the editor's current folder may hold files that are named like modules.
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log_file,
-                cwd=place.folder,
+                cwd=address.folder,
                 env=_environment(),
                 **detached,
             )
@@ -138,10 +147,10 @@ def _started(place: HostAddress, command: Sequence[str]) -> subprocess.Popen[byt
 
 def _environment() -> dict[str, str]:
     """Copy this process's environment and add its id; module paths become absolute, since the host runs elsewhere."""
-    environment = {**os.environ, STARTER: str(os.getpid())}
-    places = [os.path.abspath(place) for place in environment.get("PYTHONPATH", "").split(os.pathsep) if place]  # noqa: PTH100
-    if PACKAGE.parent.name not in ("site-packages", "dist-packages"):  # a checkout, perhaps found by the current folder
-        places = [str(PACKAGE.parent), *(place for place in places if place != str(PACKAGE.parent))]
-    if places:
-        environment["PYTHONPATH"] = os.pathsep.join(places)
+    environment = {**os.environ, STARTER_VARIABLE: str(os.getpid())}
+    paths = [os.path.abspath(path) for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]  # noqa: PTH100
+    if PACKAGE_FOLDER.parent.name not in ("site-packages", "dist-packages"):  # a checkout, perhaps the current folder
+        paths = [str(PACKAGE_FOLDER.parent), *(path for path in paths if path != str(PACKAGE_FOLDER.parent))]
+    if paths:
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
     return environment

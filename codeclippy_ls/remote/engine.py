@@ -1,9 +1,9 @@
-"""The engine's face over a service: tickets here, models there, each request a task of the loop.
+"""`RemoteEngine`: the engine whose models a service runs; each request is a task of the loop.
 
-A model is ready once the service has listed it. Where the service cannot be reached or lets nobody in, the models are
-failed with the reason, and the next request that comes after a pause asks again; so nothing needs to be restarted. An
-edit is tried a second time where that may help and nothing of it was shown yet; a keystroke never, since the next one
-comes by itself. After failures, keystrokes are answered at once, without the service, for a while that grows.
+A model is ready once the service has listed it. If the service is unreachable or rejects the credentials, the models'
+statuses carry the reason, and the next request after a pause asks for the list again, so that nobody has to restart
+anything. An edit is tried a second time if that may help and none of its text was shown. A keystroke never is, since
+the next one follows anyway. After failures, keystrokes are refused at once, without the service, for a growing while.
 Belongs to the loop thread.
 """
 
@@ -13,17 +13,18 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from codeclippy_ls.inference.engine import ModelState, ModelStatus
+from codeclippy_ls.inference.client_engine import ClientEngine
+from codeclippy_ls.inference.engine import ModelState, ModelStatus, StatusListener
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.handles import RequestHandle
-from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Task
+from codeclippy_ls.inference.requests import FinishReason, Generation, Priority
 from codeclippy_ls.inference.spec import ModelRole, ModelSpec
 from codeclippy_ls.remote.endpoint import parse_endpoint, read_key
 from codeclippy_ls.remote.errors import ErrorKind, RemoteError
-from codeclippy_ls.remote.generation import Job
+from codeclippy_ls.remote.generation import RemoteGeneration
 from codeclippy_ls.remote.http_client import HttpClient
 from codeclippy_ls.remote.models import select_model
 from codeclippy_ls.settings import ModelSettings
@@ -31,248 +32,217 @@ from codeclippy_ls.tasks.model_info import ModelInfo
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 30.0  # seconds without a byte
-PAUSES = (1.0, 2.0, 5.0, 15.0, 30.0)  # seconds after each failure in a row
-_LONGEST_RETRY = 10.0  # seconds that an edit waits for its second try
-# Of services that have no list of models, or have lost it.
+READ_TIMEOUT = 30.0  # seconds without a byte
+PAUSES = (1.0, 2.0, 5.0, 15.0, 30.0)  # seconds without requests for keystrokes, after each failure in a row
+_MAX_RETRY_DELAY = 10.0  # seconds that an edit waits for its second try
+# HTTP statuses of services that have no list of models, or whose list fails.
 _NO_LIST = frozenset({404, 405, 500, 501})
-# At a time; more wait, those of one lane for each other only.
-_AT_ONCE = {Priority.KEYSTROKE: 4, Priority.EDIT: 2, Priority.BACKGROUND: 1}
+# Concurrent requests; further ones wait only for those of the same priority.
+_MAX_CONCURRENT = {Priority.KEYSTROKE: 4, Priority.EDIT: 2, Priority.BACKGROUND: 1}
 
 
-class RemoteEngine:
-    """One client of a service.
+class RemoteEngine(ClientEngine[str]):
+    """One client of a service. Statuses are kept by role, since a role decides whether a model follows instructions.
 
     Args:
-        specs: the models by the name that requests use, of which the names alone count.
-        watch: called when a model's status changes.
-        patience: seconds without a byte after which the service counts as stuck.
-        pauses: seconds after each failure in a row.
+        specs: the models, by the name that requests use; only the specs' names count.
+        read_timeout: seconds without a byte after which a request fails.
+        pauses: seconds without requests for keystrokes, after each failure in a row.
     """
 
     def __init__(
         self,
         settings: ModelSettings,
         specs: Mapping[str, ModelSpec],
-        watch: Callable[[str, ModelStatus], None] | None = None,
-        patience: float = PATIENCE,
+        on_status: StatusListener | None = None,
+        read_timeout: float = READ_TIMEOUT,
         pauses: tuple[float, ...] = PAUSES,
     ) -> None:
+        super().__init__(specs, on_status)
         self._settings = settings
-        self._specs = dict(specs)
-        self._watch = watch
-        self._patience, self._pauses = patience, pauses
-        self._status = {model: ModelStatus(ModelState.ABSENT) for model in specs}
-        self._tickets: dict[RequestHandle, asyncio.Task[None]] = {}
-        self._turns = {lane: asyncio.Semaphore(count) for lane, count in _AT_ONCE.items()}
-        self._connection: HttpClient | None = None
-        self._finding: asyncio.Task[None] | None = None
+        self._read_timeout, self._pauses = read_timeout, pauses
+        self._tasks: dict[int, asyncio.Task[None]] = {}  # by request id
+        self._semaphores = {priority: asyncio.Semaphore(limit) for priority, limit in _MAX_CONCURRENT.items()}
+        self._client: HttpClient | None = None
+        self._listing: asyncio.Task[None] | None = None  # asks for the models
         self._closing: asyncio.Task[None] | None = None
-        self._failures = 0
-        self._quiet_until = 0.0
-        self._quiet: EngineError | None = None
-        self._bare: set[Priority] = set()
-        self._closed = False
-
-    @property
-    def failure(self) -> None:
-        """None: a service may come back."""
-
-    def status(self, model: str = "default") -> ModelStatus:
-        """A model's status now."""
-        return self._status[model]
-
-    def submit(self, request: Request, lane: Priority = Priority.KEYSTROKE) -> RequestHandle:
-        """Send a request; while the models are not known, it waits for them."""
-        ticket = RequestHandle(request, lane, asyncio.get_running_loop(), self._cancelled)
-        if self._closed:
-            ticket.resolve(EngineError("the engine is closed"))
-            return ticket
-        if request.key is not None:
-            self.cancel(request.key, lane, FinishReason.SUPERSEDED)
-        if lane is not Priority.EDIT and self._quiet is not None and time.monotonic() < self._quiet_until:
-            ticket.resolve(self._quiet)
-            return ticket
-        self._tickets[ticket] = asyncio.get_running_loop().create_task(self._run(ticket))
-        return ticket
-
-    def load(self, model: str = "default") -> RequestHandle:
-        """Ask the service for its models, also again after a failure."""
-        ticket = RequestHandle(Request(Task(), model=model), Priority.EDIT, asyncio.get_running_loop(), self._cancelled)
-        if self._closed:
-            ticket.resolve(EngineError("the engine is closed"))
-            return ticket
-        self._tickets[ticket] = asyncio.get_running_loop().create_task(self._prepare(ticket))
-        return ticket
-
-    def cancel(self, key: Hashable, lane: Priority, reason: FinishReason = FinishReason.CANCELLED) -> None:
-        """Cancel what waits or runs under a key in a lane."""
-        for ticket in list(self._tickets):
-            if ticket.priority is lane and ticket.request.key == key:
-                ticket.cancel(reason)
+        self._failures = 0  # in a row
+        self._paused_until = 0.0
+        self._pause_error: EngineError | None = None
+        self._minimal_params: set[Priority] = set()  # whose requests go without optional fields
 
     def set_model(self, model: str, spec: ModelSpec) -> None:
-        """Let requests for ``model`` run on another of the service's models; it does not have the shipped one."""
+        """Let requests for ``model`` run on another of the service's models; a service has no shipped model."""
         if spec.name:
             self._specs[model] = spec
             self._set_status(model, ModelStatus(ModelState.ABSENT))
 
     def close(self) -> None:
-        """Answer what waits and leave the service."""
-        self._closed = True
-        for ticket in list(self._tickets):
-            ticket.cancel()
-        if self._finding is not None:
-            self._finding.cancel()
-        if self._connection is not None:
-            self._closing = asyncio.get_running_loop().create_task(self._connection.close())
+        """Cancel the requests under way and disconnect."""
+        super().close()
+        if self._listing is not None:
+            self._listing.cancel()
+        if self._client is not None:
+            self._closing = asyncio.get_running_loop().create_task(self._client.close())
 
-    def join(self, timeout: float | None = None) -> bool:
-        """Nothing of it runs in a thread of this process."""
-        return True
+    def _status_key(self, model: str) -> str:
+        return model
 
-    # Tickets.
+    def _refusal(self, priority: Priority) -> EngineError | None:
+        error = super()._refusal(priority)
+        is_paused = self._pause_error is not None and time.monotonic() < self._paused_until
+        return self._pause_error if error is None and is_paused and priority is not Priority.EDIT else error
 
-    def _cancelled(self, ticket: RequestHandle) -> None:
-        """Leave a ticket's request, which closes its connections."""
-        if (task := self._tickets.pop(ticket, None)) is not None:
-            task.cancel()
+    # Requests.
 
-    async def _run(self, ticket: RequestHandle) -> None:
-        await self._settled(ticket, self._answered(ticket))
+    def _start(self, id: int, handle: RequestHandle) -> None:
+        self._run(id, handle, self._generate)
 
-    async def _prepare(self, ticket: RequestHandle) -> None:
-        async def found() -> Generation:
-            await self._found()
+    def _start_load(self, handle: RequestHandle) -> None:
+        async def load(handle: RequestHandle) -> Generation:
+            await self._ensure_models()
             return Generation(FinishReason.END)
 
-        await self._settled(ticket, found())
+        self._run(self._register(handle), handle, load)
 
-    async def _settled(self, ticket: RequestHandle, answer: Any) -> None:
-        """Answer a ticket once, whatever happens."""
-        try:
-            ticket.resolve(await answer)
-        except EngineError as error:
-            ticket.resolve(error)
-        except Exception as error:
-            log.exception("a request of the endpoint failed")
-            ticket.resolve(EngineError(f"the request failed ({type(error).__name__}); the log has the details"))
-        finally:
-            self._tickets.pop(ticket, None)
+    def _run(self, id: int, handle: RequestHandle, work: Callable[[RequestHandle], Awaitable[Generation]]) -> None:
+        """Run the work of a request as a task that resolves its handle once, whatever happens."""
 
-    async def _answered(self, ticket: RequestHandle) -> Generation:
-        async with self._turns[ticket.priority]:
-            for last in (False, True):
-                job = None
+        async def run() -> None:
+            try:
+                handle.resolve(await work(handle))
+            except EngineError as error:
+                handle.resolve(error)
+            except Exception as error:
+                log.exception("a request to the endpoint failed")
+                handle.resolve(EngineError(f"the request failed ({type(error).__name__}); see the server's log"))
+            finally:
+                self._handles.pop(id, None)
+                self._tasks.pop(id, None)
+
+        self._tasks[id] = asyncio.get_running_loop().create_task(run())
+
+    def _abort(self, id: int) -> None:
+        """Cancel a request's task, which closes its connections."""
+        if (task := self._tasks.pop(id, None)) is not None:
+            task.cancel()
+
+    async def _generate(self, handle: RequestHandle) -> Generation:
+        """Run a request; an edit has a second try if that may help and none of its text was shown."""
+        async with self._semaphores[handle.priority]:
+            for is_last_try in (False, True):
+                generation = None
                 try:
-                    facts = await self._facts(ticket.request.model)
-                    assert self._connection is not None
-                    bare = ticket.priority in self._bare
-                    job = Job(self._connection, facts, ticket, self._settings.endpoint_fim, bare)
-                    generation = await self._with_fewer_fields(job, facts, ticket)
-                    self._succeeded()
-                    return generation
+                    info = await self._model_info(handle.request.model)
+                    generation = self._make_generation(info, handle)
+                    result = await self._run_with_supported_params(generation, info, handle)
+                    self._on_success()
+                    return result
                 except RemoteError as error:
-                    self._failed(error)
-                    shown = job is not None and job.emitted
-                    wait = error.after if error.after is not None else self._pauses[0]
+                    self._on_failure(error)
+                    has_emitted = generation is not None and generation.has_emitted
+                    delay = error.retry_after if error.retry_after is not None else self._pauses[0]
                     if (
-                        last
-                        or shown
-                        or ticket.priority is not Priority.EDIT
+                        is_last_try
+                        or has_emitted
+                        or handle.priority is not Priority.EDIT
                         or not error.retryable
-                        or wait > _LONGEST_RETRY
+                        or delay > _MAX_RETRY_DELAY
                     ):
                         raise
-                await asyncio.sleep(wait)
+                await asyncio.sleep(delay)
         raise AssertionError("unreachable")
 
-    async def _with_fewer_fields(self, job: Job, facts: ModelInfo, ticket: RequestHandle) -> Generation:
-        """The generation; a service that refuses the fields that not all have is asked without them from then on: in
-        this lane, since edits have one more, the grammar."""
+    async def _run_with_supported_params(
+        self, generation: RemoteGeneration, info: ModelInfo, handle: RequestHandle
+    ) -> Generation:
+        """Run a generation; if the service refuses it, try without optional fields, and remember if that helps.
+
+        It is remembered by priority, since edits have one field more, the grammar.
+        """
         try:
-            return await job.generation()
+            return await generation.run()
         except RemoteError as error:
-            if error.kind is not ErrorKind.REFUSED or ticket.priority in self._bare:
+            if error.kind is not ErrorKind.REFUSED or handle.priority in self._minimal_params:
                 raise
-        assert self._connection is not None
-        again = Job(self._connection, facts, ticket, self._settings.endpoint_fim, bare=True)
-        generation = await again.generation()
-        self._bare.add(ticket.priority)
-        return generation
+        result = await self._make_generation(info, handle, minimal_params=True).run()
+        self._minimal_params.add(handle.priority)
+        return result
+
+    def _make_generation(
+        self, info: ModelInfo, handle: RequestHandle, minimal_params: bool = False
+    ) -> RemoteGeneration:
+        minimal_params = minimal_params or handle.priority in self._minimal_params
+        return RemoteGeneration(self._open_client(), info, handle, self._settings.endpoint_fim, minimal_params)
 
     # The service.
 
-    async def _facts(self, model: str) -> ModelInfo:
-        """Facts of a model, of which the service is asked where nothing is known, or where it failed."""
-        if self._status[model].state is not ModelState.READY:
-            await self._found()
-        facts: ModelInfo = self._status[model].info
-        return facts
+    async def _model_info(self, model: str) -> ModelInfo:
+        """Return a model's metadata; asks the service for it if nothing is known or the model failed."""
+        if self.status(model).state is not ModelState.READY:
+            await self._ensure_models()
+        info: ModelInfo = self.status(model).info
+        return info
 
-    async def _found(self) -> None:
-        """Ask the service for its models, once for all that wait for it."""
-        if self._finding is None or self._finding.done():
-            self._finding = asyncio.get_running_loop().create_task(self._find())
-            # Read even where all who waited for it are gone.
-            self._finding.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.shield(self._finding)
+    async def _ensure_models(self) -> None:
+        """Ask the service for its models, once for all that wait for the answer."""
+        if self._listing is None or self._listing.done():
+            self._listing = asyncio.get_running_loop().create_task(self._load_models())
+            # Retrieve the exception even if all who waited are gone.
+            self._listing.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(self._listing)
 
-    async def _find(self) -> None:
-        for model, status in list(self._status.items()):
-            if status.state is ModelState.ABSENT:
+    async def _load_models(self) -> None:
+        """Ask the service for its models, and set each role's status."""
+        for model in self._specs:
+            if self.status(model).state is ModelState.ABSENT:
                 self._set_status(model, ModelStatus(ModelState.LOADING))
         try:
-            connection = self._connected()
-            listed = await self._listed(connection)
+            client = self._open_client()
+            listed = await self._list_models(client)
             for model, spec in self._specs.items():
-                own = model == ModelRole.EDIT and bool(self._settings.edit)
-                facts = select_model(
-                    listed, spec.name, self._settings.endpoint_context_length, own, connection.endpoint.url
-                )
-                self._set_status(model, ModelStatus(ModelState.READY, info=facts))
+                for_edits_only = model == ModelRole.EDIT and bool(self._settings.edit)
+                context_length = self._settings.endpoint_context_length
+                info = select_model(listed, spec.name, context_length, for_edits_only, client.endpoint.url)
+                self._set_status(model, ModelStatus(ModelState.READY, info=info))
         except Exception as error:
-            said = str(error) if isinstance(error, EngineError) else f"the endpoint failed ({type(error).__name__})"
-            for model in self._status:
-                self._set_status(model, ModelStatus(ModelState.FAILED, said))
+            reason = str(error) if isinstance(error, EngineError) else f"the endpoint failed ({type(error).__name__})"
+            self._set_all_failed(reason)
             raise
 
-    async def _listed(self, connection: HttpClient) -> Any:
-        """What the service lists; nothing where it lists nothing, but all models have names in the settings."""
+    async def _list_models(self, client: HttpClient) -> Any:
+        """Return the service's list of models; an empty one if it has none, but the settings name all models."""
         try:
-            return await connection.get("/models")
+            return await client.get("/models")
         except RemoteError as error:
             if error.status in _NO_LIST and all(spec.name for spec in self._specs.values()):
                 return {}
             raise
 
-    def _connected(self) -> HttpClient:
-        if self._connection is None:
+    def _open_client(self) -> HttpClient:
+        if self._client is None:
             try:
-                where = parse_endpoint(self._settings.endpoint)
+                endpoint = parse_endpoint(self._settings.endpoint)
                 key = read_key(self._settings.endpoint_key_variable, os.environ)
             except ValueError as error:
                 raise RemoteError(str(error), ErrorKind.DENIED) from error
-            self._connection = HttpClient(where, key, self._patience)
-        return self._connection
+            self._client = HttpClient(endpoint, key, self._read_timeout)
+        return self._client
 
-    def _succeeded(self) -> None:
-        self._failures, self._quiet, self._quiet_until = 0, None, 0.0
+    def _on_success(self) -> None:
+        self._failures, self._pause_error, self._paused_until = 0, None, 0.0
 
-    def _failed(self, error: RemoteError) -> None:
-        """Leave the service alone for a while; where no model answers at all, say so."""
+    def _on_failure(self, error: RemoteError) -> None:
+        """Pause the requests for keystrokes; if no model answers at all, show that in the statuses."""
         if error.kind in (ErrorKind.REFUSED, ErrorKind.GARBLED, ErrorKind.SLOW):
             return
         pause = self._pauses[min(self._failures, len(self._pauses) - 1)]
         self._failures += 1
-        self._quiet = error
-        self._quiet_until = time.monotonic() + max(pause, error.after or 0.0)
+        self._pause_error = error
+        self._paused_until = time.monotonic() + max(pause, error.retry_after or 0.0)
         if error.permanent:
-            for model in self._status:
-                self._set_status(model, ModelStatus(ModelState.FAILED, str(error)))
+            self._set_all_failed(str(error))
 
-    def _set_status(self, model: str, status: ModelStatus) -> None:
-        if self._status[model] != status:
-            self._status[model] = status
-            if self._watch is not None:
-                self._watch(model, status)
+    def _set_all_failed(self, reason: str) -> None:
+        for model in self._specs:
+            self._set_status(model, ModelStatus(ModelState.FAILED, reason))

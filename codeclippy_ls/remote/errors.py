@@ -1,4 +1,4 @@
-"""What can go wrong between here and a service; each with the user's sentence, which holds no key and no code. Pure."""
+"""Errors of a service; each with a sentence for the user that contains no key and no code. Pure."""
 
 from __future__ import annotations
 
@@ -8,112 +8,119 @@ from typing import Any
 
 from codeclippy_ls.inference.errors import EngineError
 
-_MOST_QUOTED = 200
-_LONGEST_ECHO = 24  # characters that a service's message may have in common with the prompt
-LONGEST_WAIT = 60.0  # seconds that a service may ask to be left alone
+_MAX_QUOTE = 200  # characters of a service's message that are shown
+_MAX_ECHO = 24  # characters that a service's message may have in common with the prompt
+MAX_RETRY_AFTER = 60.0  # seconds; a service may ask for more
 
 
 class ErrorKind(enum.Enum):
     """Kinds of failures."""
 
-    UNREACHABLE = "unreachable"  # no connection, or lost before an answer
+    UNREACHABLE = "unreachable"  # no connection, or lost before a response
     DENIED = "denied"  # 401, 403
     MISSING = "missing"  # 404
-    REFUSED = "refused"  # 400 and its like: this request
+    REFUSED = "refused"  # 400 and similar: this request
     BUSY = "busy"  # 429, 503
     BROKEN = "broken"  # 5xx, a stream that ends early
     SLOW = "slow"  # nothing came for too long
-    GARBLED = "garbled"  # no events, no JSON, no UTF-8, no end
+    GARBLED = "garbled"  # no events, no JSON, no UTF-8, or endless
 
 
-# Of these a second try may go better, once something has passed.
-_PASSING = frozenset({ErrorKind.UNREACHABLE, ErrorKind.BUSY, ErrorKind.BROKEN})
-# With these no model answers at all.
-_LASTING = frozenset({ErrorKind.UNREACHABLE, ErrorKind.DENIED, ErrorKind.MISSING})
+# A second try may succeed after a while.
+_RETRYABLE = frozenset({ErrorKind.UNREACHABLE, ErrorKind.BUSY, ErrorKind.BROKEN})
+# No model answers at all.
+_PERMANENT = frozenset({ErrorKind.UNREACHABLE, ErrorKind.DENIED, ErrorKind.MISSING})
 
 
 class RemoteError(EngineError):
     """A service did not answer as it should.
 
     Attributes:
-        after: seconds that it wants to be left alone.
-        status: of HTTP, where it answered at all.
+        retry_after: seconds for which the service asks not to be called again.
+        status: the HTTP status, 0 without a response.
     """
 
-    def __init__(self, message: str, kind: ErrorKind, after: float | None = None, status: int = 0) -> None:
+    def __init__(self, message: str, kind: ErrorKind, retry_after: float | None = None, status: int = 0) -> None:
         super().__init__(message)
         self.kind = kind
-        self.after = after
+        self.retry_after = retry_after
         self.status = status
 
     @property
     def retryable(self) -> bool:
-        """Whether a second try may go better."""
-        return self.kind in _PASSING
+        """Whether a second try may succeed."""
+        return self.kind in _RETRYABLE
 
     @property
     def permanent(self) -> bool:
-        """Whether no model answers at all until something is done about it."""
-        return self.kind in _LASTING
+        """Whether no model answers at all until somebody does something about it."""
+        return self.kind in _PERMANENT
 
 
-def refusal(url: str, status: int, body: bytes, after: str, sent: str, key: str) -> RemoteError:
-    """What an answer other than 200 means.
+def make_status_error(url: str, status: int, body: bytes, retry_after: str, sent: str, key: str) -> RemoteError:
+    """Make the error for a response whose status is not 200.
 
     Args:
-        body: the beginning of what came with it.
-        after: its header ``Retry-After``.
-        sent: what the request said, of which the message repeats nothing.
+        body: the beginning of the response's body.
+        retry_after: the value of its header ``Retry-After``.
+        sent: the text of the request, of which the message repeats nothing.
     """
-    error = _refusal(url, status, quoted(body, sent, key), bool(key))
+    error = _make_status_error(url, status, quote_message(body, sent, key), bool(key))
     error.status = status
-    error.after = seconds_of(after) if error.retryable else None
+    error.retry_after = parse_retry_after(retry_after) if error.retryable else None
     return error
 
 
-def _refusal(url: str, status: int, said: str, keyed: bool) -> RemoteError:
-    because = f": {said}" if said else ""
+def _make_status_error(url: str, status: int, quote: str, has_key: bool) -> RemoteError:
+    detail = f": {quote}" if quote else ""
     if status in (401, 403):
-        hint = "the key was not accepted" if keyed else 'it wants a key: set "model.endpointKeyVariable"'
-        return RemoteError(f"{url} refuses the request ({status}); {hint}{because}", ErrorKind.DENIED)
+        hint = (
+            'it does not accept the key; see the setting "model.endpointKeyVariable"'
+            if has_key
+            else 'it wants a key; set "model.endpointKeyVariable"'
+        )
+        return RemoteError(f"{url} refuses the request ({status}); {hint}{detail}", ErrorKind.DENIED)
     if status == 404:
         return RemoteError(
-            f'{url} has no such model or path (404); see the settings "model.endpoint" and "model.completion"{because}',
+            f'{url} has no such model or path (404); see the settings "model.endpoint" and "model.completion"{detail}',
             ErrorKind.MISSING,
         )
     if status in (429, 503):
-        return RemoteError(f"{url} is busy ({status}){because}", ErrorKind.BUSY)
+        return RemoteError(f"{url} is busy ({status}){detail}", ErrorKind.BUSY)
     if 300 <= status < 400:
         return RemoteError(
-            f'{url} redirects ({status}), which is not followed; set "model.endpoint" to where it is', ErrorKind.MISSING
+            f'{url} redirects to another address ({status}), and redirects are not followed; set "model.endpoint" to '
+            "the final address",
+            ErrorKind.MISSING,
         )
     if status >= 500:
-        return RemoteError(f"{url} failed ({status}){because}", ErrorKind.BROKEN)
-    return RemoteError(f"{url} refuses the request ({status}){because}", ErrorKind.REFUSED)
+        return RemoteError(f"{url} failed ({status}){detail}", ErrorKind.BROKEN)
+    return RemoteError(f"{url} refuses the request ({status}){detail}", ErrorKind.REFUSED)
 
 
-def seconds_of(after: str) -> float | None:
-    """The seconds of a header ``Retry-After``, capped; ``None`` where it names none (dates are seldom sent)."""
+def parse_retry_after(value: str) -> float | None:
+    """Parse the seconds of a header ``Retry-After``, capped; ``None`` if it has none (dates are rarely sent)."""
     try:
-        return min(max(float(after), 0.0), LONGEST_WAIT)
+        return min(max(float(value), 0.0), MAX_RETRY_AFTER)
     except ValueError:
         return None
 
 
-def quoted(body: bytes, sent: str, key: str) -> str:
-    """What a service says of itself, where it is JSON and repeats neither key nor prompt; else nothing."""
+def quote_message(body: bytes, sent: str, key: str) -> str:
+    """Return the message in a service's JSON body; empty if there is none, or it repeats the key or the prompt."""
     try:
-        said = _message(json.loads(body))
+        message = _find_message(json.loads(body))
     except (ValueError, RecursionError):
         return ""
-    said = " ".join("".join(char for char in said if char.isprintable() or char.isspace()).split())[:_MOST_QUOTED]
-    echoes = any(said[at : at + _LONGEST_ECHO] in sent for at in range(max(0, len(said) - _LONGEST_ECHO) + 1))
-    return "" if not said or (key and key in said) or (len(said) >= _LONGEST_ECHO and echoes) else said
+    printable = "".join(char for char in message if char.isprintable() or char.isspace())
+    quote = " ".join(printable.split())[:_MAX_QUOTE]
+    echoes = any(quote[at : at + _MAX_ECHO] in sent for at in range(max(0, len(quote) - _MAX_ECHO) + 1))
+    return "" if not quote or (key and key in quote) or (len(quote) >= _MAX_ECHO and echoes) else quote
 
 
-def _message(found: Any) -> str:
-    """The text of an error, in the forms that these services have."""
+def _find_message(body: Any) -> str:
+    """Return the text of an error, in any of the forms that these services use."""
     for name in ("error", "message", "detail"):
-        if isinstance(found, dict) and found.get(name):
-            return _message(found[name])
-    return found if isinstance(found, str) else ""
+        if isinstance(body, dict) and body.get(name):
+            return _find_message(body[name])
+    return body if isinstance(body, str) else ""

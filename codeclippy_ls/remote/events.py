@@ -1,58 +1,62 @@
-"""Server-sent events out of bytes, and candidates out of events; with caps, for which no stream is endless. Pure."""
+"""Server-sent events from bytes, and candidates from events; with limits, so that no stream is endless. Pure."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from codeclippy_ls.inference.requests import FinishReason
 from codeclippy_ls.remote.errors import ErrorKind, RemoteError
 
-_MOST_LINE = 1 << 20  # bytes; an event with log-probabilities has some hundred
-_MOST_BYTES = 32 << 20
+_MAX_LINE = 1 << 20  # bytes; an event with log-probabilities has a few hundred
+_MAX_BYTES = 32 << 20
 _DONE = "[DONE]"
-# Why a model ended by itself, in OpenAI's words and TGI's; anything else (`length`, `abort`) may end anywhere.
+# The `finish_reason` of a complete text, in OpenAI's words and TGI's. After any other (`length`, `abort`) it may stop
+# anywhere.
 _FINISHED = frozenset({"stop", "eos_token", "stop_sequence"})
 
 
 class EventStreamParser:
-    """The data of events, as they become whole. Fed with bytes in any pieces."""
+    """Parses the events of a stream, which is fed as bytes in pieces of any size."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._rest = b""
-        self._count = 0
+        self._num_bytes = 0
         self._data: list[str] = []
         self.done = False
 
-    def feed(self, data: bytes) -> Iterator[Any]:
-        """The events that end in these bytes.
+    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
+        """Yield the events that end in these bytes.
 
         Raises:
-            RemoteError: they are no events.
+            RemoteError: the bytes are not events.
         """
-        self._count += len(data)
+        self._num_bytes += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
-        if self._count > _MOST_BYTES or len(self._rest) > _MOST_LINE:
-            raise RemoteError(f"{self._url} sends without end", ErrorKind.GARBLED)
+        if self._num_bytes > _MAX_BYTES or len(self._rest) > _MAX_LINE:
+            raise RemoteError(
+                f"{self._url} sends more than {_MAX_BYTES >> 20} MiB, or a line of more than {_MAX_LINE >> 20} MiB",
+                ErrorKind.GARBLED,
+            )
         for line in lines:
-            if (event := self._line(line.rstrip(b"\r"))) is not None:
+            if (event := self._feed_line(line.rstrip(b"\r"))) is not None:
                 yield event
 
-    def _line(self, line: bytes) -> Any:
-        """The event that a line ends, if it does."""
+    def _feed_line(self, line: bytes) -> dict[str, Any] | None:
+        """Return the event that ends with this line, if one does."""
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
-            raise RemoteError(f"{self._url} sends bytes that are no UTF-8", ErrorKind.GARBLED) from None
+            raise RemoteError(f"{self._url} sends bytes that are not UTF-8", ErrorKind.GARBLED) from None
         if text:
             name, _, value = text.partition(":")
             if name == "data":
                 self._data.append(value.removeprefix(" "))
-            elif name not in ("", "event", "id", "retry"):  # what begins with a colon is a comment
-                raise RemoteError(f"{self._url} sends something else than events", ErrorKind.GARBLED)
+            elif name not in ("", "event", "id", "retry"):  # a line that begins with a colon is a comment
+                raise RemoteError(f"{self._url} sends something other than events", ErrorKind.GARBLED)
             return None
         data, self._data = "\n".join(self._data), []
         if not data or self.done:
@@ -63,73 +67,84 @@ class EventStreamParser:
         return parse_json_object(data, self._url)
 
 
-def parse_json_object(data: str | bytes, url: str) -> Any:
-    """The JSON object of an answer or an event.
+def parse_json_object(data: str | bytes, url: str) -> dict[str, Any]:
+    """Parse the JSON object of a response or an event.
 
     Raises:
-        RemoteError: it is none, or says that the service failed.
+        RemoteError: it is not an object, or says that the service failed.
     """
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
-        raise RemoteError(f"{url} sends something that is no JSON", ErrorKind.GARBLED) from None
+        raise RemoteError(f"{url} sends something that is not JSON", ErrorKind.GARBLED) from None
     if not isinstance(found, dict):
-        raise RemoteError(f"{url} sends JSON that is no answer", ErrorKind.GARBLED)
+        raise _unexpected_json(url)
     if found.get("error"):
-        raise RemoteError(f"{url} failed while it wrote", ErrorKind.BROKEN)
+        raise RemoteError(f"{url} reports an error in the middle of its answer", ErrorKind.BROKEN)
     return found
 
 
 @dataclass
 class StreamedChoice:
-    """A candidate as far as it is written."""
+    """One candidate, as far as it has come."""
 
     text: str = ""
-    reason: FinishReason | None = None
+    finish_reason: FinishReason | None = None
     logprobs: list[float] = field(default_factory=list)
 
     @property
-    def logprob(self) -> float:
-        """The mean; nothing known is certain."""
+    def mean_logprob(self) -> float:
+        """The mean log-probability per token; 0 if the service gives none."""
         return sum(self.logprobs) / len(self.logprobs) if self.logprobs else 0.0
 
 
 class StreamedChoices:
-    """The candidates of one request, as events add to them."""
+    """The candidates of one request, which grow with each event."""
 
     def __init__(self, url: str, count: int) -> None:
         self._url = url
-        self.candidates = [StreamedChoice() for _ in range(count)]
+        self.choices = [StreamedChoice() for _ in range(count)]
 
-    def take(self, event: Any) -> int | None:
-        """Add an event's text; the candidate it belongs to, ``None`` where it says of none (usage, a greeting).
+    @property
+    def all_finished(self) -> bool:
+        """Whether each choice has ended."""
+        return all(choice.finish_reason is not None for choice in self.choices)
+
+    def add_event(self, event: Mapping[str, Any]) -> int | None:
+        """Add an event's text to its choice, and return the index of the choice.
+
+        ``None`` for events without choices (usage, role-only deltas) and for choices that have ended.
 
         Raises:
-            RemoteError: it has another form.
+            RemoteError: the event has another form.
         """
-        choices = event.get("choices")
-        if not choices:
+        deltas = event.get("choices")
+        if not deltas:
             return None
         try:
-            choice = choices[0]
-            index = int(choice.get("index", 0))
-            written = self.candidates[index] if 0 <= index < len(self.candidates) else None
-            text, finish = _text(choice), choice.get("finish_reason")
-            if written is None or written.reason is not None:
+            delta = deltas[0]
+            index = int(delta.get("index", 0))
+            choice = self.choices[index] if 0 <= index < len(self.choices) else None
+            text, finish_reason = _read_text(delta), delta.get("finish_reason")
+            if choice is None or choice.finish_reason is not None:
                 return None
-            written.text += text
-            written.logprobs += _logprobs(choice.get("logprobs"))
+            choice.text += text
+            choice.logprobs += _read_logprobs(delta.get("logprobs"))
         except (TypeError, ValueError, KeyError, IndexError, AttributeError):
-            raise RemoteError(f"{self._url} sends JSON that is no answer", ErrorKind.GARBLED) from None
-        if finish is not None:
-            written.reason = FinishReason.END if finish in _FINISHED else FinishReason.LENGTH
+            raise _unexpected_json(self._url) from None
+        if finish_reason is not None:
+            choice.finish_reason = FinishReason.END if finish_reason in _FINISHED else FinishReason.LENGTH
         return index
 
 
-def _text(choice: Any) -> str:
-    """The text that a choice adds, of the completions or the chat interface, streamed or whole."""
-    part = choice.get("delta") or choice.get("message")
-    text = part.get("content") if part is not None else choice.get("text")
+def _unexpected_json(url: str) -> RemoteError:
+    return RemoteError(f"{url} sends JSON of an unexpected form", ErrorKind.GARBLED)
+
+
+def _read_text(delta: Any) -> str:
+    """Return the text that a choice adds, in the completions or the chat interface, streamed or not."""
+    message = delta.get("delta") or delta.get("message")
+    text = message.get("content") if message is not None else delta.get("text")
     if text is None:
         return ""
     if not isinstance(text, str):
@@ -137,11 +152,11 @@ def _text(choice: Any) -> str:
     return text
 
 
-def _logprobs(found: Any) -> list[float]:
-    """Of the tokens that a choice adds: a list of numbers (completions), or of objects (chat, llama.cpp)."""
-    if not found:
+def _read_logprobs(logprobs: Any) -> list[float]:
+    """Return the log-probabilities of added tokens: a list of numbers (completions) or of objects (chat, llama.cpp)."""
+    if not logprobs:
         return []
-    numbers = found.get("token_logprobs")
-    if numbers is None:
-        numbers = [one.get("logprob") for one in found.get("content") or ()]
-    return [min(0.0, float(number)) for number in numbers if isinstance(number, (int, float))]
+    values = logprobs.get("token_logprobs")
+    if values is None:
+        values = [token.get("logprob") for token in logprobs.get("content") or ()]
+    return [min(0.0, float(value)) for value in values if isinstance(value, (int, float))]

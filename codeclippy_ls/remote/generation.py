@@ -1,14 +1,14 @@
-"""One request of a service: the prompt as text, the streams of its candidates, and what ends them.
+"""`RemoteGeneration`: one request to a service, with its prompt as text, its HTTP calls and their end.
 
-The first candidate is greedy, as everywhere; where more are wanted, a second stream samples them side by side. A stream
-is left, and its connection closed, as soon as all of its candidates are at their end by our own measure.
+The first candidate is greedy, as in every engine; if more are wanted, a second call samples them side by side. A call
+is left, and its connection closed, as soon as all of its candidates are done by our own measure.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,136 +21,149 @@ from codeclippy_ls.remote.events import StreamedChoice, StreamedChoices
 from codeclippy_ls.remote.http_client import HttpClient
 from codeclippy_ls.tasks.model_info import ModelInfo
 
-_COMPLETIONS, _CHAT = "/completions", "/chat/completions"
-_LONGEST = 600.0  # seconds, where a request names no time
-# Events a token has at most, until a stream counts as endless.
-_EVENTS_PER_TOKEN, _EVENTS_BESIDE = 4, 64
+_COMPLETIONS_PATH, _CHAT_PATH = "/completions", "/chat/completions"
+_MAX_SECONDS = 600.0  # of a request, also if it has no time budget
+# A stream is endless if it has more events than this.
+_MAX_EVENTS_PER_TOKEN, _MAX_OTHER_EVENTS = 4, 64
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
-    """One HTTP request: so many candidates at a temperature."""
+class CompletionCall:
+    """One HTTP request for ``count`` candidates."""
 
     count: int
     temperature: float
 
 
-def streams(sampling: Sampling) -> list[Stream]:
-    """What a request's candidates are written by."""
+def plan_calls(sampling: Sampling) -> list[CompletionCall]:
+    """Return the calls that generate a request's candidates: one greedy, one for all sampled ones."""
     count, temperature = sampling.candidates, sampling.temperature
     if count == 1 or temperature <= 0:
-        return [Stream(1, 0.0)]
-    return [Stream(1, 0.0), Stream(count - 1, temperature)]
+        return [CompletionCall(1, 0.0)]
+    return [CompletionCall(1, 0.0), CompletionCall(count - 1, temperature)]
 
 
-class Job:
-    """The work of one ticket.
+class RemoteGeneration:
+    """The work of one request.
 
     Args:
-        infill: how holes are asked for, as in the settings.
-        bare: whether the service takes nothing but the common fields: no `n`, `logprobs`, `stop`.
+        fim: how the middle of a text is asked for, from the settings.
+        minimal_params: whether to send only the fields that every service knows: no `n`, `logprobs`, `stop`.
+
+    Attributes:
+        has_emitted: whether the handle was given some text.
+
+    Raises:
+        EngineError: the task cannot be asked of this model, or must not leave this machine.
     """
 
     def __init__(
-        self, connection: HttpClient, facts: ModelInfo, ticket: RequestHandle, infill: str, bare: bool
+        self, client: HttpClient, info: ModelInfo, handle: RequestHandle, fim: str, minimal_params: bool
     ) -> None:
-        self._connection = connection
-        self._model, self._served = facts.name, facts.served
-        self._ticket = ticket
-        self._ask, self._sampling = ticket.request.task, ticket.request.sampling
-        self._bare = bare
+        self._client = client
+        self._url = client.endpoint.url
+        self._model, self._served_by = info.name, info.served
+        self._handle = handle
+        self._task, self._sampling = handle.request.task, handle.request.sampling
+        self._minimal_params = minimal_params
         self._started = time.monotonic()
-        self._first: float | None = None
-        self.emitted = False
+        self._first_text: float | None = None  # time at which it came
+        self.has_emitted = False
         try:
-            self.prompt: TextPrompt = self._ask.text_prompt(RemoteModel(facts.name, facts.window, facts.chat, infill))
+            self.prompt: TextPrompt = self._task.text_prompt(RemoteModel(info.name, info.window, info.chat, fim))
         except ValueError as error:
             raise EngineError(str(error)) from error
 
-    async def generation(self) -> Generation:
-        """What the service wrote, within the time that the request has.
+    async def run(self) -> Generation:
+        """Generate the candidates, within the request's time budget.
 
         Raises:
-            RemoteError: it did not, or not in a form that can be read.
+            RemoteError: the service failed, or answered in an unknown form.
         """
-        seconds = min(self._sampling.seconds or _LONGEST, _LONGEST)
-        wanted = streams(self._sampling)
-        writings = [StreamedChoices(self._connection.endpoint.url, 1 if self._bare else one.count) for one in wanted]
+        seconds = min(self._sampling.seconds or _MAX_SECONDS, _MAX_SECONDS)
+        calls = plan_calls(self._sampling)
+        streams = [StreamedChoices(self._url, 1 if self._minimal_params else call.count) for call in calls]
         reading = [
-            self._read(one, writing, not number)
-            for number, (one, writing) in enumerate(zip(wanted, writings, strict=True))
+            self._read(call, choices, emit=index == 0)
+            for index, (call, choices) in enumerate(zip(calls, streams, strict=True))
         ]
-        left = seconds - (time.monotonic() - self._started)
-        late = not await _all_within(reading, max(left, 0.0))
-        if late and self._first is None:
+        seconds_left = seconds - (time.monotonic() - self._started)
+        is_complete = await _run_within(reading, max(seconds_left, 0.0))
+        if not is_complete and self._first_text is None:
             raise RemoteError(
-                f"{self._connection.endpoint.url} wrote nothing in the {seconds:g} seconds that it has; "
-                'the settings "completion.timeBudgetMs" and "edit.timeBudgetMs" give it more',
+                f"{self._url} generated nothing within {seconds:g} seconds; raise the time budget "
+                '("completion.timeBudgetMs", "edit.timeBudgetMs")',
                 ErrorKind.SLOW,
             )
-        first, *others = (candidate for writing in writings for candidate in writing.candidates)
-        # One that does not know how to write several leaves the others empty.
-        written = [first, *(one for one in others if one.text)]
-        made = await asyncio.to_thread(self._candidates, written)
-        waited = (self._first or self._started) - self._started
+        first, *others = (choice for choices in streams for choice in choices.choices)
+        # A service that does not know `n` leaves the others empty.
+        choices = [first, *(choice for choice in others if choice.text)]
+        candidates = await asyncio.to_thread(self._make_candidates, choices)
+        first_token_seconds = (self._first_text or self._started) - self._started
         return Generation(
-            made[0].finish_reason, made, first_token_seconds=waited, seconds=time.monotonic() - self._started
+            candidates[0].finish_reason,
+            candidates,
+            first_token_seconds=first_token_seconds,
+            seconds=time.monotonic() - self._started,
         )
 
-    def _candidates(self, written: Sequence[StreamedChoice]) -> tuple[Candidate, ...]:
-        """Finished candidates with their answers; made beside the loop, as reading a diff takes time."""
-        made = []
-        for one in written:
-            reason = one.reason or FinishReason.TIME
-            candidate = Candidate(one.text, (), one.logprob, reason)
-            made.append(Candidate(one.text, (), one.logprob, reason, self._ask.answer(candidate, self.prompt)))
-        return tuple(made)
+    def _make_candidates(self, choices: Sequence[StreamedChoice]) -> tuple[Candidate, ...]:
+        """Make the candidates with their answers; called on another thread, since parsing a diff takes time."""
+        candidates = []
+        for choice in choices:
+            reason = choice.finish_reason or FinishReason.TIME
+            candidate = Candidate(choice.text, (), choice.mean_logprob, reason)
+            answer = self._task.answer(candidate, self.prompt)
+            candidates.append(Candidate(choice.text, (), choice.mean_logprob, reason, answer))
+        return tuple(candidates)
 
-    async def _read(self, stream: Stream, writing: StreamedChoices, first: bool) -> None:
-        """Read a stream until its candidates are at their end."""
-        path, body = self._request(stream)
-        room = (int(body["max_tokens"]) * _EVENTS_PER_TOKEN + _EVENTS_BESIDE) * len(writing.candidates)
-        told = 0
-        events = self._connection.events(path, body, self.prompt.text)
+    async def _read(self, call: CompletionCall, choices: StreamedChoices, emit: bool) -> None:
+        """Read a stream until its choices are done.
+
+        Args:
+            emit: whether to give the text to the handle as it grows.
+        """
+        path, body = self._make_request(call)
+        max_events = (int(body["max_tokens"]) * _MAX_EVENTS_PER_TOKEN + _MAX_OTHER_EVENTS) * len(choices.choices)
+        num_events = num_emitted = 0
+        events = self._client.stream_events(path, body, self.prompt.text)
         try:
             async for event in events:
-                index = writing.take(event)
-                if (room := room - 1) < 0:
-                    raise RemoteError(f"{self._connection.endpoint.url} sends without end", ErrorKind.GARBLED)
+                index = choices.add_event(event)
+                if (num_events := num_events + 1) > max_events:
+                    raise RemoteError(f"{self._url} sends more than {max_events} events", ErrorKind.GARBLED)
                 if index is None:
                     continue
-                written = writing.candidates[index]
-                self._first = self._first or time.monotonic()
-                if first and len(written.text) > told:
-                    self._ticket.emit(written.text[told:])
-                    told, self.emitted = len(written.text), True
-                if written.reason is None and self._ended(written.text):
-                    written.reason = FinishReason.STOP
-                if all(one.reason is not None for one in writing.candidates):
+                choice = choices.choices[index]
+                self._first_text = self._first_text or time.monotonic()
+                if emit and len(choice.text) > num_emitted:
+                    self._handle.emit(choice.text[num_emitted:])
+                    num_emitted, self.has_emitted = len(choice.text), True
+                if choice.finish_reason is None and self._is_done(choice.text):
+                    choice.finish_reason = FinishReason.STOP
+                if choices.all_finished:
                     return
         finally:
             await events.aclose()
-        if not any(one.reason is not None for one in writing.candidates):
-            raise RemoteError(
-                f"{self._connection.endpoint.url} broke off in the middle of its answer", ErrorKind.BROKEN
-            )
-        for one in writing.candidates:  # what was not finished may end anywhere
-            one.reason = one.reason or FinishReason.LENGTH
+        if not any(choice.finish_reason is not None for choice in choices.choices):
+            raise RemoteError(f"{self._url} closed the stream in the middle of its answer", ErrorKind.BROKEN)
+        for choice in choices.choices:  # an unfinished one may end anywhere
+            choice.finish_reason = choice.finish_reason or FinishReason.LENGTH
 
-    def _ended(self, text: str) -> bool:
-        """Whether a text is all that is wanted of a candidate: by the ask, or because it spells a control token."""
-        return len(cut_at_control_token(text, self.prompt)) < len(text) or self._ask.is_done(text, self.prompt)
+    def _is_done(self, text: str) -> bool:
+        """Return whether a candidate needs no more text: the task is done, or the text spells a control token."""
+        return len(cut_at_control_token(text, self.prompt)) < len(text) or self._task.is_done(text, self.prompt)
 
-    def _request(self, stream: Stream) -> tuple[str, dict[str, Any]]:
-        """The path and the body of an HTTP request."""
+    def _make_request(self, call: CompletionCall) -> tuple[str, dict[str, Any]]:
+        """Return the path and the body of an HTTP request."""
         prompt = self.prompt
         body: dict[str, Any] = {
             "model": self._model,
             "stream": True,
-            "temperature": stream.temperature,
+            "temperature": call.temperature,
             "max_tokens": self._sampling.max_tokens,
         }
-        if stream.temperature > 0:
+        if call.temperature > 0:
             body["top_p"] = self._sampling.top_p
         if prompt.chat:
             body["messages"] = [{"role": "user", "content": prompt.text}]
@@ -158,23 +171,29 @@ class Job:
             body["prompt"] = prompt.text
         if prompt.suffix is not None:
             body["suffix"] = prompt.suffix
-        extras: dict[str, Any] = {"n": stream.count, "logprobs": True if prompt.chat else 1}
+        path = _CHAT_PATH if prompt.chat else _COMPLETIONS_PATH
+        return path, body if self._minimal_params else {**body, **self._optional_params(call)}
+
+    def _optional_params(self, call: CompletionCall) -> dict[str, Any]:
+        """Return the fields that only some services know."""
+        prompt = self.prompt
+        params: dict[str, Any] = {"logprobs": True if prompt.chat else 1}
+        if call.count > 1:
+            params["n"] = call.count
         if prompt.stop:
-            extras["stop"] = list(prompt.stop)
-            if self._served == "vllm":  # it would leave out the tokens that end an answer, and write on
-                extras["skip_special_tokens"] = False
-        if prompt.grammar and self._served == "llamacpp":
-            extras["grammar"] = prompt.grammar
-        elif prompt.grammar and self._served == "vllm":
-            extras["structured_outputs"] = {"grammar": prompt.grammar}
-        if stream.count == 1:
-            del extras["n"]
-        return _CHAT if prompt.chat else _COMPLETIONS, body if self._bare else {**body, **extras}
+            params["stop"] = list(prompt.stop)
+            if self._served_by == "vllm":  # else it omits the tokens that end an answer, and goes on
+                params["skip_special_tokens"] = False
+        if prompt.grammar and self._served_by == "llamacpp":
+            params["grammar"] = prompt.grammar
+        elif prompt.grammar and self._served_by == "vllm":
+            params["structured_outputs"] = {"grammar": prompt.grammar}
+        return params
 
 
-async def _all_within(reading: Sequence[Any], seconds: float) -> bool:
-    """Run what reads side by side; false where time was up. What one raises ends the others."""
-    tasks = [asyncio.ensure_future(one) for one in reading]
+async def _run_within(coroutines: Sequence[Coroutine[Any, Any, None]], seconds: float) -> bool:
+    """Run coroutines side by side and return whether all ended in time. An exception of one ends the others."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         _, late = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
         for task in tasks:

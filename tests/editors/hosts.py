@@ -12,7 +12,7 @@ from typing import Any
 
 from codeclippy_ls.host.address import HostAddress
 from codeclippy_ls.host.start import connect_or_start
-from tests.test_host import alive
+from tests.test_host import is_running
 
 # An edit that takes long enough to be killed in the middle of it.
 LONG_EDITS: dict[str, dict[str, Any]] = {
@@ -45,7 +45,7 @@ class Hosts:
         there: dict[int, HostAddress] = {}
         for process in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
             at = next((word for word in _words(process) if word.startswith(begins)), None)
-            if at is not None and alive(process):
+            if at is not None and is_running(process):
                 place = Path(at.removeprefix("--at="))
                 there[process] = HostAddress(place.parent, place.name)
         return there
