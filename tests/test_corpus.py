@@ -1,4 +1,4 @@
-"""Laws of the training data: what is taken from a package, what is left out, and that edits say what they do."""
+"""Training data: which files of a package are used, and that messages of edits are exact."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PYTHON = "".join(f"def area_{word}(width, height):\n    return width * height\n\
 SCRIPT = "".join(f"export function area{word}(width, height) {{\n  return width * height;\n}}\n" for word in "ABC")
 
 
-def wheel(folder: Path, name: str, version: str, licence: str, files: dict[str, str]) -> Path:
-    """A wheel as pip fetches it."""
+def make_wheel(folder: Path, name: str, version: str, licence: str, files: dict[str, str]) -> Path:
+    """Write a wheel as pip downloads it."""
     path = folder / f"{name}-{version}-py3-none-any.whl"
     about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nLicense: {licence}\n"
     about += "Description-Content-Type: text/markdown\n\n# Areas\n\n" + "Areas of rectangles, in words. " * 8
@@ -32,8 +32,8 @@ def wheel(folder: Path, name: str, version: str, licence: str, files: dict[str, 
     return path
 
 
-def tarball(folder: Path, name: str, version: str, licence: str, files: dict[str, str]) -> Path:
-    """A tarball as npm fetches it."""
+def make_tarball(folder: Path, name: str, version: str, licence: str, files: dict[str, str]) -> Path:
+    """Write a tarball as npm downloads it."""
     about = {"name": name, "version": version, "license": licence}
     path = folder / archives.get_tarball_name(f"{name}@{version}")
     with tarfile.open(path, "w:gz") as archive:
@@ -44,21 +44,21 @@ def tarball(folder: Path, name: str, version: str, licence: str, files: dict[str
     return path
 
 
-def test_a_wheel_gives_its_sources_and_its_readme(tmp_path: Path) -> None:
+def test_wheel_gives_sources_and_readme(tmp_path: Path) -> None:
     files = {"areas/area.py": PYTHON, "areas/tests/test_area.py": PYTHON, "areas/x.dat": "1 2 3"}
-    found = archives.read_wheel(wheel(tmp_path, "areas", "1.0", "MIT", files))
+    found = archives.read_wheel(make_wheel(tmp_path, "areas", "1.0", "MIT", files))
     assert found is not None and (found.name, found.version, found.licence) == ("areas", "1.0", "MIT")
     assert [file.path for file in found.files] == ["README.md", "areas/area.py"]
-    assert archives.read_wheel(wheel(tmp_path, "others", "1.0", "GPLv3", files)) is None
+    assert archives.read_wheel(make_wheel(tmp_path, "others", "1.0", "GPLv3", files)) is None
 
 
-def test_a_tarball_gives_sources_and_no_bundles(tmp_path: Path) -> None:
+def test_tarball_gives_sources_without_bundles(tmp_path: Path) -> None:
     compiled = SCRIPT + '\nObject.defineProperty(exports, "__esModule", { value: true });\n'
     files = {"src/area.js": SCRIPT, "dist/area.js": SCRIPT, "lib/area.min.js": SCRIPT, "lib/compiled.js": compiled}
-    found = archives.read_npm_tarball(tarball(tmp_path, "@areas/core", "1.0.0", "MIT", files))
+    found = archives.read_npm_tarball(make_tarball(tmp_path, "@areas/core", "1.0.0", "MIT", files))
     assert found is not None and found.name == "npm:@areas/core"
     assert [file.path for file in found.files] == ["src/area.js"]
-    assert archives.read_npm_tarball(tarball(tmp_path, "b", "1.0.0", "GPL-2.0 OR MIT", files)) is None
+    assert archives.read_npm_tarball(make_tarball(tmp_path, "b", "1.0.0", "GPL-2.0 OR MIT", files)) is None
 
 
 @pytest.mark.parametrize(
@@ -75,11 +75,11 @@ def test_a_tarball_gives_sources_and_no_bundles(tmp_path: Path) -> None:
         ("area.c", False),
     ],
 )
-def test_what_is_wanted_depends_on_the_language(path: str, wanted: bool) -> None:
+def test_wanted_paths_depend_on_the_language(path: str, wanted: bool) -> None:
     assert archives.is_wanted_path(PurePosixPath(path)) == wanted
 
 
-def test_files_under_another_licence_than_their_package_are_left_out() -> None:
+def test_files_under_another_licence_than_their_package_are_skipped() -> None:
     head = "# This file is free software under the terms of the GNU Lesser General Public License.\n"
     assert archives.clean_source_file("a", "a.py", (head + PYTHON).encode()) is None
 
@@ -88,22 +88,22 @@ def test_files_under_another_licence_than_their_package_are_left_out() -> None:
     ("head", "path"),
     [("/* Copyright me.\n * MIT licence. */\n", "a.js"), ("// Copyright me\n// MIT licence\n", "a.ts")],
 )
-def test_licence_headers_of_other_languages_are_cut(head: str, path: str) -> None:
+def test_licence_headers_of_other_languages_are_removed(head: str, path: str) -> None:
     found = archives.clean_source_file("a", path, (head + SCRIPT).encode())
     assert found is not None and found.text == SCRIPT
     kept = archives.clean_source_file("a", path, ("// Areas of shapes\n" + SCRIPT).encode())
     assert kept is not None and kept.text.startswith("// Areas of shapes\n")
 
 
-def test_held_out_packages_come_first_and_keep_their_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_out_packages_come_first_and_keep_duplicate_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = [one for one in importlib.metadata.distributions() if one.metadata["Name"] in ("pluggy", "iniconfig")]
     monkeypatch.setattr(importlib.metadata, "distributions", lambda: installed)
     for folder in ("wheels", "npm"):
         (tmp_path / folder).mkdir()
-    wheel(tmp_path / "wheels", "copier", "2.0", "MIT", {"copier/area.py": PYTHON})
-    wheel(tmp_path / "wheels", "copier", "1.0", "MIT", {"copier/old.py": "x = 1\n" * 40})
-    wheel(tmp_path / "wheels", "original", "1.0", "BSD-3-Clause", {"original/area.py": PYTHON})
-    tarball(tmp_path / "npm", "areas", "1.0.0", "MIT", {"src/area.js": SCRIPT})
+    make_wheel(tmp_path / "wheels", "copier", "2.0", "MIT", {"copier/area.py": PYTHON})
+    make_wheel(tmp_path / "wheels", "copier", "1.0", "MIT", {"copier/old.py": "x = 1\n" * 40})
+    make_wheel(tmp_path / "wheels", "original", "1.0", "BSD-3-Clause", {"original/area.py": PYTHON})
+    make_tarball(tmp_path / "npm", "areas", "1.0.0", "MIT", {"src/area.js": SCRIPT})
     listing = tmp_path / "packages.txt"
     listing.write_text("# a comment\ncopier==2.0\noriginal==1.0  # held-out\nareas@1.0.0\n")
     listed = corpus.read_package_list(listing)
@@ -120,13 +120,13 @@ def test_held_out_packages_come_first_and_keep_their_copies(tmp_path: Path, monk
     assert not list((tmp_path / "corpus").glob("*.part"))
 
 
-def test_caps_are_per_language() -> None:
+def test_byte_limits_are_per_language() -> None:
     long = archives.SourceFile("a", "a.json", "[1]\n" * 20_000)
     short = archives.SourceFile("a", "a.py", long.text)
     assert list(corpus.limit_bytes([long, short])) == [short]
 
 
-def test_buggy_solutions_of_a_benchmark_are_kept_out_too(tmp_path: Path) -> None:
+def test_buggy_solutions_of_a_benchmark_are_also_excluded(tmp_path: Path) -> None:
     words = [f"word{i}" for i in range(20)]
     task = {"prompt": "def f(): ", "canonical_solution": "return 1", "buggy_solution": " ".join(words)}
     (tmp_path / "tasks.jsonl").write_text(json.dumps(task))
@@ -135,11 +135,11 @@ def test_buggy_solutions_of_a_benchmark_are_kept_out_too(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("message", ["total -> count", "Account is the wrong class", "add is slow"])
-def test_an_identifier_keeps_its_case_in_a_message(message: str) -> None:
+def test_identifier_keeps_its_case_in_message(message: str) -> None:
     document = "class Account:\n    def add(self):\n        return total\n"
     for seed in range(60):
-        said = vary_phrasing(message, document, random.Random(seed))
-        assert message in said
+        varied = vary_phrasing(message, document, random.Random(seed))
+        assert message in varied
     assert any(vary_phrasing("Rename a", document, random.Random(seed)) == "rename a" for seed in range(60))
 
 
@@ -194,10 +194,10 @@ def log(text):
 '''
 
 
-def test_changes_between_releases_are_told_exactly(tmp_path: Path) -> None:
+def test_changes_between_releases_are_described_exactly(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
-    old = wheel(tmp_path / "old", "areas", "1.0", "MIT", {"areas/area.py": OLD_RELEASE})
-    new = wheel(tmp_path, "areas", "1.1", "MIT", {"areas/area.py": NEW_RELEASE})
+    old = make_wheel(tmp_path / "old", "areas", "1.0", "MIT", {"areas/area.py": OLD_RELEASE})
+    new = make_wheel(tmp_path, "areas", "1.1", "MIT", {"areas/area.py": NEW_RELEASE})
     found = {e.kind: e for seed in range(8) for e in releases.make_release_edits(old, new, random.Random(seed))}
     named = {
         "union type": "Optional",
@@ -212,15 +212,15 @@ def test_changes_between_releases_are_told_exactly(tmp_path: Path) -> None:
         assert apply_diff(found[f"release: {kind}"].before, found[f"release: {kind}"].diff) is not None
 
 
-def test_a_change_that_no_rule_can_tell_is_dropped(tmp_path: Path) -> None:
+def test_change_that_matches_no_rule_is_dropped(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
-    old = wheel(tmp_path / "old", "areas", "1.0", "MIT", {"areas/area.py": PYTHON})
+    old = make_wheel(tmp_path / "old", "areas", "1.0", "MIT", {"areas/area.py": PYTHON})
     other = PYTHON.replace("    return width * height\n", "    sides = width, height\n    return product(sides)\n", 1)
-    new = wheel(tmp_path, "areas", "1.1", "MIT", {"areas/area.py": other})
+    new = make_wheel(tmp_path, "areas", "1.1", "MIT", {"areas/area.py": other})
     assert releases.make_release_edits(old, new, random.Random(1)) == []
 
 
-def test_edits_of_releases_replace_those_of_an_earlier_run(tmp_path: Path) -> None:
+def test_release_edits_replace_those_of_an_earlier_run(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text(json.dumps({"kind": "rename variable"}) + "\n" + json.dumps({"kind": "release: rename"}) + "\n")
     edit = EditSample("release: condition", "a.py", "x\n", "m", "d")
@@ -229,10 +229,10 @@ def test_edits_of_releases_replace_those_of_an_earlier_run(tmp_path: Path) -> No
     assert kinds == ["rename variable", "release: condition", "release: condition"]
 
 
-def drafts(kind: str, source: str) -> list[Draft]:
-    """What a kind proposes for a source, with many seeds."""
-    made = (KINDS[kind][1](place, random.Random(seed)) for seed in range(60) for place in find_snippets(source))
-    return [draft for draft in made if draft is not None]
+def make_drafts(kind: str, source: str) -> list[Draft]:
+    """Make the drafts of a kind for a source, with many seeds."""
+    drafts = (KINDS[kind][1](snippet, random.Random(seed)) for seed in range(60) for snippet in find_snippets(source))
+    return [draft for draft in drafts if draft is not None]
 
 
 @pytest.mark.parametrize(
@@ -247,17 +247,17 @@ def drafts(kind: str, source: str) -> list[Draft]:
         ("accept more", "def f(a):\n    return a\n"),
     ],
 )
-def test_the_message_holds_every_new_word(kind: str, source: str) -> None:
-    found = drafts(kind, source)
-    assert found
-    for draft in found:
-        told = set(corpus.WORD.findall(draft.before + draft.message)) | {"assert", "0"}
-        assert set(corpus.WORD.findall(draft.after)) <= told, draft
+def test_message_contains_every_new_word(kind: str, source: str) -> None:
+    drafts = make_drafts(kind, source)
+    assert drafts
+    for draft in drafts:
+        known = set(corpus.WORD.findall(draft.before + draft.message)) | {"assert", "0"}
+        assert set(corpus.WORD.findall(draft.after)) <= known, draft
 
 
-def test_the_presets_of_the_editor_are_asked_for_verbatim() -> None:
+def test_editor_presets_occur_verbatim_as_messages() -> None:
     from codeclippy_ls.settings import DEFAULT_PRESETS
 
     source = OLD_RELEASE + "\n\ndef far(left: int, right: int) -> int:\n    return left - right\n"
-    said = {edit.message for seed in range(150) for edit in make_edits("a.py", source, random.Random(seed), 3)}
-    assert set(DEFAULT_PRESETS) <= said
+    messages = {edit.message for seed in range(150) for edit in make_edits("a.py", source, random.Random(seed), 3)}
+    assert set(DEFAULT_PRESETS) <= messages

@@ -1,4 +1,4 @@
-"""Laws of the evaluation: programs are held back, batches write what single prompts do, figures say what they count."""
+"""Evaluation: programs are isolated, batches equal single prompts, metrics have their counts."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Model:
-    return exact(Model(folder))
+    return cast_to_float32(Model(folder))
 
 
-def exact(model: Model) -> Model:
-    """In float32: two sums in another order must not tip a toy's choice."""
+def cast_to_float32(model: Model) -> Model:
+    """Cast to float32: sums in another order must not change a toy model's choice."""
     model.module.float()
     return model
 
 
-# What a program does, and how it must end.
+# Programs and their possible ends.
 ENDS = {
     "pass": ("import hashlib, math, random, re, string\nassert math.gcd(4, 6) == 2", {"passed"}),
     "assertion": ("assert False", {"AssertionError"}),
@@ -70,7 +70,7 @@ ENDS = {
 
 @posix
 @pytest.mark.parametrize("case", ENDS)
-def test_programs_end_as_they_must(case: str) -> None:
+def test_programs_end_as_expected(case: str) -> None:
     program, ends = ENDS[case]
     outcome = sandbox.run_program(program, LIMITS)
     assert outcome.status in ends
@@ -78,27 +78,27 @@ def test_programs_end_as_they_must(case: str) -> None:
 
 
 @posix
-def test_a_sleeping_program_is_ended_by_the_clock() -> None:
+def test_sleeping_program_ends_at_the_time_limit() -> None:
     assert sandbox.run_program("import time; time.sleep(60)", sandbox.Limits(seconds=0.5)).status == "time"
 
 
 @posix
-def test_the_kernel_refuses_processes_beside_the_hook() -> None:
-    """A thread is none of the hook's business on every Python; to the kernel it is a process."""
+def test_kernel_refuses_threads_that_the_hook_does_not_see() -> None:
+    """Not every Python reports new threads to the hook; the kernel counts them as processes."""
     if os.geteuid() == 0 and "--reuid" not in sandbox.find_isolation_command():
-        pytest.skip("root, and no setpriv: the kernel's limit does not bind")
+        pytest.skip("running as root without setpriv: the kernel's limit does not apply")
     program = "import threading\nthread = threading.Thread(target=print)\nthread.start()"
     assert sandbox.run_program(program, LIMITS).status in {"RuntimeError", "PermissionError"}
 
 
 @posix
-def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sandbox_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert sandbox.run_program("open('inside', 'w').write('x')", LIMITS).passed
     assert not list(tmp_path.iterdir())
 
 
-def test_shares_have_wilsons_interval() -> None:
+def test_proportions_have_wilson_intervals() -> None:
     low, high = compute_wilson_interval(10, 100)
     assert (round(low, 4), round(high, 4)) == (0.0552, 0.1744)  # Brown, Cai, DasGupta 2001's formula, by hand
     assert (
@@ -110,7 +110,7 @@ def test_shares_have_wilsons_interval() -> None:
 
 
 def test_pass_at_k_is_unbiased() -> None:
-    """Against the mean over all choices of k samples."""
+    """It equals the mean over all subsets of k samples."""
     from itertools import combinations
 
     for passed in ([True] * 3 + [False] * 7, [False] * 10, [True] * 10, [True] + [False] * 4):
@@ -119,56 +119,56 @@ def test_pass_at_k_is_unbiased() -> None:
             assert estimate_pass_at_k(k, passed) == pytest.approx(sum(every) / len(every))
 
 
-def test_the_table_has_a_dash_where_nothing_was_measured() -> None:
+def test_table_has_a_dash_for_missing_values() -> None:
     shown = format_table({"a": {"model": Proportion(1, 2)}, "b": {"copy": BitsPerByte(8.0, 4, 1)}}, ["model", "copy"])
     assert shown.splitlines()[1].split() == ["a", "50.0%", "1/2", "(9.5%-90.5%)", "-"]
     assert "2.000 4 B, 1 files" in shown
 
 
-def test_a_batch_writes_what_single_prompts_do(model: Model) -> None:
-    """Padding, leaving rows and repeated rows change nothing."""
+def test_batch_generates_the_same_as_single_prompts(model: Model) -> None:
+    """Padding, finished rows and repeated rows change nothing."""
     prefixes = ["def a(", "x = 1\nfor", "import os\n\n\nclass Line:\n    def __init__(self", "return "]
-    asked = [model.make_request(text, "\n)", lambda text: len(text) > 12, 16) for text in prefixes]
-    together = model.generate_greedy(asked, 16)
-    assert together == [model.generate_greedy([one], 16)[0] for one in asked]
+    requests = [model.make_request(text, "\n)", lambda text: len(text) > 12, 16) for text in prefixes]
+    together = model.generate_greedy(requests, 16)
+    assert together == [model.generate_greedy([one], 16)[0] for one in requests]
     assert len(set(together)) > 1
-    cold = model.generate(asked, 16, Sampling(count=3, temperature=1e-6, top_p=1.0))
+    cold = model.generate(requests, 16, Sampling(count=3, temperature=1e-6, top_p=1.0))
     assert cold == [[text] * 3 for text in together]
 
 
-def test_a_batch_writes_what_generate_does(model: Model) -> None:
-    asked = model.make_request("def start_of(lines", "", lambda text: False, 20)
-    given = torch.tensor([asked.prompt_ids])
-    expected = model.module.generate(given, max_new_tokens=20, do_sample=False)[0, len(asked.prompt_ids) :].tolist()
+def test_batch_generates_the_same_as_transformers(model: Model) -> None:
+    request = model.make_request("def start_of(lines", "", lambda text: False, 20)
+    given = torch.tensor([request.prompt_ids])
+    expected = model.module.generate(given, max_new_tokens=20, do_sample=False)[0, len(request.prompt_ids) :].tolist()
     expected = expected[: expected.index(0)] if 0 in expected else expected
-    assert model.generate_greedy([asked], 20) == [model.tokenizer.decode(expected)]
+    assert model.generate_greedy([request], 20) == [model.tokenizer.decode(expected)]
 
 
-def test_samples_come_from_the_nucleus() -> None:
+def test_top_p_excludes_the_tail() -> None:
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().repeat(400, 1)
     drawn = sample_top_p(logits, Sampling(temperature=1.0, top_p=0.7), torch.Generator().manual_seed(1))
     assert set(drawn.tolist()) == {0, 1}
 
 
-def test_a_model_without_infill_writes_what_was_cut_first(tmp_path: Path) -> None:
-    other = exact(Model(checkpoints.save(tmp_path, "llama", control=("<|endoftext|>",))))
+def test_model_without_infill_generates_the_healing_prefix_first(tmp_path: Path) -> None:
+    other = cast_to_float32(Model(checkpoints.save(tmp_path, "llama", control=("<|endoftext|>",))))
     assert not other.supports_infill
-    asked = other.make_request("def f(lines):\n    ret", "ignored", lambda text: False, 12)
-    assert asked.healing_prefix == " ret"
-    free = GenerationRequest(asked.prompt_ids)
-    [healed], [plain] = other.generate([asked], 12)[0], other.generate([free], 12)[0]
-    assert not plain.startswith(" ret"), "the toy must not write it by itself"
-    decoded = other.tokenizer.decode(list(asked.prompt_ids)) + asked.healing_prefix + healed
+    request = other.make_request("def f(lines):\n    ret", "ignored", lambda text: False, 12)
+    assert request.healing_prefix == " ret"
+    free = GenerationRequest(request.prompt_ids)
+    [healed], [plain] = other.generate([request], 12)[0], other.generate([free], 12)[0]
+    assert not plain.startswith(" ret"), "the toy model must not generate it anyway"
+    decoded = other.tokenizer.decode(list(request.prompt_ids)) + request.healing_prefix + healed
     assert decoded.startswith("def f(lines):\n    ret")
 
 
-def test_prompts_fit_the_window(model: Model) -> None:
-    asked = model.make_request("x = 1\n" * 1000, "y = 2\n" * 1000, lambda text: False, 16)
-    assert len(asked.prompt_ids) <= model.context_length - 16
-    assert asked.prompt_ids[0] == 1 and asked.prompt_ids[-1] == 3, "the control tokens stay"
+def test_prompts_fit_the_context_length(model: Model) -> None:
+    request = model.make_request("x = 1\n" * 1000, "y = 2\n" * 1000, lambda text: False, 16)
+    assert len(request.prompt_ids) <= model.context_length - 16
+    assert request.prompt_ids[0] == 1 and request.prompt_ids[-1] == 3, "control tokens are kept"
 
 
-def test_bits_are_those_of_each_token(model: Model) -> None:
+def test_bits_are_the_sum_over_all_tokens(model: Model) -> None:
     text = "def line_start(text, offset):\n    return 0\n" * 20
     ids = [0, *model.encode(text)]
     assert len(ids) > model.context_length
@@ -187,17 +187,17 @@ def test_bits_are_those_of_each_token(model: Model) -> None:
 SOURCE = Path(evaluate_lines.__file__).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("measure", evaluate_lines.INFILL_TASKS, ids=lambda measure: measure.name)
-def test_holes_are_parts_of_the_text(measure: evaluate_lines.InfillTask) -> None:
-    holes = measure.draw_cases([SOURCE], 40, random.Random(1))
-    assert len(holes) == 40
-    assert holes == measure.draw_cases([SOURCE], 40, random.Random(1)), "the same for every model"
-    for hole in holes:
-        assert hole.prefix + hole.middle + hole.suffix == SOURCE and hole.middle.strip()
-        whole = hole.middle + hole.suffix
-        assert measure.truncate_answer(whole, hole) == hole.middle.rstrip(), "the truth itself counts as right"
-        assert measure.is_finished(whole[: len(hole.middle) + 200], hole) or not hole.suffix.strip()
-    assert evaluate_lines.score_exact([hole.middle.rstrip() for hole in holes], holes).value == 1.0
+@pytest.mark.parametrize("task", evaluate_lines.INFILL_TASKS, ids=lambda task: task.name)
+def test_cases_are_parts_of_the_text(task: evaluate_lines.InfillTask) -> None:
+    cases = task.draw_cases([SOURCE], 40, random.Random(1))
+    assert len(cases) == 40
+    assert cases == task.draw_cases([SOURCE], 40, random.Random(1)), "the same for every model"
+    for case in cases:
+        assert case.prefix + case.middle + case.suffix == SOURCE and case.middle.strip()
+        whole = case.middle + case.suffix
+        assert task.truncate_answer(whole, case) == case.middle.rstrip(), "the original text is correct"
+        assert task.is_finished(whole[: len(case.middle) + 200], case) or not case.suffix.strip()
+    assert evaluate_lines.score_exact([case.middle.rstrip() for case in cases], cases).value == 1.0
 
 
 def test_blocks_end_at_the_dedent() -> None:
@@ -205,10 +205,10 @@ def test_blocks_end_at_the_dedent() -> None:
     assert evaluate_lines.truncate_block("\n" + "    a\n" * 9, 0).count("\n") == evaluate_lines.MAX_BLOCK_LINES
 
 
-def test_the_baseline_copies() -> None:
+def test_baseline_copies_the_longest_match() -> None:
     rest = evaluate_lines.INFILL_TASKS[0]
-    hole = evaluate_lines.InfillCase("total = price * count\ntotal = pri", "ce * count", "\n")
-    assert evaluate_lines.copy_longest_match(hole, rest, False) == "ce * count"
+    case = evaluate_lines.InfillCase("total = price * count\ntotal = pri", "ce * count", "\n")
+    assert evaluate_lines.copy_longest_match(case, rest, False) == "ce * count"
     behind = evaluate_lines.InfillCase("total = pri", "ce", "\ntotal = price\n")
     assert (
         evaluate_lines.copy_longest_match(behind, rest, True) == "ce"
@@ -216,7 +216,7 @@ def test_the_baseline_copies() -> None:
     )
 
 
-def test_languages_go_by_suffix(tmp_path: Path) -> None:
+def test_languages_are_detected_by_suffix(tmp_path: Path) -> None:
     for name in ("a.py", "b.ts", "c.h", "d.md", "e.toml", "f.sh", "g.bin", "node_modules/h.js"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x = 1\n")
@@ -230,10 +230,12 @@ TASK = evaluate_human.HumanEvalTask(
 
 
 @posix
-def test_a_line_passes_where_the_test_does() -> None:
+def test_line_passes_if_its_test_passes() -> None:
     runs = evaluate_human.ProgramRunner(LIMITS)
     broken = evaluate_human.HumanEvalTask("two", TASK.case, "\nassert double(4) == 9\n")
-    assert evaluate_human.filter_solvable([TASK, broken], runs) == [TASK], "a task whose own solution fails is dropped"
+    assert evaluate_human.filter_solvable([TASK, broken], runs) == [TASK], (
+        "a task whose canonical solution fails is dropped"
+    )
     answers = [["    return x + x", "    return x", "    return ("]]
     assert evaluate_human.run_answers([TASK], answers, runs) == [[True, False, False]]
     assert evaluate_human.score_exact([TASK], answers).hits == 0
@@ -241,7 +243,7 @@ def test_a_line_passes_where_the_test_does() -> None:
 
 
 @posix
-def test_a_bug_counts_as_fixed_where_the_test_passes() -> None:
+def test_bug_counts_as_fixed_if_its_test_passes() -> None:
     bug = evaluate_human.FixTask(
         "double",
         "def double(x):\n    return 3 * x\n",
@@ -277,19 +279,19 @@ def test_edits_are_counted_by_kind() -> None:
     }
 
 
-def test_a_diff_is_given_up_only_where_it_cannot_apply() -> None:
+def test_diff_is_abandoned_only_if_it_cannot_apply() -> None:
     assert not any(evaluate_edits.is_unusable(EDIT.before, f" {EDIT.diff}"[:at]) for at in range(len(EDIT.diff) + 2))
     assert evaluate_edits.is_unusable(EDIT.before, " @@ -1,1 +1,1 @@\nx = 1\n")
     assert evaluate_edits.is_unusable(EDIT.before, " @@ -1,9 +1,9 @@\n" + "-x = 1\n" * 3)
 
 
-async def test_edits_go_both_ways(model: Model, folder: Path) -> None:
+async def test_edits_are_made_by_plain_decoding_and_by_the_server(model: Model, folder: Path) -> None:
     assert len(evaluate_edits.generate_diffs(model, [EDIT, EDIT])) == 2
     [after] = await evaluate_edits.edit_by_server(folder, [evaluate_edits.make_request(EDIT)])
     assert after is None or after != EDIT.before
 
 
-def test_rows_of_a_measure_stand_together(model: Model) -> None:
+def test_rows_of_a_metric_are_grouped(model: Model) -> None:
     report = Report()
     measure_infill(report, "copy", None, [SOURCE], SampleSizes(0, 6, 0, 0, 0))
     measure_infill(report, "model", model, [SOURCE], SampleSizes(0, 2, 0, 0, 0))
@@ -298,15 +300,15 @@ def test_rows_of_a_measure_stand_together(model: Model) -> None:
     assert list(group_rows(rows)) == ["a, x", "a, y", "b"]
 
 
-def test_the_other_models_rows_are_put_in_order() -> None:
-    """Neighbours in a pair become halves of a head; the scores, sums over both, stay."""
+def test_rotary_rows_of_gguf_are_reordered() -> None:
+    """Adjacent dimensions of a pair become half a head apart."""
     weight = torch.arange(8.0)[:, None]
     assert smollm.unpermute_rotary(weight, 2).flatten().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
     assert smollm.map_tensor_name("blk.3.attn_q.weight") == "model.layers.3.self_attn.q_proj.weight"
     assert smollm.map_tensor_name("token_embd.weight") == "model.embed_tokens.weight"
 
 
-def test_the_showcase_has_twenty_of_each() -> None:
+def test_showcase_has_twenty_cases_of_each_job() -> None:
     cases = show.read_cases(SHOWCASE)
     assert [case.number for case in cases] == list(range(1, 61))
     assert [case.job for case in cases] == ["complete"] * 20 + ["infill"] * 20 + ["edit"] * 20
@@ -316,7 +318,7 @@ def test_the_showcase_has_twenty_of_each() -> None:
             show.parse_case(1, wrong)
 
 
-def test_the_cards_section_is_what_was_written(folder: Path) -> None:
+def test_card_section_contains_the_answers(folder: Path) -> None:
     cases = [case for case in show.read_cases(SHOWCASE) if case.number in (1, 25, 41)]
     found = show.generate_answers(folder, cases)
     section = show.format_card(cases, found)

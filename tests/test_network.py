@@ -1,4 +1,4 @@
-"""The training step's own arithmetic is that of transformers' modules."""
+"""The training step computes the same as transformers' modules."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from training import network
 from training.train import ModelConfig, cast_to_bf16, make_model
 
 
-def by_modules(model: torch.nn.Module, ids: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss and plain mean as transformers' modules and PyTorch's cross-entropy give them."""
+def compute_by_modules(
+    model: torch.nn.Module, ids: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute loss and plain mean with transformers' modules and PyTorch's cross-entropy."""
     logits = model(ids[:, :-1], use_cache=False).logits
     losses = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     weights = weights[:, 1:].flatten()
@@ -19,11 +21,11 @@ def by_modules(model: torch.nn.Module, ids: torch.Tensor, weights: torch.Tensor)
 
 @pytest.mark.parametrize("length", [1 + network.QUERY_BLOCK, 2 * network.QUERY_BLOCK, 40])
 @pytest.mark.parametrize("attend", ["own", "fused"])
-def test_loss_and_gradients_equal_those_of_the_modules(
+def test_loss_and_gradients_equal_those_of_transformers(
     length: int, attend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(1)
-    if attend == "fused":  # what runs on a GPU
+    if attend == "fused":  # used on a GPU
         monkeypatch.setattr(
             network, "CausalAttention", type("Fused", (), {"apply": staticmethod(network.attend_fused)})
         )
@@ -32,7 +34,7 @@ def test_loss_and_gradients_equal_those_of_the_modules(
         torch.nn.init.normal_(parameter, std=0.1)
     ids = torch.randint(0, 300, (3, length))
     weights = torch.randint(0, 4, (3, length)).float()
-    expected, plain = by_modules(model, ids, weights)
+    expected, plain = compute_by_modules(model, ids, weights)
     expected.backward()
     wanted = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
@@ -44,7 +46,7 @@ def test_loss_and_gradients_equal_those_of_the_modules(
         assert error < 1e-4, f"{name}: {error}"
 
 
-def test_half_precision_is_near() -> None:
+def test_bf16_loss_is_close_to_fp32() -> None:
     torch.manual_seed(2)
     model = make_model(ModelConfig(64, 2, 4, context_length=128, vocab_size=300))
     ids, weights = torch.randint(0, 300, (4, 128)), torch.ones(4, 128)
