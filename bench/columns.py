@@ -1,7 +1,7 @@
-"""Ways to run one model, side by side: each is a column of `bench.speed`.
+"""Ways to run one model, compared with each other: each is a column of `bench.speed`.
 
-Ours in several number formats, transformers' module, and its ``generate``. Other engines join by `bench.peers`: a
-module of that name with ``columns(subject) -> list[Column]`` is asked for more where it exists.
+The native decoder in several number formats, transformers' module, and its ``generate``. Other engines are added by
+`bench.peers`: if a module of that name exists, its ``columns(subject) -> list[Column]`` makes their columns.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from codeclippy_ls.engine.decoder.architectures import compute_weight_shapes, parse_config
-from codeclippy_ls.engine.decoder.linear import PLAIN, WeightFormats
+from codeclippy_ls.engine.decoder.linear import FLOAT_FORMATS, WeightFormats
 from codeclippy_ls.engine.decoder.transformer import Transformer
 from codeclippy_ls.engine.generation.decoding import PREFILL_CHUNK, DecodingState, Sampler, generate
 from codeclippy_ls.engine.generation.kv_cache import CachedPrefix, ModelInput, PrefixCache
@@ -29,19 +29,19 @@ BITS = {"float32": 32, "bfloat16": 16, "float16": 16, "int8": 8}
 
 
 @dataclass(frozen=True)
-class Elsewhere:
-    """What a run took in another process: CPU seconds of its work, and seconds of what is not to be counted."""
+class SubprocessCost:
+    """The cost of a run in another process: CPU seconds, and wall-clock seconds that do not count."""
 
-    cpu: float
-    aside: float
+    cpu_seconds: float
+    excluded_seconds: float
 
 
 class Column(Protocol):
-    """A model as one engine runs it, greedily, with the threads that torch has.
+    """A model run by one engine, greedily, with as many threads as torch has.
 
     Attributes:
-        name: at the column's head.
-        bits: of the weights that are read for each token written.
+        name: the column's title.
+        bits: of the weights that are read for each decoded token.
         nbytes: memory of the weights.
     """
 
@@ -49,149 +49,147 @@ class Column(Protocol):
     bits: int
     nbytes: int
 
-    def prefill(self, tokens: Sequence[int]) -> Elsewhere | None:
-        """Read a prompt from nothing, up to its last token's logits."""
+    def prefill(self, tokens: Sequence[int]) -> SubprocessCost | None:
+        """Prefill a prompt with an empty cache, up to its last token's logits."""
 
-    def decode(self, count: int) -> Elsewhere | None:
-        """Write so many tokens after the prompt that was read last; ends do not end it. The next call begins there
-        again."""
+    def decode(self, count: int) -> SubprocessCost | None:
+        """Decode ``count`` tokens after the last prefilled prompt, ignoring stop tokens. Repeatable."""
 
 
-class Typed(Column, Protocol):
-    """A column that can be asked for what an editor asks for.
+class KeystrokeColumn(Column, Protocol):
+    """A column that can complete at a keystroke, as for an editor.
 
     Attributes:
-        keeps: whether a keystroke profits from the one before.
+        reuses_prefix: a keystroke reuses the KV cache of the one before.
     """
 
-    keeps: bool
+    reuses_prefix: bool
 
-    def keystroke(self, tokens: Sequence[int], count: int) -> Elsewhere | None:
-        """Write so many tokens after a prompt, with all that the engine kept of the prompts before."""
+    def keystroke(self, tokens: Sequence[int], count: int) -> SubprocessCost | None:
+        """Decode ``count`` tokens after a prompt, with all that the engine kept of the prompts before."""
 
 
-class Wide(Column, Protocol):
-    """A column that takes many tokens in one pass."""
+class ParallelColumn(Column, Protocol):
+    """A column that can run many tokens in one pass."""
 
-    def check(self, count: int) -> None:
-        """One pass over so many tokens after the prompt, with the logits of each."""
+    def verify(self, count: int) -> None:
+        """Run one pass over ``count`` tokens after the prompt, with the logits of each."""
 
-    def batch(self, count: int) -> None:
-        """One pass over the next token of so many texts that share the prompt."""
+    def decode_batch(self, count: int) -> None:
+        """Run one pass over the next token of ``count`` sequences that share the prompt."""
 
 
 @dataclass
 class Subject:
-    """A model to run: its configuration and weights, as transformers' module in float32 or in bfloat16."""
+    """A model to measure: its configuration and weights, as transformers' module in float32 or in bfloat16."""
 
     name: str
     module: Any
 
     @property
-    def window(self) -> int:
-        """Most tokens."""
+    def context_length(self) -> int:
+        """Maximum tokens of a sequence."""
         return int(self.module.config.max_position_embeddings)
 
     @cached_property
-    def parameters(self) -> int:
-        """Numbers in all its weights."""
+    def num_parameters(self) -> int:
+        """Number of parameters."""
         return int(self.module.num_parameters())
 
     @cached_property
-    def multiplied(self) -> tuple[int, int]:
-        """Numbers in the matrices that every token is multiplied by: the layers', and the head's."""
-        shape = parse_config(self.module.config)
-        assert shape is not None
+    def matrix_sizes(self) -> tuple[int, int]:
+        """Parameters in the matrices that every token is multiplied by: of the layers, and of the LM head."""
+        config = parse_config(self.module.config)
+        assert config is not None
+        layers = config.architecture.layer_prefix[: -len("{}.")]
         matrices = [
-            form
-            for name, form in compute_weight_shapes(shape).items()
-            if len(form) == 2 and shape.layout.layer[:-3] in name
+            shape for name, shape in compute_weight_shapes(config).items() if len(shape) == 2 and layers in name
         ]
-        return sum(rows * columns for rows, columns in matrices), shape.vocabulary * shape.width
+        return sum(rows * columns for rows, columns in matrices), config.vocab_size * config.hidden_size
 
     @cached_property
     def folder(self) -> Path:
-        """Its checkpoint, written when first asked for: engines that convert one begin here."""
-        self.held = tempfile.TemporaryDirectory(prefix="bench-")  # as long as the subject
-        self.module.save_pretrained(self.held.name)
-        return Path(self.held.name)
+        """Its checkpoint, written at the first access: for engines that convert one."""
+        self.temporary_folder = tempfile.TemporaryDirectory(prefix="bench-")  # as long as the subject
+        self.module.save_pretrained(self.temporary_folder.name)
+        return Path(self.temporary_folder.name)
 
 
-class Own:
-    """Our decoder in a number format, reading prompts in chunks as the engine does."""
+class NativeColumn:
+    """The native decoder in a number format; it prefills prompts in chunks as the engine does."""
 
-    keeps = True
+    reuses_prefix = True
 
-    def __init__(self, subject: Subject, choice: WeightFormats, name: str) -> None:
-        self.name, self.bits = name, BITS[choice.few]
+    def __init__(self, subject: Subject, formats: WeightFormats, name: str) -> None:
+        self.name, self.bits = name, BITS[formats.decode]
         config = subject.module.config
-        self._runner = Transformer(config, subject.module.state_dict(), choice)
+        self._runner = Transformer(config, subject.module.state_dict(), formats)
         self.nbytes = self._runner.nbytes
         self._model = Model(self._runner, None, subject.name)  # type: ignore[arg-type]
-        self._kept = PrefixCache(1 << 30)
+        self._prefix_cache = PrefixCache(1 << 30)
         self._prefix = CachedPrefix(self._runner.new_cache())
-        self._batch: list[Any] = []
+        self._batch_caches: list[Any] = []
 
     def prefill(self, tokens: Sequence[int]) -> None:
-        """In chunks; only the last token's logits are made."""
-        self._prefix, self._batch = CachedPrefix(self._runner.new_cache(), list(tokens)), []
+        """Prefill in chunks; only the last token's logits are computed."""
+        self._prefix, self._batch_caches = CachedPrefix(self._runner.new_cache(), list(tokens)), []
         for start in range(0, len(tokens), PREFILL_CHUNK):
             chunk = tokens[start : start + PREFILL_CHUNK]
             self._model.forward([ModelInput(chunk, self._prefix.kv_cache, int(start + len(chunk) == len(tokens)))])
 
     def decode(self, count: int) -> None:
-        """By the engine's stream, without drafts: with random weights they would be right too often."""
-        start = list(self._prefix.token_ids)
-        self._prefix.crop(len(start) - 1)
-        self._written(self._prefix, start, count)
-        self._prefix.crop(len(start))
+        """Decode by the engine's loop, without drafts: with random weights they would be right too often."""
+        prompt = list(self._prefix.token_ids)
+        self._prefix.crop(len(prompt) - 1)
+        self._generate(self._prefix, prompt, count)
+        self._prefix.crop(len(prompt))
 
     def keystroke(self, tokens: Sequence[int], count: int) -> None:
-        """With the prefix cache."""
-        prefix = self._kept.acquire(tokens, self._runner.new_cache)
-        self._written(prefix, tokens, count)
-        self._kept.release(prefix)
+        """Decode with the prefix cache."""
+        prefix = self._prefix_cache.acquire(tokens, self._runner.new_cache)
+        self._generate(prefix, tokens, count)
+        self._prefix_cache.release(prefix)
 
-    def _written(self, prefix: CachedPrefix, tokens: Sequence[int], count: int) -> None:
+    def _generate(self, prefix: CachedPrefix, tokens: Sequence[int], count: int) -> None:
         for _ in generate(self._model.forward, DecodingState(prefix, None, frozenset(), Sampler(), count), tokens):
             pass
 
-    def check(self, count: int) -> None:
-        """And back again."""
+    def verify(self, count: int) -> None:
+        """Run the pass and crop the cache."""
         length = self._prefix.kv_cache.length
         self._model.forward([ModelInput([5] * count, self._prefix.kv_cache, count)])
         self._prefix.kv_cache.crop(length)
 
-    def batch(self, count: int) -> None:
-        """Each text has a cache of its own."""
+    def decode_batch(self, count: int) -> None:
+        """Run the pass; each sequence has a cache of its own."""
         length = self._prefix.kv_cache.length
-        while len(self._batch) < count:
-            self._batch.append(self._prefix.kv_cache.copy(length))
-        self._model.forward([ModelInput([5], cache) for cache in self._batch[:count]])
-        for cache in self._batch[:count]:
+        while len(self._batch_caches) < count:
+            self._batch_caches.append(self._prefix.kv_cache.copy(length))
+        self._model.forward([ModelInput([5], cache) for cache in self._batch_caches[:count]])
+        for cache in self._batch_caches[:count]:
             cache.crop(length)
 
 
-class Theirs:
-    """transformers' module, called as a hand-written loop would."""
+class ModuleColumn:
+    """transformers' module, called by a hand-written loop."""
 
     def __init__(self, subject: Subject, dtype: str) -> None:
         self.name, self.bits = f"module {dtype}", BITS[dtype]
-        self.module = module_in(subject, dtype)
+        self.module = get_module(subject, dtype)
         self.nbytes = sum(parameter.nbytes for parameter in self.module.parameters())
         self.cache = ModuleKVCache()
         self.prompt: Sequence[int] = ()
-        self._wide: dict[int, Any] = {}
+        self._batch_caches: dict[int, Any] = {}
 
     @torch.inference_mode()
     def prefill(self, tokens: Sequence[int]) -> None:
-        """In one piece."""
-        self.cache, self.prompt, self._wide = ModuleKVCache(), tokens, {}
+        """Prefill in one pass."""
+        self.cache, self.prompt, self._batch_caches = ModuleKVCache(), tokens, {}
         self._run(torch.tensor([tokens]), self.cache, 1)
 
     @torch.inference_mode()
     def decode(self, count: int) -> None:
-        """One by one, greedily."""
+        """Decode one by one, greedily."""
         self.cache.crop(len(self.prompt) - 1)
         token = torch.tensor([[self.prompt[-1]]])
         for _ in range(count):
@@ -199,45 +197,45 @@ class Theirs:
         self.cache.crop(len(self.prompt))
 
     @torch.inference_mode()
-    def check(self, count: int) -> None:
-        """And back again."""
+    def verify(self, count: int) -> None:
+        """Run the pass and crop the cache."""
         self._run(torch.full((1, count), 5), self.cache, count)
         self.cache.crop(len(self.prompt))
 
     @torch.inference_mode()
-    def batch(self, count: int) -> None:
-        """The prompt's keys and values repeated."""
-        if count not in self._wide:
-            self._wide[count] = self.cache.copy(len(self.prompt))
-            self._wide[count].layers.batch_repeat_interleave(count)
-        self._run(torch.full((count, 1), 5), self._wide[count], 1)
-        self._wide[count].crop(len(self.prompt))
+    def decode_batch(self, count: int) -> None:
+        """Run the pass with the prompt's keys and values repeated."""
+        if count not in self._batch_caches:
+            self._batch_caches[count] = self.cache.copy(len(self.prompt))
+            self._batch_caches[count].layers.batch_repeat_interleave(count)
+        self._run(torch.full((count, 1), 5), self._batch_caches[count], 1)
+        self._batch_caches[count].crop(len(self.prompt))
 
-    def _run(self, ids: torch.Tensor, cache: ModuleKVCache, rows: int) -> torch.Tensor:
-        made = self.module(input_ids=ids, past_key_values=cache.layers, use_cache=True, logits_to_keep=rows)
-        return torch.Tensor(made.logits)
+    def _run(self, ids: torch.Tensor, cache: ModuleKVCache, num_logits: int) -> torch.Tensor:
+        output = self.module(input_ids=ids, past_key_values=cache.layers, use_cache=True, logits_to_keep=num_logits)
+        return torch.Tensor(output.logits)
 
 
-class Generated(Theirs):
+class GenerateColumn(ModuleColumn):
     """transformers' ``generate``."""
 
-    keeps = False
+    reuses_prefix = False
 
     def __init__(self, subject: Subject, dtype: str) -> None:
         super().__init__(subject, dtype)
         self.name = f"generate {dtype}"
 
     def decode(self, count: int) -> None:
-        """Continued from the prompt's keys and values."""
+        """Continue from the prompt's keys and values."""
         self.cache.crop(len(self.prompt) - 1)
         self._generate(self.prompt, count, past_key_values=self.cache.layers)
         self.cache.crop(len(self.prompt))
 
     def keystroke(self, tokens: Sequence[int], count: int) -> None:
-        """All from the start."""
+        """Start with an empty cache."""
         self._generate(tokens, count)
 
-    def _generate(self, tokens: Sequence[int], count: int, **more: Any) -> None:
+    def _generate(self, tokens: Sequence[int], count: int, **options: Any) -> None:
         ids = torch.tensor([tokens])
         self.module.generate(
             ids,
@@ -246,23 +244,23 @@ class Generated(Theirs):
             min_new_tokens=count,
             do_sample=False,
             pad_token_id=0,
-            **more,
+            **options,
         )
 
 
-def module_in(subject: Subject, dtype: str) -> Any:
-    """The subject's module in a number format: itself, or a copy that its columns share."""
-    held = subject.__dict__.setdefault("modules", {str(subject.module.dtype).removeprefix("torch."): subject.module})
-    if dtype not in held:
+def get_module(subject: Subject, dtype: str) -> Any:
+    """Get the subject's module in a number format: itself, or a copy that its columns share."""
+    modules = subject.__dict__.setdefault("modules", {str(subject.module.dtype).removeprefix("torch."): subject.module})
+    if dtype not in modules:
         import copy
 
-        held[dtype] = copy.deepcopy(subject.module).to(PLAIN[dtype])
-    return held[dtype]
+        modules[dtype] = copy.deepcopy(subject.module).to(FLOAT_FORMATS[dtype])
+    return modules[dtype]
 
 
-def peers(subject: Subject) -> list[Column]:
-    """The columns of other engines, where `bench.peers` is there to make some."""
+def list_peer_columns(subject: Subject) -> list[Column]:
+    """List the columns of other engines, if `bench.peers` exists."""
     if importlib.util.find_spec("bench.peers") is None:
         return []
-    found: list[Column] = importlib.import_module("bench.peers").columns(subject)
-    return found
+    columns: list[Column] = importlib.import_module("bench.peers").columns(subject)
+    return columns

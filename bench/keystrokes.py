@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import limits
-from bench.columns import Column, Generated, Own, Subject
+from bench.columns import Column, GenerateColumn, NativeColumn, Subject
 from bench.typist import INVOKED, SWITCHES, UNSHOWN, Outcome, Pings, Typist, Variant, answered, cpu_seconds, serving
 from bench.workload import Typing, typings
 
@@ -173,20 +173,23 @@ def beside(subject: Subject, peers: bool) -> list[Column]:
     from codeclippy_ls.engine.decoder.linear import choose_fastest_formats as fastest
 
     best, exact = fastest("cpu", subject.module.config.hidden_size), WeightFormats("float32", "float32")
-    found: list[Column] = [Own(subject, best, f"engine alone ({best})"), Own(subject, exact, "engine alone float32")]
+    found: list[Column] = [
+        NativeColumn(subject, best, f"engine alone ({best})"),
+        NativeColumn(subject, exact, "engine alone float32"),
+    ]
     for engine, form in ((SERVER, "int8"), (LIBRARY, "int8"), (SERVER, "float32")) if peers else ():
         try:
             found.append(opened(subject, engine, form, 1))
         except PeerError as error:
             print(f"{engine} {form} skipped: {error}")
-    return [*found, Generated(subject, "float32")]
+    return [*found, GenerateColumn(subject, "float32")]
 
 
 def print_unhurried(found: dict[str, list[float]], columns: Sequence[Any], tokens: int) -> dict[str, Any]:
     """The table, with how long reading the weights takes for so many tokens written one by one."""
-    rates = {column.name: limits.bandwidth(column.nbytes) for column in columns}
+    rates = {column.name: limits.measure_bandwidth(column.nbytes) for column in columns}
     rows: dict[str, Any] = {}
-    naive = next(statistics.median(found[column.name]) for column in columns if isinstance(column, Generated))
+    naive = next(statistics.median(found[column.name]) for column in columns if isinstance(column, GenerateColumn))
     print(f"\nunhurried, milliseconds a key; limit: {tokens} times the weights over the bandwidth measured")
     print(f"{'':<34}{'keys':>6}{'p50':>8}{'p95':>8}{'p99':>8}{'max':>8}{'mean':>8}{'limit':>8}{'naive/it':>10}")
     for name, seconds in found.items():
@@ -273,11 +276,11 @@ def measured(extent: Extent, tokens: int, peers: bool) -> dict[str, Any]:
     """Everything, each table as soon as it is there."""
     import torch
 
-    from bench.speed import shipped
+    from bench.speed import load_shipped
     from codeclippy_ls.engine.loading.models import load
     from codeclippy_ls.inference.spec import ModelSpec
 
-    model, subject = load(ModelSpec(device="cpu", threads=1)), shipped()
+    model, subject = load(ModelSpec(device="cpu", threads=1)), load_shipped()
     torch.set_num_threads(1)
     columns = beside(subject, peers)
     times = asyncio.run(unhurried(typings(extent.unhurried), columns, model, tokens))

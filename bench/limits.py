@@ -1,7 +1,7 @@
-"""What this machine can do at most, measured in the same run as what is set beside it.
+"""The maximum that this machine can do, measured in the same run as the figures that are compared with it.
 
-Writing a token cannot be faster than its weights are read, reading a prompt not faster than its products are
-multiplied.
+Decoding a token cannot be faster than reading the weights, prefilling a prompt not faster than multiplying its
+matrices.
 """
 
 from __future__ import annotations
@@ -14,41 +14,38 @@ import torch
 from codeclippy_ls.engine.decoder.linear import WeightFormats, build_linear, list_available_formats
 
 
-def seconds(run: Callable[[], object], least: int = 3, budget: float = 0.4) -> float:
-    """The least time of a call, over some calls within a budget."""
-    best, spent = float("inf"), 0.0
-    while least > 0 or spent < budget:
+def measure_seconds(run: Callable[[], object], min_calls: int = 3, budget: float = 0.4) -> float:
+    """Return the minimum time of a call, over as many calls as fit in a budget of seconds."""
+    fastest, spent = float("inf"), 0.0
+    while min_calls > 0 or spent < budget:
         started = time.perf_counter()
         run()
-        took = time.perf_counter() - started
-        best, spent, least = min(best, took), spent + took, least - 1
-    return best
+        seconds = time.perf_counter() - started
+        fastest, spent, min_calls = min(fastest, seconds), spent + seconds, min_calls - 1
+    return fastest
 
 
-def bandwidth(nbytes: int) -> float:
-    """Bytes per second at which so many bytes are read again and again, with torch's threads: small ones from a cache.
+def measure_bandwidth(nbytes: int) -> float:
+    """Return the bytes per second when ``nbytes`` are read repeatedly by torch's threads: few ones from a cache.
 
-    By summing, and by multiplying with int8 matrices: whichever is faster.
+    The faster of summing and of multiplying int8 matrices.
     """
     nbytes = max(1 << 20, min(nbytes, 1 << 28))
     values = torch.ones(nbytes // 4)
-    rates = [values.nbytes / seconds(values.sum)]
+    rates = [values.nbytes / measure_seconds(values.sum)]
     if "int8" in list_available_formats("cpu"):
-        width = 1024
-        layers = [
-            build_linear(torch.ones(width, width), None, WeightFormats("int8", "int8"))
-            for _ in range(nbytes // width**2)
-        ]
-        x = torch.ones(1, width)
-        rates.append(len(layers) * width**2 / seconds(lambda: [layer(x) for layer in layers]))
+        size, formats = 1024, WeightFormats("int8", "int8")
+        layers = [build_linear(torch.ones(size, size), None, formats) for _ in range(nbytes // size**2)]
+        x = torch.ones(1, size)
+        rates.append(len(layers) * size**2 / measure_seconds(lambda: [layer(x) for layer in layers]))
     return max(rates)
 
 
 @torch.inference_mode()
-def peaks(rows: int = 512, width: int = 2048) -> dict[str, float]:
-    """Operations per second of a matrix product, by number format."""
-    found = {}
+def measure_peaks(tokens: int = 512, size: int = 2048) -> dict[str, float]:
+    """Return the operations per second of a matrix product, by number format."""
+    peaks = {}
     for name in list_available_formats("cpu"):
-        layer, x = build_linear(torch.randn(width, width), None, WeightFormats(name, name)), torch.randn(rows, width)
-        found[name] = 2 * rows * width**2 / seconds(lambda layer=layer, x=x: layer(x))  # type: ignore[misc]
-    return found
+        layer, x = build_linear(torch.randn(size, size), None, WeightFormats(name, name)), torch.randn(tokens, size)
+        peaks[name] = 2 * tokens * size**2 / measure_seconds(lambda layer=layer, x=x: layer(x))  # type: ignore[misc]
+    return peaks

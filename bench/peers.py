@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from bench.columns import BITS, Column, Elsewhere, Own, Subject
+from bench.columns import BITS, Column, NativeColumn, Subject, SubprocessCost
 
 ROOT = Path(__file__).parent.parent
 PYTHON = ROOT / ".venv-peers" / "bin" / "python"
@@ -61,24 +61,28 @@ class Peer:
                 folder=str(subject.folder),
                 scratch=scratch,
                 threads=threads,
-                window=min(subject.window, 2048),
+                window=min(subject.context_length, 2048),
             )
-        self.version, self.nbytes, self.keeps = str(about["version"]), int(about["bytes"]), bool(about["reuses"])
+        self.version, self.nbytes, self.reuses_prefix = (
+            str(about["version"]),
+            int(about["bytes"]),
+            bool(about["reuses"]),
+        )
         self.tokens: list[int] = []
         self.timings: dict[str, float] | None = None
 
-    def prefill(self, tokens: Sequence[int]) -> Elsewhere:
+    def prefill(self, tokens: Sequence[int]) -> SubprocessCost:
         """Read a prompt from nothing."""
         return self._run(do="prefill", tokens=list(tokens))
 
-    def decode(self, count: int) -> Elsewhere:
+    def decode(self, count: int) -> SubprocessCost:
         """Write after it."""
         return self._run(do="decode", count=count)
 
-    def _run(self, **asked: Any) -> Elsewhere:
+    def _run(self, **asked: Any) -> SubprocessCost:
         said = self._ask(**asked)
         self.tokens, self.timings = said["tokens"], said["timings"]
-        return Elsewhere(said["cpu"], said["aside"])
+        return SubprocessCost(said["cpu"], said["aside"])
 
     def _ask(self, **asked: Any) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
@@ -97,7 +101,7 @@ class Peer:
 class TypedPeer(Peer):
     """One that goes on from what it read of the last prompt."""
 
-    def keystroke(self, tokens: Sequence[int], count: int) -> Elsewhere:
+    def keystroke(self, tokens: Sequence[int], count: int) -> SubprocessCost:
         """As an editor asks."""
         return self._run(do="keystroke", tokens=list(tokens), count=count)
 
@@ -135,11 +139,11 @@ def opened(subject: Subject, engine: str, form: str, threads: int = 0) -> Peer:
 
 def columns(subject: Subject, forms: Sequence[str] = (), threads: int = 0) -> list[Column]:
     """All that can be had for a subject; what cannot is said and left out."""
-    if subject.parameters < _LEAST:
+    if subject.num_parameters < _LEAST:
         return []
     found: list[Column] = []
     for engine in ENGINES:
-        for form in forms or (*FORMS, *(["float32"] if subject.parameters < _SMALL else [])):
+        for form in forms or (*FORMS, *(["float32"] if subject.num_parameters < _SMALL else [])):
             try:
                 found.append(opened(subject, engine, form, threads))
             except PeerError as error:
@@ -169,9 +173,9 @@ def neox_34m() -> Subject:
     """The shape of a small GPT-NeoX: 512 x 8, 16,384 words."""
     import transformers
 
-    from bench.speed import random_model
+    from bench.speed import make_random_model
 
-    return random_model(
+    return make_random_model(
         "GPT-NeoX 34M",
         transformers.GPTNeoXConfig(
             vocab_size=16384,
@@ -187,27 +191,29 @@ def neox_34m() -> Subject:
 
 def compared(subject: Subject, threads: int, quick: bool) -> dict[str, dict[str, Any]]:
     """Ours and theirs in turns: milliseconds of a prefill of 512 tokens, of a token written after it, of a key."""
-    from bench.speed import QUICK, Extent, in_turns, keystrokes, prompts
+    from bench.speed import QUICK, Extent, make_prompts, time_in_turns, time_keystrokes
     from codeclippy_ls.engine.decoder.linear import WeightFormats, list_available_formats
     from codeclippy_ls.engine.decoder.linear import choose_fastest_formats as fastest
 
     torch.set_num_threads(threads)
     extent = QUICK if quick else Extent(seconds=20.0, keystrokes=8)
-    prompt, typed = prompts(subject, extent)
+    prompt, typed = make_prompts(subject, extent)
     best = fastest("cpu", subject.module.config.hidden_size)
     plain = [name for name in FORMS if name in list_available_formats("cpu")]
     all_columns: list[Any] = [
-        Own(subject, best, f"ours ({best})"),
-        *(Own(subject, WeightFormats(name, name), f"ours {name}") for name in plain),
+        NativeColumn(subject, best, f"ours ({best})"),
+        *(NativeColumn(subject, WeightFormats(name, name), f"ours {name}") for name in plain),
         *columns(subject, ("int8",) if quick else (), threads),
     ]
     same = {column.name: agreement(subject, column, prompt) for column in all_columns if isinstance(column, Peer)}
-    reads = in_turns({one.name: partial(one.prefill, prompt) for one in all_columns}, extent.rounds, extent.seconds)
-    writes = in_turns(
-        {one.name: partial(one.decode, extent.written) for one in all_columns}, extent.rounds, extent.seconds
+    reads = time_in_turns(
+        {one.name: partial(one.prefill, prompt) for one in all_columns}, extent.rounds, extent.seconds
+    )
+    writes = time_in_turns(
+        {one.name: partial(one.decode, extent.decoded) for one in all_columns}, extent.rounds, extent.seconds
     )
     timings = {one.name: getattr(one, "timings", None) for one in all_columns}
-    keys = keystrokes(all_columns, typed, extent)
+    keys = time_keystrokes(all_columns, typed, extent)
     found: dict[str, dict[str, Any]] = {}
     for one in all_columns:
         read, wrote, key = reads[one.name], writes[one.name], keys.get(one.name)
@@ -216,14 +222,14 @@ def compared(subject: Subject, threads: int, quick: bool) -> dict[str, dict[str,
             "version": getattr(one, "version", None),
             "own_timings": timings[one.name],
             "prefill_ms": read.median,
-            "prefill_least_ms": read.least,
+            "prefill_least_ms": read.minimum,
             "prefill_cpu_ms": read.median_cpu,
-            "token_ms": wrote.median / extent.written,
-            "token_least_ms": wrote.least / extent.written,
-            "token_cpu_ms": wrote.median_cpu / extent.written,
+            "token_ms": wrote.median / extent.decoded,
+            "token_least_ms": wrote.minimum / extent.decoded,
+            "token_cpu_ms": wrote.median_cpu / extent.decoded,
             "same_tokens_of_16": same.get(one.name),
             "keystroke_ms": key.median if key else None,
-            "keystroke_least_ms": key.least if key else None,
+            "keystroke_least_ms": key.minimum if key else None,
             "keystroke_cpu_ms": key.median_cpu if key else None,
         }
     return found

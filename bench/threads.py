@@ -1,11 +1,11 @@
-"""What the number of threads does to a token, on a quiet machine and beside programs that want all cores.
+"""How the number of threads changes the time of a token, on a quiet machine and beside programs that use all cores.
 
     python -m bench.threads [--seconds 6]
 
-The shipped model and random weights of GPT-Neo 125M's size write token after token in the format chosen here: with one
-thread, with one for each core, and with what `engine.threads` makes of these two while it goes (the engine itself
-leaves a core to others). Then the same beside as many busy processes as there are cores, and a last time after these
-have gone. The last line is one JSON object.
+The shipped model and random weights of GPT-Neo 125M's size decode token after token in the format chosen here: with one
+thread, with one for each core, and with the count that `engine.generation.threads` chooses between these two as it runs
+(the engine itself leaves a core to other programs). Then the same beside as many busy processes as there are cores, and
+a last time after these have ended. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from typing import Any
 
 import torch
 
-from bench.gpu import built
+from bench.gpu import build_decoder
 from codeclippy_ls.engine.decoder.linear import choose_fastest_formats
 from codeclippy_ls.engine.generation.kv_cache import ModelInput
 from codeclippy_ls.engine.generation.threads import ThreadCountTuner, count_cores
-from codeclippy_ls.engine.loading.models import load, measure_pass_seconds
+from codeclippy_ls.engine.loading.models import Runner, load, measure_pass_seconds
 from codeclippy_ls.inference.spec import ModelSpec
 
-_READ = 128
+_PROMPT_TOKENS = 128
 
 
-def subjects() -> dict[str, Any]:
-    """Decoders by name."""
+def load_decoders() -> dict[str, Runner]:
+    """Load decoders by name."""
     return {
         "shipped": load(ModelSpec(threads=1, device="cpu")).runner,
-        "125M": built("125M", "cpu", choose_fastest_formats("cpu")),
+        "125M": build_decoder("125M", "cpu", choose_fastest_formats("cpu")),
     }
 
 
 @contextlib.contextmanager
-def others(count: int) -> Iterator[None]:
-    """So many processes that do nothing but work."""
+def run_busy_processes(count: int) -> Iterator[None]:
+    """Run ``count`` processes in endless loops."""
     started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     time.sleep(0.5)
     try:
@@ -53,57 +53,57 @@ def others(count: int) -> Iterator[None]:
             one.wait()
 
 
-class Writer:
-    """Writes tokens with one decoder."""
+class TokenTimer:
+    """Decodes tokens with one decoder and times them."""
 
-    def __init__(self, model: Any) -> None:
-        self._model, self._cache = model, model.new_cache()
-        model.forward([ModelInput([5] * _READ, self._cache, 0)])
+    def __init__(self, decoder: Runner) -> None:
+        self._decoder, self._cache = decoder, decoder.new_cache()
+        decoder.forward([ModelInput([5] * _PROMPT_TOKENS, self._cache, 0)])
 
-    def seconds(self) -> float:
-        """Of one token."""
+    def time_token(self) -> float:
+        """Return the seconds of one token."""
         started = time.perf_counter()
-        self._model.forward([ModelInput([7], self._cache)])
-        self._cache.crop(_READ)
+        self._decoder.forward([ModelInput([7], self._cache)])
+        self._cache.crop(_PROMPT_TOKENS)
         return time.perf_counter() - started
 
-    def run(self, seconds: float, threads: ThreadCountTuner) -> dict[str, float]:
-        """Milliseconds of a token, over so many seconds, and by how many threads they were written at last."""
-        until, taken = time.perf_counter() + seconds, []
+    def run(self, seconds: float, tuner: ThreadCountTuner) -> dict[str, float]:
+        """Return the milliseconds of a token, over so many seconds, and the last number of threads."""
+        until, times = time.perf_counter() + seconds, []
         while time.perf_counter() < until:
-            torch.set_num_threads(threads.count)
-            taken.append(self.seconds())
-            threads.update(taken[-1])
+            torch.set_num_threads(tuner.count)
+            times.append(self.time_token())
+            tuner.update(times[-1])
         return {
-            "mean": 1000 * statistics.mean(taken),
-            "p50": 1000 * statistics.median(taken),
-            "p99": 1000 * sorted(taken)[int(0.99 * len(taken))],
-            "threads": threads.count,
+            "mean": 1000 * statistics.mean(times),
+            "p50": 1000 * statistics.median(times),
+            "p99": 1000 * sorted(times)[int(0.99 * len(times))],
+            "threads": tuner.count,
         }
 
-    def found(self) -> ThreadCountTuner:
-        """Threads as they are measured when a model is loaded."""
-        made = ThreadCountTuner(1)
-        made.calibrate(measure_pass_seconds(self._model, (1, count_cores())))
-        return made
+    def make_tuner(self) -> ThreadCountTuner:
+        """Make a tuner, calibrated as at loading."""
+        tuner = ThreadCountTuner(1)
+        tuner.calibrate(measure_pass_seconds(self._decoder, (1, count_cores())))
+        return tuner
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each row")
-    parser.add_argument("--quick", action="store_true", help="two seconds of each")
+    parser.add_argument("--seconds", type=float, default=6.0, help="duration of each row")
+    parser.add_argument("--quick", action="store_true", help="two seconds for each row")
     options = parser.parse_args()
     seconds = 2.0 if options.quick else options.seconds
     print(f"{count_cores()} cores, torch {torch.__version__}; milliseconds of a token: mean, median, 99th percentile")
     rows: dict[str, Any] = {}
-    for name, model in subjects().items():
-        writer = Writer(model)
-        adaptive = writer.found()
+    for name, decoder in load_decoders().items():
+        timer = TokenTimer(decoder)
+        adaptive = timer.make_tuner()
         for when, busy in (("quiet", 0), ("beside others", count_cores()), ("quiet again", 0)):
-            with others(busy):
-                counts = {str(count): ThreadCountTuner(count) for count in (1, count_cores())} | {"found": adaptive}
-                for label, threads in counts.items():
-                    row = rows[f"{name}, {when}, {label}"] = writer.run(seconds, threads)
+            with run_busy_processes(busy):
+                tuners = {str(count): ThreadCountTuner(count) for count in (1, count_cores())} | {"found": adaptive}
+                for label, tuner in tuners.items():
+                    row = rows[f"{name}, {when}, {label}"] = timer.run(seconds, tuner)
                     last = f" (now {row['threads']})" if label == "found" else ""
                     print(
                         f"{name:>8} {when:>14} {label:>6} threads {row['mean']:8.2f} {row['p50']:8.2f} "

@@ -1,4 +1,4 @@
-"""The GPU's bench at toy size on the CPU: it measures what it says, and each size has a layout."""
+"""The GPU bench at toy size on the CPU: it prints its figures, and each size is supported."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from bench import gpu
 from codeclippy_ls.engine.decoder.architectures import parse_config
 
 
-def test_it_runs_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """One toy size; the last line is JSON with every figure above zero."""
+def test_bench_runs_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """At toy size; the last line is JSON with every figure above zero."""
     monkeypatch.setattr(sys, "argv", ["gpu", "--device", "cpu", "--sizes", "toy"])
     monkeypatch.setattr(gpu, "SMALL", ())
     gpu.main()
@@ -24,7 +24,7 @@ def test_it_runs_without_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 @pytest.mark.parametrize(
     ("name", "millions"), [("125M", 125), ("350M", 357), ("1.3B", 1415), ("2B", 2779), ("6B", 7064), ("16B", 16032)]
 )
-def test_every_size_is_what_it_is_called(name: str, millions: int) -> None:
+def test_sizes_have_their_published_parameters(name: str, millions: int) -> None:
     """The published dimensions give the published number of parameters."""
-    shape = parse_config(gpu.configuration(name))
-    assert shape is not None and round(shape.parameters / 1e6) == millions
+    config = parse_config(gpu.make_config(name))
+    assert config is not None and round(config.num_parameters / 1e6) == millions

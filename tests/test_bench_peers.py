@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from bench import peer_formats, peer_worker, peers
-from bench.columns import Elsewhere, Subject
+from bench.columns import Subject, SubprocessCost
 from bench.peer_llama import instructions
 from bench.peer_openvino import Decoder
-from bench.speed import in_turns
+from bench.speed import time_in_turns
 from tests import checkpoints
 
 
@@ -101,7 +101,7 @@ def test_the_worker_answers_each_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_work_elsewhere_is_counted_and_what_is_beside_it_is_not() -> None:
     """CPU time of the other process joins ours; time of going back is taken off."""
-    times = in_turns({"one": lambda: Elsewhere(cpu=5.0, aside=100.0)}, 3, 10.0)["one"]
+    times = time_in_turns({"one": lambda: SubprocessCost(cpu_seconds=5.0, excluded_seconds=100.0)}, 3, 10.0)["one"]
     assert all(second < -99 for second in times.seconds) and times.median_cpu >= 5000
 
 
@@ -144,4 +144,4 @@ def test_each_engine_writes_our_tokens(engine: str) -> None:
     assert peer.tokens == wrote, "it did not go back to its prompt"
     if isinstance(peer, peers.TypedPeer):
         peer.keystroke([*prompt, wrote[0]], 7)
-        assert peer.keeps and peer.tokens == wrote[1:]
+        assert peer.reuses_prefix and peer.tokens == wrote[1:]

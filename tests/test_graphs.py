@@ -1,12 +1,10 @@
-"""Recorded passes are the unrecorded ones, whatever happens to the caches between them: on the CPU, where a tape stands
-for a CUDA graph; and on a GPU, where there is one."""
+"""Captured passes equal eager ones, whatever happens to the caches between them: on the CPU, with a tape in place of a
+CUDA graph; and on a GPU, if there is one."""
 
 from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -14,42 +12,52 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codeclippy_ls.engine.decoder import cuda_graphs, fused_linear
-from codeclippy_ls.engine.decoder.cuda_graphs import LONGEST, SLOTS, TOKENS, CudaGraphCapture
-from codeclippy_ls.engine.decoder.linear import WeightFormats
+from codeclippy_ls.engine.decoder.attention import ContiguousKVCache
+from codeclippy_ls.engine.decoder.cuda_graphs import (
+    MAX_INPUTS,
+    MAX_LENGTH,
+    MAX_TOKENS,
+    Capture,
+    CudaGraphCapture,
+    CudaGraphRunner,
+    Pass,
+)
 from codeclippy_ls.engine.decoder.transformer import Transformer
 from codeclippy_ls.engine.generation.kv_cache import ModelInput
-from tests.tape import taped
-from tests.test_transformer import CASES, EXACT, ids, near, pair
+from tests.tape import capture_on_tape
+from tests.test_transformer import CASES, EXACT, assert_close, build_pair, random_ids
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 ONE_OF_EACH = ("gpt_neo", "codegen", "neox", "llama", "bigcode")
 
 
-def recording(
-    case: str, record: Callable[[Any], Any] = taped, choice: WeightFormats = EXACT, device: str = "cpu"
-) -> Any:
-    """The toy model of a case with recorded passes, its layers in the form that they have on a GPU."""
-    module, _ = pair(case)
+def make_capturing(
+    case: str, capture: Capture = capture_on_tape, device: str = "cpu"
+) -> tuple[Transformer, CudaGraphRunner]:
+    """Make the toy model of a case with captured passes, its layers fused as on a GPU."""
+    module, _ = build_pair(case)
     weights = {name: weight.to(device) for name, weight in module.state_dict().items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fused_linear, "should_merge", lambda device: True)
-        return Transformer(module.config, weights, choice, record)
+        subject = Transformer(module.config, weights, EXACT, capture)
+    assert subject.graph_runner is not None
+    return subject, subject.graph_runner
 
 
-def length(count: int, subject: Transformer, device: str = "cpu") -> Any:
-    """A cache that has read so many tokens, in one go."""
+def prefill(length: int, subject: Transformer) -> ContiguousKVCache:
+    """Make a cache and prefill it with so many tokens, in one pass."""
     cache = subject.new_cache()
-    subject.forward([ModelInput(ids(count, count), cache, 0)])
+    subject.forward([ModelInput(random_ids(length, length), cache, 0)])
     return cache
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_recorded_passes_say_the_same(case: str) -> None:
-    """One token, drafts, two and three texts, each form often enough to be recorded; padding is never seen."""
-    _, plain = pair(case)
-    subject = recording(case)
-    ours, theirs = ([length(count, one) for count in (5, 40, 17)] for one in (subject, plain))
-    for turn, counts in enumerate(
+def test_captured_passes_equal_eager_ones(case: str) -> None:
+    """One token, drafts, two and three sequences, each key often enough to be captured; padding never shows."""
+    _, eager = build_pair(case)
+    subject, graph_runner = make_capturing(case)
+    captured_caches, eager_caches = ([prefill(length, one) for length in (5, 40, 17)] for one in (subject, eager))
+    for step, counts in enumerate(
         [
             (1,),
             (1,),
@@ -72,22 +80,22 @@ def test_recorded_passes_say_the_same(case: str) -> None:
             (8,),
         ]
     ):
-        new = [ids(count, turn + place) for place, count in enumerate(counts)]
+        new = [random_ids(count, step + index) for index, count in enumerate(counts)]
         found, wanted = (
-            one.forward([ModelInput(part, caches[place], (turn % len(part)) + 1) for place, part in enumerate(new)])
-            for one, caches in ((subject, ours), (plain, theirs))
+            one.forward([ModelInput(part, caches[index], (step % len(part)) + 1) for index, part in enumerate(new)])
+            for one, caches in ((subject, captured_caches), (eager, eager_caches))
         )
         for logits, others in zip(found, wanted, strict=True):
-            near(logits, others)
-    assert subject.graphs.count >= 6 and not subject.graphs.fault
-    assert [cache.length for cache in ours] == [cache.length for cache in theirs]
+            assert_close(logits, others)
+    assert graph_runner.num_captured >= 6 and not graph_runner.error
+    assert [cache.length for cache in captured_caches] == [cache.length for cache in eager_caches]
 
 
 STEPS = st.lists(
     st.tuples(
-        st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True),  # which texts
+        st.lists(st.integers(0, 5), min_size=1, max_size=4, unique=True),  # which sequences
         st.integers(1, 9),  # how many tokens
-        st.sampled_from(["read", "read", "read", "crop", "copy", "drop", "silent", "clear"]),
+        st.sampled_from(["run", "run", "run", "crop", "copy", "drop", "rewrite", "clear"]),
     ),
     min_size=3,
     max_size=12,
@@ -95,111 +103,121 @@ STEPS = st.lists(
 
 
 @pytest.mark.parametrize("case", ["neox", pytest.param("gpt_neo", marks=pytest.mark.slow)])
-def test_slots_follow_their_texts(case: str) -> None:
-    """Six texts share four slots; they are read, cropped, copied, dropped and rewritten unasked, at random, and the
-    slots are given up."""
-    _, plain = pair(case)
-    subject = recording(case)
+def test_slots_follow_their_sequences(case: str) -> None:
+    """Six sequences share four slots; they are run, cropped, copied, dropped and rewritten without a graph, at random,
+    and the slots are dropped."""
+    _, eager = build_pair(case)
+    subject, graph_runner = make_capturing(case)
 
     @settings(max_examples=40, deadline=None, database=None)
     @given(STEPS)
-    def law(steps: list[tuple[list[int], int, str]]) -> None:
-        ours, theirs = ([length(7 + place, one) for place in range(6)] for one in (subject, plain))
-        for turn, (texts, count, action) in enumerate(steps):
+    def check(steps: list[tuple[list[int], int, str]]) -> None:
+        captured_caches, eager_caches = (
+            [prefill(7 + sequence, one) for sequence in range(6)] for one in (subject, eager)
+        )
+        for step, (sequences, count, action) in enumerate(steps):
             if action == "clear":
-                subject.graphs.clear()
-            for caches, one in ((ours, subject), (theirs, plain)):
-                for text in texts if action in ("crop", "copy", "drop", "silent") else ():
-                    cache = caches[text]
+                graph_runner.clear()
+            for caches, one in ((captured_caches, subject), (eager_caches, eager)):
+                for sequence in sequences if action in ("crop", "copy", "drop", "rewrite") else ():
+                    cache = caches[sequence]
                     if action == "crop":
                         cache.crop(max(cache.length - count, 1))
                     elif action == "copy":
-                        caches[(text + 1) % 6] = cache.copy(cache.length)
+                        caches[(sequence + 1) % 6] = cache.copy(cache.length)
                     elif action == "drop":
-                        caches[text] = length(3 + count, one)
+                        caches[sequence] = prefill(3 + count, one)
                     else:
                         cache.crop(max(cache.length - count // 2, 1))
-                        one.forward([ModelInput(ids(count, turn), cache, 0)])
+                        one.forward([ModelInput(random_ids(count, step), cache, 0)])
             found, wanted = (
-                one.forward([ModelInput(ids(1 + (count + text) % 5, turn), caches[text]) for text in texts])
-                for one, caches in ((subject, ours), (plain, theirs))
+                one.forward(
+                    [
+                        ModelInput(random_ids(1 + (count + sequence) % 5, step), caches[sequence])
+                        for sequence in sequences
+                    ]
+                )
+                for one, caches in ((subject, captured_caches), (eager, eager_caches))
             )
             for logits, others in zip(found, wanted, strict=True):
-                near(logits, others)
+                assert_close(logits, others)
 
-    law()
-    assert subject.graphs.count > 5 and not subject.graphs.fault
-
-
-def test_what_is_too_much_is_run_as_it_is() -> None:
-    """More feeds than slots, more tokens than a pass may have, texts that no slot has room for."""
-    subject = recording("neox")
-    cache = length(5, subject)
-    taken = subject.graphs.takes
-    assert taken([ModelInput([1], cache)])
-    assert taken([ModelInput([1] * TOKENS, cache)]) and not taken([ModelInput([1] * (TOKENS + 1), cache)])
-    assert not taken([ModelInput([1], length(2, subject)) for _ in range(SLOTS + 1)])
-    assert not taken([ModelInput([1, 2], cache, 0)])
-    full = length(min(subject.context_length, LONGEST) - 2, subject)
-    assert taken([ModelInput([1, 2], full)]) and not taken([ModelInput([1, 2, 3], full)])
+    check()
+    assert graph_runner.num_captured > 5 and not graph_runner.error
 
 
-def test_a_recording_that_fails_costs_nothing_but_time() -> None:
-    """The pass is run as it is, and nothing is recorded any more."""
+def test_large_passes_run_eagerly() -> None:
+    """More inputs than slots, more tokens than a graph may have, sequences longer than a slot."""
+    subject, graph_runner = make_capturing("neox")
+    cache = prefill(5, subject)
+    can_run = graph_runner.can_run
+    assert can_run([ModelInput([1], cache)])
+    assert can_run([ModelInput([1] * MAX_TOKENS, cache)]) and not can_run([ModelInput([1] * (MAX_TOKENS + 1), cache)])
+    assert not can_run([ModelInput([1], prefill(2, subject)) for _ in range(MAX_INPUTS + 1)])
+    assert not can_run([ModelInput([1, 2], cache, 0)])
+    full = prefill(min(subject.context_length, MAX_LENGTH) - 2, subject)
+    assert can_run([ModelInput([1, 2], full)]) and not can_run([ModelInput([1, 2, 3], full)])
 
-    def fails(run: Any) -> Any:
+
+def test_passes_run_eagerly_after_a_failed_capture() -> None:
+    """The results are the same, and nothing is captured any more."""
+
+    def fail(run: Pass) -> Pass:
         raise RuntimeError("operation not permitted when stream is capturing\nat some place")
 
-    _, plain = pair("neox")
-    subject = recording("neox", fails)
-    ours, theirs = length(9, subject), length(9, plain)
-    for turn in range(4):
-        near(subject.forward([ModelInput(ids(1, turn), ours)])[0], plain.forward([ModelInput(ids(1, turn), theirs)])[0])
-    assert subject.graphs.fault == "operation not permitted when stream is capturing"
-    assert subject.graphs.count == 0
+    _, eager = build_pair("neox")
+    subject, graph_runner = make_capturing("neox", fail)
+    assert_steps_equal(subject, eager)
+    assert graph_runner.error == "operation not permitted when stream is capturing"
+    assert graph_runner.num_captured == 0
 
 
-def test_a_recording_that_computes_something_else_is_not_used() -> None:
-    """It is compared with what it recorded before anybody sees it."""
-    _, plain = pair("neox")
-    subject = recording("neox", lambda run: lambda: None)
-    ours, theirs = length(9, subject), length(9, plain)
-    for turn in range(4):
-        near(subject.forward([ModelInput(ids(1, turn), ours)])[0], plain.forward([ModelInput(ids(1, turn), theirs)])[0])
-    assert "differs" in subject.graphs.fault
+def test_graph_with_other_results_is_not_used() -> None:
+    """It is compared with the eager pass before its logits are returned."""
+    _, eager = build_pair("neox")
+    subject, graph_runner = make_capturing("neox", lambda run: lambda: None)
+    assert_steps_equal(subject, eager)
+    assert "differs" in graph_runner.error
 
 
-def test_no_text_is_kept_alive() -> None:
-    """A slot is only a copy: a cache that nobody wants any more goes."""
-    subject = recording("neox")
-    cache = length(9, subject)
+def assert_steps_equal(subject: Transformer, eager: Transformer) -> None:
+    """Run a few tokens one by one with both and compare."""
+    captured_cache, eager_cache = prefill(9, subject), prefill(9, eager)
+    for step in range(4):
+        found = subject.forward([ModelInput(random_ids(1, step), captured_cache)])[0]
+        assert_close(found, eager.forward([ModelInput(random_ids(1, step), eager_cache)])[0])
+
+
+def test_slots_keep_no_cache_alive() -> None:
+    """A slot is only a copy: a cache without other references is freed."""
+    subject, _ = make_capturing("neox")
+    cache = prefill(9, subject)
     subject.forward([ModelInput([1], cache)])
-    gone = weakref.ref(cache)
+    reference = weakref.ref(cache)
     del cache
     gc.collect()
-    assert gone() is None
+    assert reference() is None
 
 
-def test_without_room_for_a_slot_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_captured_without_memory_for_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slots take a share of the device's free memory, and no more."""
-    monkeypatch.setattr(cuda_graphs, "_free", lambda device: 1000)
-    subject = recording("neox")
-    cache = length(3, subject)
-    assert not subject.graphs.takes([ModelInput([1], cache)])
+    monkeypatch.setattr(cuda_graphs, "_get_free_memory", lambda device: 1000)
+    subject, graph_runner = make_capturing("neox")
+    cache = prefill(3, subject)
+    assert not graph_runner.can_run([ModelInput([1], cache)])
     subject.forward([ModelInput([1], cache)])
-    assert cache.length == 4 and not subject.graphs.takes([ModelInput([1], cache)])
+    assert cache.length == 4 and not graph_runner.can_run([ModelInput([1], cache)])
 
 
 @CUDA
 @pytest.mark.parametrize("case", ONE_OF_EACH)
-def test_cuda_graphs_say_the_same(case: str) -> None:
-    """In float32 on the device, as the CPU says."""
-    _, plain = pair(case)
-    subject = recording(case, CudaGraphCapture(), EXACT, "cuda")
-    ours, theirs = length(40, subject), length(40, plain)
-    for turn, count in enumerate((1, 1, 1, 3, 4, 4, 1, 2, 2, 2)):
-        new = ids(count, turn)
-        near(
-            subject.forward([ModelInput(new, ours, count)])[0], plain.forward([ModelInput(new, theirs, count)])[0], 1e-2
-        )
-    assert subject.graphs.count >= 3 and not subject.graphs.fault
+def test_cuda_graphs_equal_the_cpu(case: str) -> None:
+    """In float32 on the device."""
+    _, eager = build_pair(case)
+    subject, graph_runner = make_capturing(case, CudaGraphCapture(), "cuda")
+    captured_cache, eager_cache = prefill(40, subject), prefill(40, eager)
+    for step, count in enumerate((1, 1, 1, 3, 4, 4, 1, 2, 2, 2)):
+        new = random_ids(count, step)
+        found = subject.forward([ModelInput(new, captured_cache, count)])[0]
+        assert_close(found, eager.forward([ModelInput(new, eager_cache, count)])[0], 1e-2)
+    assert graph_runner.num_captured >= 3 and not graph_runner.error

@@ -74,6 +74,6 @@ def describe_model(model: Any) -> ModelInfo:
         model.dtype,
         model.thread_tuner.count,
         model.module is None,
-        str(getattr(model.runner, "graphs", None) or ""),
+        str(getattr(model.runner, "graph_runner", None) or ""),
         round(model.pass_cost(8), 2),
     )

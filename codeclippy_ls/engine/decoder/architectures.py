@@ -1,9 +1,10 @@
-"""What tells one decoder architecture from another: where its weights are, how they are packed, which parts it has.
+"""Specs of the supported decoder architectures: where their weights are, how they are packed, which parts they have.
 
-A row of ``ARCHITECTURES`` for each architecture, a `ModelConfig` for each configuration. `read` brings the weights of
-any of them into one form: q, k and v under each other, in pairs where they are turned by position, gate and up too.
-A configuration that would need anything not described here has no shape (`is_supported` says False), so that the caller
-runs transformers' own module. Knows nothing of number formats or of how the decoder runs.
+``ARCHITECTURES`` has an `ArchitectureSpec` for each architecture; a `ModelConfig` describes one configuration.
+`load_layer_weights` brings the weights of any of them into one form: q, k and v stacked, their rotary dimensions
+interleaved, gate and up stacked. A configuration that needs anything not described here has no `ModelConfig`
+(`is_supported` returns False), so that the caller runs transformers' own module. Knows nothing of number formats or of
+how the decoder runs.
 """
 
 from __future__ import annotations
@@ -16,45 +17,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Weights = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class ArchitectureSpec:
-    """Names of the weights, without ``.weight``, and what the architecture does with them.
+    """Names of an architecture's weights, without ``.weight``, and how it uses them.
 
     Attributes:
-        layer: what the names within a layer begin with.
-        norms: before the attention and before the MLP; the same name twice where they share one.
-        packed: of one matrix for q, k and v: ``blocks`` under each other, ``heads`` q, k, v of each head, ``quarters``
-            q, v, k of each of four groups of heads.
-        rises: up, or gate and up.
-        turned: by position, of q and k: ``halves`` the first with the second half, ``pairs`` neighbours.
-        parallel: attention and MLP read the same hidden states.
-        bare: what has no bias, or one only where the configuration's switch of that name is on.
-        voiced: the head has a bias.
+        layer_prefix: start of the names within a layer, with the layer's index to be filled in.
+        norms: before the attention and before the MLP; the same name twice if they share one.
+        qkv_packing: order of q, k and v within one matrix: ``stacked``, ``per_head`` (q, k, v of each head) or
+            ``codegen`` (q, v, k of each of four groups of heads).
+        is_transposed: matrices are stored (in, out).
+        gate_up_proj: up, or gate and up.
+        position_embedding: the table of learned positions; empty with rotary ones.
+        rotary_style: pairs of rotary dimensions: ``half`` (first with second half) or ``interleaved`` (neighbours).
+        is_rms_norm: norms are RMSNorm, otherwise LayerNorm.
+        is_parallel: attention and MLP read the same hidden states.
+        is_attention_scaled: scores are divided by the root of the head size.
+        no_bias: pairs of a layer's part and a switch: the part has no bias unless the configuration sets the switch; an
+            empty switch is never set.
+        has_lm_head_bias: the LM head has a bias.
     """
 
     embedding: str
-    layer: str
+    layer_prefix: str
     norms: tuple[str, str]
-    qkv: tuple[str, ...]
-    out: str
-    rises: tuple[str, ...]
-    down: str
-    last_norm: str
-    positions: str = ""
-    packed: str = "blocks"
-    transposed: bool = False
-    turned: str = ""
-    rms: bool = False
-    parallel: bool = False
-    scaled: bool = True
-    bare: tuple[tuple[str, str], ...] = ()
-    voiced: bool = False
+    qkv_proj: tuple[str, ...]
+    o_proj: str
+    gate_up_proj: tuple[str, ...]
+    down_proj: str
+    final_norm: str
+    position_embedding: str = ""
+    qkv_packing: str = "stacked"
+    is_transposed: bool = False
+    rotary_style: str = ""
+    is_rms_norm: bool = False
+    is_parallel: bool = False
+    is_attention_scaled: bool = True
+    no_bias: tuple[tuple[str, str], ...] = ()
+    has_lm_head_bias: bool = False
 
 
-def _bare(switch: str, *names: str) -> tuple[tuple[str, str], ...]:
+def _pair_with_switch(switch: str, *names: str) -> tuple[tuple[str, str], ...]:
     return tuple((name, switch) for name in names)
 
 
@@ -62,130 +68,130 @@ _QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 _GATED = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 _LLAMA = ArchitectureSpec(
     embedding="model.embed_tokens",
-    layer="model.layers.{}.",
+    layer_prefix="model.layers.{}.",
     norms=("input_layernorm", "post_attention_layernorm"),
-    qkv=_QKV,
-    out="self_attn.o_proj",
-    rises=_GATED[:2],
-    down=_GATED[2],
-    last_norm="model.norm",
-    turned="halves",
-    rms=True,
-    bare=_bare("attention_bias", *_QKV, "self_attn.o_proj") + _bare("mlp_bias", *_GATED),
+    qkv_proj=_QKV,
+    o_proj="self_attn.o_proj",
+    gate_up_proj=_GATED[:2],
+    down_proj=_GATED[2],
+    final_norm="model.norm",
+    rotary_style="half",
+    is_rms_norm=True,
+    no_bias=_pair_with_switch("attention_bias", *_QKV, "self_attn.o_proj") + _pair_with_switch("mlp_bias", *_GATED),
 )
 
 ARCHITECTURES = {
     "gpt_neo": ArchitectureSpec(
         embedding="transformer.wte",
-        positions="transformer.wpe",
-        layer="transformer.h.{}.",
+        position_embedding="transformer.wpe",
+        layer_prefix="transformer.h.{}.",
         norms=("ln_1", "ln_2"),
-        qkv=("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
-        out="attn.attention.out_proj",
-        rises=("mlp.c_fc",),
-        down="mlp.c_proj",
-        last_norm="transformer.ln_f",
-        scaled=False,
-        bare=_bare("", "attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
+        qkv_proj=("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
+        o_proj="attn.attention.out_proj",
+        gate_up_proj=("mlp.c_fc",),
+        down_proj="mlp.c_proj",
+        final_norm="transformer.ln_f",
+        is_attention_scaled=False,
+        no_bias=_pair_with_switch("", "attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
     ),
     "gpt2": ArchitectureSpec(
         embedding="transformer.wte",
-        positions="transformer.wpe",
-        layer="transformer.h.{}.",
+        position_embedding="transformer.wpe",
+        layer_prefix="transformer.h.{}.",
         norms=("ln_1", "ln_2"),
-        qkv=("attn.c_attn",),
-        out="attn.c_proj",
-        rises=("mlp.c_fc",),
-        down="mlp.c_proj",
-        last_norm="transformer.ln_f",
-        transposed=True,
+        qkv_proj=("attn.c_attn",),
+        o_proj="attn.c_proj",
+        gate_up_proj=("mlp.c_fc",),
+        down_proj="mlp.c_proj",
+        final_norm="transformer.ln_f",
+        is_transposed=True,
     ),
-    "gpt_bigcode": ArchitectureSpec(  # its matrix is packed by heads where each head has its own keys
+    "gpt_bigcode": ArchitectureSpec(  # packed per head unless all heads share one head of keys and values
         embedding="transformer.wte",
-        positions="transformer.wpe",
-        layer="transformer.h.{}.",
+        position_embedding="transformer.wpe",
+        layer_prefix="transformer.h.{}.",
         norms=("ln_1", "ln_2"),
-        qkv=("attn.c_attn",),
-        packed="heads",
-        out="attn.c_proj",
-        rises=("mlp.c_fc",),
-        down="mlp.c_proj",
-        last_norm="transformer.ln_f",
+        qkv_proj=("attn.c_attn",),
+        qkv_packing="per_head",
+        o_proj="attn.c_proj",
+        gate_up_proj=("mlp.c_fc",),
+        down_proj="mlp.c_proj",
+        final_norm="transformer.ln_f",
     ),
     "codegen": ArchitectureSpec(
         embedding="transformer.wte",
-        layer="transformer.h.{}.",
+        layer_prefix="transformer.h.{}.",
         norms=("ln_1", "ln_1"),
-        qkv=("attn.qkv_proj",),
-        packed="quarters",
-        out="attn.out_proj",
-        rises=("mlp.fc_in",),
-        down="mlp.fc_out",
-        last_norm="transformer.ln_f",
-        turned="pairs",
-        parallel=True,
-        bare=_bare("", "attn.qkv_proj", "attn.out_proj"),
-        voiced=True,
+        qkv_proj=("attn.qkv_proj",),
+        qkv_packing="codegen",
+        o_proj="attn.out_proj",
+        gate_up_proj=("mlp.fc_in",),
+        down_proj="mlp.fc_out",
+        final_norm="transformer.ln_f",
+        rotary_style="interleaved",
+        is_parallel=True,
+        no_bias=_pair_with_switch("", "attn.qkv_proj", "attn.out_proj"),
+        has_lm_head_bias=True,
     ),
     "gptj": ArchitectureSpec(
         embedding="transformer.wte",
-        layer="transformer.h.{}.",
+        layer_prefix="transformer.h.{}.",
         norms=("ln_1", "ln_1"),
-        qkv=("attn.q_proj", "attn.k_proj", "attn.v_proj"),
-        out="attn.out_proj",
-        rises=("mlp.fc_in",),
-        down="mlp.fc_out",
-        last_norm="transformer.ln_f",
-        turned="pairs",
-        parallel=True,
-        bare=_bare("", "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.out_proj"),
-        voiced=True,
+        qkv_proj=("attn.q_proj", "attn.k_proj", "attn.v_proj"),
+        o_proj="attn.out_proj",
+        gate_up_proj=("mlp.fc_in",),
+        down_proj="mlp.fc_out",
+        final_norm="transformer.ln_f",
+        rotary_style="interleaved",
+        is_parallel=True,
+        no_bias=_pair_with_switch("", "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.out_proj"),
+        has_lm_head_bias=True,
     ),
     "gpt_neox": ArchitectureSpec(
         embedding="gpt_neox.embed_in",
-        layer="gpt_neox.layers.{}.",
+        layer_prefix="gpt_neox.layers.{}.",
         norms=("input_layernorm", "post_attention_layernorm"),
-        qkv=("attention.query_key_value",),
-        packed="heads",
-        out="attention.dense",
-        rises=("mlp.dense_h_to_4h",),
-        down="mlp.dense_4h_to_h",
-        last_norm="gpt_neox.final_layer_norm",
-        turned="halves",
-        parallel=True,
-        bare=_bare("attention_bias", "attention.query_key_value", "attention.dense"),
+        qkv_proj=("attention.query_key_value",),
+        qkv_packing="per_head",
+        o_proj="attention.dense",
+        gate_up_proj=("mlp.dense_h_to_4h",),
+        down_proj="mlp.dense_4h_to_h",
+        final_norm="gpt_neox.final_layer_norm",
+        rotary_style="half",
+        is_parallel=True,
+        no_bias=_pair_with_switch("attention_bias", "attention.query_key_value", "attention.dense"),
     ),
     "phi": ArchitectureSpec(
         embedding="model.embed_tokens",
-        layer="model.layers.{}.",
+        layer_prefix="model.layers.{}.",
         norms=("input_layernorm", "input_layernorm"),
-        qkv=_QKV,
-        out="self_attn.dense",
-        rises=("mlp.fc1",),
-        down="mlp.fc2",
-        last_norm="model.final_layernorm",
-        turned="halves",
-        parallel=True,
-        voiced=True,
+        qkv_proj=_QKV,
+        o_proj="self_attn.dense",
+        gate_up_proj=("mlp.fc1",),
+        down_proj="mlp.fc2",
+        final_norm="model.final_layernorm",
+        rotary_style="half",
+        is_parallel=True,
+        has_lm_head_bias=True,
     ),
     "llama": _LLAMA,
-    "mistral": replace(_LLAMA, bare=_bare("", *_QKV, "self_attn.o_proj", *_GATED)),
-    "qwen2": replace(_LLAMA, bare=_bare("", "self_attn.o_proj", *_GATED)),
+    "mistral": replace(_LLAMA, no_bias=_pair_with_switch("", *_QKV, "self_attn.o_proj", *_GATED)),
+    "qwen2": replace(_LLAMA, no_bias=_pair_with_switch("", "self_attn.o_proj", *_GATED)),
     "starcoder2": ArchitectureSpec(
         embedding="model.embed_tokens",
-        layer="model.layers.{}.",
+        layer_prefix="model.layers.{}.",
         norms=("input_layernorm", "post_attention_layernorm"),
-        qkv=_QKV,
-        out="self_attn.o_proj",
-        rises=("mlp.c_fc",),
-        down="mlp.c_proj",
-        last_norm="model.norm",
-        turned="halves",
-        bare=_bare("use_bias", *_QKV, "self_attn.o_proj", "mlp.c_fc", "mlp.c_proj"),
+        qkv_proj=_QKV,
+        o_proj="self_attn.o_proj",
+        gate_up_proj=("mlp.c_fc",),
+        down_proj="mlp.c_proj",
+        final_norm="model.norm",
+        rotary_style="half",
+        no_bias=_pair_with_switch("use_bias", *_QKV, "self_attn.o_proj", "mlp.c_fc", "mlp.c_proj"),
     ),
 }
 
-# Names in configurations; "gelu_fast" is the same function as the other tanh forms, written otherwise.
+# Names in configurations; "gelu_fast" is the same function as the other tanh forms, written differently.
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
@@ -200,58 +206,59 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """A configuration in this module's words.
+    """A transformers configuration, with the same names for all architectures.
 
     Attributes:
-        groups: heads of keys and values.
-        turned: how many dimensions of a head are turned by position; 0 for learned positions.
-        theta: base of the turns' frequencies.
-        scales: of the attention scores, for each layer.
-        spans: how many tokens a layer sees back, itself included; 0 is all.
-        window: the most tokens; of learned positions there are no more.
-        inner: the width within the MLP.
-        tied: the head is the embedding.
-        bare: parts of a layer without a bias.
+        num_kv_heads: heads of keys and values.
+        rotary_dim: rotary dimensions of a head; 0 with learned positions.
+        rope_theta: base of the rotary frequencies.
+        is_parallel: attention and MLP read the same hidden states.
+        attn_scales: factor of the attention scores, for each layer.
+        sliding_windows: tokens that a layer attends to, the current one included; 0 for all. For each layer.
+        context_length: maximum tokens of a sequence; the size of the table of learned positions.
+        intermediate_size: size within the MLP.
+        tie_word_embeddings: the LM head is the embedding.
+        no_bias: parts of a layer that have no bias.
     """
 
-    kind: str
-    layers: int
-    width: int
-    heads: int
-    groups: int
-    size: int
-    turned: int
-    theta: float
+    model_type: str
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rotary_dim: int
+    rope_theta: float
     activation: str
-    epsilon: float
-    parallel: bool
-    scales: tuple[float, ...]
-    spans: tuple[int, ...]
-    window: int
-    inner: int
-    vocabulary: int
-    tied: bool
-    bare: frozenset[str]
+    norm_epsilon: float
+    is_parallel: bool
+    attn_scales: tuple[float, ...]
+    sliding_windows: tuple[int, ...]
+    context_length: int
+    intermediate_size: int
+    vocab_size: int
+    tie_word_embeddings: bool
+    no_bias: frozenset[str]
 
     @property
-    def layout(self) -> ArchitectureSpec:
-        """The row of the table."""
-        return ARCHITECTURES[self.kind]
+    def architecture(self) -> ArchitectureSpec:
+        """The architecture's spec."""
+        return ARCHITECTURES[self.model_type]
 
     @property
-    def repeats(self) -> int:
+    def queries_per_kv(self) -> int:
         """Heads that share keys and values."""
-        return self.heads // self.groups
+        return self.num_heads // self.num_kv_heads
 
     @property
-    def parameters(self) -> int:
-        """Numbers in the weights."""
-        return sum(math.prod(form) for form in compute_weight_shapes(self).values())
+    def num_parameters(self) -> int:
+        """Number of parameters."""
+        return sum(math.prod(shape) for shape in compute_weight_shapes(self).values())
 
 
 @dataclass(frozen=True, slots=True)
-class Matrix:
-    """A linear layer as it is multiplied: (out, in) and its bias."""
+class WeightAndBias:
+    """A linear layer's (out, in) and (out,), or a norm's (hidden_size,) and (hidden_size,)."""
 
     weight: Tensor
     bias: Tensor | None
@@ -259,214 +266,241 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """One layer in the common form; ``second_norm`` is None where the MLP reads what the attention reads.
+    """One layer in the common form; ``mlp_norm`` is None if the MLP reads the same input as the attention.
 
-    Where both read the same hidden states by norms of their own, these are in the layers' weights: then there is one.
+    If both read the same hidden states through norms of their own, each norm's weights are folded into the projections
+    behind it, and ``input_norm`` only normalizes.
     """
 
-    norm: Matrix
-    qkv: Matrix
-    out: Matrix
-    second_norm: Matrix | None
-    rise: Matrix
-    down: Matrix
+    input_norm: WeightAndBias
+    qkv_proj: WeightAndBias
+    o_proj: WeightAndBias
+    mlp_norm: WeightAndBias | None
+    gate_up_proj: WeightAndBias
+    down_proj: WeightAndBias
 
 
 def is_supported(config: Any) -> bool:
-    """Whether the decoder computes exactly what transformers does for this configuration."""
+    """Return True if the decoder computes exactly the same as transformers for this configuration."""
     return parse_config(config) is not None
 
 
 def parse_config(config: Any) -> ModelConfig | None:
-    """The configuration in this module's words; None where it needs something that is not described here."""
-    kind = getattr(config, "model_type", None)
-    layout = ARCHITECTURES.get(kind) if isinstance(kind, str) else None
-    if layout is None or _strange(config):
+    """Parse a transformers configuration; return None if it needs anything that is not described here."""
+    model_type = getattr(config, "model_type", None)
+    spec = ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
+    if spec is None or _has_unsupported_options(config):
         return None
     try:
-        shape = _shape(config, layout)
+        parsed = _build_model_config(config, spec)
     except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):  # a configuration may say anything
         return None
-    counts = (
-        shape.layers,
-        shape.width,
-        shape.heads,
-        shape.groups,
-        shape.size,
-        shape.window,
-        shape.inner,
-        shape.vocabulary,
+    sizes = (
+        parsed.num_layers,
+        parsed.hidden_size,
+        parsed.num_heads,
+        parsed.num_kv_heads,
+        parsed.head_dim,
+        parsed.context_length,
+        parsed.intermediate_size,
+        parsed.vocab_size,
     )
-    whole = all(isinstance(count, int) and count > 0 for count in counts)
-    if not whole:
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
         return None
-    fits = shape.heads % shape.groups == 0 and shape.turned % 2 == 0 and 0 <= shape.turned <= shape.size
-    turns = shape.turned > 0 if layout.turned else shape.turned == 0
-    quarters = layout.packed != "quarters" or shape.heads % 4 == 0
-    return shape if fits and turns and quarters else None
+    heads_fit = parsed.num_heads % parsed.num_kv_heads == 0
+    rotary_fits = parsed.rotary_dim % 2 == 0 and 0 <= parsed.rotary_dim <= parsed.head_dim
+    has_right_positions = parsed.rotary_dim > 0 if spec.rotary_style else parsed.rotary_dim == 0
+    packing_fits = spec.qkv_packing != "codegen" or parsed.num_heads % 4 == 0
+    return parsed if heads_fit and rotary_fits and has_right_positions and packing_fits else None
 
 
-def _strange(config: Any) -> bool:
-    """Whether a switch is set that changes what is computed and is not followed here."""
+def _has_unsupported_options(config: Any) -> bool:
+    """Return True if an option is set that changes the computation and is not implemented here."""
     rope = getattr(config, "rope_parameters", None) or {}
     activation = getattr(config, "hidden_act", None) or getattr(config, "activation_function", None)
-    switches = ("qk_layernorm", "add_cross_attention", "is_encoder_decoder", "quantization_config")
+    options = ("qk_layernorm", "add_cross_attention", "is_encoder_decoder", "quantization_config")
     return (
-        any(getattr(config, switch, None) for switch in switches)
+        any(getattr(config, option, None) for option in options)
         or getattr(config, "rope_scaling", None) not in (None, {}, rope)
         or rope.get("rope_type", "default") != "default"
         or activation not in ACTIVATIONS
     )
 
 
-def _shape(config: Any, layout: ArchitectureSpec) -> ModelConfig:
-    layers, heads, width = config.num_hidden_layers, config.num_attention_heads, config.hidden_size
-    kind = config.model_type
-    size = getattr(config, "head_dim", None) or width // heads
-    groups = getattr(config, "num_key_value_heads", None) or heads
-    if kind == "gpt_bigcode":
-        groups = 1 if config.multi_query else heads
-    scale = size**-0.5 if layout.scaled and getattr(config, "scale_attn_weights", True) else 1.0
-    by_layer = getattr(config, "scale_attn_by_inverse_layer_idx", False)
-    epsilon = next(
+def _build_model_config(config: Any, spec: ArchitectureSpec) -> ModelConfig:
+    num_layers, num_heads, hidden_size = config.num_hidden_layers, config.num_attention_heads, config.hidden_size
+    model_type = config.model_type
+    head_dim = getattr(config, "head_dim", None) or hidden_size // num_heads
+    num_kv_heads = getattr(config, "num_key_value_heads", None) or num_heads
+    if model_type == "gpt_bigcode":
+        num_kv_heads = 1 if config.multi_query else num_heads
+    scale = head_dim**-0.5 if spec.is_attention_scaled and getattr(config, "scale_attn_weights", True) else 1.0
+    is_scaled_by_layer = getattr(config, "scale_attn_by_inverse_layer_idx", False)
+    norm_epsilon = next(
         getattr(config, name)
         for name in ("layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps", "norm_epsilon")
         if hasattr(config, name)
     )
     rope = getattr(config, "rope_parameters", None) or {}
-    turned = int(size * rope.get("partial_rotary_factor", 1.0)) if rope else config.rotary_dim if layout.turned else 0
+    if rope:
+        rotary_dim = int(head_dim * rope.get("partial_rotary_factor", 1.0))
+    else:
+        rotary_dim = config.rotary_dim if spec.rotary_style else 0
     activation = getattr(config, "hidden_act", None) or config.activation_function
     return ModelConfig(
-        kind=kind,
-        layers=layers,
-        width=width,
-        heads=heads,
-        groups=groups,
-        size=size,
-        turned=turned,
-        theta=float(rope.get("rope_theta", 10000.0)),
+        model_type=model_type,
+        num_layers=num_layers,
+        hidden_size=hidden_size,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        rotary_dim=rotary_dim,
+        rope_theta=float(rope.get("rope_theta", 10000.0)),
         activation=ACTIVATIONS[activation],
-        epsilon=epsilon,
-        parallel=layout.parallel and getattr(config, "use_parallel_residual", True),
-        scales=tuple(scale / (layer + 1 if by_layer else 1) for layer in range(layers)),
-        spans=_spans(config, layers),
-        window=config.max_position_embeddings,
-        inner=getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * width,
-        vocabulary=config.vocab_size,
-        tied=bool(config.tie_word_embeddings),
-        bare=frozenset(name for name, switch in layout.bare if not (switch and getattr(config, switch))),
+        norm_epsilon=norm_epsilon,
+        is_parallel=spec.is_parallel and getattr(config, "use_parallel_residual", True),
+        attn_scales=tuple(scale / (layer + 1 if is_scaled_by_layer else 1) for layer in range(num_layers)),
+        sliding_windows=_read_sliding_windows(config, num_layers),
+        context_length=config.max_position_embeddings,
+        intermediate_size=getattr(config, "intermediate_size", None)
+        or getattr(config, "n_inner", None)
+        or 4 * hidden_size,
+        vocab_size=config.vocab_size,
+        tie_word_embeddings=bool(config.tie_word_embeddings),
+        no_bias=frozenset(name for name, switch in spec.no_bias if not (switch and getattr(config, switch))),
     )
 
 
-def _spans(config: Any, layers: int) -> tuple[int, ...]:
-    kinds = getattr(config, "attention_layers", None) or getattr(config, "layer_types", None)
-    span = getattr(config, "window_size", None) or getattr(config, "sliding_window", None) or 0
-    if kinds is None:
-        return (span,) * layers
-    if len(kinds) != layers:
-        raise ValueError("a kind of attention for each layer is needed")
-    spans = {"global": 0, "full_attention": 0, "local": span, "sliding_attention": span}
-    return tuple(spans[kind] for kind in kinds)
+def _read_sliding_windows(config: Any, num_layers: int) -> tuple[int, ...]:
+    layer_types = getattr(config, "attention_layers", None) or getattr(config, "layer_types", None)
+    window = getattr(config, "window_size", None) or getattr(config, "sliding_window", None) or 0
+    if layer_types is None:
+        return (window,) * num_layers
+    if len(layer_types) != num_layers:
+        raise ValueError("each layer needs a type of attention")
+    windows = {"global": 0, "full_attention": 0, "local": window, "sliding_attention": window}
+    return tuple(windows[layer_type] for layer_type in layer_types)
 
 
-LM_HEAD_NAMES = ("lm_head", "embed_out")  # names of the matrix that makes logits
+LM_HEAD_NAMES = ("lm_head", "embed_out")
 
 
-def compute_weight_shapes(shape: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Every weight of a whole checkpoint by name, with its form; the head under the first of its names, if untied."""
-    layout, width = shape.layout, shape.width
-    found = {f"{layout.embedding}.weight": (shape.vocabulary, width), **_norm_forms(shape, layout.last_norm)}
-    if layout.positions:
-        found[f"{layout.positions}.weight"] = (shape.window, width)
-    if not shape.tied:
-        found[f"{LM_HEAD_NAMES[0]}.weight"] = (shape.vocabulary, width)
-    if layout.voiced:
-        found[f"{LM_HEAD_NAMES[0]}.bias"] = (shape.vocabulary,)
-    for layer in range(shape.layers):
-        start = layout.layer.format(layer)
-        for name in layout.norms:
-            found.update(_norm_forms(shape, start + name))
-        for name, rows, columns in _linears(shape):
-            found[f"{start}{name}.weight"] = (columns, rows) if layout.transposed else (rows, columns)
-            if name not in shape.bare:
-                found[f"{start}{name}.bias"] = (rows,)
-    return found
+def compute_weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Compute the shape of every weight of a complete checkpoint, by name.
+
+    The LM head, unless it is tied, has the first of its names.
+    """
+    spec, hidden_size = config.architecture, config.hidden_size
+    shapes = {
+        f"{spec.embedding}.weight": (config.vocab_size, hidden_size),
+        **_compute_norm_shapes(config, spec.final_norm),
+    }
+    if spec.position_embedding:
+        shapes[f"{spec.position_embedding}.weight"] = (config.context_length, hidden_size)
+    if not config.tie_word_embeddings:
+        shapes[f"{LM_HEAD_NAMES[0]}.weight"] = (config.vocab_size, hidden_size)
+    if spec.has_lm_head_bias:
+        shapes[f"{LM_HEAD_NAMES[0]}.bias"] = (config.vocab_size,)
+    for layer in range(config.num_layers):
+        prefix = spec.layer_prefix.format(layer)
+        for name in spec.norms:
+            shapes.update(_compute_norm_shapes(config, prefix + name))
+        for name, out_size, in_size in _list_linear_layers(config):
+            shapes[f"{prefix}{name}.weight"] = (in_size, out_size) if spec.is_transposed else (out_size, in_size)
+            if name not in config.no_bias:
+                shapes[f"{prefix}{name}.bias"] = (out_size,)
+    return shapes
 
 
-def _norm_forms(shape: ModelConfig, name: str) -> dict[str, tuple[int, ...]]:
-    ends = ("weight",) if shape.layout.rms else ("weight", "bias")
-    return {f"{name}.{end}": (shape.width,) for end in ends}
+def _compute_norm_shapes(config: ModelConfig, name: str) -> dict[str, tuple[int, ...]]:
+    suffixes = ("weight",) if config.architecture.is_rms_norm else ("weight", "bias")
+    return {f"{name}.{suffix}": (config.hidden_size,) for suffix in suffixes}
 
 
-def _linears(shape: ModelConfig) -> Iterator[tuple[str, int, int]]:
-    """Name, outputs and inputs of each linear layer within a layer."""
-    layout, own, shared = shape.layout, shape.heads * shape.size, shape.groups * shape.size
-    rows = (own, shared, shared) if len(layout.qkv) == 3 else (own + 2 * shared,)
-    yield from ((name, count, shape.width) for name, count in zip(layout.qkv, rows, strict=True))
-    yield layout.out, shape.width, own
-    yield from ((name, shape.inner, shape.width) for name in layout.rises)
-    yield layout.down, shape.width, shape.inner
+def _list_linear_layers(config: ModelConfig) -> Iterator[tuple[str, int, int]]:
+    """Yield name, output size and input size of each linear layer within a layer."""
+    spec, q_size, kv_size = (
+        config.architecture,
+        config.num_heads * config.head_dim,
+        config.num_kv_heads * config.head_dim,
+    )
+    sizes = (q_size, kv_size, kv_size) if len(spec.qkv_proj) == 3 else (q_size + 2 * kv_size,)
+    yield from ((name, size, config.hidden_size) for name, size in zip(spec.qkv_proj, sizes, strict=True))
+    yield spec.o_proj, config.hidden_size, q_size
+    yield from ((name, config.intermediate_size, config.hidden_size) for name in spec.gate_up_proj)
+    yield spec.down_proj, config.hidden_size, config.intermediate_size
 
 
-def read(shape: ModelConfig, weights: Weights, layer: int) -> LayerWeights:
-    """The weights of one layer in the common form."""
-    layout = shape.layout
-    start = layout.layer.format(layer)
+def load_layer_weights(config: ModelConfig, weights: StateDict, layer: int) -> LayerWeights:
+    """Load the weights of one layer into the common form."""
+    spec = config.architecture
+    prefix = spec.layer_prefix.format(layer)
 
-    def one(name: str) -> Matrix:
-        weight = weights[f"{start}{name}.weight"]
-        bias = weights.get(f"{start}{name}.bias")
-        return Matrix(weight.t() if layout.transposed and weight.dim() == 2 else weight, bias)
+    def load(name: str) -> WeightAndBias:
+        weight = weights[f"{prefix}{name}.weight"]
+        bias = weights.get(f"{prefix}{name}.bias")
+        return WeightAndBias(weight.t() if spec.is_transposed and weight.dim() == 2 else weight, bias)
 
-    first, second = layout.norms
-    qkv = stacked([one(name) for name in layout.qkv])
-    order = _order(shape, qkv.weight.device)
-    qkv = Matrix(qkv.weight.index_select(0, order), None if qkv.bias is None else qkv.bias.index_select(0, order))
-    rise, norm, other = stacked([one(name) for name in layout.rises]), one(first), one(second)
-    if shape.parallel and second != first:
-        qkv, rise, norm = _after(norm, qkv), _after(other, rise), _plain(norm)
+    input_name, mlp_name = spec.norms
+    qkv_proj = _stack_linears([load(name) for name in spec.qkv_proj])  # (q, k and v, hidden_size)
+    order = _compute_qkv_order(config, qkv_proj.weight.device)
+    qkv_proj = WeightAndBias(
+        qkv_proj.weight.index_select(0, order),
+        None if qkv_proj.bias is None else qkv_proj.bias.index_select(0, order),
+    )
+    gate_up_proj = _stack_linears([load(name) for name in spec.gate_up_proj])  # (gate and up, hidden_size)
+    input_norm, mlp_norm = load(input_name), load(mlp_name)
+    if config.is_parallel and mlp_name != input_name:
+        qkv_proj, gate_up_proj = _fold_norm(input_norm, qkv_proj), _fold_norm(mlp_norm, gate_up_proj)
+        input_norm = _make_identity_norm(input_norm)
     return LayerWeights(
-        norm=norm,
-        second_norm=None if shape.parallel else other,
-        qkv=qkv,
-        out=one(layout.out),
-        rise=rise,
-        down=one(layout.down),
+        input_norm=input_norm,
+        mlp_norm=None if config.is_parallel else mlp_norm,
+        qkv_proj=qkv_proj,
+        o_proj=load(spec.o_proj),
+        gate_up_proj=gate_up_proj,
+        down_proj=load(spec.down_proj),
     )
 
 
-def _after(norm: Matrix, layer: Matrix) -> Matrix:
-    """A layer that reads a norm without factors as it was meant to read this one."""
-    weight, factors = layer.weight.float(), norm.weight.float()
+def _fold_norm(norm: WeightAndBias, layer: WeightAndBias) -> WeightAndBias:
+    """Fold a norm's weight and bias into the layer behind it, which then reads an identity norm."""
+    weight, scale = layer.weight.float(), norm.weight.float()
     bias = None if layer.bias is None else layer.bias.float()
     if norm.bias is not None:
         bias = weight @ norm.bias.float() + (0.0 if bias is None else bias)
-    return Matrix(weight * factors, bias)
+    return WeightAndBias(weight * scale, bias)
 
 
-def _plain(norm: Matrix) -> Matrix:
-    return Matrix(torch.ones_like(norm.weight), None if norm.bias is None else torch.zeros_like(norm.bias))
+def _make_identity_norm(norm: WeightAndBias) -> WeightAndBias:
+    return WeightAndBias(torch.ones_like(norm.weight), None if norm.bias is None else torch.zeros_like(norm.bias))
 
 
-def stacked(parts: list[Matrix]) -> Matrix:
-    """Several linear layers of the same input as one."""
-    if len(parts) == 1:
-        return parts[0]
-    biases = [part.weight.new_zeros(part.weight.shape[0]) if part.bias is None else part.bias for part in parts]
-    some = any(part.bias is not None for part in parts)
-    return Matrix(torch.cat([part.weight for part in parts]), torch.cat(biases) if some else None)
+def _stack_linears(layers: list[WeightAndBias]) -> WeightAndBias:
+    """Stack linear layers of the same input into one."""
+    if len(layers) == 1:
+        return layers[0]
+    biases = [layer.weight.new_zeros(layer.weight.shape[0]) if layer.bias is None else layer.bias for layer in layers]
+    has_bias = any(layer.bias is not None for layer in layers)
+    return WeightAndBias(torch.cat([layer.weight for layer in layers]), torch.cat(biases) if has_bias else None)
 
 
-def _order(shape: ModelConfig, device: torch.device) -> Tensor:
-    """Which row of the stored matrix comes where: q, k and v of all heads under each other, turned ones in pairs."""
-    heads, groups, size, layout = shape.heads, shape.groups, shape.size, shape.layout
-    stored = torch.arange((heads + 2 * groups) * size, device=device)
-    if layout.packed == "heads" and groups == heads:
-        stored = stored.view(heads, 3, size).transpose(0, 1).reshape(-1)
-    elif layout.packed == "quarters":  # q, v, k in each of them
-        q, v, k = stored.view(4, 3, heads // 4 * size).unbind(1)
-        stored = torch.cat([q, k, v]).reshape(-1)
-    if layout.turned == "halves":
-        both = stored[: (heads + groups) * size].view(-1, size)
-        both[:, : shape.turned] = both[:, : shape.turned].view(-1, 2, shape.turned // 2).mT.reshape(-1, shape.turned)
-    return stored
+def _compute_qkv_order(config: ModelConfig, device: torch.device) -> Tensor:
+    """Compute for each row of the common form the row of the stored matrix.
+
+    The common form has all heads' q, then k, then v, with the rotary dimensions of q and k interleaved.
+    """
+    num_heads, num_kv_heads, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+    spec, rotary_dim = config.architecture, config.rotary_dim
+    rows = torch.arange((num_heads + 2 * num_kv_heads) * head_dim, device=device)
+    if spec.qkv_packing == "per_head" and num_kv_heads == num_heads:
+        # (heads, q k v, head_dim) to (q k v, heads, head_dim)
+        rows = rows.view(num_heads, 3, head_dim).transpose(0, 1).reshape(-1)
+    elif spec.qkv_packing == "codegen":
+        q, v, k = rows.view(4, 3, num_heads // 4 * head_dim).unbind(1)  # (4, heads / 4 * head_dim) each
+        rows = torch.cat([q, k, v]).reshape(-1)
+    if spec.rotary_style == "half":
+        qk = rows[: (num_heads + num_kv_heads) * head_dim].view(-1, head_dim)  # (heads of q and k, head_dim)
+        halves = qk[:, :rotary_dim].view(-1, 2, rotary_dim // 2)  # (heads, half, pair)
+        qk[:, :rotary_dim] = halves.mT.reshape(-1, rotary_dim)  # (heads, pair and half)
+    return rows

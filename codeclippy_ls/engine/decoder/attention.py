@@ -1,7 +1,7 @@
-"""Keys and values of our own decoder, and the attention of a pass over them.
+"""The native decoder's KV cache, and the attention of a pass over it.
 
-A pass reads the tokens of several feeds together; an `AttentionBatch` knows where they stand and what each may see.
-`RaggedBatch` is the one for any feeds; `graphs` has one for passes of a fixed form. Knows no weights.
+A pass runs the tokens of several inputs together; an `AttentionBatch` knows their positions and what each may attend
+to. `RaggedBatch` is the one for any inputs; `cuda_graphs` has one for passes of a fixed shape. Knows no weights.
 """
 
 from __future__ import annotations
@@ -16,241 +16,279 @@ from torch.nn import functional
 from codeclippy_ls.engine.decoder.architectures import ModelConfig
 from codeclippy_ls.engine.generation.kv_cache import ModelInput
 
-GROWTH = 256  # tokens by which the memory of keys and values grows
-_MANY, _STEP = 16, 64  # tokens from which attention is given keys by steps, and the step
+CACHE_GROWTH = 256  # tokens by which a cache's memory grows
+_MIN_STEPPED_TOKENS = 16  # from so many tokens on attention gets whole steps of keys
+_KEY_STEP = 64  # tokens
 
 
 class AttentionBatch(Protocol):
-    """The tokens of a pass, one under another."""
+    """The tokens of a pass, concatenated.
 
-    turns: Tensor | None
+    Attributes:
+        rotary_table: as `apply_rotary` takes it, of each token; None with learned positions.
+    """
 
-    def taken(self, table: Tensor) -> Tensor:
-        """The rows of a table by position that the tokens have."""
+    rotary_table: Tensor | None
 
-    def written(self, layer: int, qkv: Tensor) -> Tensor:
-        """q of (tokens, q, k and v), turned; keys and values go to the caches."""
+    def gather_positions(self, table: Tensor) -> Tensor:
+        """Gather the rows of a table by position, (positions, ...), for the tokens: (tokens, ...)."""
 
-    def attended(self, layer: int, qkv: Tensor) -> Tensor:
-        """Attention of (tokens, q, k and v) to (tokens, heads * size); keys and values go to the caches."""
+    def write_kv(self, layer: int, qkv: Tensor) -> Tensor:
+        """Write keys and values to the caches; return q with RoPE.
+
+        Args:
+            qkv: (tokens, q, k and v).
+
+        Returns:
+            (tokens, num_heads * head_dim).
+        """
+
+    def attend(self, layer: int, qkv: Tensor) -> Tensor:
+        """Write keys and values to the caches; return the attention output.
+
+        Args:
+            qkv: (tokens, q, k and v).
+
+        Returns:
+            (tokens, num_heads * head_dim).
+        """
 
 
 class ContiguousKVCache:
-    """Keys and values of the tokens read so far, in memory of its own that grows in steps.
+    """Keys and values of one sequence, in one block of memory that grows in steps.
 
-    (layers, 2, groups, capacity, size): a head's tokens lie side by side, since reading them is most of what attention
-    costs; a third less than with tokens outermost. A step writes once per layer, and cropping is a number.
+    The block is (layers, 2, num_kv_heads, capacity, head_dim): a head's tokens are adjacent, since reading them is most
+    of the cost of attention; a third less than with tokens outermost. A pass writes once per layer, and cropping
+    changes a number.
 
     Attributes:
-        length: how many tokens it holds.
-        layers: of each layer all of its memory, and keys and values as attention takes them, (1, groups, capacity,
-            size).
-        kept: how many of the first tokens are still what they were when it was last copied to a slot of `graphs`.
+        length: number of tokens held.
+        layers: for each layer all of its memory, (2, num_kv_heads, capacity, head_dim), and keys and values as
+            attention takes them, (1, num_kv_heads, capacity, head_dim).
+        synced_length: how many of the first tokens are unchanged since the cache was last synchronized with a slot of
+            `cuda_graphs`.
     """
 
-    __slots__ = ("__weakref__", "_store", "_window", "kept", "layers", "length")
+    __slots__ = ("__weakref__", "_block", "_context_length", "layers", "length", "synced_length")
 
-    def __init__(self, store: Tensor, window: int) -> None:
-        self._window = window
-        self.length = self.kept = 0
-        self._place(store)
+    def __init__(self, block: Tensor, context_length: int) -> None:
+        self._context_length = context_length
+        self.length = self.synced_length = 0
+        self._set_block(block)
 
-    def _place(self, store: Tensor) -> None:
-        self._store = store
-        self.layers = [(both, both[:1], both[1:]) for both in store.unbind(0)]
+    def _set_block(self, block: Tensor) -> None:
+        self._block = block
+        self.layers = [(kv, kv[:1], kv[1:]) for kv in block.unbind(0)]
 
     @property
     def nbytes(self) -> int:
-        """Memory, that for tokens to come included."""
-        return self._store.nbytes
+        """Memory in bytes, including that for tokens to come."""
+        return self._block.nbytes
 
     @property
     def capacity(self) -> int:
-        """How many tokens it has memory for."""
-        return self._store.shape[3]
+        """Number of tokens that fit in the memory."""
+        return self._block.shape[3]
 
     def crop(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens."""
+        """Drop all but the first ``length`` tokens."""
         self.length = min(self.length, length)
-        self.kept = min(self.kept, length)
+        self.synced_length = min(self.synced_length, length)
 
     @torch.inference_mode()
     def copy(self, length: int) -> ContiguousKVCache:
-        """The first ``length`` tokens in memory of their own."""
-        made = ContiguousKVCache(self._sized(min(length, self.length)), self._window)
-        made.length = min(length, self.length)
-        made.part(0, made.length).copy_(self.part(0, made.length))
-        return made
+        """Copy the first ``length`` tokens into memory of their own."""
+        other = ContiguousKVCache(self._allocate(min(length, self.length)), self._context_length)
+        other.length = min(length, self.length)
+        other.slice_tokens(0, other.length).copy_(self.slice_tokens(0, other.length))
+        return other
 
-    def part(self, first: int, end: int) -> Tensor:
-        """Keys and values of some tokens, (layers, 2, groups, tokens, size)."""
-        return self._store[..., first:end, :]
+    def slice_tokens(self, start: int, end: int) -> Tensor:
+        """Return a view of the tokens from ``start`` to ``end``: (layers, 2, num_kv_heads, tokens, head_dim)."""
+        return self._block[..., start:end, :]
 
     def reserve(self, length: int) -> None:
-        """Make room for ``length`` tokens."""
-        if length <= self._store.shape[3]:
+        """Grow the memory to at least ``length`` tokens."""
+        if length <= self._block.shape[3]:
             return
-        larger = self._sized(max(length, self.length * 5 // 4))
-        larger[..., : self.length, :] = self._store[..., : self.length, :]
-        self._place(larger)
+        larger = self._allocate(max(length, self.length * 5 // 4))
+        larger[..., : self.length, :] = self._block[..., : self.length, :]
+        self._set_block(larger)
 
-    def _sized(self, length: int) -> Tensor:
-        layers, two, groups, _, size = self._store.shape
-        capacity = min(-(-length // GROWTH) * GROWTH, max(length, self._window))
-        return self._store.new_zeros(layers, two, groups, capacity, size)  # attention may be given more, masked
+    def _allocate(self, length: int) -> Tensor:
+        layers, two, num_kv_heads, _, head_dim = self._block.shape
+        capacity = min(-(-length // CACHE_GROWTH) * CACHE_GROWTH, max(length, self._context_length))
+        return self._block.new_zeros(layers, two, num_kv_heads, capacity, head_dim)  # zeros: masked, but attended to
 
 
 class _BatchEntry:
-    """One feed's place in a packed pass: its tokens, its cache, and the masks of its attention."""
+    """One input's place in a pass: its range of the concatenated tokens, its cache, and its attention masks.
 
-    __slots__ = ("_masks", "cache", "end", "past", "start", "total")
+    Attributes:
+        start, end: its range of the pass's tokens.
+        past_length: tokens in the cache before the pass.
+        total_length: tokens in the cache after it.
+    """
 
-    def __init__(self, feed: ModelInput, start: int) -> None:
-        assert isinstance(feed.kv_cache, ContiguousKVCache), "a cache of this decoder's"
-        self.cache = feed.kv_cache
-        self.start, self.end = start, start + len(feed.token_ids)
-        self.past = feed.kv_cache.length
-        self.total = self.past + len(feed.token_ids)
+    __slots__ = ("_masks", "cache", "end", "past_length", "start", "total_length")
+
+    def __init__(self, model_input: ModelInput, start: int) -> None:
+        assert isinstance(model_input.kv_cache, ContiguousKVCache), "a cache of this decoder"
+        self.cache = model_input.kv_cache
+        self.start, self.end = start, start + len(model_input.token_ids)
+        self.past_length = self.cache.length
+        self.total_length = self.past_length + len(model_input.token_ids)
         self._masks: dict[int, Tensor] = {}
 
-    def seen(self, span: int) -> tuple[int, int]:
-        """The first token that attention is given, and how many from there; the mask hides those that no token sees.
+    def get_key_range(self, sliding_window: int) -> tuple[int, int]:
+        """Return the first key that attention gets, and the number of keys; the mask hides those that no token sees.
 
-        Many tokens are given whole steps: torch makes a kernel for every length of bfloat16 on CPUs with matrix tiles
+        Many tokens get whole steps of keys: on CPUs with matrix tiles torch makes a kernel for every length of bfloat16
         and keeps it, 0.1 MB each.
         """
-        first = max(0, self.past + 1 - span) if span else 0
-        if self.end - self.start < _MANY:
-            return first, self.total - first
-        first -= first % _STEP
-        return first, min(-(-self.total // _STEP) * _STEP, self.cache.capacity) - first
+        first = max(0, self.past_length + 1 - sliding_window) if sliding_window else 0
+        if self.end - self.start < _MIN_STEPPED_TOKENS:
+            return first, self.total_length - first
+        first -= first % _KEY_STEP
+        return first, min(-(-self.total_length // _KEY_STEP) * _KEY_STEP, self.cache.capacity) - first
 
-    def mask(self, span: int, like: Tensor, repeats: int) -> Tensor:
-        """What is added to the scores, (repeats * tokens, tokens given); the same for all layers of a span."""
-        found = self._masks.get(span)
-        if found is None:
-            (first, count), device = self.seen(span), like.device
-            given = torch.arange(first, first + count, device=device)
-            place = torch.arange(self.past, self.total, device=device)[:, None]
-            hidden = given > place
-            if span:
-                hidden |= given <= place - span
-            found = torch.zeros(hidden.shape, dtype=like.dtype, device=device).masked_fill_(hidden, -torch.inf)
-            self._masks[span] = found = found.repeat(repeats, 1)
-        return found
+    def get_mask(self, sliding_window: int, like: Tensor, repeats: int) -> Tensor:
+        """Return what is added to the scores, (repeats * tokens, keys); shared by all layers of a sliding window."""
+        mask = self._masks.get(sliding_window)
+        if mask is None:
+            (first, count), device = self.get_key_range(sliding_window), like.device
+            key_positions = torch.arange(first, first + count, device=device)
+            positions = torch.arange(self.past_length, self.total_length, device=device)[:, None]
+            is_hidden = key_positions > positions  # (tokens, keys)
+            if sliding_window:
+                is_hidden |= key_positions <= positions - sliding_window
+            mask = torch.zeros(is_hidden.shape, dtype=like.dtype, device=device).masked_fill_(is_hidden, -torch.inf)
+            self._masks[sliding_window] = mask = mask.repeat(repeats, 1)
+        return mask
 
 
 class RaggedBatch:
-    """A `AttentionBatch` of any feeds: attention goes feed by feed, each over its own cache.
+    """An `AttentionBatch` of any inputs: each attends to its own cache, one after another.
 
     Args:
-        memory: type of keys, values and the attention over them.
-        most: tokens that the positions reach.
+        kv_dtype: type of keys, values and the attention over them.
+        max_positions: size of the table of learned positions; None with rotary ones.
 
     Attributes:
-        tokens: of all feeds.
-        wanted: the places of the tokens whose logits are wanted.
-        end: the number of tokens that the longest has with what its cache holds.
+        token_ids: of all inputs.
+        logits_slices: for each input the tokens whose logits it asks for.
+        max_length: length of the longest sequence after the pass.
 
     Raises:
-        ValueError: a feed has no tokens, or fewer than rows, or positions end before its last.
+        ValueError: an input has no tokens, asks for more logits than tokens, or exceeds the learned positions.
     """
 
     def __init__(
-        self, shape: ModelConfig, feeds: Sequence[ModelInput], memory: torch.dtype, most: int | None = None
+        self,
+        config: ModelConfig,
+        inputs: Sequence[ModelInput],
+        kv_dtype: torch.dtype,
+        max_positions: int | None = None,
     ) -> None:
-        self._shape, self._memory = shape, memory
-        self._seats: list[_BatchEntry] = []
-        self.turns: Tensor | None = None
-        for feed in feeds:
-            seat = _BatchEntry(feed, self._seats[-1].end if self._seats else 0)
-            if not (feed.token_ids and 0 <= feed.num_logits <= len(feed.token_ids)) or (
-                most is not None and seat.total > most
-            ):
-                raise ValueError(f"{feed.num_logits} of {len(feed.token_ids)} tokens after {seat.past} do not fit")
-            seat.cache.reserve(seat.total)
-            self._seats.append(seat)
-        self.tokens = [token for feed in feeds for token in feed.token_ids]
-        self.wanted = [
-            slice(seat.end - feed.num_logits, seat.end) for feed, seat in zip(feeds, self._seats, strict=True)
+        self._config, self._kv_dtype = config, kv_dtype
+        self._entries: list[_BatchEntry] = []
+        self.rotary_table: Tensor | None = None
+        for one in inputs:
+            entry = _BatchEntry(one, self._entries[-1].end if self._entries else 0)
+            is_too_long = max_positions is not None and entry.total_length > max_positions
+            if not (one.token_ids and 0 <= one.num_logits <= len(one.token_ids)) or is_too_long:
+                wanted = f"{len(one.token_ids)} tokens with {one.num_logits} logits"
+                raise ValueError(f"{wanted} do not fit after {entry.past_length} tokens")
+            entry.cache.reserve(entry.total_length)
+            self._entries.append(entry)
+        self.token_ids = [token_id for one in inputs for token_id in one.token_ids]
+        self.logits_slices = [
+            slice(entry.end - one.num_logits, entry.end) for one, entry in zip(inputs, self._entries, strict=True)
         ]
-        self.end = max(seat.total for seat in self._seats)
+        self.max_length = max(entry.total_length for entry in self._entries)
 
-    def taken(self, table: Tensor) -> Tensor:
-        """As `AttentionBatch` says."""
-        return joined([table[seat.past : seat.total] for seat in self._seats])
+    def gather_positions(self, table: Tensor) -> Tensor:
+        """See `AttentionBatch`."""
+        return concatenate([table[entry.past_length : entry.total_length] for entry in self._entries])
 
-    def close(self) -> None:
-        """The pass is done: the caches hold its tokens."""
-        for seat in self._seats:
-            seat.cache.length = seat.total
+    def commit(self) -> None:
+        """Count the pass's tokens as held by the caches."""
+        for entry in self._entries:
+            entry.cache.length = entry.total_length
 
-    def attended(self, layer: int, qkv: Tensor) -> Tensor:
-        """As `AttentionBatch` says."""
-        q = self.written(layer, qkv).to(self._memory)
-        if len(self._seats) == 1:
-            return self._attend(layer, q, self._seats[0])
-        return joined([self._attend(layer, q[seat.start : seat.end], seat) for seat in self._seats])
+    def attend(self, layer: int, qkv: Tensor) -> Tensor:
+        """See `AttentionBatch`."""
+        q = self.write_kv(layer, qkv).to(self._kv_dtype)
+        if len(self._entries) == 1:
+            return self._attend_entry(layer, q, self._entries[0])
+        return concatenate([self._attend_entry(layer, q[entry.start : entry.end], entry) for entry in self._entries])
 
-    def written(self, layer: int, qkv: Tensor) -> Tensor:
-        """As `AttentionBatch` says."""
-        shape, seats = self._shape, self._seats
-        width = shape.heads * shape.size
-        if self.turns is not None:
-            turn(shape, qkv, self.turns)
+    def write_kv(self, layer: int, qkv: Tensor) -> Tensor:
+        """See `AttentionBatch`."""
+        config, entries = self._config, self._entries
+        q_size = config.num_heads * config.head_dim
+        if self.rotary_table is not None:
+            apply_rotary(config, qkv, self.rotary_table)
+        # (2, num_kv_heads, tokens, head_dim)
         if len(qkv) == 1:  # the same with fewer calls
-            new = qkv[:, width:].view(2, shape.groups, 1, shape.size)
+            kv = qkv[:, q_size:].view(2, config.num_kv_heads, 1, config.head_dim)
         else:
-            new = qkv[:, width:].view(-1, 2, shape.groups, shape.size).permute(1, 2, 0, 3)
-        for seat in seats:
-            both = seat.cache.layers[layer][0]
-            both.narrow(2, seat.past, seat.end - seat.start).copy_(
-                new if len(seats) == 1 else new[:, :, seat.start : seat.end]
+            kv = qkv[:, q_size:].view(-1, 2, config.num_kv_heads, config.head_dim).permute(1, 2, 0, 3)
+        for entry in entries:
+            block = entry.cache.layers[layer][0]
+            block.narrow(2, entry.past_length, entry.end - entry.start).copy_(
+                kv if len(entries) == 1 else kv[:, :, entry.start : entry.end]
             )
-        return qkv[:, :width]
+        return qkv[:, :q_size]
 
-    def _attend(self, layer: int, q: Tensor, seat: _BatchEntry) -> Tensor:
-        """One feed's attention."""
-        shape = self._shape
-        _, keys, values = seat.cache.layers[layer]
-        tokens, repeats, scale, span = seat.total - seat.past, shape.repeats, shape.scales[layer], shape.spans[layer]
-        first, seen = seat.seen(span)
+    def _attend_entry(self, layer: int, q: Tensor, entry: _BatchEntry) -> Tensor:
+        """Compute one input's attention: (tokens, num_heads * head_dim) to the same."""
+        config = self._config
+        _, keys, values = entry.cache.layers[layer]
+        tokens, repeats = entry.total_length - entry.past_length, config.queries_per_kv
+        scale, sliding_window = config.attn_scales[layer], config.sliding_windows[layer]
+        first, num_keys = entry.get_key_range(sliding_window)
         if tokens == 1:
             out = functional.scaled_dot_product_attention(
-                q.view(1, shape.groups, repeats, shape.size),
-                keys.narrow(2, first, seen),
-                values.narrow(2, first, seen),
+                q.view(1, config.num_kv_heads, repeats, config.head_dim),
+                keys.narrow(2, first, num_keys),
+                values.narrow(2, first, num_keys),
                 scale=scale,
             )
-            return out.reshape(1, shape.heads * shape.size)
-        # Heads that share keys stand below each other, as if they were more tokens: nothing is copied for them.
-        q = q.view(tokens, shape.groups, repeats, shape.size).permute(1, 2, 0, 3)
+            return out.reshape(1, config.num_heads * config.head_dim)
+        # Heads that share keys are stacked like more tokens: so keys and values need no copies.
+        q = q.view(tokens, config.num_kv_heads, repeats, config.head_dim).permute(1, 2, 0, 3)
+        # (num_kv_heads, repeats, tokens, head_dim)
         out = functional.scaled_dot_product_attention(
-            q.reshape(1, shape.groups, repeats * tokens, shape.size),
-            keys.narrow(2, first, seen),
-            values.narrow(2, first, seen),
-            attn_mask=seat.mask(span, q, repeats),
+            q.reshape(1, config.num_kv_heads, repeats * tokens, config.head_dim),
+            keys.narrow(2, first, num_keys),
+            values.narrow(2, first, num_keys),
+            attn_mask=entry.get_mask(sliding_window, q, repeats),
             scale=scale,
-        )
-        out = out.view(shape.groups, repeats, tokens, shape.size).permute(2, 0, 1, 3)
-        return out.reshape(tokens, shape.heads * shape.size)
+        )  # (1, num_kv_heads, repeats * tokens, head_dim)
+        out = out.view(config.num_kv_heads, repeats, tokens, config.head_dim).permute(2, 0, 1, 3)
+        # (tokens, num_kv_heads, repeats, head_dim)
+        return out.reshape(tokens, config.num_heads * config.head_dim)
 
 
-def turn(shape: ModelConfig, qkv: Tensor, turns: Tensor) -> None:
-    """Turn q and k by their positions, in place, in float32: neighbours are one complex number.
+def apply_rotary(config: ModelConfig, qkv: Tensor, rotary_table: Tensor) -> None:
+    """Apply RoPE to q and k in place, in float32; adjacent dimensions are treated as complex pairs.
 
     Args:
-        turns: cosine and sine of each token's position as complex numbers, (tokens, 1, half of the turned dimensions).
+        qkv: (tokens, q, k and v).
+        rotary_table: cosine and sine of each token's position as complex numbers, (tokens, 1, rotary_dim / 2).
     """
-    pairs, row = (qkv.shape[0], shape.heads + shape.groups, shape.turned // 2), qkv.stride(0)
+    shape = (qkv.shape[0], config.num_heads + config.num_kv_heads, config.rotary_dim // 2)  # (tokens, heads, pairs)
+    row_stride = qkv.stride(0)
     if qkv.dtype is torch.float32:
-        qkv.view(torch.complex64).as_strided(pairs, (row // 2, shape.size // 2, 1)).mul_(turns)
+        pairs = qkv.view(torch.complex64).as_strided(shape, (row_stride // 2, config.head_dim // 2, 1))
+        pairs.mul_(rotary_table)
     else:
-        part = qkv.as_strided((*pairs[:2], shape.turned), (row, shape.size, 1))
-        turned = torch.view_as_complex(part.float().view(*pairs, 2)).mul_(turns)
-        part.copy_(torch.view_as_real(turned).view(part.shape))
+        rotary_part = qkv.as_strided((*shape[:2], config.rotary_dim), (row_stride, config.head_dim, 1))
+        rotated = torch.view_as_complex(rotary_part.float().view(*shape, 2)).mul_(rotary_table)
+        rotary_part.copy_(torch.view_as_real(rotated).view(rotary_part.shape))
 
 
-def joined(parts: list[Tensor]) -> Tensor:
-    """The tokens of all parts."""
+def concatenate(parts: list[Tensor]) -> Tensor:
+    """Concatenate along the tokens; a single part is returned as it is."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,12 +1,14 @@
-"""Passes of a fixed form, recorded once and replayed: a GPU computes a few tokens faster than it is told how to.
+"""CUDA graphs of passes: for a few tokens, kernel-launch overhead exceeds compute time, so passes are captured and
+replayed.
 
-A recorded pass (a CUDA graph) always reads and writes the same memory. So there are a few *slots*, each with keys and
-values of one text; a feed is seated in one, its tokens and how many came before are written to where the pass reads
-them, and the pass is replayed. What it adds to a slot is copied to the feed's own cache at once: caches are always
-whole, and a slot is only a copy, good for as many tokens as have not changed since (`kept` of the cache). A form is how
-many feeds, how many tokens of each (by powers of two; the rest is padding that nobody sees) and over how many keys. It
-is run once as it is, recorded when it is wanted again, and compared with what it computed unrecorded; where recording
-fails, passes are run as they are from then on.
+A captured graph always reads and writes the same memory. So there are a few *slots*, each with the keys and values of
+one sequence. An input is assigned to a slot, its tokens and past length are written to where the graph reads them, and
+the graph is replayed. What it adds to a slot is copied to the input's own cache at once: caches are always complete,
+and a slot is only a copy, valid for the tokens that have not changed since (`ContiguousKVCache.synced_length`).
+
+A graph key is the number of inputs, the number of tokens of each (by powers of two; the rest is padding that nothing
+attends to) and the number of keys. The first pass of a key runs eagerly; the second is captured and compared with the
+eager result. If capturing fails, all passes run eagerly from then on. Knows no weights.
 """
 
 from __future__ import annotations
@@ -20,268 +22,299 @@ from torch import Tensor
 from torch.nn import functional
 
 from codeclippy_ls.engine.decoder.architectures import ModelConfig
-from codeclippy_ls.engine.decoder.attention import AttentionBatch, ContiguousKVCache, turn
+from codeclippy_ls.engine.decoder.attention import AttentionBatch, ContiguousKVCache, apply_rotary
 from codeclippy_ls.engine.generation.kv_cache import ModelInput
 
-SLOTS = 4  # feeds in a pass
-TOKENS = 64  # in a pass, padding included
-LONGEST = 4096  # tokens of a text with a slot
-_STEPS = (256, 512, 1024, 2048, LONGEST)  # keys that attention is given
-_SHARE = 4  # of the device's free memory slots may take one part in so many
+MAX_INPUTS = 4  # of a pass, and so the maximum of slots
+MAX_TOKENS = 64  # of a pass, padding included
+MAX_LENGTH = 4096  # tokens of a sequence with a slot
+_KEY_COUNTS = (256, 512, 1024, 2048, MAX_LENGTH)  # keys that attention gets
+_FREE_MEMORY_DIVISOR = 4  # slots take at most this part of the device's free memory
+_MAX_DIFFERENCE = 0.01  # of a graph's logits from the eager ones, relative
 
-Run = Callable[[], None]
-Record = Callable[[Run], Run]
+Pass = Callable[[], None]
+Capture = Callable[[Pass], Pass]
+GraphKey = tuple[int, int, int]  # inputs, tokens of each, keys
 
 
-class Body(Protocol):
-    """What is recorded: a decoder."""
+class Decoder(Protocol):
+    """The decoder whose passes are captured."""
 
     vocab_size: int
     device: torch.device
 
-    def logits(self, tokens: Tensor, batch: AttentionBatch, wanted: None) -> Tensor: ...
+    def compute_logits(self, token_ids: Tensor, batch: AttentionBatch, logits_slices: None) -> Tensor: ...
 
-    def turns(self, length: int) -> Tensor | None: ...
+    def get_rotary_table(self, length: int) -> Tensor | None: ...
 
 
 class PaddedBatch:
-    """A `AttentionBatch` of ``feeds`` with ``tokens`` each, in the first slots; made within what is recorded.
+    """An `AttentionBatch` of inputs with the same number of tokens, in the first slots; made within the capture.
 
     Args:
-        store: keys and values of all slots, (layers, 2, slots, groups, capacity, size).
-        pasts: how many tokens each slot held before, (feeds,).
-        span: how many keys attention is given.
-        turns: as `turn` takes them, of all positions.
+        block: keys and values of all slots, (layers, 2, slots, num_kv_heads, capacity, head_dim).
+        past_lengths: tokens in each slot before the pass, (inputs,).
+        num_tokens: of each input.
+        num_keys: that attention gets.
+        rotary_table: as `apply_rotary` takes it, of all positions.
     """
 
     def __init__(
-        self, shape: ModelConfig, store: Tensor, pasts: Tensor, tokens: int, span: int, turns: Tensor | None
+        self,
+        config: ModelConfig,
+        block: Tensor,
+        past_lengths: Tensor,
+        num_tokens: int,
+        num_keys: int,
+        rotary_table: Tensor | None,
     ) -> None:
-        self._shape, self._tokens, self._span = shape, tokens, span
-        self._feeds, device = len(pasts), pasts.device
-        places = pasts[:, None] + torch.arange(tokens, device=device)
-        self._flat = places.view(-1)
-        self._slots = torch.arange(self._feeds, device=device).repeat_interleave(tokens)
-        self._layers = store.unbind(0)
-        # By slot and token, as new keys and values come.
-        self._targets = [both.permute(1, 3, 0, 2, 4) for both in self._layers]
-        self._masks = {far: self._mask(places, far, store.dtype) for far in set(shape.spans)}
-        self.turns = None if turns is None else self.taken(turns)
+        self._config, self._num_tokens, self._num_keys = config, num_tokens, num_keys
+        self._num_inputs, device = len(past_lengths), past_lengths.device
+        positions = past_lengths[:, None] + torch.arange(num_tokens, device=device)  # (inputs, tokens)
+        self._positions = positions.view(-1)
+        self._slots = torch.arange(self._num_inputs, device=device).repeat_interleave(num_tokens)
+        self._layers = block.unbind(0)
+        # (slots, capacity, 2, num_kv_heads, head_dim): by slot and position, as new keys and values come.
+        self._targets = [kv.permute(1, 3, 0, 2, 4) for kv in self._layers]
+        self._masks = {
+            window: self._make_mask(positions, window, block.dtype) for window in set(config.sliding_windows)
+        }
+        self.rotary_table = None if rotary_table is None else self.gather_positions(rotary_table)
 
-    def _mask(self, places: Tensor, far: int, dtype: torch.dtype) -> Tensor:
-        """What is added to the scores, (feeds, groups, repeats * tokens, span)."""
-        given, place = torch.arange(self._span, device=places.device), places[..., None]
-        hidden = given > place
-        if far:
-            hidden |= given <= place - far
-        mask = torch.zeros(hidden.shape, dtype=dtype, device=places.device).masked_fill_(hidden, -torch.inf)
-        mask = mask.repeat(1, self._shape.repeats, 1)[:, None]
-        return mask.expand(-1, self._shape.groups, -1, -1)
+    def _make_mask(self, positions: Tensor, sliding_window: int, dtype: torch.dtype) -> Tensor:
+        """Make what is added to the scores: (inputs, num_kv_heads, repeats * tokens, keys)."""
+        key_positions, positions = torch.arange(self._num_keys, device=positions.device), positions[..., None]
+        is_hidden = key_positions > positions  # (inputs, tokens, keys)
+        if sliding_window:
+            is_hidden |= key_positions <= positions - sliding_window
+        mask = torch.zeros(is_hidden.shape, dtype=dtype, device=positions.device)
+        mask = mask.masked_fill_(is_hidden, -torch.inf)
+        mask = mask.repeat(1, self._config.queries_per_kv, 1)[:, None]  # (inputs, 1, repeats * tokens, keys)
+        return mask.expand(-1, self._config.num_kv_heads, -1, -1)
 
-    def taken(self, table: Tensor) -> Tensor:
-        """As `AttentionBatch` says."""
-        return table.index_select(0, self._flat)
+    def gather_positions(self, table: Tensor) -> Tensor:
+        """See `AttentionBatch`."""
+        return table.index_select(0, self._positions)
 
-    def written(self, layer: int, qkv: Tensor) -> Tensor:
-        """As `AttentionBatch` says."""
-        shape = self._shape
-        width = shape.heads * shape.size
-        if self.turns is not None:
-            turn(shape, qkv, self.turns)
-        new = qkv[:, width:].view(-1, 2, shape.groups, shape.size)
+    def write_kv(self, layer: int, qkv: Tensor) -> Tensor:
+        """See `AttentionBatch`."""
+        config = self._config
+        q_size = config.num_heads * config.head_dim
+        if self.rotary_table is not None:
+            apply_rotary(config, qkv, self.rotary_table)
+        kv = qkv[:, q_size:].view(-1, 2, config.num_kv_heads, config.head_dim)  # (inputs * tokens, ...)
         target = self._targets[layer]
-        target.index_put_((self._slots, self._flat), new.to(target.dtype))
-        return qkv[:, :width]
+        target.index_put_((self._slots, self._positions), kv.to(target.dtype))
+        return qkv[:, :q_size]
 
-    def attended(self, layer: int, qkv: Tensor) -> Tensor:
-        """As `AttentionBatch` says."""
-        shape, feeds, tokens = self._shape, self._feeds, self._tokens
-        q = self.written(layer, qkv).view(feeds, tokens, shape.groups, shape.repeats, shape.size)
-        keys, values = self._layers[layer][:, :feeds, :, : self._span]
+    def attend(self, layer: int, qkv: Tensor) -> Tensor:
+        """See `AttentionBatch`."""
+        config, num_inputs, num_tokens = self._config, self._num_inputs, self._num_tokens
+        q = self.write_kv(layer, qkv).view(
+            num_inputs, num_tokens, config.num_kv_heads, config.queries_per_kv, config.head_dim
+        )
+        # (inputs, num_kv_heads, keys, head_dim) each
+        keys, values = self._layers[layer][:, :num_inputs, :, : self._num_keys]
         out = functional.scaled_dot_product_attention(
-            q.permute(0, 2, 3, 1, 4).reshape(feeds, shape.groups, -1, shape.size).to(keys.dtype),
+            # (inputs, num_kv_heads, repeats * tokens, head_dim)
+            q.permute(0, 2, 3, 1, 4).reshape(num_inputs, config.num_kv_heads, -1, config.head_dim).to(keys.dtype),
             keys,
             values,
-            attn_mask=self._masks[shape.spans[layer]],
-            scale=shape.scales[layer],
+            attn_mask=self._masks[config.sliding_windows[layer]],
+            scale=config.attn_scales[layer],
         )
-        out = out.view(feeds, shape.groups, shape.repeats, tokens, shape.size).permute(0, 3, 1, 2, 4)
-        return out.reshape(feeds * tokens, shape.heads * shape.size)
+        out = out.view(num_inputs, config.num_kv_heads, config.queries_per_kv, num_tokens, config.head_dim)
+        out = out.permute(0, 3, 1, 2, 4)  # (inputs, tokens, num_kv_heads, repeats, head_dim)
+        return out.reshape(num_inputs * num_tokens, config.num_heads * config.head_dim)
 
 
 class CudaGraphRunner:
-    """The recorded passes of one decoder, with their slots.
+    """The captured graphs of one decoder, with their slots.
 
     Args:
-        memory: type of keys and values.
-        record: makes of a function one that does the same over the same memory.
+        kv_dtype: type of keys and values.
+        capture: makes of a function one that repeats the same operations on the same memory.
 
     Attributes:
-        fault: why nothing is recorded any more; empty where all is well.
-        count: passes recorded so far.
+        error: why nothing is captured any more; empty if all is well.
+        num_captured: graphs captured so far.
     """
 
-    def __init__(self, body: Body, shape: ModelConfig, memory: torch.dtype, record: Record) -> None:
-        self._body, self._shape, self._memory, self._record = body, shape, memory, record
-        self._capacity = min(shape.window, LONGEST)
-        self.fault = ""
-        self.count = 0
+    def __init__(self, decoder: Decoder, config: ModelConfig, kv_dtype: torch.dtype, capture: Capture) -> None:
+        self._decoder, self._config, self._kv_dtype, self._capture = decoder, config, kv_dtype, capture
+        self._capacity = min(config.context_length, MAX_LENGTH)  # tokens of a slot; 0 if no slot fits in memory
+        self.error = ""
+        self.num_captured = 0
         self.clear()
 
     def clear(self) -> None:
-        """Give the slots and the recorded passes up, as memory is short; they are made again when they are wanted."""
-        self._passes: dict[tuple[int, int, int], Run] = {}
-        self._known: set[tuple[int, int, int]] = set()
-        self._owners: list[weakref.ref[ContiguousKVCache] | None] = []
-        self._store = self._input = self._logits = torch.empty(0)
-        self._turns: Tensor | None = None  # held here, since recorded passes go on reading where it was
+        """Drop slots and graphs because memory is short; they are made again when they are next needed."""
+        self._graphs: dict[GraphKey, Pass] = {}
+        self._seen_keys: set[GraphKey] = set()
+        self._slot_owners: list[weakref.ref[ContiguousKVCache] | None] = []
+        self._block = self._graph_input = self._logits = torch.empty(0)
+        self._rotary_table: Tensor | None = None  # held here, since graphs go on reading its memory
 
     def __str__(self) -> str:
-        return f"not recorded: {self.fault}" if self.fault else f"recorded, {self.count} so far"
+        return f"not captured: {self.error}" if self.error else f"captured, {self.num_captured} so far"
 
-    def takes(self, feeds: Sequence[ModelInput]) -> bool:
-        """Whether a pass is of a form that is recorded: few tokens of few feeds that are not too long."""
-        tokens = _padded(feeds)
-        if len(feeds) > SLOTS or len(feeds) * tokens > TOKENS or min(feed.num_logits for feed in feeds) < 1:
+    def can_run(self, inputs: Sequence[ModelInput]) -> bool:
+        """Return True if a pass may be a graph: few tokens of few inputs of limited length, all asking for logits."""
+        num_tokens = _pad_num_tokens(inputs)
+        if len(inputs) > MAX_INPUTS or len(inputs) * num_tokens > MAX_TOKENS:
             return False
-        if max(feed.kv_cache.length for feed in feeds) + tokens > self._capacity:
+        if min(one.num_logits for one in inputs) < 1:
             return False
-        if any(len(feed.token_ids) < feed.num_logits for feed in feeds):
+        if max(one.kv_cache.length for one in inputs) + num_tokens > self._capacity:
             return False
-        return len(feeds) <= self._slots()
+        if any(len(one.token_ids) < one.num_logits for one in inputs):
+            return False
+        return len(inputs) <= self._ensure_slots()
 
-    def forward(self, feeds: Sequence[ModelInput]) -> list[Tensor]:
-        """As `Transformer.forward`, of feeds that it `takes`."""
-        seated = self._seated(feeds)
-        tokens = _padded(feeds)
-        pasts = [feed.kv_cache.length for feed in seated]
-        padded = [token for feed in seated for token in (*feed.token_ids, *[0] * (tokens - len(feed.token_ids)))]
-        told = torch.tensor([*pasts, *[0] * (SLOTS - len(pasts)), *padded])
-        if self._input.device.type == "cuda":
-            told = told.pin_memory()
-        self._input[: len(told)].copy_(told, non_blocking=True)
-        self._pass(len(feeds), tokens, max(pasts) + tokens)
-        places = {id(feed): place for place, feed in enumerate(seated)}
+    def forward(self, inputs: Sequence[ModelInput]) -> list[Tensor]:
+        """Run a pass for which `can_run` returned True; see `Transformer.forward`."""
+        by_slot = self._assign_slots(inputs)
+        num_tokens = _pad_num_tokens(inputs)
+        past_lengths = [one.kv_cache.length for one in by_slot]
+        padded = [
+            token_id for one in by_slot for token_id in (*one.token_ids, *[0] * (num_tokens - len(one.token_ids)))
+        ]
+        graph_input = torch.tensor([*past_lengths, *[0] * (MAX_INPUTS - len(past_lengths)), *padded])
+        if self._graph_input.device.type == "cuda":
+            graph_input = graph_input.pin_memory()
+        self._graph_input[: len(graph_input)].copy_(graph_input, non_blocking=True)
+        self._run(len(inputs), num_tokens, max(past_lengths) + num_tokens)
+        slots = {id(one): slot for slot, one in enumerate(by_slot)}
         parts = []
-        for feed in feeds:
-            place = places[id(feed)]
-            end = place * tokens + len(feed.token_ids)
-            parts.append(self._logits[end - feed.num_logits : end])
-            self._kept(feed, place)
+        for one in inputs:
+            slot = slots[id(one)]
+            end = slot * num_tokens + len(one.token_ids)
+            parts.append(self._logits[end - one.num_logits : end])
+            self._copy_back(one, slot)
         logits = copy_to_cpu(torch.cat(parts))
-        return list(logits.split([feed.num_logits for feed in feeds]))
+        return list(logits.split([one.num_logits for one in inputs]))
 
-    def _pass(self, feeds: int, tokens: int, end: int) -> None:
-        """Compute the logits of what stands in the slots and the input."""
-        form = feeds, tokens, next((step for step in _STEPS if end <= step <= self._capacity), self._capacity)
-        run = self._passes.get(form)
+    def _run(self, num_inputs: int, num_tokens: int, max_length: int) -> None:
+        """Compute the logits of the slots and the graph input."""
+        num_keys = next((count for count in _KEY_COUNTS if max_length <= count <= self._capacity), self._capacity)
+        key = num_inputs, num_tokens, num_keys
+        run = self._graphs.get(key)
         if run is None:
-            run = self._made(form)
-            if form in self._known and not self.fault:
-                run = self._recorded(form, run)
-            self._known.add(form)
+            run = self._make_pass(key)
+            if key in self._seen_keys and not self.error:
+                run = self._capture_pass(key, run)
+            self._seen_keys.add(key)
         run()
 
-    def _made(self, form: tuple[int, int, int]) -> Run:
-        feeds, tokens, span = form
+    def _make_pass(self, key: GraphKey) -> Pass:
+        num_inputs, num_tokens, num_keys = key
 
         def run() -> None:
-            pasts, ids = self._input[:feeds], self._input[SLOTS : SLOTS + feeds * tokens]
-            batch = PaddedBatch(self._shape, self._store, pasts, tokens, span, self._turns)
-            self._logits[: feeds * tokens].copy_(self._body.logits(ids, batch, None))
+            past_lengths = self._graph_input[:num_inputs]
+            token_ids = self._graph_input[MAX_INPUTS : MAX_INPUTS + num_inputs * num_tokens]
+            batch = PaddedBatch(self._config, self._block, past_lengths, num_tokens, num_keys, self._rotary_table)
+            self._logits[: num_inputs * num_tokens].copy_(self._decoder.compute_logits(token_ids, batch, None))
 
         return run
 
-    def _recorded(self, form: tuple[int, int, int], run: Run) -> Run:
-        """A recorded pass that was tried, or the one that was to be recorded."""
-        rows = form[0] * form[1]
+    def _capture_pass(self, key: GraphKey, run: Pass) -> Pass:
+        """Capture a pass and verify it; return the eager pass if that fails."""
+        rows = key[0] * key[1]
         run()
         expected = self._logits[:rows].clone()
         try:
-            made = self._record(run)
+            graph = self._capture(run)
             self._logits[:rows].zero_()
-            made()
-            differs = float((self._logits[:rows] - expected).norm() / (expected.norm() + 1e-6))
-            if not differs <= 0.01:
-                raise RuntimeError(f"a recorded pass differs by {differs:.3g}")
+            graph()
+            difference = float((self._logits[:rows] - expected).norm() / (expected.norm() + 1e-6))
+            if not difference <= _MAX_DIFFERENCE:
+                raise RuntimeError(f"a captured graph differs by {difference:.3g}")
         except RuntimeError as error:  # a device that is lost raises again in the pass that follows
-            self.fault = str(error).partition("\n")[0]
-            self._passes.clear()
+            self.error = str(error).partition("\n")[0]
+            self._graphs.clear()
             return run
-        self._passes[form] = made
-        self.count += 1
-        return made
+        self._graphs[key] = graph
+        self.num_captured += 1
+        return graph
 
-    def _slots(self) -> int:
-        """How many slots there are; made when they are first wanted, as many as there is memory for."""
-        if not self._owners and self._capacity:
-            layers, groups, size = self._shape.layers, self._shape.groups, self._shape.size
-            form = (layers, 2, 1, groups, self._capacity, size)
-            device, nbytes = self._body.device, torch.Size(form).numel() * self._memory.itemsize
-            slots = min(SLOTS, _free(device) // _SHARE // nbytes)
-            if not slots:
-                self._capacity = 0  # nothing fits, and nothing is taken any more
+    def _ensure_slots(self) -> int:
+        """Allocate the slots at the first call, as many as fit in memory; return their number."""
+        if not self._slot_owners and self._capacity:
+            config, device = self._config, self._decoder.device
+            slot_shape = (config.num_kv_heads, self._capacity, config.head_dim)
+            slot_nbytes = torch.Size((config.num_layers, 2, *slot_shape)).numel() * self._kv_dtype.itemsize
+            num_slots = min(MAX_INPUTS, _get_free_memory(device) // _FREE_MEMORY_DIVISOR // slot_nbytes)
+            if not num_slots:
+                self._capacity = 0
                 return 0
-            self._store = torch.zeros(layers, 2, slots, *form[3:], dtype=self._memory, device=device)
-            self._input = torch.zeros(SLOTS + TOKENS, dtype=torch.long, device=device)
-            self._logits = torch.zeros(TOKENS, self._body.vocab_size, device=device)
-            self._turns = self._body.turns(self._capacity)
-            self._owners = [None] * slots
-        return len(self._owners)
+            shape = (config.num_layers, 2, num_slots, *slot_shape)
+            self._block = torch.zeros(shape, dtype=self._kv_dtype, device=device)
+            self._graph_input = torch.zeros(MAX_INPUTS + MAX_TOKENS, dtype=torch.long, device=device)
+            self._logits = torch.zeros(MAX_TOKENS, self._decoder.vocab_size, device=device)
+            self._rotary_table = self._decoder.get_rotary_table(self._capacity)
+            self._slot_owners = [None] * num_slots
+        return len(self._slot_owners)
 
-    def _seated(self, feeds: Sequence[ModelInput]) -> list[ModelInput]:
-        """The feeds by slot: each in the one that has its text, where it may, and then in any that is left."""
-        places: list[ModelInput | None] = [None] * len(feeds)
-        left: list[ModelInput] = []
-        for feed in feeds:
-            place = next(
+    def _assign_slots(self, inputs: Sequence[ModelInput]) -> list[ModelInput]:
+        """Order the inputs by slot: each in the one that has its sequence if that is among the first, else in any.
+
+        A slot gets what it lacks of its input's cache.
+        """
+        slots: list[ModelInput | None] = [None] * len(inputs)
+        unassigned: list[ModelInput] = []
+        for one in inputs:
+            slot = next(
                 (
-                    place
-                    for place, owner in enumerate(self._owners[: len(feeds)])
-                    if owner is not None and owner() is feed.kv_cache
+                    slot
+                    for slot, owner in enumerate(self._slot_owners[: len(inputs)])
+                    if owner is not None and owner() is one.kv_cache
                 ),
                 None,
             )
-            if place is None:
-                left.append(feed)
+            if slot is None:
+                unassigned.append(one)
             else:
-                places[place] = feed
-        seated = [feed if feed is not None else left.pop() for feed in places]
-        for place, feed in enumerate(seated):
-            cache = _ours(feed)
-            owner = self._owners[place]
-            same = cache.kept if owner is not None and owner() is cache else 0
-            if same < cache.length:
-                self._store[:, :, place, :, same : cache.length].copy_(cache.part(same, cache.length))
-            self._owners = [None if other is not None and other() is cache else other for other in self._owners]
-            self._owners[place] = weakref.ref(cache)
-        return seated
+                slots[slot] = one
+        by_slot = [one if one is not None else unassigned.pop() for one in slots]
+        for slot, one in enumerate(by_slot):
+            cache = _get_cache(one)
+            owner = self._slot_owners[slot]
+            synced_length = cache.synced_length if owner is not None and owner() is cache else 0
+            if synced_length < cache.length:
+                missing = cache.slice_tokens(synced_length, cache.length)
+                self._block[:, :, slot, :, synced_length : cache.length].copy_(missing)
+            self._slot_owners = [
+                None if other is not None and other() is cache else other for other in self._slot_owners
+            ]
+            self._slot_owners[slot] = weakref.ref(cache)
+        return by_slot
 
-    def _kept(self, feed: ModelInput, place: int) -> None:
-        """The feed's own cache takes what its slot was given."""
-        cache = _ours(feed)
-        past, total = cache.length, cache.length + len(feed.token_ids)
-        cache.reserve(total)
-        cache.part(past, total).copy_(self._store[:, :, place, :, past:total])
-        cache.length = cache.kept = total
+    def _copy_back(self, one: ModelInput, slot: int) -> None:
+        """Copy the new keys and values from the slot to the input's own cache."""
+        cache = _get_cache(one)
+        past_length, total_length = cache.length, cache.length + len(one.token_ids)
+        cache.reserve(total_length)
+        new = self._block[:, :, slot, :, past_length:total_length]
+        cache.slice_tokens(past_length, total_length).copy_(new)
+        cache.length = cache.synced_length = total_length
 
 
 class CudaGraphCapture:
-    """Records as CUDA graphs, which share their memory, since one has ended before the next begins."""
+    """Captures CUDA graphs; they share one memory pool, since one has ended before the next begins."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, run: Run) -> Run:
+    def __call__(self, run: Pass) -> Pass:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             run()
-        replay: Run = graph.replay
+        replay: Pass = graph.replay
         return replay
 
 
 def copy_to_cpu(logits: Tensor) -> Tensor:
-    """Logits in the CPU's memory, where tokens are chosen: the one time that a pass waits for the device."""
+    """Copy logits to the CPU, where tokens are sampled: the one time that a pass waits for the device."""
     if logits.device.type != "cuda":
         return logits.cpu()
     found = torch.empty(logits.shape, dtype=logits.dtype, pin_memory=True)
@@ -290,16 +323,17 @@ def copy_to_cpu(logits: Tensor) -> Tensor:
     return found
 
 
-def _free(device: torch.device) -> int:
-    """Bytes that nobody has yet; of other memory than a GPU's there is always enough."""
+def _get_free_memory(device: torch.device) -> int:
+    """Return the free bytes of a GPU; other memory counts as enough."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 1 << 60
 
 
-def _padded(feeds: Sequence[ModelInput]) -> int:
-    most = max(len(feed.token_ids) for feed in feeds)
-    return 1 << (most - 1).bit_length() if most else 0
+def _pad_num_tokens(inputs: Sequence[ModelInput]) -> int:
+    """Return the maximum number of tokens of an input, rounded up to a power of two."""
+    num_tokens = max(len(one.token_ids) for one in inputs)
+    return 1 << (num_tokens - 1).bit_length() if num_tokens else 0
 
 
-def _ours(feed: ModelInput) -> ContiguousKVCache:
-    assert isinstance(feed.kv_cache, ContiguousKVCache), "a cache of this decoder's"
-    return feed.kv_cache
+def _get_cache(one: ModelInput) -> ContiguousKVCache:
+    assert isinstance(one.kv_cache, ContiguousKVCache), "a cache of this decoder"
+    return one.kv_cache

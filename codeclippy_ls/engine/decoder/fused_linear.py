@@ -1,7 +1,7 @@
-"""Linear layers that belong together: of one input (a `MergedColumnLinear`), or added up (a `FusedResidualLinear`).
+"""Linear layers that run together: of one input (`MergedColumnLinear`), or added up (`FusedResidualLinear`).
 
-A format multiplies them at once or one by one, whichever is cheaper where they run: a call takes longer to begin than a
-small model takes to multiply, and a GPU is idle between two. Knows nothing of models.
+They are multiplied in one product or one by one, whichever is cheaper on the device and in the format: a call takes
+longer to begin than a small model takes to multiply, and a GPU is idle between two. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from codeclippy_ls.engine.decoder.linear import PLAIN, Int8, Linear, Part, WeightFormats, build_in_formats, make_linear
+from codeclippy_ls.engine.decoder.linear import (
+    FLOAT_FORMATS,
+    Int8Linear,
+    Linear,
+    LinearSpec,
+    WeightFormats,
+    build_in_formats,
+    make_linear,
+)
 
 
 class MergedColumnLinear(Protocol):
@@ -25,15 +33,15 @@ class MergedColumnLinear(Protocol):
 
 
 class FusedResidualLinear(Protocol):
-    """Linear layers that are added up: to (tokens, out), in place, what each makes of its own (tokens, in)."""
+    """Linear layers whose outputs are added to the residual, (tokens, out), in place; each has an input of its own."""
 
     nbytes: int
 
-    def __call__(self, to: Tensor, *inputs: Tensor) -> Tensor: ...
+    def __call__(self, residual: Tensor, *inputs: Tensor) -> Tensor: ...
 
 
-class _Alone:
-    """A single layer as a `MergedColumnLinear`."""
+class _SingleLinear:
+    """One layer as a `MergedColumnLinear`."""
 
     __slots__ = ("_layer", "nbytes")
 
@@ -44,14 +52,14 @@ class _Alone:
         return (self._layer(x),)
 
 
-class _Each:
-    """Layers of one input, one by one; it is converted once."""
+class _SeparateLinears:
+    """Layers of one input, one by one; the input is converted once."""
 
     __slots__ = ("_dtype", "_layers", "nbytes")
 
-    def __init__(self, name: str, parts: Sequence[Part]) -> None:
-        self._layers = [make_linear(name, part) for part in parts]
-        self._dtype = PLAIN.get(name, torch.float32)
+    def __init__(self, name: str, specs: Sequence[LinearSpec]) -> None:
+        self._layers = [make_linear(name, spec) for spec in specs]
+        self._dtype = FLOAT_FORMATS.get(name, torch.float32)
         self.nbytes = sum(layer.nbytes for layer in self._layers)
 
     def __call__(self, x: Tensor) -> Sequence[Tensor]:
@@ -59,105 +67,112 @@ class _Each:
         return [layer(x) for layer in self._layers]
 
 
-class _Joined:
-    """Layers of one input in one product: where a call takes longer to begin than small models take to multiply."""
+class _ConcatenatedLinear:
+    """Layers of one input in one product."""
 
     __slots__ = ("_activations", "_layer", "_sizes", "nbytes")
 
-    def __init__(self, name: str, parts: Sequence[Part]) -> None:
-        weight, bias = torch.cat([part.weight for part in parts]), None
-        if any(part.bias is not None for part in parts):
-            bias = torch.cat([weight.new_zeros(len(part.weight)) if part.bias is None else part.bias for part in parts])
-        self._layer = make_linear(name, Part(weight, bias))
-        kinds = [part.activation for part in parts]
+    def __init__(self, name: str, specs: Sequence[LinearSpec]) -> None:
+        weight, bias = torch.cat([spec.weight for spec in specs]), None  # (sum of out, in)
+        if any(spec.bias is not None for spec in specs):
+            bias = torch.cat([weight.new_zeros(len(spec.weight)) if spec.bias is None else spec.bias for spec in specs])
+        self._layer = make_linear(name, LinearSpec(weight, bias))
+        activations = [spec.activation for spec in specs]
         self._activations = [
-            None if kind is None else kind.roughly if name == "int8" else kind.exactly for kind in kinds
+            None if activation is None else activation.approximate if name == "int8" else activation.exact
+            for activation in activations
         ]
-        self._sizes = [len(part.weight) for part in parts]
+        self._sizes = [len(spec.weight) for spec in specs]
         self.nbytes = self._layer.nbytes
 
     def __call__(self, x: Tensor) -> Sequence[Tensor]:
-        outs = torch.split_with_sizes(self._layer(x), self._sizes, 1)
+        outs = torch.split_with_sizes(self._layer(x), self._sizes, 1)  # (tokens, out) of each
         return [
             out if activation is None else activation(out)
             for out, activation in zip(outs, self._activations, strict=True)
         ]
 
 
-class _Added:
-    """Layers that are added up, one by one."""
+class _SeparateResiduals:
+    """Layers that are added up one by one."""
 
     __slots__ = ("_layers", "nbytes")
 
-    def __init__(self, name: str, parts: Sequence[Part]) -> None:
-        self._layers = [make_linear(name, part) for part in parts]
+    def __init__(self, name: str, specs: Sequence[LinearSpec]) -> None:
+        self._layers = [make_linear(name, spec) for spec in specs]
         self.nbytes = sum(layer.nbytes for layer in self._layers)
 
-    def __call__(self, to: Tensor, *inputs: Tensor) -> Tensor:
+    def __call__(self, residual: Tensor, *inputs: Tensor) -> Tensor:
         for layer, x in zip(self._layers, inputs, strict=True):
-            to.add_(layer(x))
-        return to
+            residual.add_(layer(x))
+        return residual
 
 
-class _AddedAtOnce:
-    """Layers that are added up in one product, in int8."""
+class _ConcatenatedInt8Residual:
+    """Layers that are added up in one int8 product over their inputs side by side."""
 
     __slots__ = ("_layer", "nbytes")
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        biases = [part.bias for part in parts if part.bias is not None]
+    def __init__(self, specs: Sequence[LinearSpec]) -> None:
+        biases = [spec.bias for spec in specs if spec.bias is not None]
         bias = torch.stack(biases).sum(0) if biases else None
-        self._layer = Int8(Part(torch.cat([part.weight for part in parts], 1), bias))
+        weight = torch.cat([spec.weight for spec in specs], 1)  # (out, sum of in)
+        self._layer = Int8Linear(LinearSpec(weight, bias))
         self.nbytes = self._layer.nbytes
 
-    def __call__(self, to: Tensor, *inputs: Tensor) -> Tensor:
-        return to.add_(self._layer(torch.cat(inputs, 1)))
+    def __call__(self, residual: Tensor, *inputs: Tensor) -> Tensor:
+        return residual.add_(self._layer(torch.cat(inputs, 1)))
 
 
-class _Accumulated:
-    """Layers that are added up in one product that begins from what is there, their biases as one more input of it."""
+class _AccumulatedResidual:
+    """Layers that are added up in one product that starts from the residual; the biases are one more input of it."""
 
-    __slots__ = ("_one", "_weight", "nbytes")
+    __slots__ = ("_bias_input", "_weight", "nbytes")
 
-    _WIDE = 8  # inputs that the bias takes, so that the rows stay aligned for tensor cores
+    _BIAS_COLUMNS = 8  # columns that the bias takes, so that the rows stay aligned for tensor cores
 
-    def __init__(self, parts: Sequence[Part], dtype: torch.dtype) -> None:
-        weights = [part.weight.to(dtype) for part in parts]
-        biases = [part.bias.float() for part in parts if part.bias is not None]
-        self._one: Tensor | None = None
+    def __init__(self, specs: Sequence[LinearSpec], dtype: torch.dtype) -> None:
+        weights = [spec.weight.to(dtype) for spec in specs]
+        biases = [spec.bias.float() for spec in specs if spec.bias is not None]
+        self._bias_input: Tensor | None = None
         if biases:
-            weights.append(functional.pad(torch.stack(biases).sum(0).to(dtype)[:, None], (0, self._WIDE - 1)))
-            self._one = functional.pad(weights[0].new_ones(1, 1), (0, self._WIDE - 1))
-        self._weight = torch.cat(weights, 1).t()
+            bias_column = torch.stack(biases).sum(0).to(dtype)[:, None]
+            weights.append(functional.pad(bias_column, (0, self._BIAS_COLUMNS - 1)))  # (out, 8)
+            self._bias_input = functional.pad(weights[0].new_ones(1, 1), (0, self._BIAS_COLUMNS - 1))  # (1, 8)
+        self._weight = torch.cat(weights, 1).t()  # (sum of in, out)
         self.nbytes = self._weight.nbytes
 
-    def __call__(self, to: Tensor, *inputs: Tensor) -> Tensor:
-        if self._one is not None:
-            inputs = (*inputs, self._one.expand(to.shape[0], -1))
-        return to.addmm_(inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1), self._weight)
+    def __call__(self, residual: Tensor, *inputs: Tensor) -> Tensor:
+        if self._bias_input is not None:
+            inputs = (*inputs, self._bias_input.expand(residual.shape[0], -1))
+        return residual.addmm_(inputs[0] if len(inputs) == 1 else torch.cat(inputs, 1), self._weight)
 
 
-def make_merged_linear(parts: Sequence[Part], choice: WeightFormats) -> MergedColumnLinear:
-    """Layers of one input in a chosen format."""
-    if len(parts) == 1:
-        return _Alone(build_in_formats(lambda name: make_linear(name, parts[0]), choice))
-    at_once = should_merge(parts[0].weight.device)
-    return build_in_formats(
-        lambda name: _Joined(name, parts) if name == "int8" or at_once else _Each(name, parts), choice
-    )
+def make_merged_linear(specs: Sequence[LinearSpec], formats: WeightFormats) -> MergedColumnLinear:
+    """Make layers of one input, in the chosen formats."""
+    if len(specs) == 1:
+        return _SingleLinear(build_in_formats(lambda name: make_linear(name, specs[0]), formats))
+    is_merged = should_merge(specs[0].weight.device)
+
+    def make(name: str) -> MergedColumnLinear:
+        return (_ConcatenatedLinear if name == "int8" or is_merged else _SeparateLinears)(name, specs)
+
+    return build_in_formats(make, formats)
 
 
-def make_residual_linear(parts: Sequence[Part], choice: WeightFormats) -> FusedResidualLinear:
-    """Layers that are added up, none with an activation, in a chosen format."""
-    return build_in_formats(lambda name: _added(name, parts), choice)
+def make_residual_linear(specs: Sequence[LinearSpec], formats: WeightFormats) -> FusedResidualLinear:
+    """Make layers that are added up, none with an activation, in the chosen formats."""
+    return build_in_formats(lambda name: _make_residual(name, specs), formats)
 
 
-def _added(name: str, parts: Sequence[Part]) -> FusedResidualLinear:
+def _make_residual(name: str, specs: Sequence[LinearSpec]) -> FusedResidualLinear:
     if name == "int8":
-        return _AddedAtOnce(parts) if len(parts) > 1 else _Added(name, parts)
-    return _Accumulated(parts, PLAIN[name]) if should_merge(parts[0].weight.device) else _Added(name, parts)
+        return _ConcatenatedInt8Residual(specs) if len(specs) > 1 else _SeparateResiduals(name, specs)
+    if should_merge(specs[0].weight.device):
+        return _AccumulatedResidual(specs, FLOAT_FORMATS[name])
+    return _SeparateResiduals(name, specs)
 
 
 def should_merge(device: torch.device) -> bool:
-    """Whether one product of two layers is cheaper than two: a GPU is idle between them."""
+    """Return True if one product of two layers is cheaper than two: a GPU is idle between them."""
     return device.type == "cuda"

@@ -1,10 +1,9 @@
-"""Number formats of linear layers, each behind a `Linear`: what it keeps, and how it multiplies.
+"""Number formats of linear layers, each behind the `Linear` protocol: what it stores, and how it multiplies.
 
-``float32``, ``bfloat16`` and ``float16`` multiply in that format; on a CPU with oneDNN the weights of bfloat16 are
-packed once. ``int8`` keeps a factor per output channel and quantizes each token's activations as it comes. A
-`WeightFormats` names one format for few tokens and one for many, since what reads the fewest bytes is not what
-multiplies
-fastest; `choose_fastest_formats` finds it out on this machine. Knows nothing of models.
+``float32``, ``bfloat16`` and ``float16`` multiply in that format; on a CPU with oneDNN the bfloat16 weights are packed
+once. ``int8`` stores a factor per output channel and quantizes each token's activations at run time. `WeightFormats`
+names one format for decoding and one for prefill, since the format that reads the fewest bytes is not the one that
+multiplies fastest; `choose_fastest_formats` measures them on this machine. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from torch.nn import functional
 
 from codeclippy_ls.engine.decoder.activations import Activation
 
-_STEP = 16  # tokens: oneDNN makes a kernel for every number of rows and keeps it, 0.6 MB each
-MANY = 64  # tokens at a time that are many; a chunk of a prompt has more
-PLAIN = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_ROW_STEP = 16  # tokens: oneDNN makes a kernel for every number of rows and keeps it, 0.6 MB each
+MIN_PREFILL_TOKENS = 64  # from here on a pass counts as prefill; a chunk of a prompt has more
+FLOAT_FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Linear(Protocol):
-    """A linear layer: (tokens, in) of any floating type to (tokens, out) in the type that the format computes in."""
+    """A linear layer: (tokens, in) of any float type to (tokens, out) in the type that the format computes in."""
 
     nbytes: int
 
@@ -36,8 +35,8 @@ class Linear(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One linear layer: (out, in), its bias, and what comes behind it."""
+class LinearSpec:
+    """The weight of a linear layer, (out, in), its bias, (out,), and the activation that follows it."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -46,246 +45,261 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class WeightFormats:
-    """The format for fewer than ``rows`` tokens at a time, and the one for more; the same name is one format."""
+    """The weight format of passes over fewer than ``prefill_from`` tokens, and that of longer ones; may be the same."""
 
-    few: str
-    many: str
-    rows: int = 0
+    decode: str
+    prefill: str
+    prefill_from: int = 0
 
     def __str__(self) -> str:
-        return self.few if self.few == self.many else f"{self.few}, {self.many} from {self.rows} tokens"
+        if self.decode == self.prefill:
+            return self.decode
+        return f"{self.decode}, {self.prefill} from {self.prefill_from} tokens"
 
     @property
     def dtype(self) -> torch.dtype:
-        """What keys, values and the attention over them lose nothing by beside these weights."""
-        names = {self.few, self.many} - {"int8"} or {"bfloat16" if _packs() else "float32"}
-        return PLAIN["float32" if "float32" in names else names.pop()]
+        """The type in which keys, values and attention lose nothing beside these weights."""
+        names = {self.decode, self.prefill} - {"int8"} or {"bfloat16" if _has_packed_bfloat16() else "float32"}
+        return FLOAT_FORMATS["float32" if "float32" in names else names.pop()]
 
 
-class _Plain:
-    """Any device, any floating type."""
+class _FloatLinear:
+    """Any float format on any device."""
 
     __slots__ = ("_activation", "_bias", "_weight", "nbytes")
 
-    def __init__(self, part: Part, dtype: torch.dtype) -> None:
-        self._weight = part.weight.to(dtype).contiguous()
-        self._bias = None if part.bias is None else part.bias.to(dtype)
-        self._activation = part.activation
+    def __init__(self, spec: LinearSpec, dtype: torch.dtype) -> None:
+        self._weight = spec.weight.to(dtype).contiguous()
+        self._bias = None if spec.bias is None else spec.bias.to(dtype)
+        self._activation = spec.activation
         self.nbytes = self._weight.nbytes
 
     def __call__(self, x: Tensor) -> Tensor:
         out = functional.linear(x.to(self._weight.dtype), self._weight, self._bias)
-        return out if self._activation is None else self._activation.exactly(out)
+        return out if self._activation is None else self._activation.exact(out)
 
 
-class _Packed:
+class _PackedBfloat16Linear:
     """bfloat16 in the order in which oneDNN's kernels read it: 1.3 to 2 times as fast as plain.
 
-    Activations are applied to what the product still has at hand: `gelu` for a fourth of what it takes by itself.
+    The product applies the activation to its output while that is still in registers: GELU in a fourth of its own time.
     """
 
     __slots__ = ("_activation", "_bias", "_fused", "_weight", "nbytes")
 
-    def __init__(self, part: Part) -> None:
-        half = part.weight.to(torch.bfloat16).contiguous()
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(half, 1)
-        self._bias = None if part.bias is None else part.bias.to(torch.bfloat16)
-        fused = None if part.activation is None else part.activation.fused
+    def __init__(self, spec: LinearSpec) -> None:
+        weight = spec.weight.to(torch.bfloat16).contiguous()
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
+        self._bias = None if spec.bias is None else spec.bias.to(torch.bfloat16)
+        fused = None if spec.activation is None else spec.activation.fused
         self._fused = fused or ("none", "")
-        self._activation = None if fused else part.activation
-        self.nbytes = half.nbytes
+        self._activation = None if fused else spec.activation
+        self.nbytes = weight.nbytes
 
     def __call__(self, x: Tensor) -> Tensor:
-        multiply, rows = torch.ops.mkldnn._linear_pointwise, x.shape[0]
+        multiply, tokens = torch.ops.mkldnn._linear_pointwise, x.shape[0]
         x = x.to(torch.bfloat16)
-        if rows > _STEP and rows % _STEP:
-            x = functional.pad(x, (0, 0, 0, -rows % _STEP))
+        if tokens > _ROW_STEP and tokens % _ROW_STEP:
+            x = functional.pad(x, (0, 0, 0, -tokens % _ROW_STEP))  # (tokens rounded up, in)
         name, algorithm = self._fused
         out: Tensor = multiply(x, self._weight, self._bias, name, [], algorithm)
-        return out[:rows] if self._activation is None else self._activation.exactly(out[:rows])
+        return out[:tokens] if self._activation is None else self._activation.exact(out[:tokens])
 
 
-class Int8:
+class Int8Linear:
     """int8 weights with a factor per output channel, activations quantized at run time.
 
-    The kernel takes one factor for all tokens of a call, so several tokens are brought to one size before it and back
-    after it: else a token with large values would cost its neighbours their digits.
+    The kernel takes one factor for all tokens of a call. So several tokens are scaled to the same maximum before the
+    call and scaled back after it: else a token with large values would cost the others their digits.
     """
 
-    __slots__ = ("_activation", "_bias", "_even", "_multiply", "_packed", "nbytes")
+    __slots__ = ("_activation", "_bias", "_multiply", "_packed", "_packed_without_bias", "nbytes")
 
-    def __init__(self, part: Part) -> None:
-        weight, bias = part.weight, part.bias
+    def __init__(self, spec: LinearSpec) -> None:
+        weight, bias = spec.weight, spec.bias
         self._bias = None if bias is None else bias.float()
-        self._activation = part.activation
+        self._activation = spec.activation
         self._multiply = torch.ops.quantized.linear_dynamic.default.op  # by its name a call takes a tenth longer
-        rows, factors = _rounded(weight.float())
-        zeros = torch.zeros(len(rows), dtype=torch.long)
+        rows, scales = _quantize_rows(weight.float())
+        zero_points = torch.zeros(len(rows), dtype=torch.long)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the operators stay when the module that made them popular goes
+            warnings.simplefilter("ignore")  # torch.ao.quantization is deprecated, these operators are not
             # Not torch.quantize_per_channel, which takes five times as long.
-            quantized = torch._make_per_channel_quantized_tensor(rows, factors[:, 0].double(), zeros, 0)
-            self._packed = torch.ops.quantized.linear_prepack(quantized, self._bias)
-            self._even = self._packed if bias is None else torch.ops.quantized.linear_prepack(quantized, None)
+            quantized = torch._make_per_channel_quantized_tensor(rows, scales[:, 0].double(), zero_points, 0)
+            prepack = torch.ops.quantized.linear_prepack
+            self._packed = prepack(quantized, self._bias)
+            self._packed_without_bias = self._packed if bias is None else prepack(quantized, None)
         self.nbytes = weight.numel() + 4 * weight.shape[0]
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.float()
-        out: Tensor = self._multiply(x, self._packed, _seven_bits()) if x.shape[0] == 1 else self._several(x)
-        return out if self._activation is None else self._activation.roughly(out)
+        out: Tensor = (
+            self._multiply(x, self._packed, _should_reduce_range()) if x.shape[0] == 1 else self._multiply_scaled(x)
+        )
+        return out if self._activation is None else self._activation.approximate(out)
 
-    def _several(self, x: Tensor) -> Tensor:
-        size = x.abs().amax(1, keepdim=True).clamp_min_(1e-12)  # half the time of a norm
-        out: Tensor = self._multiply(x / size, self._even, _seven_bits())
-        return out.mul_(size) if self._bias is None else torch.addcmul(self._bias, out, size)
+    def _multiply_scaled(self, x: Tensor) -> Tensor:
+        maxima = x.abs().amax(1, keepdim=True).clamp_min_(1e-12)  # (tokens, 1); half the time of a norm
+        out: Tensor = self._multiply(x / maxima, self._packed_without_bias, _should_reduce_range())
+        return out.mul_(maxima) if self._bias is None else torch.addcmul(self._bias, out, maxima)
 
 
-def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 rows and the factor of each, (out, 1)."""
-    factors = (weight.abs().amax(1, keepdim=True) / 127).clamp_min_(1e-12)
-    return (weight / factors).round_().to(torch.int8), factors
+def _quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantize (out, in) to int8; return it with the scale of each row, (out, 1)."""
+    scales = (weight.abs().amax(1, keepdim=True) / 127).clamp_min_(1e-12)
+    return (weight / scales).round_().to(torch.int8), scales
 
 
 @lru_cache
-def _seven_bits() -> bool:
-    """Whether activations may have seven bits only: the kernels for CPUs without VNNI add pairs in 16 bits."""
+def _should_reduce_range() -> bool:
+    """Return True if activations must have seven bits: the kernels for CPUs without VNNI add pairs in 16 bits."""
     return bool(torch.backends.quantized.engine in ("x86", "fbgemm") and not torch.cpu._is_vnni_supported())
 
 
-class _Switched:
-    """One format for few tokens, another for many, of a `Linear`, a `MergedColumnLinear` or a `FusedResidualLinear`."""
+class _FormatSwitch:
+    """A `Linear`, `MergedColumnLinear` or `FusedResidualLinear` with one format for decoding, another for prefill."""
 
-    __slots__ = ("_few", "_many", "_rows", "nbytes")
+    __slots__ = ("_decode", "_prefill", "_prefill_from", "nbytes")
 
-    def __init__(self, few: Any, many: Any, rows: int) -> None:
-        self._few, self._many, self._rows = few, many, rows
-        self.nbytes = few.nbytes + many.nbytes
+    def __init__(self, decode: Any, prefill: Any, prefill_from: int) -> None:
+        self._decode, self._prefill, self._prefill_from = decode, prefill, prefill_from
+        self.nbytes = decode.nbytes + prefill.nbytes
 
     def __call__(self, x: Tensor, *inputs: Tensor) -> Any:
-        return (self._few if x.shape[0] < self._rows else self._many)(x, *inputs)
+        return (self._decode if x.shape[0] < self._prefill_from else self._prefill)(x, *inputs)
 
 
-def build_linear(weight: Tensor, bias: Tensor | None, choice: WeightFormats) -> Linear:
-    """The layer in a chosen format, on the weight's device."""
-    return build_in_formats(lambda name: make_linear(name, Part(weight, bias)), choice)
+def build_linear(weight: Tensor, bias: Tensor | None, formats: WeightFormats) -> Linear:
+    """Build a linear layer in the chosen formats, on the weight's device."""
+    return build_in_formats(lambda name: make_linear(name, LinearSpec(weight, bias)), formats)
 
 
-def build_in_formats(made: Callable[[str], Any], choice: WeightFormats) -> Any:
-    """What ``made`` makes of the choice's formats, as one."""
-    few = made(choice.few)
-    return few if choice.few == choice.many else _Switched(few, made(choice.many), choice.rows)
+def build_in_formats(make: Callable[[str], Any], formats: WeightFormats) -> Any:
+    """Build a layer by ``make`` in each of the formats, behind one switch if they are two."""
+    decode = make(formats.decode)
+    if formats.decode == formats.prefill:
+        return decode
+    return _FormatSwitch(decode, make(formats.prefill), formats.prefill_from)
 
 
-def make_linear(name: str, part: Part) -> Linear:
-    """The layer in the format of that name."""
+def make_linear(name: str, spec: LinearSpec) -> Linear:
+    """Make a linear layer in the format of that name."""
     if name == "int8":
-        return Int8(part)
-    if name == "bfloat16" and _packs_on(part.weight.device):
-        return _Packed(part)
-    return _Plain(part, PLAIN[name])
+        return Int8Linear(spec)
+    if name == "bfloat16" and _supports_packed_bfloat16(spec.weight.device):
+        return _PackedBfloat16Linear(spec)
+    return _FloatLinear(spec, FLOAT_FORMATS[name])
 
 
 class Embedding:
-    """A table of embeddings by id; ``int8`` keeps a factor per row."""
+    """The embedding table in the decoding format; ``int8`` with a scale per row.
 
-    __slots__ = ("_factors", "nbytes", "table")
+    Attributes:
+        table: (vocab_size, hidden_size).
+    """
 
-    def __init__(self, weight: Tensor, choice: WeightFormats) -> None:
-        self._factors: Tensor | None = None
-        if choice.few == "int8":
-            self.table, self._factors = _rounded(weight.float())
+    __slots__ = ("_scales", "nbytes", "table")
+
+    def __init__(self, weight: Tensor, formats: WeightFormats) -> None:
+        self._scales: Tensor | None = None
+        if formats.decode == "int8":
+            self.table, self._scales = _quantize_rows(weight.float())
         else:
-            self.table = weight.to(PLAIN[choice.few]).contiguous()
-        self.nbytes = self.table.nbytes + (0 if self._factors is None else self._factors.nbytes)
+            self.table = weight.to(FLOAT_FORMATS[formats.decode]).contiguous()
+        self.nbytes = self.table.nbytes + (0 if self._scales is None else self._scales.nbytes)
 
-    def __call__(self, ids: Sequence[int] | Tensor) -> Tensor:
-        if isinstance(ids, Tensor):
-            places = ids
-        elif len(ids) == 1:  # the same in a third of the time
-            row = self.table.narrow(0, ids[0], 1)
-            return row.clone() if self._factors is None else row * self._factors.narrow(0, ids[0], 1)
+    def __call__(self, token_ids: Sequence[int] | Tensor) -> Tensor:
+        """Look up tokens: (tokens,) to (tokens, hidden_size)."""
+        if isinstance(token_ids, Tensor):
+            indices = token_ids
+        elif len(token_ids) == 1:  # the same in a third of the time
+            row = self.table.narrow(0, token_ids[0], 1)
+            return row.clone() if self._scales is None else row * self._scales.narrow(0, token_ids[0], 1)
         else:
-            places = torch.tensor(ids, device=self.table.device)
-        rows = self.table.index_select(0, places)
-        return rows if self._factors is None else rows * self._factors.index_select(0, places)
+            indices = torch.tensor(token_ids, device=self.table.device)
+        rows = self.table.index_select(0, indices)
+        return rows if self._scales is None else rows * self._scales.index_select(0, indices)
 
 
-def can_tie_lm_head(choice: WeightFormats, device: torch.device) -> bool:
-    """Whether a format's `Embedding` table is the very matrix that its `Linear` multiplies by."""
-    return choice.few == choice.many in PLAIN and not (choice.few == "bfloat16" and _packs_on(device))
+def can_tie_lm_head(formats: WeightFormats, device: torch.device) -> bool:
+    """Return True if the LM head multiplies by the very matrix of the `Embedding`, so that one copy is enough."""
+    is_packed = formats.decode == "bfloat16" and _supports_packed_bfloat16(device)
+    return formats.decode == formats.prefill in FLOAT_FORMATS and not is_packed
 
 
 @lru_cache
 def list_available_formats(device: str) -> tuple[str, ...]:
-    """Formats that work here, by trying each on a small layer."""
-    return tuple(name for name in ("float32", "bfloat16", "float16", "int8") if _works(name, torch.device(device)))
+    """List the formats that work here, by trying each on a small layer."""
+    return tuple(name for name in ("float32", "bfloat16", "float16", "int8") if _try_format(name, torch.device(device)))
 
 
-def _works(name: str, device: torch.device) -> bool:
+def _try_format(name: str, device: torch.device) -> bool:
     if name == "int8" and device.type != "cpu":
         return False
     if name == "float16" and device.type == "cpu":
         return False  # emulated on most
     weight, x = torch.eye(64, device=device), torch.ones(3, 64, device=device)
     try:
-        return bool((make_linear(name, Part(weight))(x).float() - x).abs().max() < 0.02)
-    except Exception:  # what a build lacks shows in many kinds of errors
+        return bool((make_linear(name, LinearSpec(weight))(x).float() - x).abs().max() < 0.02)
+    except Exception:  # builds that lack a kernel raise many kinds of errors
         return False
 
 
-def _packs_on(device: torch.device) -> bool:
-    return device.type == "cpu" and _packs()
+def _supports_packed_bfloat16(device: torch.device) -> bool:
+    return device.type == "cpu" and _has_packed_bfloat16()
 
 
 @lru_cache
-def _packs() -> bool:
-    """Whether oneDNN multiplies packed bfloat16 here: it needs AVX512 or its like."""
+def _has_packed_bfloat16() -> bool:
+    """Return True if oneDNN multiplies packed bfloat16 on this CPU: it needs AVX512 or the like."""
     try:
         if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return False
         x = torch.ones(2, 64)
-        return bool((_Packed(Part(torch.eye(64)))(x).float() - x).abs().max() < 0.02)
+        return bool((_PackedBfloat16Linear(LinearSpec(torch.eye(64)))(x).float() - x).abs().max() < 0.02)
     except Exception:  # builds without oneDNN, and other kinds of CPUs
         return False
 
 
 @lru_cache
-def choose_fastest_formats(device: str, width: int = 768) -> WeightFormats:
-    """The fastest formats here for one token and for many: known of some CPUs, else by a moment of multiplying.
+def choose_fastest_formats(device: str, hidden_size: int = 768) -> WeightFormats:
+    """Choose the fastest formats for one token and for many: known of some CPUs, else from a quick measurement.
 
     Args:
         device: where the model is to run; only on a CPU there is anything to measure.
-        width: the model's, since calls cost more than multiplying where it is small.
+        hidden_size: the model's; in small ones calls cost more than multiplying.
     """
     names = list_available_formats(device)
     if torch.device(device).type != "cpu":
         best = next(name for name in ("bfloat16", "float16", "float32") if name in names)
         return WeightFormats(best, best)
     if {"int8", "bfloat16"} <= set(names) and torch.cpu._is_amx_tile_supported():
-        return WeightFormats("int8", "bfloat16", 16)  # what every measurement on such CPUs said, at all widths
+        return WeightFormats("int8", "bfloat16", 16)  # the result of every measurement on such CPUs, at all sizes
     # Together larger than a core's own cache, as a model's weights are between two tokens.
-    width = min(width, 768)
-    weights = [torch.ones(4 * width, width) for _ in range(max(1, min(16, (1 << 19) // width**2)))]
-    layers = {name: [make_linear(name, Part(weight)) for weight in weights] for name in names}
-    few, many = (min(names, key=lambda name: _seconds(layers[name], rows, width)) for rows in (1, MANY))
-    switch = next(
-        (
-            rows
-            for rows in (4, 8, 16, 24, 32, 48)
-            if _seconds(layers[many], rows, width) < _seconds(layers[few], rows, width)
-        ),
-        MANY,
+    size = min(hidden_size, 768)
+    weights = [torch.ones(4 * size, size) for _ in range(max(1, min(16, (1 << 19) // size**2)))]
+    layers = {name: [make_linear(name, LinearSpec(weight)) for weight in weights] for name in names}
+    decode, prefill = (
+        min(names, key=lambda name: _time_layers(layers[name], tokens, size)) for tokens in (1, MIN_PREFILL_TOKENS)
     )
-    return WeightFormats(few, many, 0 if few == many else switch)
+    prefill_from = next(
+        (
+            tokens
+            for tokens in (4, 8, 16, 24, 32, 48)
+            if _time_layers(layers[prefill], tokens, size) < _time_layers(layers[decode], tokens, size)
+        ),
+        MIN_PREFILL_TOKENS,
+    )
+    return WeightFormats(decode, prefill, 0 if decode == prefill else prefill_from)
 
 
 @torch.inference_mode()
-def _seconds(layers: list[Linear], rows: int, width: int) -> float:
-    """The least of some passes through the layers: the first warms up, the others are spoilt by other processes."""
-    x, least = torch.randn(rows, width), float("inf")
-    for _ in range(5 if rows == 1 else 3):
+def _time_layers(layers: list[Linear], tokens: int, size: int) -> float:
+    """Return the minimum seconds of a few passes: the first warms up, other processes disturb the rest."""
+    x, fastest = torch.randn(tokens, size), float("inf")
+    for _ in range(5 if tokens == 1 else 3):
         start = time.perf_counter()
         for layer in layers:
             layer(x)
-        least = min(least, time.perf_counter() - start)
-    return least
+        fastest = min(fastest, time.perf_counter() - start)
+    return fastest

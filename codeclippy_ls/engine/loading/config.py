@@ -55,8 +55,8 @@ def _plain(written: dict[str, Any]) -> Any:
     config = SimpleNamespace(**{_NAMES.get(name, name): value for name, value in written.items()})
     config.get_text_config = lambda: config
     config.eos_token_id = written.get("eos_token_id")
-    turned = ARCHITECTURES[kind].turned and "rotary_dim" not in written
-    if written.get("dtype") not in _DTYPES or (turned and not isinstance(written.get("rope_parameters"), dict)):
+    needs_rope = ARCHITECTURES[kind].rotary_style and "rotary_dim" not in written
+    if written.get("dtype") not in _DTYPES or (needs_rope and not isinstance(written.get("rope_parameters"), dict)):
         return None
     return config if is_supported(config) else None
 

@@ -21,7 +21,12 @@ from typing import Any, Protocol
 import torch
 
 from codeclippy_ls.engine.decoder.architectures import ModelConfig, parse_config
-from codeclippy_ls.engine.decoder.linear import PLAIN, WeightFormats, choose_fastest_formats, list_available_formats
+from codeclippy_ls.engine.decoder.linear import (
+    FLOAT_FORMATS,
+    WeightFormats,
+    choose_fastest_formats,
+    list_available_formats,
+)
 from codeclippy_ls.engine.decoder.transformer import Transformer
 from codeclippy_ls.engine.generation.drafting import PassCost
 from codeclippy_ls.engine.generation.kv_cache import KVCache, ModelInput
@@ -117,8 +122,8 @@ class Model:
 
     def spare(self) -> None:
         """Give up memory that only makes passes faster."""
-        if (graphs := getattr(self.runner, "graphs", None)) is not None:
-            graphs.clear()
+        if (graph_runner := getattr(self.runner, "graph_runner", None)) is not None:
+            graph_runner.clear()
 
     @torch.inference_mode()
     def forward(self, feeds: Sequence[ModelInput]) -> list[torch.Tensor]:
@@ -167,11 +172,11 @@ def load(spec: ModelSpec, native: bool = True) -> Model:
     dtype = pick_dtype(spec.dtype, device)
     read_context_length(config, spec.name)  # refused before the weights are read
     ends = read_stop_token_ids(config, read_generation_config(folder).get("eos_token_id"))
-    shape = parse_config(config) if native and device.type != "mps" and spec.device != BALANCED else None
+    model_config = parse_config(config) if native and device.type != "mps" and spec.device != BALANCED else None
     try:
         runner: Runner = (
-            _load_native(folder, config, shape, device, pick_weight_formats(spec.dtype, device, shape))
-            if shape
+            _load_native(folder, config, model_config, device, pick_weight_formats(spec.dtype, device, model_config))
+            if model_config
             else _load_transformers(folder, config, device, dtype, spec)
         )
         model = Model(runner, read_tokenizer(folder, runner.vocab_size), spec.name, read_chat_template(folder), ends)
@@ -187,14 +192,14 @@ def load(spec: ModelSpec, native: bool = True) -> Model:
 
 
 def _load_native(
-    folder: Path, config: Any, shape: ModelConfig, device: torch.device, choice: WeightFormats
+    folder: Path, config: Any, model_config: ModelConfig, device: torch.device, formats: WeightFormats
 ) -> Transformer:
     """Our own decoder: straight from the files, or over the weights of a module that is let go of then."""
     with ExitStack() as stack:
-        if (stored := open_if_complete(ensure_safetensors(folder), shape, device, stack)) is not None:
-            return Transformer(config, stored, choice)
-    module = load_module(folder, read_transformers_config(folder), PLAIN.get(choice.few, torch.float32))
-    return Transformer(config, module.to(device).state_dict(), choice)
+        if (stored := open_if_complete(ensure_safetensors(folder), model_config, device, stack)) is not None:
+            return Transformer(config, stored, formats)
+    module = load_module(folder, read_transformers_config(folder), FLOAT_FORMATS.get(formats.decode, torch.float32))
+    return Transformer(config, module.to(device).state_dict(), formats)
 
 
 def _load_transformers(
@@ -285,15 +290,15 @@ def pick_device(wanted: str) -> torch.device:
         raise ModelError(f'setting "device": {wanted!r} cannot be used here ({brief(error)}); try "auto"') from error
 
 
-def pick_weight_formats(wanted: str, device: torch.device, shape: ModelConfig) -> WeightFormats:
+def pick_weight_formats(wanted: str, device: torch.device, config: ModelConfig) -> WeightFormats:
     """The number format asked for, or the fastest here, of our own decoder.
 
     Raises:
         ModelError: the format does not exist, or not on this device.
     """
     if wanted == "auto":
-        best = choose_fastest_formats(device.type, shape.width)
-        return best if shape.parameters <= _TWICE else WeightFormats(best.few, best.few)
+        best = choose_fastest_formats(device.type, config.hidden_size)
+        return best if config.num_parameters <= _TWICE else WeightFormats(best.decode, best.decode)
     if wanted == "int8" and wanted not in list_available_formats(device.type):
         raise ModelError(f'setting "dtype": {wanted!r} cannot be used on {device}; try "auto"')
     return WeightFormats(wanted, wanted)
@@ -306,9 +311,9 @@ def pick_dtype(wanted: str, device: torch.device) -> torch.dtype:
         ModelError: the name is none of float32, bfloat16, float16, int8; the last is float32 here.
     """
     if wanted != "auto":
-        if wanted not in (*PLAIN, "int8"):
-            raise ModelError(f'setting "dtype": {wanted!r} is none of auto, {", ".join(PLAIN)}, int8')
-        return PLAIN.get(wanted, torch.float32)
+        if wanted not in (*FLOAT_FORMATS, "int8"):
+            raise ModelError(f'setting "dtype": {wanted!r} is none of auto, {", ".join(FLOAT_FORMATS)}, int8')
+        return FLOAT_FORMATS.get(wanted, torch.float32)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():

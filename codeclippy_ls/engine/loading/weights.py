@@ -60,10 +60,10 @@ class SafetensorsWeights(Mapping[str, Tensor]):
 
 
 def open_if_complete(
-    folder: Path, shape: ModelConfig, device: torch.device, stack: ExitStack
+    folder: Path, config: ModelConfig, device: torch.device, stack: ExitStack
 ) -> SafetensorsWeights | None:
-    """A folder's weights if they are exactly those of the shape, else None: then transformers knows other names for
-    them, or says what is wrong.
+    """A folder's weights if they are exactly those of the configuration, else None: then transformers knows other names
+    for them, or says what is wrong.
 
     Args:
         stack: closes the files.
@@ -76,7 +76,7 @@ def open_if_complete(
         found = {_usual(name): stored.form(name) for name in stored}
     except Exception:  # damaged files raise a dozen kinds
         return None
-    return stored if found == compute_weight_shapes(shape) else None
+    return stored if found == compute_weight_shapes(config) else None
 
 
 def _usual(name: str) -> str:
