@@ -1,7 +1,7 @@
-"""Services for the tests of the remote engine: one made of raw bytes, which fails as told, and two real ones.
+"""Services for the tests of the remote engine: a scripted one that sends raw bytes, and two real ones.
 
-The real ones are llama.cpp's server, from the package `xllamacpp`, over the shipped model in float32, and transformers'
-own `serve`. Run as a program this is the first of them: it prints its address and stays until its input ends.
+The real ones are llama.cpp's server, from the package `xllamacpp`, with the shipped model in float32, and transformers'
+own `serve`. Run as a program, this module is llama.cpp's server: it prints its address and runs until its stdin ends.
 """
 
 from __future__ import annotations
@@ -26,49 +26,55 @@ MODELS = {"object": "list", "data": [{"id": "qwen2.5-coder-7b", "object": "model
 
 
 @dataclass
-class Asked:
-    """A request as it came: its first line, its headers in lower case, its body."""
+class RecordedRequest:
+    """A request that the service received: its first line, its headers in lower case, its body."""
 
     line: str
     headers: dict[str, str]
     body: dict[str, Any]
 
 
-Answer = Callable[[Asked, asyncio.StreamWriter], Awaitable[None]]
+Answer = Callable[[RecordedRequest, asyncio.StreamWriter], Awaitable[None]]
 
 
 @dataclass
 class Stub:
-    """A service whose answers are bytes; `answer` writes those to POSTs, `models` is what it lists."""
+    """A scripted service.
+
+    Attributes:
+        answer: writes the response to a POST.
+        models: the response to a GET.
+        cut_off: number of connections that the client closed before the response was complete.
+    """
 
     answer: Answer
     models: bytes = b""
-    asked: list[Asked] = field(default_factory=list)
-    left: int = 0  # connections that were closed before their answer was whole
+    requests: list[RecordedRequest] = field(default_factory=list)
+    cut_off: int = 0
     port: int = 0
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     @property
     def url(self) -> str:
-        """The endpoint."""
+        """The endpoint's URL."""
         return f"http://127.0.0.1:{self.port}/v1"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, for one request."""
+        """Serve one connection, for one request."""
         self._writers.add(writer)
         try:
-            asked = await _read(reader)
-            self.asked.append(asked)
-            if asked.line.startswith("GET"):
-                writer.write(self.models or whole(MODELS))
+            request = await _read_request(reader)
+            self.requests.append(request)
+            if request.line.startswith("GET"):
+                writer.write(self.models or json_response(MODELS))
             else:
-                watched = asyncio.create_task(reader.read(1))
-                answered = asyncio.ensure_future(self.answer(asked, writer))
-                await asyncio.wait((watched, answered), return_when=asyncio.FIRST_COMPLETED)
-                self.left += not answered.done()
-                for task in (watched, answered):
+                closed = asyncio.create_task(reader.read(1))
+                answered = asyncio.ensure_future(self.answer(request, writer))
+                await asyncio.wait((closed, answered), return_when=asyncio.FIRST_COMPLETED)
+                self.cut_off += not answered.done()
+                for task in (closed, answered):
                     task.cancel()
-                await asyncio.gather(watched, answered, return_exceptions=True)
+                await asyncio.gather(closed, answered, return_exceptions=True)
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
@@ -77,51 +83,51 @@ class Stub:
             writer.close()
 
     def drop(self) -> None:
-        """Cut all connections, as a process that dies does."""
+        """Abort all connections, as a process that dies does."""
         for writer in self._writers:
             writer.transport.abort()
 
     @property
-    def posts(self) -> list[Asked]:
-        """The requests for text."""
-        return [one for one in self.asked if one.line.startswith("POST")]
+    def posts(self) -> list[RecordedRequest]:
+        """The POST requests."""
+        return [request for request in self.requests if request.line.startswith("POST")]
 
 
-async def _read(reader: asyncio.StreamReader) -> Asked:
+async def _read_request(reader: asyncio.StreamReader) -> RecordedRequest:
     line = (await reader.readline()).decode()
     headers: dict[str, str] = {}
-    while found := (await reader.readline()).decode().strip():
-        name, _, value = found.partition(":")
+    while header := (await reader.readline()).decode().strip():
+        name, _, value = header.partition(":")
         headers[name.lower()] = value.strip()
     body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return Asked(line.strip(), headers, json.loads(body) if body else {})
+    return RecordedRequest(line.strip(), headers, json.loads(body) if body else {})
 
 
 @contextlib.asynccontextmanager
-async def stub(answer: Answer, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[Stub]:
-    """A service on a free port, or on one that was free before."""
-    made = Stub(answer)
-    server = await asyncio.start_server(made.serve, "127.0.0.1", port, ssl=tls)
-    made.port = server.sockets[0].getsockname()[1]
+async def run_stub(answer: Answer, port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIterator[Stub]:
+    """Run a scripted service on a free port, or on a given one."""
+    stub = Stub(answer)
+    server = await asyncio.start_server(stub.serve, "127.0.0.1", port, ssl=tls)
+    stub.port = server.sockets[0].getsockname()[1]
     try:
-        yield made
+        yield stub
     finally:
         server.close()
-        made.drop()
+        stub.drop()
 
 
-def head(status: str = "200 OK", kind: str = "text/event-stream", more: str = "") -> bytes:
-    """The head of an answer that ends with its connection."""
-    return f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{more}Connection: close\r\n\r\n".encode()
+def response_head(status: str = "200 OK", content_type: str = "text/event-stream", headers: str = "") -> bytes:
+    """Return the head of a response that ends with its connection."""
+    return f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n{headers}Connection: close\r\n\r\n".encode()
 
 
-def whole(found: Any, status: str = "200 OK", more: str = "") -> bytes:
-    """An answer in JSON."""
-    return head(status, "application/json", more) + json.dumps(found).encode()
+def json_response(body: Any, status: str = "200 OK", headers: str = "") -> bytes:
+    """Return a response in JSON."""
+    return response_head(status, "application/json", headers) + json.dumps(body).encode()
 
 
 def event(text: str, index: int = 0, finish: str | None = None, logprobs: Any = None) -> bytes:
-    """A piece of text of the completions interface."""
+    """Return an event with a piece of text, in the completions interface."""
     choice = {"index": index, "text": text, "finish_reason": finish, "logprobs": logprobs}
     return f"data: {json.dumps({'choices': [choice]})}\n\n".encode()
 
@@ -130,8 +136,8 @@ DONE = b"data: [DONE]\n\n"
 
 
 @contextlib.contextmanager
-def llama_server(scratch: Path) -> Iterator[str]:
-    """llama.cpp's server over the shipped model; its endpoint."""
+def run_llama_server(scratch: Path) -> Iterator[str]:
+    """Run llama.cpp's server with the shipped model; yields the endpoint."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.services", str(scratch)],
         cwd=ROOT,
@@ -151,8 +157,8 @@ def llama_server(scratch: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def transformers_server(folder: Path, scratch: Path) -> Iterator[str]:
-    """`transformers serve` over a folder, in float32; its endpoint."""
+def run_transformers_server(folder: Path, scratch: Path) -> Iterator[str]:
+    """Run `transformers serve` with the model of a folder, in float32; yields the endpoint."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -179,14 +185,14 @@ def transformers_server(folder: Path, scratch: Path) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        assert _answers(port, process), "transformers serve did not start"
+        assert _wait_until_healthy(port, process), "transformers serve did not start"
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.terminate()
         process.wait(20)
 
 
-def _answers(port: int, process: subprocess.Popen[bytes]) -> bool:
+def _wait_until_healthy(port: int, process: subprocess.Popen[bytes]) -> bool:
     for _ in range(240):
         with contextlib.suppress(OSError):
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
@@ -199,37 +205,41 @@ def _answers(port: int, process: subprocess.Popen[bytes]) -> bool:
 
 
 def write_gguf(folder: Path, path: Path) -> None:
-    """The shipped model with its tokenizer, as far as llama.cpp has it: the regular expression is GPT-2's, which cuts
-    digits, underscores and indentation in another way."""
+    """Write the shipped model with its tokenizer, as far as llama.cpp supports it.
+
+    The regular expression is GPT-2's, which splits digits, underscores and indentation in another way.
+    """
     import gguf
 
     from bench import peer_formats
 
-    made = peer_formats.laid(folder)
+    model = peer_formats.laid(folder)
     definition = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     ids = dict(definition["model"]["vocab"])
     control = {token["content"]: token["id"] for token in definition["added_tokens"]}
     names = {id: token for token, id in {**ids, **control}.items()}
-    writer = gguf.GGUFWriter(path, made.architecture)
+    writer = gguf.GGUFWriter(path, model.architecture)
     writer.add_name("shipped")
-    words = peer_formats.described(writer, made)
+    vocab_size = peer_formats.described(writer, model)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([names.get(id, f"<|unused{id}|>") for id in range(words)])
-    kinds = [
+    writer.add_token_list([names.get(id, f"<|unused{id}|>") for id in range(vocab_size)])
+    token_types = [
         gguf.TokenType.CONTROL
         if id in control.values()
         else gguf.TokenType.NORMAL
         if id in names
         else gguf.TokenType.UNUSED
-        for id in range(words)
+        for id in range(vocab_size)
     ]
-    writer.add_token_types(kinds)
-    writer.add_token_merges([one if isinstance(one, str) else " ".join(one) for one in definition["model"]["merges"]])
+    writer.add_token_types(token_types)
+    writer.add_token_merges(
+        [merge if isinstance(merge, str) else " ".join(merge) for merge in definition["model"]["merges"]]
+    )
     writer.add_bos_token_id(control["<|endoftext|>"])
     writer.add_eos_token_id(control["<|endoftext|>"])
     writer.add_add_bos_token(False)
-    for name, weight in made.weights.items():
+    for name, weight in model.weights.items():
         writer.add_tensor(name, weight.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

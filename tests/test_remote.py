@@ -1,4 +1,4 @@
-"""The remote engine against a service made of raw bytes: what it sends, what it reads, and how each fault ends."""
+"""The remote engine against a scripted service: requests, responses, and the error for each fault."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from codeclippy_ls.server.server import Server
 from codeclippy_ls.settings import Settings, parse
 from codeclippy_ls.text import Document
 from tests.editor import TIMEOUT, in_process
-from tests.services import DONE, MODELS, Asked, event, head, stub, whole
+from tests.services import DONE, MODELS, RecordedRequest, event, json_response, response_head, run_stub
 
 pytest.importorskip("httpx2", reason="needs Python 3.11 or newer")
 
@@ -43,8 +43,8 @@ CODE = "def area(width, height):\n    return "
 KEY = "sk-very-secret-0123456789"
 
 
-def settings_for(url: str, **model: Any) -> Settings:
-    """Settings with an endpoint, and time for a busy machine."""
+def make_settings(url: str, **model: Any) -> Settings:
+    """Make settings with an endpoint, and time for a busy machine."""
     completion = {"timeBudgetMs": 20000, "minConfidence": 0.0, "prefetch": False}
     settings, problems = parse(
         {"model": {"endpoint": url, **model}, "completion": completion, "edit": {"candidates": 1}}
@@ -54,37 +54,37 @@ def settings_for(url: str, **model: Any) -> Settings:
 
 
 @asynccontextmanager
-async def assistant(
-    settings: Settings, watched: list[tuple[str, ModelStatus]] | None = None, **options: Any
+async def open_assistant(
+    settings: Settings, statuses: list[tuple[str, ModelStatus]] | None = None, **options: Any
 ) -> AsyncIterator[Assistant]:
-    """An assistant over a remote engine that loses no time after failures."""
+    """Open an assistant over a remote engine that does not pause after failures."""
 
-    def watch(model: str, status: ModelStatus) -> None:
-        if watched is not None:
-            watched.append((model, status))
+    def on_status(model: str, status: ModelStatus) -> None:
+        if statuses is not None:
+            statuses.append((model, status))
 
-    engine = RemoteEngine(settings.model, resolve_model_specs(settings), watch, **{"pauses": (0.0,), **options})
-    made = Assistant(engine, settings)
+    engine = RemoteEngine(settings.model, resolve_model_specs(settings), on_status, **{"pauses": (0.0,), **options})
+    assistant = Assistant(engine, settings)
     try:
-        yield made
+        yield assistant
     finally:
-        await made.close()
+        await assistant.close()
 
 
-def saying(*pieces: str, finish: str = "stop") -> Any:
-    """Answers each request with these pieces of text."""
+def answer_text(*pieces: str, finish: str = "stop") -> Any:
+    """Answer each request with these pieces of text."""
 
-    async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
-        writer.write(head() + b"".join(map(event, pieces)) + event("", finish=finish) + DONE)
+    async def answer(request: RecordedRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(response_head() + b"".join(map(event, pieces)) + event("", finish=finish) + DONE)
         await writer.drain()
 
     return answer
 
 
-def sending(*parts: bytes) -> Any:
-    """Answers each request with these bytes, and closes."""
+def answer_bytes(*parts: bytes) -> Any:
+    """Answer each request with these bytes, and close."""
 
-    async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
+    async def answer(request: RecordedRequest, writer: asyncio.StreamWriter) -> None:
         for part in parts:
             writer.write(part)
             await writer.drain()
@@ -92,10 +92,10 @@ def sending(*parts: bytes) -> Any:
     return answer
 
 
-def hanging(*parts: bytes) -> Any:
-    """Sends these bytes and nothing more, and stays."""
+def answer_and_hang(*parts: bytes) -> Any:
+    """Answer with these bytes, and keep the connection open without sending more."""
 
-    async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
+    async def answer(request: RecordedRequest, writer: asyncio.StreamWriter) -> None:
         writer.write(b"".join(parts))
         await writer.drain()
         await asyncio.sleep(60)
@@ -103,23 +103,26 @@ def hanging(*parts: bytes) -> Any:
     return answer
 
 
-async def suggested(subject: Assistant, code: str = CODE, uri: str = "file:///a.py", **options: Any) -> list[str]:
-    """The texts of the suggestions at the end of a document."""
-    found = await subject.complete(Document(uri, code, language="python"), len(code), **options)
+async def complete(assistant: Assistant, code: str = CODE, uri: str = "file:///a.py", **options: Any) -> list[str]:
+    """Return the texts of the suggestions at the end of a document."""
+    found = await assistant.complete(Document(uri, code, language="python"), len(code), **options)
     return [item.text for item in found.items]
 
 
-# What is sent.
+# Requests.
 
 
-async def test_a_hole_is_asked_for_by_the_familys_template() -> None:
-    """The served name tells the family; the first is greedy, the others are sampled beside it."""
-    async with stub(saying("width ", "* height")) as service, assistant(settings_for(service.url)) as subject:
-        await subject.prepare()
+async def test_fim_prompt_follows_the_familys_template() -> None:
+    """The model's name tells the family; the first candidate is greedy, the others are sampled in a second call."""
+    async with (
+        run_stub(answer_text("width ", "* height")) as service,
+        open_assistant(make_settings(service.url)) as assistant,
+    ):
+        await assistant.prepare()
         code = CODE + "\n\nprint(area(1, 2))\n"
-        found = await subject.complete(Document("file:///a.py", code, language="python"), len(CODE), candidates=3)
+        found = await assistant.complete(Document("file:///a.py", code, language="python"), len(CODE), candidates=3)
         assert [item.text for item in found.items] == ["width * height"]
-        greedy, sampled = sorted((asked.body for asked in service.posts), key=lambda body: body["temperature"])
+        greedy, sampled = sorted((request.body for request in service.posts), key=lambda body: body["temperature"])
         assert greedy["prompt"] == (
             f"<|file_sep|>a.py\n<|fim_prefix|>{CODE}<|fim_suffix|>\n\nprint(area(1, 2))\n<|fim_middle|>"
         )
@@ -127,76 +130,79 @@ async def test_a_hole_is_asked_for_by_the_familys_template() -> None:
         assert "n" not in greedy and (sampled["n"], sampled["temperature"]) == (2, 0.6)
 
 
-async def test_a_hole_may_be_the_services_to_fill() -> None:
-    """`suffix` sends the text after the cursor apart; `none` does not send it at all."""
-    for infill, suffix in (("suffix", "\n# end\n"), ("none", None)):
+async def test_service_can_make_the_fim_prompt() -> None:
+    """`suffix` sends the text after the cursor in a field of its own; `none` does not send it."""
+    for fim, suffix in (("suffix", "\n# end\n"), ("none", None)):
         async with (
-            stub(saying("1")) as service,
-            assistant(settings_for(service.url, endpointFim=infill)) as subject,
+            run_stub(answer_text("1")) as service,
+            open_assistant(make_settings(service.url, endpointFim=fim)) as assistant,
         ):
-            await subject.prepare()
-            await subject.complete(Document("file:///", CODE + "\n# end\n"), len(CODE))
+            await assistant.prepare()
+            await assistant.complete(Document("file:///", CODE + "\n# end\n"), len(CODE))
             body = service.posts[0].body
             assert (body["prompt"], body.get("suffix")) == (CODE, suffix)
 
 
-async def test_vllm_is_asked_to_spell_what_ends_an_answer() -> None:
-    """It leaves control tokens out of the text otherwise, and our stops are such; no other service knows the field."""
+async def test_vllm_is_asked_to_keep_control_tokens() -> None:
+    """It omits them from the text otherwise, and our stops are control tokens; no other service knows the field."""
     for owner, spelled in (("vllm", False), ("llamacpp", None)):
-        async with stub(saying("width<|file_sep|>b.py")) as service, assistant(settings_for(service.url)) as subject:
-            service.models = whole({"data": [{"id": "qwen2.5-coder-7b", "owned_by": owner}]})
-            await subject.prepare()
-            assert await suggested(subject) == ["width"]
+        async with (
+            run_stub(answer_text("width<|file_sep|>b.py")) as service,
+            open_assistant(make_settings(service.url)) as assistant,
+        ):
+            service.models = json_response({"data": [{"id": "qwen2.5-coder-7b", "owned_by": owner}]})
+            await assistant.prepare()
+            assert await complete(assistant) == ["width"]
             body = service.posts[0].body
             assert body.get("skip_special_tokens") == spelled and "<|file_sep|>" in body["stop"]
 
 
-async def test_the_key_goes_in_the_header_and_nowhere_else(
+async def test_key_is_sent_in_the_header_and_nowhere_else(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not into messages or logs, not even where the service repeats it, and no code either."""
+    """Messages and logs contain neither the key, even if the service repeats it, nor code."""
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("TEAM_KEY", KEY)
-    refused = whole({"error": {"message": f"bad key {KEY}"}}, "401 Unauthorized")
+    refused = json_response({"error": {"message": f"bad key {KEY}"}}, "401 Unauthorized")
     async with (
-        stub(sending(refused)) as service,
-        assistant(settings_for(service.url, endpointKeyVariable="TEAM_KEY")) as subject,
+        run_stub(answer_bytes(refused)) as service,
+        open_assistant(make_settings(service.url, endpointKeyVariable="TEAM_KEY")) as assistant,
     ):
-        await subject.prepare()
+        await assistant.prepare()
         with pytest.raises(EngineError) as raised:
-            await suggested(subject)
+            await complete(assistant)
         assert service.posts[0].headers["authorization"] == f"Bearer {KEY}"
     assert "does not accept the key" in str(raised.value)
     assert KEY not in str(raised.value) + caplog.text and "area" not in caplog.text
 
 
-async def test_what_a_service_says_is_quoted_unless_it_repeats_the_code() -> None:
-    """A validation error that holds its input is not shown, another one is."""
-    for said, shown in (("the context is 4096 tokens long", True), (f"cannot read {CODE!r:.40}", False)):
+async def test_service_message_is_quoted_unless_it_repeats_the_code() -> None:
+    """A validation error that contains its input is not shown, another one is."""
+    for message, is_shown in (("the context is 4096 tokens long", True), (f"cannot read {CODE!r:.40}", False)):
         async with (
-            stub(sending(whole({"detail": said}, "422 Unprocessable"))) as service,
-            assistant(settings_for(service.url)) as subject,
+            run_stub(answer_bytes(json_response({"detail": message}, "422 Unprocessable"))) as service,
+            open_assistant(make_settings(service.url)) as assistant,
         ):
-            await subject.prepare()
+            await assistant.prepare()
             with pytest.raises(EngineError) as raised:
-                await suggested(subject)
-            assert (said in str(raised.value)) == shown and "422" in str(raised.value)
+                await complete(assistant)
+            assert (message in str(raised.value)) == is_shown and "422" in str(raised.value)
 
 
 @pytest.mark.parametrize("name", [".env", "server.pem", "id_ed25519", "prod.tfvars", "Secrets.yaml"])
-async def test_files_that_hold_secrets_stay_here(name: str) -> None:
-    """Nothing of them is sent, for a suggestion or for an edit; the message says why."""
-    async with stub(saying("x")) as service, assistant(settings_for(service.url)) as subject:
-        await subject.prepare()
+async def test_secret_files_are_never_sent(name: str) -> None:
+    """Neither for a suggestion nor for an edit; the message says why."""
+    async with run_stub(answer_text("x")) as service, open_assistant(make_settings(service.url)) as assistant:
+        await assistant.prepare()
         with pytest.raises(EngineError, match="never leave this machine"):
-            await suggested(subject, uri=f"file:///home/me/{name}")
-        refused = await subject.edit(Document(f"file:///home/me/{name}", "A=1\n"), "sort")
+            await complete(assistant, uri=f"file:///home/me/{name}")
+        refused = await assistant.edit(Document(f"file:///home/me/{name}", "A=1\n"), "sort")
         assert isinstance(refused, Refusal) and "never leave this machine" in refused.reason
         assert not service.posts
 
 
-async def test_passages_go_along_unless_they_are_secret_or_spell_control_tokens() -> None:
-    """Only with the setting context open."""
+async def test_snippets_are_sent_unless_secret_or_with_control_tokens() -> None:
+    """Only if the setting "completion.context" is "open"."""
     text = "def area(width, height):\n    return width * height  # {}\n"
     others = [
         OpenFile("good.py", text.format("GOOD")),
@@ -204,98 +210,104 @@ async def test_passages_go_along_unless_they_are_secret_or_spell_control_tokens(
         OpenFile("bad.py", text.format("BAD <|fim_suffix|>")),
     ]
     code = "from good import area\n\nx = area(width, height)\ny = "
-    for context, along in (("open", True), ("off", False)):
-        async with stub(saying("1")) as service:
-            settings = settings_for(service.url)
+    for context, is_sent in (("open", True), ("off", False)):
+        async with run_stub(answer_text("1")) as service:
+            settings = make_settings(service.url)
             settings = replace(settings, completion=replace(settings.completion, context=context))
-            async with assistant(settings) as subject:
-                subject.suggester.others = lambda uri: others
-                await subject.prepare()
-                for one in others:  # each is the most relevant once
-                    subject.suggester.others = lambda uri, one=one: [one]  # type: ignore[misc]
-                    await suggested(subject, code, uri=f"file:///{one.path.replace('/', '_')}.py")
-                sent = "".join(asked.body["prompt"] for asked in service.posts)
-                assert ("GOOD" in sent) == along and "SECRET" not in sent and "BAD" not in sent
+            async with open_assistant(settings) as assistant:
+                assistant.suggester.others = lambda uri: others
+                await assistant.prepare()
+                for other in others:  # each is the most relevant once
+                    assistant.suggester.others = lambda uri, other=other: [other]  # type: ignore[misc]
+                    await complete(assistant, code, uri=f"file:///{other.path.replace('/', '_')}.py")
+                sent = "".join(request.body["prompt"] for request in service.posts)
+                assert ("GOOD" in sent) == is_sent and "SECRET" not in sent and "BAD" not in sent
 
 
 async def test_text_that_spells_a_control_token_is_not_sent() -> None:
-    """A service would read it as one; the reason is said."""
-    async with stub(saying("x")) as service, assistant(settings_for(service.url)) as subject:
-        await subject.prepare()
+    """A service would read it as one; the message names the token."""
+    async with run_stub(answer_text("x")) as service, open_assistant(make_settings(service.url)) as assistant:
+        await assistant.prepare()
         with pytest.raises(EngineError, match=re.escape("holds <|fim_middle|>")):
-            await suggested(subject, 'TOKEN = "<|fim_middle|>"\nx = ')
+            await complete(assistant, 'TOKEN = "<|fim_middle|>"\nx = ')
         assert not service.posts
 
 
-# What is read.
+# Responses.
 
 
-async def test_an_answer_that_begins_the_word_anew_is_dropped() -> None:
-    """Nothing holds the answer to the word that was begun."""
+async def test_answer_that_repeats_the_begun_word_is_dropped() -> None:
+    """No constraint makes the answer continue the word that was begun."""
     for answer, shown in (("retval = 1", []), ("urn 1", ["urn 1"])):
-        async with stub(saying(answer)) as service, assistant(settings_for(service.url)) as subject:
-            await subject.prepare()
-            assert await suggested(subject, "def f():\n    ret") == shown
+        async with run_stub(answer_text(answer)) as service, open_assistant(make_settings(service.url)) as assistant:
+            await assistant.prepare()
+            assert await complete(assistant, "def f():\n    ret") == shown
 
 
-async def test_a_suggestion_ends_where_we_say_and_the_connection_is_left() -> None:
-    """The service sees that nobody waits any more."""
+async def test_connection_is_closed_once_a_suggestion_is_done() -> None:
+    """So the service sees that nobody waits any more."""
     pieces = (event("1\n"), event("def other():\n"), event("    pass\n"))
-    async with stub(hanging(head(), *pieces)) as service, assistant(settings_for(service.url)) as subject:
-        await subject.prepare()
-        assert await suggested(subject, CODE + "width * ") == ["1"]
-        await until(lambda: service.left == 1)
+    async with (
+        run_stub(answer_and_hang(response_head(), *pieces)) as service,
+        open_assistant(make_settings(service.url)) as assistant,
+    ):
+        await assistant.prepare()
+        assert await complete(assistant, CODE + "width * ") == ["1"]
+        await wait_until(lambda: service.cut_off == 1)
 
 
-async def test_cancelling_leaves_the_connection() -> None:
-    """And the ticket is answered at once."""
-    async with stub(hanging(head(), event("a"))) as service, assistant(settings_for(service.url)) as subject:
-        await subject.prepare()
-        waiting = asyncio.create_task(subject.complete(Document("file:///a.py", CODE), len(CODE)))
-        await until(lambda: bool(service.posts))
-        subject.changed("file:///a.py", None)
+async def test_cancelling_closes_the_connection() -> None:
+    """The request is resolved at once."""
+    async with (
+        run_stub(answer_and_hang(response_head(), event("a"))) as service,
+        open_assistant(make_settings(service.url)) as assistant,
+    ):
+        await assistant.prepare()
+        waiting = asyncio.create_task(assistant.complete(Document("file:///a.py", CODE), len(CODE)))
+        await wait_until(lambda: bool(service.posts))
+        assistant.changed("file:///a.py", None)
         assert (await waiting).items == ()
-        await until(lambda: service.left == 1)
+        await wait_until(lambda: service.cut_off == 1)
 
 
-async def test_what_there_is_when_time_is_up_is_shown() -> None:
+async def test_partial_text_is_shown_if_time_is_up() -> None:
     """As with every engine."""
-    async with stub(hanging(head(), event("width"))) as service:
-        settings = settings_for(service.url)
+    async with run_stub(answer_and_hang(response_head(), event("width"))) as service:
+        settings = make_settings(service.url)
         settings = replace(settings, completion=replace(settings.completion, time_budget_ms=1500))
-        async with assistant(settings) as subject:
-            await subject.prepare()
-            found = await subject.complete(Document("file:///a.py", CODE), len(CODE))
+        async with open_assistant(settings) as assistant:
+            await assistant.prepare()
+            found = await assistant.complete(Document("file:///a.py", CODE), len(CODE))
             assert [item.text for item in found.items] == ["width"] and not found.complete
 
 
-async def test_confidence_comes_with_log_probabilities_in_either_form() -> None:
-    """Lists of numbers, or llama.cpp's objects; without them it is certain."""
+async def test_confidence_is_read_from_log_probabilities_in_either_form() -> None:
+    """Lists of numbers, or llama.cpp's objects; without them the confidence is 1."""
     forms = (({"token_logprobs": [-0.5, -1.5]}, 0.3678), ({"content": [{"logprob": -1.0}]}, 0.3678), (None, 1.0))
     for logprobs, confidence in forms:
-        answer = sending(head() + event("width", logprobs=logprobs) + event("", finish="stop") + DONE)
-        async with stub(answer) as service, assistant(settings_for(service.url)) as subject:
-            await subject.prepare()
-            found = await subject.complete(Document("file:///a.py", CODE), len(CODE))
+        answer = answer_bytes(response_head() + event("width", logprobs=logprobs) + event("", finish="stop") + DONE)
+        async with run_stub(answer) as service, open_assistant(make_settings(service.url)) as assistant:
+            await assistant.prepare()
+            found = await assistant.complete(Document("file:///a.py", CODE), len(CODE))
             assert found.items[0].confidence == pytest.approx(confidence, abs=1e-3)
 
 
-async def test_services_that_do_not_stream_or_know_fewer_fields() -> None:
-    """An answer in one piece is read; fields that are refused are left out from then on."""
+async def test_services_that_do_not_stream_or_that_know_fewer_fields() -> None:
+    """An answer in one piece is read; fields that are refused are omitted from then on."""
 
-    async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
-        extra = {"n", "logprobs", "stop"} & set(asked.body)
+    async def answer(request: RecordedRequest, writer: asyncio.StreamWriter) -> None:
+        extra = {"n", "logprobs", "stop"} & set(request.body)
         writer.write(
-            whole({"detail": f"Unexpected fields: {extra}"}, "422 Unprocessable")
+            json_response({"detail": f"Unexpected fields: {extra}"}, "422 Unprocessable")
             if extra
-            else whole({"choices": [{"index": 0, "text": "width", "finish_reason": "stop"}]})
+            else json_response({"choices": [{"index": 0, "text": "width", "finish_reason": "stop"}]})
         )
         await writer.drain()
 
-    async with stub(answer) as service, assistant(settings_for(service.url)) as subject:
-        await subject.prepare()
-        assert await suggested(subject) == ["width"]
-        assert await suggested(subject, "x = 1\n" + CODE) == ["width"]
+    async with run_stub(answer) as service, open_assistant(make_settings(service.url)) as assistant:
+        await assistant.prepare()
+        assert await complete(assistant) == ["width"]
+        assert await complete(assistant, "x = 1\n" + CODE) == ["width"]
         assert len(service.posts) == 3
 
 
@@ -305,73 +317,79 @@ BEFORE = "def area(w, h):\n    return w * h\n\n\nprint(area(1, 2))\n"
 DIFF = '```diff\n@@ -7,9 +1 @@\n def area(w, h):\n+    """The area."""\n     return w * h\n```\n'
 
 
-def chatting(*pieces: str) -> Any:
-    """Answers with these pieces by the chat interface."""
+def answer_chat(*pieces: str) -> Any:
+    """Answer each request with these pieces, in the chat interface."""
 
-    async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
-        assert asked.line.startswith("POST /v1/chat/completions")
+    async def answer(request: RecordedRequest, writer: asyncio.StreamWriter) -> None:
+        assert request.line.startswith("POST /v1/chat/completions")
         chunk = b'data: {"choices":[{"index":0,"delta":{"content":%s}}]}\n\n'
         parts = [chunk % json.dumps(piece).encode() for piece in pieces]
         writer.write(
-            head() + b"".join(parts) + b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n' + DONE
+            response_head()
+            + b"".join(parts)
+            + b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+            + DONE
         )
         await writer.drain()
 
     return answer
 
 
-async def test_an_edit_by_chat_is_placed_by_its_text() -> None:
-    """Wrong line numbers and fences do not matter; the comment that asked goes with the edit."""
+async def test_diff_from_chat_is_placed_by_its_text() -> None:
+    """Wrong line numbers and fences do not matter; the comment with the message is removed with the edit."""
     async with (
-        stub(chatting(*DIFF)) as service,
-        assistant(settings_for(service.url, edit="helper-instruct")) as subject,
+        run_stub(answer_chat(*DIFF)) as service,
+        open_assistant(make_settings(service.url, edit="helper-instruct")) as assistant,
     ):
         document = Document("file:///a.py", "# clippy: document\n" + BEFORE, language="python")
         shown: list[str] = []
-        made = await subject.edit(document, "", (0, 5), shown.append)
-        assert isinstance(made, Proposal), made
-        assert made.after == BEFORE.replace("h):\n", 'h):\n    """The area."""\n')
+        edit = await assistant.edit(document, "", (0, 5), shown.append)
+        assert isinstance(edit, Proposal), edit
+        assert edit.after == BEFORE.replace("h):\n", 'h):\n    """The area."""\n')
         assert "".join(shown).startswith("```diff")
         message = service.posts[0].body["messages"][0]["content"]
         assert "document" in message and "def area" in message and "clippy" not in message
 
 
-@pytest.mark.parametrize(("owner", "held"), [("llamacpp", True), ("vllm", True), ("somebody", False)])
-async def test_an_edit_is_held_to_the_grammar_where_the_service_can(owner: str, held: bool) -> None:
+@pytest.mark.parametrize(("owner", "has_grammar"), [("llamacpp", True), ("vllm", True), ("somebody", False)])
+async def test_edit_is_sent_with_a_grammar_if_the_service_supports_it(owner: str, has_grammar: bool) -> None:
     """In the service's own field; a suggestion never is."""
     diff = "@@ -1 +1 @@\n def area(w, h):\n+    assert w\n"
-    async with stub(chatting(diff)) as service, assistant(settings_for(service.url, edit="helper")) as subject:
-        service.models = whole({"data": [{"id": "helper", "owned_by": owner}]})
-        await subject.prepare()
-        made = await subject.edit(Document("file:///a.py", BEFORE), "check w")
-        assert isinstance(made, Proposal) and made.after == BEFORE.replace("h):\n", "h):\n    assert w\n"), made
+    async with (
+        run_stub(answer_chat(diff)) as service,
+        open_assistant(make_settings(service.url, edit="helper")) as assistant,
+    ):
+        service.models = json_response({"data": [{"id": "helper", "owned_by": owner}]})
+        await assistant.prepare()
+        edit = await assistant.edit(Document("file:///a.py", BEFORE), "check w")
+        assert isinstance(edit, Proposal) and edit.after == BEFORE.replace("h):\n", "h):\n    assert w\n"), edit
         (body,) = (post.body for post in service.posts)
         found = body.get("grammar") if owner == "llamacpp" else body.get("structured_outputs", {}).get("grammar")
-        assert bool(found) is held and ("def area" in str(found)) is held
+        assert bool(found) is has_grammar and ("def area" in str(found)) is has_grammar
         assert ("grammar" in body) is (owner == "llamacpp")
 
 
-async def test_a_service_that_refuses_the_grammar_is_asked_without_it() -> None:
-    """For edits; what suggestions are asked with stays."""
-    said = chatting("@@ -1 +1 @@\n def area(w, h):\n+    assert w\n")
+async def test_edit_is_sent_without_grammar_if_the_service_refuses_it() -> None:
+    """The fields of suggestions stay."""
+    chat_answer = answer_chat("@@ -1 +1 @@\n def area(w, h):\n+    assert w\n")
 
-    async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
-        if "grammar" in asked.body:
-            writer.write(whole({"error": {"message": "Failed to parse grammar"}}, "400 Bad Request"))
+    async def answer(request: RecordedRequest, writer: asyncio.StreamWriter) -> None:
+        if "grammar" in request.body:
+            writer.write(json_response({"error": {"message": "Failed to parse grammar"}}, "400 Bad Request"))
             await writer.drain()
-        elif "messages" in asked.body:
-            await said(asked, writer)
+        elif "messages" in request.body:
+            await chat_answer(request, writer)
         else:
-            await saying("width")(asked, writer)
+            await answer_text("width")(request, writer)
 
-    async with stub(answer) as service, assistant(settings_for(service.url, edit="helper")) as subject:
-        service.models = whole({"data": [{"id": "helper", "owned_by": "llamacpp"}]})
-        await subject.prepare()
+    async with run_stub(answer) as service, open_assistant(make_settings(service.url, edit="helper")) as assistant:
+        service.models = json_response({"data": [{"id": "helper", "owned_by": "llamacpp"}]})
+        await assistant.prepare()
         for _ in range(2):
-            assert isinstance(await subject.edit(Document("file:///a.py", BEFORE), "check w"), Proposal)
-        assert await suggested(subject) == ["width"]
-        held = ["grammar" in post.body for post in service.posts]
-        assert held == [True, False, False, False] and "logprobs" in service.posts[-1].body
+            assert isinstance(await assistant.edit(Document("file:///a.py", BEFORE), "check w"), Proposal)
+        assert await complete(assistant) == ["width"]
+        have_grammar = ["grammar" in post.body for post in service.posts]
+        assert have_grammar == [True, False, False, False] and "logprobs" in service.posts[-1].body
 
 
 @pytest.mark.parametrize(
@@ -382,196 +400,196 @@ async def test_a_service_that_refuses_the_grammar_is_asked_without_it() -> None:
         ("", "no change"),
     ],
 )
-async def test_what_is_no_diff_of_the_text_is_refused(written: str, reason: str) -> None:
-    """With the reader's reason."""
+async def test_answer_that_is_not_a_diff_of_the_text_is_refused(written: str, reason: str) -> None:
+    """With the diff parser's reason."""
     async with (
-        stub(chatting(written)) as service,
-        assistant(settings_for(service.url, edit="helper-instruct")) as subject,
+        run_stub(answer_chat(written)) as service,
+        open_assistant(make_settings(service.url, edit="helper-instruct")) as assistant,
     ):
-        made = await subject.edit(Document("file:///a.py", BEFORE), "document")
-        assert isinstance(made, Refusal) and reason in made.reason, made
+        edit = await assistant.edit(Document("file:///a.py", BEFORE), "document")
+        assert isinstance(edit, Refusal) and reason in edit.reason, edit
 
 
 @pytest.mark.parametrize("end", [b"", b'data: {"choices":[{"index":1,"delta":{},"finish_reason":"abort"}]}\n\n'])
-async def test_a_candidate_that_was_cut_off_is_no_diff(end: bytes) -> None:
-    """Where another one came to its end: half a hunk is never proposed."""
+async def test_candidate_that_was_cut_off_is_not_a_diff(end: bytes) -> None:
+    """Even if another one is complete: half a hunk is never proposed."""
     half = "```diff\n@@ -1,2 +1,3 @@\n def area(w, h):\n+    # half\n"
 
-    async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
-        if "n" in asked.body:
+    async def answer(request: RecordedRequest, writer: asyncio.StreamWriter) -> None:
+        if "n" in request.body:
             chunk = {"choices": [{"index": 1, "delta": {"content": half}}]}
             writer.write(
-                head()
+                response_head()
                 + f"data: {json.dumps(chunk)}\n\n".encode()
                 + end
                 + b'data: {"choices":[{"index":0,"delta":{"content":"no"},"finish_reason":"stop"}]}\n\n'
             )
             await writer.drain()
         else:
-            await chatting(DIFF)(asked, writer)
+            await answer_chat(DIFF)(request, writer)
 
-    async with stub(answer) as service:
-        settings = settings_for(service.url, edit="helper-instruct")
+    async with run_stub(answer) as service:
+        settings = make_settings(service.url, edit="helper-instruct")
         settings = replace(settings, edit=replace(settings.edit, candidates=3))
-        async with assistant(settings) as subject:
-            made = await subject.edit(Document("file:///a.py", BEFORE), "document")
-            assert isinstance(made, Proposal) and made.others == () and "half" not in made.after
+        async with open_assistant(settings) as assistant:
+            edit = await assistant.edit(Document("file:///a.py", BEFORE), "document")
+            assert isinstance(edit, Proposal) and edit.others == () and "half" not in edit.after
 
 
-async def test_a_model_for_completion_alone_offers_no_edits() -> None:
-    """And the shipped model is not looked for at the endpoint."""
-    async with stub(saying("x")) as service, assistant(settings_for(service.url)) as subject:
-        await subject.prepare()
-        assert not subject.edits_possible()
-        made = await subject.edit(Document("file:///a.py", BEFORE), "document")
-        assert isinstance(made, Refusal) and "not known to write diffs" in made.reason
+async def test_completion_model_offers_no_edits() -> None:
+    """Nor is the shipped model expected at the endpoint."""
+    async with run_stub(answer_text("x")) as service, open_assistant(make_settings(service.url)) as assistant:
+        await assistant.prepare()
+        assert not assistant.edits_possible()
+        edit = await assistant.edit(Document("file:///a.py", BEFORE), "document")
+        assert isinstance(edit, Refusal) and "not known to write diffs" in edit.reason
         assert not service.posts
 
 
-async def test_an_edit_is_tried_a_second_time_and_a_keystroke_is_not() -> None:
-    """Where the service was busy for a moment."""
+async def test_edit_is_retried_once_and_a_keystroke_is_not() -> None:
+    """After the service was busy for a moment."""
 
     def failing_once() -> Any:
-        failed: list[Asked] = []
+        failed: list[RecordedRequest] = []
 
-        async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        async def answer(request: RecordedRequest, writer: asyncio.StreamWriter) -> None:
             if not failed:
-                failed.append(asked)
-                writer.write(whole({"error": "busy"}, "429 Too Many", "Retry-After: 0\r\n"))
+                failed.append(request)
+                writer.write(json_response({"error": "busy"}, "429 Too Many", "Retry-After: 0\r\n"))
             else:
-                await chatting(DIFF)(asked, writer)
+                await answer_chat(DIFF)(request, writer)
             await writer.drain()
 
         return answer
 
     async with (
-        stub(failing_once()) as service,
-        assistant(settings_for(service.url, edit="helper-instruct")) as subject,
+        run_stub(failing_once()) as service,
+        open_assistant(make_settings(service.url, edit="helper-instruct")) as assistant,
     ):
-        assert isinstance(await subject.edit(Document("file:///a.py", BEFORE), "document"), Proposal)
+        assert isinstance(await assistant.edit(Document("file:///a.py", BEFORE), "document"), Proposal)
         assert len(service.posts) == 2
-    async with stub(failing_once()) as service, assistant(settings_for(service.url)) as subject:
-        await subject.prepare()
+    async with run_stub(failing_once()) as service, open_assistant(make_settings(service.url)) as assistant:
+        await assistant.prepare()
         with pytest.raises(EngineError, match="busy"):
-            await suggested(subject)
+            await complete(assistant)
         assert len(service.posts) == 1
 
 
 # Faults.
 
 FAULTS: dict[str, tuple[Any, str]] = {
-    "401": (sending(whole({"error": "no"}, "401 Unauthorized")), "it wants a key"),
-    "403": (sending(whole({}, "403 Forbidden")), "refuses"),
-    "404": (sending(whole({"error": {"message": "no model x"}}, "404 Not Found")), "no model x"),
-    "429": (sending(whole({}, "429 Too Many", "Retry-After: 0\r\n")), "busy"),
-    "500": (sending(whole({"error": "out of memory"}, "500 Internal")), "out of memory"),
-    "503 in HTML": (sending(head("503 Unavailable", "text/html"), b"<html>proxy</html>"), "busy"),
-    "redirect": (sending(head("302 Found", more="Location: http://192.0.2.1/\r\n")), "redirects"),
-    "HTML": (sending(head(kind="text/html"), b"<html>login</html>"), "answers with text/html"),
-    "no type": (sending(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello"), "no content type"),
-    "no HTTP": (sending(b"SSH-2.0-OpenSSH_9.6\r\n"), "closed the connection"),
-    "no answer": (sending(), "closed the connection"),
-    "truncated": (sending(head(), event("wid")), "in the middle"),
-    "truncated event": (sending(head(), event("wid")[:-9]), "in the middle"),
-    "empty": (sending(head(), DONE), "in the middle"),
-    "no JSON": (sending(head(), b"data: {nonsense\n\n"), "not JSON"),
-    "deep JSON": (sending(head(), b"data: " + b"[" * 100_000 + b"\n\n"), "not JSON"),
-    "other JSON": (sending(head(), b"data: [1]\n\n"), "unexpected form"),
-    "other choices": (sending(head(), b'data: {"choices": [{"text": 7}]}\n\n'), "unexpected form"),
-    "error inside": (sending(head(), event("w"), b'data: {"error": "cuda"}\n\n'), "reports an error"),
-    "no UTF-8": (sending(head(), b"data: \xff\xfe\n\n"), "not UTF-8"),
-    "no events": (sending(head(), b"once upon a time\n"), "something other"),
-    "endless line": (sending(head(), b"data: " + b"x" * (2 << 20)), "more than"),
-    "compressed": (sending(head(more="Content-Encoding: gzip\r\n"), b"\x1f\x8b"), "compressed"),
-    "hangs": (hanging(), "nothing for"),
-    "hangs inside": (hanging(head(), event("w")), "nothing for"),
+    "401": (answer_bytes(json_response({"error": "no"}, "401 Unauthorized")), "it wants a key"),
+    "403": (answer_bytes(json_response({}, "403 Forbidden")), "refuses"),
+    "404": (answer_bytes(json_response({"error": {"message": "no model x"}}, "404 Not Found")), "no model x"),
+    "429": (answer_bytes(json_response({}, "429 Too Many", "Retry-After: 0\r\n")), "busy"),
+    "500": (answer_bytes(json_response({"error": "out of memory"}, "500 Internal")), "out of memory"),
+    "503 in HTML": (answer_bytes(response_head("503 Unavailable", "text/html"), b"<html>proxy</html>"), "busy"),
+    "redirect": (answer_bytes(response_head("302 Found", headers="Location: http://192.0.2.1/\r\n")), "redirects"),
+    "HTML": (answer_bytes(response_head(content_type="text/html"), b"<html>login</html>"), "answers with text/html"),
+    "no type": (answer_bytes(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello"), "no content type"),
+    "no HTTP": (answer_bytes(b"SSH-2.0-OpenSSH_9.6\r\n"), "closed the connection"),
+    "no answer": (answer_bytes(), "closed the connection"),
+    "truncated": (answer_bytes(response_head(), event("wid")), "in the middle"),
+    "truncated event": (answer_bytes(response_head(), event("wid")[:-9]), "in the middle"),
+    "empty": (answer_bytes(response_head(), DONE), "in the middle"),
+    "no JSON": (answer_bytes(response_head(), b"data: {nonsense\n\n"), "not JSON"),
+    "deep JSON": (answer_bytes(response_head(), b"data: " + b"[" * 100_000 + b"\n\n"), "not JSON"),
+    "other JSON": (answer_bytes(response_head(), b"data: [1]\n\n"), "unexpected form"),
+    "other choices": (answer_bytes(response_head(), b'data: {"choices": [{"text": 7}]}\n\n'), "unexpected form"),
+    "error inside": (answer_bytes(response_head(), event("w"), b'data: {"error": "cuda"}\n\n'), "reports an error"),
+    "no UTF-8": (answer_bytes(response_head(), b"data: \xff\xfe\n\n"), "not UTF-8"),
+    "no events": (answer_bytes(response_head(), b"once upon a time\n"), "something other"),
+    "endless line": (answer_bytes(response_head(), b"data: " + b"x" * (2 << 20)), "more than"),
+    "compressed": (answer_bytes(response_head(headers="Content-Encoding: gzip\r\n"), b"\x1f\x8b"), "compressed"),
+    "hangs": (answer_and_hang(), "nothing for"),
+    "hangs inside": (answer_and_hang(response_head(), event("w")), "nothing for"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_each_fault_is_one_clear_error_and_the_engine_recovers(fault: str) -> None:
-    """The next request is answered, without anybody having restarted anything."""
-    answer, said = FAULTS[fault]
-    async with stub(answer) as service, assistant(settings_for(service.url), read_timeout=0.5) as subject:
-        await subject.prepare()
+    """The next request is answered, and nobody had to restart anything."""
+    answer, message = FAULTS[fault]
+    async with run_stub(answer) as service, open_assistant(make_settings(service.url), read_timeout=0.5) as assistant:
+        await assistant.prepare()
         with pytest.raises(EngineError) as raised:
-            await suggested(subject)
-        assert said in str(raised.value) and service.url in str(raised.value)
-        service.answer = saying("width")
-        assert await suggested(subject) == ["width"]
-        assert subject.engine.status(ModelRole.COMPLETE).state is ModelState.READY
+            await complete(assistant)
+        assert message in str(raised.value) and service.url in str(raised.value)
+        service.answer = answer_text("width")
+        assert await complete(assistant) == ["width"]
+        assert assistant.engine.status(ModelRole.COMPLETE).state is ModelState.READY
 
 
-async def test_an_endless_answer_ends() -> None:
-    """At a number of events, where our own measure ends nothing."""
+async def test_endless_answer_is_cut_off() -> None:
+    """By the number of events, since the task is never done."""
 
-    async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
-        writer.write(head())
+    async def answer(request: RecordedRequest, writer: asyncio.StreamWriter) -> None:
+        writer.write(response_head())
         while True:
             writer.write(b": ping\n\n" + event("") * 50)
             await writer.drain()
 
-    async with stub(answer) as service, assistant(settings_for(service.url)) as subject:
-        await subject.prepare()
+    async with run_stub(answer) as service, open_assistant(make_settings(service.url)) as assistant:
+        await assistant.prepare()
         with pytest.raises(EngineError, match="more than"):
-            await suggested(subject)
+            await complete(assistant)
 
 
-async def test_a_service_that_dies_and_comes_back() -> None:
-    """In the middle of an answer, then for a while; the models are failed with the reason, and ready again after."""
-    watched: list[tuple[str, ModelStatus]] = []
-    async with stub(hanging(head(), event("w"))) as service:
-        settings, port = settings_for(service.url), service.port
-        async with assistant(settings, watched) as subject:
-            await subject.prepare()
-            waiting = asyncio.create_task(suggested(subject))
-            await until(lambda: bool(service.posts))
+async def test_service_that_dies_and_comes_back() -> None:
+    """In the middle of an answer, then for a while; the models fail with the reason, and are ready again afterwards."""
+    statuses: list[tuple[str, ModelStatus]] = []
+    async with run_stub(answer_and_hang(response_head(), event("w"))) as service:
+        settings, port = make_settings(service.url), service.port
+        async with open_assistant(settings, statuses) as assistant:
+            await assistant.prepare()
+            waiting = asyncio.create_task(complete(assistant))
+            await wait_until(lambda: bool(service.posts))
             service.drop()
             with pytest.raises(EngineError, match=r"closed the (connection|stream)"):
                 await waiting
-    async with assistant(settings, watched) as subject:
+    async with open_assistant(settings, statuses) as assistant:
         with pytest.raises(EngineError, match=r"cannot be reached \(.+\); is the service running"):
-            await subject.prepare()
-        assert subject.engine.status(ModelRole.COMPLETE).state is ModelState.FAILED
-        async with stub(saying("width"), port) as service:
-            assert await suggested(subject) == ["width"]
-            assert subject.engine.status(ModelRole.COMPLETE).state is ModelState.READY
-    states = [status.state for model, status in watched if model == ModelRole.COMPLETE]
+            await assistant.prepare()
+        assert assistant.engine.status(ModelRole.COMPLETE).state is ModelState.FAILED
+        async with run_stub(answer_text("width"), port) as service:
+            assert await complete(assistant) == ["width"]
+            assert assistant.engine.status(ModelRole.COMPLETE).state is ModelState.READY
+    states = [status.state for model, status in statuses if model == ModelRole.COMPLETE]
     assert states == [ModelState.LOADING, ModelState.READY, ModelState.LOADING, ModelState.FAILED, ModelState.READY]
 
 
-async def test_keystrokes_leave_a_failing_service_alone_for_a_while() -> None:
-    """They are answered without it; an edit asks all the same."""
-    async with stub(sending(whole({}, "500 Internal"))) as service:
-        settings = settings_for(service.url, edit="helper-instruct")
-        async with assistant(settings, pauses=(0.0, 60.0)) as subject:
-            await subject.prepare()
+async def test_keystrokes_pause_after_failures() -> None:
+    """They are refused without the service; an edit is sent all the same."""
+    async with run_stub(answer_bytes(json_response({}, "500 Internal"))) as service:
+        settings = make_settings(service.url, edit="helper-instruct")
+        async with open_assistant(settings, pauses=(0.0, 60.0)) as assistant:
+            await assistant.prepare()
             for _ in range(4):
                 with pytest.raises(EngineError, match="failed"):
-                    await suggested(subject)
+                    await complete(assistant)
             assert len(service.posts) == 2
-            service.answer = chatting(DIFF)
-            assert isinstance(await subject.edit(Document("file:///a.py", BEFORE), "document"), Proposal)
-            service.answer = saying("width")
-            assert await suggested(subject) == ["width"]
+            service.answer = answer_chat(DIFF)
+            assert isinstance(await assistant.edit(Document("file:///a.py", BEFORE), "document"), Proposal)
+            service.answer = answer_text("width")
+            assert await complete(assistant) == ["width"]
 
 
-async def test_a_service_without_models_is_failed_with_the_reason() -> None:
-    """And one that lists what cannot be read."""
-    for models, said in (
-        (whole({"data": []}), "lists no model"),
-        (head(kind="text/html") + b"<p>", "not JSON"),
-        (whole({}, "401 Unauthorized"), "wants a key"),
+async def test_model_status_says_why_listing_failed() -> None:
+    """An empty list, a list that cannot be parsed, a list that is refused."""
+    for models, message in (
+        (json_response({"data": []}), "lists no model"),
+        (response_head(content_type="text/html") + b"<p>", "not JSON"),
+        (json_response({}, "401 Unauthorized"), "wants a key"),
     ):
-        async with stub(saying("x")) as service, assistant(settings_for(service.url)) as subject:
+        async with run_stub(answer_text("x")) as service, open_assistant(make_settings(service.url)) as assistant:
             service.models = models
-            with pytest.raises(EngineError, match=said):
-                await subject.prepare()
-            assert said in subject.engine.status(ModelRole.EDIT).reason
+            with pytest.raises(EngineError, match=message):
+                await assistant.prepare()
+            assert message in assistant.engine.status(ModelRole.EDIT).reason
 
 
-async def test_a_connection_that_was_kept_too_long_costs_nothing() -> None:
-    """A service may close it just when the next request is sent: that goes out again."""
+async def test_request_on_a_stale_connection_is_sent_again() -> None:
+    """A service may close a kept connection just when the next request is sent."""
     answered: list[bool] = []
     serving: list[Any] = []
 
@@ -597,44 +615,47 @@ async def test_a_connection_that_was_kept_too_long_costs_nothing() -> None:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    async with assistant(settings_for(f"http://127.0.0.1:{port}/v1")) as subject:
-        await subject.prepare()
-        assert await suggested(subject) == ["width"]
+    async with open_assistant(make_settings(f"http://127.0.0.1:{port}/v1")) as assistant:
+        await assistant.prepare()
+        assert await complete(assistant) == ["width"]
     assert answered == [True, False, True]
     server.close()
     await asyncio.gather(*serving)
 
 
-async def test_a_service_that_lists_nothing_is_asked_by_name() -> None:
-    """Where the settings have one; else there is nothing to ask for."""
-    async with stub(saying("width")) as service:
-        service.models = whole({"detail": "no list"}, "500 Internal")
-        async with assistant(settings_for(service.url, completion="org/starcoder2-3b")) as subject:
-            await subject.prepare()
-            assert await suggested(subject) == ["width"]
+async def test_service_without_a_list_works_if_the_model_is_named() -> None:
+    """If the settings name none, the error says that there is no list."""
+    async with run_stub(answer_text("width")) as service:
+        service.models = json_response({"detail": "no list"}, "500 Internal")
+        async with open_assistant(make_settings(service.url, completion="org/starcoder2-3b")) as assistant:
+            await assistant.prepare()
+            assert await complete(assistant) == ["width"]
             assert service.posts[0].body["model"] == "org/starcoder2-3b"
-        async with assistant(settings_for(service.url)) as subject:
+        async with open_assistant(make_settings(service.url)) as assistant:
             with pytest.raises(EngineError, match="no list"):
-                await subject.prepare()
+                await assistant.prepare()
 
 
-async def test_the_newest_of_a_key_wins_and_closing_answers_everybody() -> None:
+async def test_newer_request_supersedes_and_closing_answers_every_request() -> None:
     """As with every engine."""
-    async with stub(hanging(head())) as service, assistant(settings_for(service.url)) as subject:
-        await subject.prepare()
-        asked = [asyncio.create_task(subject.complete(Document("file:///a.py", CODE), len(CODE))) for _ in range(2)]
+    async with (
+        run_stub(answer_and_hang(response_head())) as service,
+        open_assistant(make_settings(service.url)) as assistant,
+    ):
+        await assistant.prepare()
+        asked = [asyncio.create_task(assistant.complete(Document("file:///a.py", CODE), len(CODE))) for _ in range(2)]
         generation = (await asked[0]).generation
         assert generation is not None and generation.finish_reason is FinishReason.SUPERSEDED
-        await subject.close()
+        await assistant.close()
         generation = (await asked[1]).generation
         assert generation is not None and generation.finish_reason is FinishReason.CANCELLED
-        ticket = subject.engine.submit(Request(None, model=ModelRole.COMPLETE), Priority.EDIT)  # type: ignore[arg-type]
+        handle = assistant.engine.submit(Request(None, model=ModelRole.COMPLETE), Priority.EDIT)  # type: ignore[arg-type]
         with pytest.raises(EngineError, match="closed"):
-            await ticket.result()
+            await handle.result()
 
 
-async def until(condition: Any) -> None:
-    """Wait for something that is about to be so."""
+async def wait_until(condition: Any) -> None:
+    """Wait for a condition on this loop."""
     deadline = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < deadline, "it did not come to be"
@@ -644,14 +665,14 @@ async def until(condition: Any) -> None:
 # The whole server.
 
 
-async def test_an_editors_session_over_a_service() -> None:
-    """Suggestions, an edit, a file that stays here, and a service that goes and comes back: each is said once."""
+async def test_editor_session_over_a_service() -> None:
+    """Suggestions, an edit, a secret file, and a service that goes and comes back: each is shown once."""
 
-    async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
-        await (chatting(DIFF) if "messages" in asked.body else saying("width * height"))(asked, writer)
+    async def answer(request: RecordedRequest, writer: asyncio.StreamWriter) -> None:
+        await (answer_chat(DIFF) if "messages" in request.body else answer_text("width * height"))(request, writer)
 
     async with in_process(Server()) as editor:
-        async with stub(answer) as service:
+        async with run_stub(answer) as service:
             options = {
                 "model": {"endpoint": service.url, "edit": "helper-instruct"},
                 "completion": {"timeBudgetMs": 20000, "prefetch": False},
@@ -674,7 +695,7 @@ async def test_an_editors_session_over_a_service() -> None:
             assert await editor.ghost(code, end) == []
         assert "cannot be reached" in (await editor.outcome())["message"]
         await editor.until("codeclippy/status", lambda m: m["params"]["state"] == "failed")
-        async with stub(answer, port):
+        async with run_stub(answer, port):
             for _ in range(100):
                 if items := await editor.ghost(code, end):
                     break
@@ -683,11 +704,11 @@ async def test_an_editors_session_over_a_service() -> None:
             await editor.stop()
 
 
-# Addresses and keys.
+# Endpoints and keys.
 
 
 @pytest.mark.parametrize(
-    ("url", "made"),
+    ("url", "expected"),
     [
         ("http://127.0.0.1:8080", "http://127.0.0.1:8080/v1"),
         ("http://127.8.9.1:80/api/", "http://127.8.9.1:80/api"),
@@ -696,9 +717,9 @@ async def test_an_editors_session_over_a_service() -> None:
         ("https://models.example.org", "https://models.example.org/v1"),
     ],
 )
-def test_endpoints(url: str, made: str) -> None:
+def test_endpoint_is_parsed(url: str, expected: str) -> None:
     """https anywhere, http on this machine."""
-    assert parse_endpoint(url).url == made
+    assert parse_endpoint(url).url == expected
 
 
 @pytest.mark.parametrize(
@@ -720,15 +741,15 @@ def test_endpoints(url: str, made: str) -> None:
         "http://[::ffff:192.0.2.1]/",
     ],
 )
-def test_endpoints_to_which_nothing_is_sent(url: str) -> None:
-    """Each with a sentence that names the setting, and no password."""
+def test_endpoint_to_which_nothing_is_sent(url: str) -> None:
+    """Each with a sentence that names the setting and contains no password."""
     with pytest.raises(ValueError, match=r"model\.endpoint") as raised:
         parse_endpoint(url)
     assert "pass@" not in str(raised.value)
 
 
-def test_keys_come_from_variables() -> None:
-    """A key in the place of the name is not repeated; one with a line end would be a header."""
+def test_key_is_read_from_a_variable() -> None:
+    """A key in place of the variable's name is not repeated; a key with a line end would be a header."""
     assert read_key("", {}) == "" and read_key("K", {"K": f" {KEY}\n"}) == KEY
     for variable, environment in ((KEY, {}), ("K", {}), ("K", {"K": "a\r\nX: b"}), ("K", {"K": "schlüssel"})):
         with pytest.raises(ValueError) as raised:
@@ -736,9 +757,9 @@ def test_keys_come_from_variables() -> None:
         assert KEY not in str(raised.value) and "X: b" not in str(raised.value)
 
 
-async def test_the_setting_chooses_the_engine_and_a_workspace_may_not_set_it() -> None:
-    """A bad endpoint fails with its reason when it is first needed."""
-    settings = settings_for("http://192.0.2.1/v1")
+async def test_only_the_user_can_set_an_endpoint() -> None:
+    """A bad endpoint fails with its reason when it is first needed; a workspace cannot set one."""
+    settings = make_settings("http://192.0.2.1/v1")
     engine = open_engine(settings)
     assert isinstance(engine, RemoteEngine)
     with pytest.raises(EngineError, match="another machine"):
@@ -755,17 +776,17 @@ async def test_the_setting_chooses_the_engine_and_a_workspace_may_not_set_it() -
         assert changed == settings and len(problems) == 1
 
 
-async def test_proxies_of_the_environment_are_not_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loopback endpoint is asked directly, whatever the environment says."""
+async def test_environment_proxies_are_not_used_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loopback endpoint is called directly, whatever the environment says."""
     monkeypatch.setenv("HTTP_PROXY", "http://192.0.2.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://192.0.2.1:9")
-    async with stub(saying("width")) as service, assistant(settings_for(service.url)) as subject:
-        await subject.prepare()
-        assert await suggested(subject) == ["width"]
+    async with run_stub(answer_text("width")) as service, open_assistant(make_settings(service.url)) as assistant:
+        await assistant.prepare()
+        assert await complete(assistant) == ["width"]
 
 
-async def test_https_is_for_certificates_that_are_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that nobody vouches for is refused with the reason; of one that the environment trusts, answers are read."""
+async def test_https_needs_a_trusted_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unknown certificate is refused with the reason; one that the environment trusts is accepted."""
     if (openssl := shutil.which("openssl")) is None:
         pytest.skip("openssl makes the certificate")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
@@ -791,19 +812,19 @@ async def test_https_is_for_certificates_that_are_trusted(tmp_path: Path, monkey
     assert await making.wait() == 0
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)
-    async with stub(saying("width"), tls=tls) as service:
-        settings = settings_for(service.url.replace("http://", "https://"))
-        async with assistant(settings) as subject:
+    async with run_stub(answer_text("width"), tls=tls) as service:
+        settings = make_settings(service.url.replace("http://", "https://"))
+        async with open_assistant(settings) as assistant:
             with pytest.raises(EngineError, match="certificate"):
-                await subject.prepare()
+                await assistant.prepare()
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        async with assistant(settings) as subject:
-            await subject.prepare()
-            assert await suggested(subject) == ["width"]
+        async with open_assistant(settings) as assistant:
+            await assistant.prepare()
+            assert await complete(assistant) == ["width"]
 
 
-def test_what_is_listed_says_how_much_fits() -> None:
-    """By the names that services have for it; too much of it is not used unasked."""
+def test_context_length_is_read_from_the_list() -> None:
+    """By the field names that services use; too much of it is not used unless the settings say so."""
     for entry, window in (
         ({"max_model_len": 4096}, 4096),
         ({"meta": {"n_ctx": 1024, "n_ctx_train": 9999}}, 1024),
@@ -817,8 +838,8 @@ def test_what_is_listed_says_how_much_fits() -> None:
 
 
 @pytest.mark.slow
-async def test_the_verbs_ask_an_endpoint_too(tmp_path: Path) -> None:
-    """``doctor`` tries it and says why where it fails; ``complete`` prints what it wrote."""
+async def test_commands_can_use_an_endpoint(tmp_path: Path) -> None:
+    """``doctor`` tries it and says why if it fails; ``complete`` prints its text."""
     file = tmp_path / "a.py"
     file.write_text(CODE)
     line, column = CODE.count("\n") + 1, len(CODE.rpartition("\n")[2]) + 1
@@ -839,7 +860,7 @@ async def test_the_verbs_ask_an_endpoint_too(tmp_path: Path) -> None:
         said, _ = await child.communicate()
         return child.returncode, said.decode()
 
-    async with stub(saying("width")) as service:
+    async with run_stub(answer_text("width")) as service:
         code, said = await run(service.url, "doctor")
         assert code == 0 and f"qwen2.5-coder-7b at {service.url}" in said and "shipped" not in said, said
         assert await run(service.url, "complete", f"{file}:{line}:{column}") == (0, "width\n")
