@@ -12,7 +12,6 @@ import json
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +41,7 @@ def hash_ngrams(text: str) -> Hashes:
 
 
 def sample_hashes(
-    files: Iterable[dict[str, Any]], keep: int, packages: dict[str, int]
+    files: Iterable[dict[str, str]], keep: int, packages: dict[str, int]
 ) -> tuple[Hashes, NDArray[np.uint16]]:
     """Return one in `keep` of the hashes and the numbers of their packages, as sorted unique pairs."""
     hashes, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint16)]
@@ -59,7 +58,7 @@ def sample_hashes(
     return every[first], owner[first]
 
 
-def build_index(files: Iterable[dict[str, Any]], keep: int) -> bytes:
+def build_index(files: Iterable[dict[str, str]], keep: int) -> bytes:
     """Build the content of the index file."""
     packages: dict[str, int] = {}
     hashes, owners = sample_hashes(files, keep, packages)
@@ -73,7 +72,7 @@ def build_index(files: Iterable[dict[str, Any]], keep: int) -> bytes:
     return MAGIC + about + starts.tobytes() + remainders.tobytes() + owners.astype("<u2").tobytes()
 
 
-def iter_files(corpus: Path) -> Iterator[dict[str, Any]]:
+def iter_files(corpus: Path) -> Iterator[dict[str, str]]:
     """Iterate over the files of a corpus."""
     with corpus.open() as lines:
         yield from map(json.loads, lines)

@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -250,7 +249,7 @@ def resolve_models(options: argparse.Namespace, report: Report, scratch: Path) -
     return found
 
 
-def evaluate(options: argparse.Namespace, sizes: SampleSizes) -> tuple[Report, dict[str, Any]]:
+def evaluate(options: argparse.Namespace, sizes: SampleSizes) -> tuple[Report, dict[str, dict[str, str | int]]]:
     """Measure all models; return the report and the descriptions of the models."""
     report, runner = Report(), evaluate_human.ProgramRunner()
     with tempfile.TemporaryDirectory() as scratch:
@@ -264,7 +263,7 @@ def evaluate(options: argparse.Namespace, sizes: SampleSizes) -> tuple[Report, d
     return report, {name: read_description(folder) for name, folder in columns.items()}
 
 
-def read_description(folder: Path) -> dict[str, Any]:
+def read_description(folder: Path) -> dict[str, str | int]:
     """Read name, version, hash and size from the model.json of a folder."""
     file = folder / "model.json"
     about = json.loads(file.read_text()) if file.exists() else {}

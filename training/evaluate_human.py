@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from training import sandbox
 from training.evaluate_lines import InfillCase, InfillTask, copy_longest_match, take_first_line
@@ -80,7 +80,7 @@ def is_valid_python(program: str) -> bool:
     return True
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
+def read_json_lines(path: Path) -> list[dict[str, str]]:
     """Read JSON lines, gzipped or not."""
     content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     return [json.loads(line) for line in content.decode().splitlines()]

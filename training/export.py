@@ -14,7 +14,6 @@ import json
 import shutil
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,10 +23,10 @@ from codeclippy_ls.engine.loading.checkpoint import SCALE
 from codeclippy_ls.engine.loading.models import load
 from codeclippy_ls.inference.spec import ModelSpec
 from training.tokenizer import CONTROL_TOKENS
-from training.train import HERE, ModelConfig, cast_to_bf16, make_model
+from training.train import HERE, Checkpoint, ModelConfig, cast_to_bf16, make_model
 
 
-def load_checkpoint_model(checkpoint: dict[str, Any]) -> GPTNeoXForCausalLM:
+def load_checkpoint_model(checkpoint: Checkpoint) -> GPTNeoXForCausalLM:
     """Load the model of a checkpoint in bf16, for inference."""
     model = cast_to_bf16(make_model(ModelConfig(**checkpoint["config"]))).eval()
     model.load_state_dict(checkpoint["weights"])
@@ -35,8 +34,8 @@ def load_checkpoint_model(checkpoint: dict[str, Any]) -> GPTNeoXForCausalLM:
 
 
 def describe_model(
-    name: str, version: str, weights: Path, model: GPTNeoXForCausalLM, checkpoint: dict[str, Any]
-) -> dict[str, Any]:
+    name: str, version: str, weights: Path, model: GPTNeoXForCausalLM, checkpoint: Checkpoint
+) -> dict[str, str | int]:
     """Make the content of model.json."""
     return {
         "name": name,
@@ -67,9 +66,9 @@ def quantize_int8(weights: Path) -> None:
 
 def export(
     checkpoint_file: Path, tokenizer: Path, folder: Path, name: str, version: str, form: str = "bf16"
-) -> dict[str, Any]:
+) -> dict[str, str | int]:
     """Write the files of the model; other files of the folder (README.md) stay."""
-    checkpoint = torch.load(checkpoint_file, map_location="cpu", weights_only=True)
+    checkpoint: Checkpoint = torch.load(checkpoint_file, map_location="cpu", weights_only=True)
     model = load_checkpoint_model(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)

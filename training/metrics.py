@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 Z = 1.959964  # for a 95 % interval
 
@@ -19,7 +19,7 @@ class Metric(Protocol):
     def format(self) -> str:
         """Format for a table."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, float]:
         """Convert for JSON."""
 
 
@@ -51,7 +51,7 @@ class Proportion:
         low, high = self.interval
         return f"{self.value:6.1%} {self.hits:g}/{self.total} ({low:.1%}-{high:.1%})"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, float]:
         """Convert value, count and interval."""
         low, high = (round(bound, 4) for bound in self.interval)
         return {"share": round(self.value, 4), "count": round(self.hits, 2), "of": self.total, "low": low, "high": high}
@@ -74,7 +74,7 @@ class BitsPerByte:
         """Format bits per byte and the size of the text."""
         return f"{self.value:6.3f} {self.num_bytes:,} B, {self.num_files} files"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, float]:
         """Convert value and counts."""
         return {"bits_per_byte": round(self.value, 4), "bytes": self.num_bytes, "files": self.num_files}
 
@@ -109,6 +109,6 @@ def format_table(metrics: Table, columns: Sequence[str]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def table_to_dict(metrics: Table) -> dict[str, dict[str, Any]]:
+def table_to_dict(metrics: Table) -> dict[str, dict[str, dict[str, float]]]:
     """Convert the table for JSON."""
     return {name: {column: metric.to_dict() for column, metric in row.items()} for name, row in metrics.items()}

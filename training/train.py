@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -140,6 +140,15 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     return (x.mT if tall else x).float()
 
 
+class OptimizerState(TypedDict):
+    """The state of a `MuonAdamW`: per parameter, matrices first; `squares` only for the others."""
+
+    masters: list[Tensor]
+    momenta: list[Tensor]
+    squares: list[Tensor]
+    steps: int
+
+
 class MuonAdamW:
     """An optimizer with fp32 masters: Muon for the matrices of the layers, AdamW for embeddings, norms and biases."""
 
@@ -188,11 +197,11 @@ class MuonAdamW:
             square.lerp_(gradient.square(), 0.05)
             self.masters[first + i].addcdiv_(momentum, square.sqrt() + 1e-8, value=-rate * correction)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> OptimizerState:
         return {"masters": self.masters, "momenta": self.momenta, "squares": self.squares, "steps": self.steps}
 
     @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: OptimizerState) -> None:
         self.masters, self.momenta, self.squares = state["masters"], state["momenta"], state["squares"]
         self.steps = state["steps"]
         for parameter, master in zip((*self.matrices, *self.others), self.masters, strict=True):
@@ -222,6 +231,15 @@ class Progress:
     next_groups: tuple[int, ...] = ()  # the next group of each phase
 
 
+class Checkpoint(TypedDict):
+    """The content of a checkpoint file, with the fields of the `ModelConfig` and of the `Progress`."""
+
+    optimizer: OptimizerState
+    weights: dict[str, Tensor]
+    config: dict[str, int]
+    progress: dict[str, Any]
+
+
 class TrainingRun:
     """A training run, owned by the calling thread."""
 
@@ -246,12 +264,13 @@ class TrainingRun:
 
     def save(self, name: str = "checkpoint.pt") -> None:
         """Write a checkpoint; a crash leaves the old one or the new one."""
-        state = {
+        checkpoint: Checkpoint = {
             "optimizer": self.optimizer.state_dict(),
             "weights": self.model.state_dict(),
             "config": asdict(self.config),
+            "progress": asdict(self.progress),
         }
-        torch.save({**state, "progress": asdict(self.progress)}, self.out / "checkpoint.new")
+        torch.save(checkpoint, self.out / "checkpoint.new")
         (self.out / "checkpoint.new").replace(self.out / name)
 
     def resume(self) -> None:
@@ -283,22 +302,22 @@ class TrainingRun:
         recent, last, saved, checked = list[Tensor](), time.monotonic(), before.elapsed, before.elapsed
         bar = tqdm(total=round(budget), initial=round(before.elapsed), unit="s", disable=not sys.stderr.isatty())
         while (elapsed := before.elapsed + time.monotonic() - started) < stop:
-            at = max(number for number, phase in enumerate(self.phases) if elapsed >= phase.begins_at * budget)
-            width = int(self.config.context_length * self.phases[at].context_share)
-            if at not in streams:
-                first, processes = self.progress.next_groups[at], self.options.processes
+            index = max(i for i, phase in enumerate(self.phases) if elapsed >= phase.begins_at * budget)
+            width = int(self.config.context_length * self.phases[index].context_share)
+            if index not in streams:
+                first, processes = self.progress.next_groups[index], self.options.processes
                 streams = {
-                    at: samples.iter_rows(
-                        source, width, self.options.seed + at, first, self.phases[at].mixture, processes
+                    index: samples.iter_rows(
+                        source, width, self.options.seed + index, first, self.phases[index].mixture, processes
                     )
                 }
-            drawn = list(islice(streams[at], self.config.tokens_per_step // width))
+            drawn = list(islice(streams[index], self.config.tokens_per_step // width))
             ids, weights = stack_rows([row for row, _ in drawn], self.device)
             loss, plain = network.compute_loss(self.model, ids, weights, self.compute_states)
             loss.backward()
             norm = self.optimizer.step(self.options.peak * get_rate_scale(elapsed / budget))
-            numbers = tuple(drawn[-1][1] if i == at else n for i, n in enumerate(self.progress.next_groups))
-            self.progress = Progress(elapsed, self.progress.steps + 1, self.progress.tokens + ids.numel(), numbers)
+            next_groups = tuple(drawn[-1][1] if i == index else n for i, n in enumerate(self.progress.next_groups))
+            self.progress = Progress(elapsed, self.progress.steps + 1, self.progress.tokens + ids.numel(), next_groups)
             recent.append(plain)
             bar.update(round(elapsed) - bar.n)
             if len(recent) == self.options.every:
