@@ -1,4 +1,4 @@
-"""Suggestions that copy the corpus are found, hidden or marked; what is nobody's is not."""
+"""Suggestions copied from the corpus are detected, then hidden or marked; common code is not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMON = "\n".join((ROOT / "cli.py").read_text(encoding="utf-8").splitlines()[60
 
 @pytest.fixture(scope="module")
 def known() -> attribution.Copies:
-    """A filter over two packages of one file each, one that both have, and a third that has that alone."""
+    """An index of two packages with a file each, a file that three packages share, and a table."""
     files = [
         {"package": "first", "text": f"x = 1\n{PASSAGE}\n"},
         {"package": "first", "text": COMMON},
@@ -31,7 +31,7 @@ def known() -> attribution.Copies:
     return attribution.Copies(index_builder.build_index(files, keep=1))
 
 
-def test_hashes_of_the_trainer_and_of_the_server_are_equal() -> None:
+def test_hashes_of_training_and_server_are_equal() -> None:
     numbers = [attribution.number_of(lexeme) for lexeme in attribution.lexemes(PASSAGE)]
     expected = [
         attribution.hash_of(numbers[i : i + attribution.WINDOW]) for i in range(len(numbers) - attribution.WINDOW + 1)
@@ -39,22 +39,22 @@ def test_hashes_of_the_trainer_and_of_the_server_are_equal() -> None:
     assert index_builder.hash_ngrams(PASSAGE).tolist() == expected and len(expected) > 50
 
 
-def test_a_copied_passage_names_its_package(known: attribution.Copies) -> None:
+def test_copied_passage_names_its_package(known: attribution.Copies) -> None:
     words = attribution.lexemes(PASSAGE)
     for start in range(0, len(words) - attribution.WINDOW, 7):
         part = " ".join(words[start : start + attribution.WINDOW])
         assert known.source(part) == "first"
-        assert known.source(part.replace(" ", "\n\t ")) == "first", "blanks do not count"
-    assert known.source(" ".join(words[: attribution.WINDOW - 1])) == "", "too short to be a passage"
+        assert known.source(part.replace(" ", "\n\t ")) == "first", "whitespace is ignored"
+    assert known.source(" ".join(words[: attribution.WINDOW - 1])) == "", "shorter than an n-gram"
     assert known.source((ROOT / "doctor.py").read_text(encoding="utf-8")) == ""
 
 
-def test_what_many_have_and_tables_are_nobodys(known: attribution.Copies) -> None:
+def test_common_passages_and_tables_have_no_source(known: attribution.Copies) -> None:
     assert known.source(COMMON) == ""
     assert known.source("0, " * 90) == ""
 
 
-def test_other_files_are_refused(known: attribution.Copies) -> None:
+def test_invalid_index_files_are_refused(known: attribution.Copies) -> None:
     content = index_builder.build_index([{"package": "a", "text": PASSAGE}], keep=1)
     with pytest.raises(ValueError, match="cut off"):
         attribution.Copies(content[:-3])
@@ -63,7 +63,7 @@ def test_other_files_are_refused(known: attribution.Copies) -> None:
 
 
 @pytest.mark.parametrize(("choice", "texts", "sources"), [("hide", 0, []), ("mark", 1, ["first"]), ("show", 1, [""])])
-async def test_suggestions_follow_the_setting(
+async def test_copied_suggestions_follow_the_setting(
     choice: str, texts: int, sources: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = ScriptedWorker()

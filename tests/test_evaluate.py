@@ -209,10 +209,10 @@ def test_baseline_copies_the_longest_match() -> None:
     rest = evaluate_lines.INFILL_TASKS[0]
     case = evaluate_lines.InfillCase("total = price * count\ntotal = pri", "ce * count", "\n")
     assert evaluate_lines.copy_longest_match(case, rest, False) == "ce * count"
-    behind = evaluate_lines.InfillCase("total = pri", "ce", "\ntotal = price\n")
+    in_suffix = evaluate_lines.InfillCase("total = pri", "ce", "\ntotal = price\n")
     assert (
-        evaluate_lines.copy_longest_match(behind, rest, True) == "ce"
-        and evaluate_lines.copy_longest_match(behind, rest, False) == ""
+        evaluate_lines.copy_longest_match(in_suffix, rest, True) == "ce"
+        and evaluate_lines.copy_longest_match(in_suffix, rest, False) == ""
     )
 
 

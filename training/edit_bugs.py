@@ -56,8 +56,8 @@ def describe_fix(after: str, before: str, match: re.Match[str], broken: str) -> 
     wrong, right = before[start : end + longer].strip(), after[start:end].strip()
     if "\n" in wrong or len(right) > 70 or wrong == right or not wrong or not right:
         return None
-    forms = [f"`{wrong}` should be `{right}`", f"Change `{wrong}` to `{right}`", f"fix `{wrong}`: use `{right}`"]
-    return [*forms, f"{wrong} should be {right}", f"use {right} instead of {wrong}"]
+    messages = [f"`{wrong}` should be `{right}`", f"Change `{wrong}` to `{right}`", f"fix `{wrong}`: use `{right}`"]
+    return [*messages, f"{wrong} should be {right}", f"use {right} instead of {wrong}"]
 
 
 def is_code(source: str, offset: int) -> bool:
@@ -88,7 +88,7 @@ def negate_condition(snippet: Snippet, rng: random.Random) -> Draft | None:
         return None
     test, opposite = rng.choice(found)
     before = snippet.replace((*snippet.get_span(test), opposite or ""))
-    forms = rng.choice(
+    messages = rng.choice(
         [
             COMMON_MESSAGES,
             "Fix the condition|fix the condition|the condition is the wrong way round|fix the negated condition",
@@ -96,7 +96,7 @@ def negate_condition(snippet: Snippet, rng: random.Random) -> Draft | None:
             f"|{opposite} should be {snippet.get_source(test)}|Change the condition to {snippet.get_source(test)}",
         ]
     )
-    return Draft(before, snippet.source, choose(rng, forms))
+    return Draft(before, snippet.source, choose(rng, messages))
 
 
 def misspell_name(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -121,13 +121,13 @@ def misspell_name(snippet: Snippet, rng: random.Random) -> Draft | None:
     start, end = snippet.get_span(node)
     if wrong == node.id or wrong in names or snippet.source[start:end] != node.id:
         return None
-    forms = rng.choice(
+    messages = rng.choice(
         [
             COMMON_MESSAGES,
             f"Fix the typo|fix typo|fix the NameError|NameError: name '{wrong}' is not defined|fix the misspelled name",
         ]
     )
-    return Draft(snippet.replace((start, end, wrong)), snippet.source, choose(rng, forms))
+    return Draft(snippet.replace((start, end, wrong)), snippet.source, choose(rng, messages))
 
 
 def return_wrong_variable(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -146,13 +146,13 @@ def return_wrong_variable(snippet: Snippet, rng: random.Random) -> Draft | None:
     if not returns or not others or returns[-1].value is None:
         return None
     before = snippet.replace((*snippet.get_span(returns[-1].value), rng.choice([*others, "None"])))
-    forms = rng.choice(
+    messages = rng.choice(
         [
             COMMON_MESSAGES,
             "Fix the return value|fix the wrong return value|return the right variable|it returns the wrong thing",
         ]
     )
-    return Draft(before, snippet.source, choose(rng, forms))
+    return Draft(before, snippet.source, choose(rng, messages))
 
 
 def drop_return(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -165,10 +165,10 @@ def drop_return(snippet: Snippet, rng: random.Random) -> Draft | None:
     ):
         return None
     before = snippet.replace((*snippet.get_span(last), snippet.get_source(last.value)))
-    forms = rng.choice(
+    messages = rng.choice(
         [COMMON_MESSAGES, "Add the missing return|fix the missing return|it returns None|return the result"]
     )
-    return Draft(before, snippet.source, choose(rng, forms))
+    return Draft(before, snippet.source, choose(rng, messages))
 
 
 def drop_self(snippet: Snippet, rng: random.Random) -> Draft | None:

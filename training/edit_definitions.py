@@ -22,12 +22,12 @@ def remove_comments(snippet: Snippet, rng: random.Random) -> Draft | None:
     if not numbers or len(numbers) > 4:
         return None
     after = "\n".join(line for i, line in enumerate(snippet.source.split("\n"), 1) if i not in numbers)
-    forms = (
+    messages = (
         "Remove the comment|remove comment|delete the comment"
         if len(numbers) == 1
         else "Remove the comments|remove comments|no comments"
     )
-    return Draft(snippet.source, after, choose(rng, forms))
+    return Draft(snippet.source, after, choose(rng, messages))
 
 
 UNUSED_IMPORTS = (
@@ -49,11 +49,11 @@ def remove_unused_import(snippet: Snippet, rng: random.Random) -> Draft | None:
         return None
     at = rng.choice(found)[0]
     before = snippet.replace_lines(at, at - 1, [new])
-    forms = (
+    messages = (
         f"Remove the unused import|remove unused import|remove unused imports"
         f"|remove import of {name}|drop {name}|remove {new}"
     )
-    return Draft(before, snippet.source, choose(rng, forms))
+    return Draft(before, snippet.source, choose(rng, messages))
 
 
 def add_import(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -65,20 +65,20 @@ def add_import(snippet: Snippet, rng: random.Random) -> Draft | None:
     at = rng.choice(plain)
     number, line = found[at]
     name, before = line.split()[-1], snippet.replace_lines(number, number, [])
-    forms = f"{line}|add {line}|Add `{line}`|add the import {line}"
-    forms += f"|Import {name}|add import for {name}|import {name}" if line.startswith("import ") else ""
-    forms += f"|Import {name} from {line.split()[1]}|add {name} from {line.split()[1]}" if "from " in line else ""
+    messages = f"{line}|add {line}|Add `{line}`|add the import {line}"
+    messages += f"|Import {name}|add import for {name}|import {name}" if line.startswith("import ") else ""
+    messages += f"|Import {name} from {line.split()[1]}|add {name} from {line.split()[1]}" if "from " in line else ""
     known = line.split()[1].split(".")[0] in sys.stdlib_module_names
     if known and name in set(WORD.findall(before)):
-        forms += (
+        messages += (
             f"|Add the missing import|add missing import|fix the missing import|NameError: name '{name}' is not defined"
         )
     above, below = (found[i][1] if 0 <= i < len(found) else None for i in (at - 1, at + 1))
     if (above is not None and above > line) or (below is not None and below < line):
         if above is None or snippet.source.count(above) != 1:
             return None
-        forms = f"Add `{line}` after `{above}`|add {line} after {above}|{line}, after {above}"
-    return Draft(before, snippet.source, choose(rng, forms))
+        messages = f"Add `{line}` after `{above}`|add {line} after {above}|{line}, after {above}"
+    return Draft(before, snippet.source, choose(rng, messages))
 
 
 def sort_imports(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -106,12 +106,12 @@ def change_decorator(snippet: Snippet, rng: random.Random) -> Draft | None:
         return Draft(
             snippet.source, without, choose(rng, f"Remove the decorator|remove {text}|remove the {text} decorator")
         )
-    forms = f"Add {text}|add the {text} decorator|decorate with {text}|add decorator {text}"
-    forms += {
+    messages = f"Add {text}|add the {text} decorator|decorate with {text}|add decorator {text}"
+    messages += {
         "@property": "|make it a property|Make this a property",
         "@staticmethod": "|make it static|make this a static method",
     }.get(text, "")
-    return Draft(without, snippet.source, choose(rng, forms))
+    return Draft(without, snippet.source, choose(rng, messages))
 
 
 def make_async(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -155,10 +155,14 @@ def add_member(snippet: Snippet, rng: random.Random) -> Draft | None:
         return None
     text = snippet.get_source(body)
     does = f"that returns {text[7:]}" if text.startswith("return ") else f"with the body `{text}`"
-    forms = f"Add a method {signature} {does}|add method {signature} {does}|add {signature}: {text}"
-    forms += f"|implement {signature}: {text}|add a method {node.name} {does}" if signature.endswith("(self)") else ""
+    messages = f"Add a method {signature} {does}|add method {signature} {does}|add {signature}: {text}"
+    messages += (
+        f"|implement {signature}: {text}|add a method {node.name} {does}" if signature.endswith("(self)") else ""
+    )
     return Draft(
-        without, snippet.source, rng.choice(forms.split("|")) if "|" not in signature + text else forms.split("|")[0]
+        without,
+        snippet.source,
+        rng.choice(messages.split("|")) if "|" not in signature + text else messages.split("|")[0],
     )
 
 
@@ -240,8 +244,8 @@ def swap_quotes(snippet: Snippet, rng: random.Random) -> Draft | None:
     if not 1 <= len(re.findall(pattern, source)) <= 8 or one in re.sub(pattern, "", source):
         return None
     after = re.sub(pattern, rf"{other}\1{other}", source)
-    forms = {
+    messages = {
         '"': "Use double quotes|use double quotes for strings|single -> double quotes|double quotes",
         "'": "Use single quotes|use single quotes for strings|double -> single quotes|single quotes",
     }
-    return Draft(source, after, choose(rng, forms[other]))
+    return Draft(source, after, choose(rng, messages[other]))

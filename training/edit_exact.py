@@ -30,9 +30,14 @@ def add_docstring_text(snippet: Snippet, rng: random.Random) -> Draft | None:
     found = re.search(r'"""(.*?)"""', pair[1])
     text = found.group(1) if found else ""
     name = getattr(snippet.node, "name", "")
-    forms = [f'Add the docstring "{text}"', f"Add a docstring: {text}", f"docstring: {text}", f'Document it: "{text}"']
-    forms += [f'Add a docstring to {name} that says "{text}"', f"add docstring: {text}"]
-    return Draft(*pair, rng.choice(forms)) if text else None
+    messages = [
+        f'Add the docstring "{text}"',
+        f"Add a docstring: {text}",
+        f"docstring: {text}",
+        f'Document it: "{text}"',
+    ]
+    messages += [f'Add a docstring to {name} that says "{text}"', f"add docstring: {text}"]
+    return Draft(*pair, rng.choice(messages)) if text else None
 
 
 def annotate(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -47,11 +52,11 @@ def annotate(snippet: Snippet, rng: random.Random) -> Draft | None:
     listed = f"{', '.join(hinted)}{returns}".strip()
     if len(listed) > 100 or len(hinted) > 4:
         return None
-    forms = [f"Annotate {listed}", f"Add the type hints {listed}", f"add type hints: {listed}", f"types: {listed}"]
+    messages = [f"Annotate {listed}", f"Add the type hints {listed}", f"add type hints: {listed}", f"types: {listed}"]
     if not hinted:
         hint = returns.removeprefix(" -> ")
-        forms = [f"Add the return type {hint}", f"annotate the return type as {hint}", f"it returns {hint}"]
-    return Draft(snippet.replace(*changes), snippet.source, rng.choice(forms))
+        messages = [f"Add the return type {hint}", f"annotate the return type as {hint}", f"it returns {hint}"]
+    return Draft(snippet.replace(*changes), snippet.source, rng.choice(messages))
 
 
 def add_comment(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -66,14 +71,14 @@ def add_comment(snippet: Snippet, rng: random.Random) -> Draft | None:
     text, below = lines[at].strip()[2:], lines[at + 1].strip()
     if len(below) > 60:
         return None
-    forms = [
+    messages = [
         f'Add the comment "{text}" above `{below}`',
         f'comment `{below}` with "{text}"',
         f"above `{below}`: # {text}",
     ]
     if sum(line.lstrip().startswith("#") for line in lines) == 1 and rng.random() < 0.4:
         return Draft(snippet.source, snippet.replace_lines(at + 1, at + 1, []), "Remove the comment")
-    return Draft(snippet.replace_lines(at + 1, at + 1, []), snippet.source, rng.choice(forms))
+    return Draft(snippet.replace_lines(at + 1, at + 1, []), snippet.source, rng.choice(messages))
 
 
 def change_condition(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -94,11 +99,11 @@ def change_condition(snippet: Snippet, rng: random.Random) -> Draft | None:
         new = negate(old)
     if new is None:
         return None
-    forms = [f"Change the condition `{old}` to `{new}`", f"Change {old} to {new}", f"{old} -> {new}"]
-    forms += [f"check {new} instead of {old}", f"the condition should be {new} instead of {old}"]
+    messages = [f"Change the condition `{old}` to `{new}`", f"Change {old} to {new}", f"{old} -> {new}"]
+    messages += [f"check {new} instead of {old}", f"the condition should be {new} instead of {old}"]
     if len(tests) == 1:
-        forms += [f"Change the condition to {new}", f"the condition should be `{new}`", f"condition: {new}"] * 2
-    return Draft(snippet.source, snippet.replace((*snippet.get_span(node), new)), rng.choice(forms))
+        messages += [f"Change the condition to {new}", f"the condition should be `{new}`", f"condition: {new}"] * 2
+    return Draft(snippet.source, snippet.replace((*snippet.get_span(node), new)), rng.choice(messages))
 
 
 def change_call(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -116,9 +121,9 @@ def change_call(snippet: Snippet, rng: random.Random) -> Draft | None:
     new = rng.choice([f"{verb}_{rest}", f"{old}_{rng.choice(NEW_NAMES)}", verb])
     if new in set(WORD.findall(snippet.source)) or re.search(rf"\b{old}\b(?!\()", snippet.source):
         return None
-    forms = [f"Call {new} instead of {old}", f"use {new} instead of {old}", f"replace {old} with {new}"]
-    forms += [f"Use `{new}` instead of `{old}`", f"{old}() -> {new}()", f"Rename {old} to {new}"]
-    return Draft(snippet.source, re.sub(rf"\b{old}\b(?=\()", new, snippet.source), rng.choice(forms))
+    messages = [f"Call {new} instead of {old}", f"use {new} instead of {old}", f"replace {old} with {new}"]
+    messages += [f"Use `{new}` instead of `{old}`", f"{old}() -> {new}()", f"Rename {old} to {new}"]
+    return Draft(snippet.source, re.sub(rf"\b{old}\b(?=\()", new, snippet.source), rng.choice(messages))
 
 
 NEW_VERBS = ("get", "load", "read", "write", "build", "make", "create", "update", "check", "find", "fetch", "process")
@@ -137,16 +142,20 @@ def change_default(snippet: Snippet, rng: random.Random) -> Draft | None:
         if old == new or len(old) > 30 or "\n" in old:
             return None
         changed = snippet.replace((*snippet.get_span(default), new))
-        forms = [f"Change the default of {argument.arg} to {new}", f"default {argument.arg} to {new}"]
-        forms += [f"make {argument.arg} {new} by default", f"{argument.arg}={new}", f"Set {argument.arg}={new}"]
-        return Draft(snippet.source, changed, rng.choice(forms))
+        messages = [f"Change the default of {argument.arg} to {new}", f"default {argument.arg} to {new}"]
+        messages += [f"make {argument.arg} {new} by default", f"{argument.arg}={new}", f"Set {argument.arg}={new}"]
+        return Draft(snippet.source, changed, rng.choice(messages))
     plain = arguments.args[: len(arguments.args) - len(arguments.defaults)]
     if not plain or plain[-1].arg in ("self", "cls") or arguments.posonlyargs:
         return None
-    end, sign = snippet.get_span(plain[-1])[1], " = " if plain[-1].annotation else "="
+    end, separator = snippet.get_span(plain[-1])[1], " = " if plain[-1].annotation else "="
     name = plain[-1].arg
-    forms = [f"Give {name} the default {new}", f"make {name} optional with default {new}", f"default {name} to {new}"]
-    return Draft(snippet.source, snippet.replace((end, end, f"{sign}{new}")), rng.choice(forms))
+    messages = [
+        f"Give {name} the default {new}",
+        f"make {name} optional with default {new}",
+        f"default {name} to {new}",
+    ]
+    return Draft(snippet.source, snippet.replace((end, end, f"{separator}{new}")), rng.choice(messages))
 
 
 def remove_statement(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -163,16 +172,16 @@ def remove_statement(snippet: Snippet, rng: random.Random) -> Draft | None:
     if not is_valid(without):
         return None
     if rng.random() < 0.5 or snippet.source.count(above) != 1 or not 3 < len(above) <= 60:
-        forms = [
+        messages = [
             f"Remove `{text}`",
             f"Remove the line `{text}`",
             f"delete {text}",
             f"drop the line {text}",
             f"remove {text}",
         ]
-        return Draft(snippet.source, without, rng.choice(forms))
-    forms = [f"Add `{text}` after `{above}`", f"insert {text} after {above}", f"after `{above}`, add `{text}`"]
-    return Draft(without, snippet.source, rng.choice(forms))
+        return Draft(snippet.source, without, rng.choice(messages))
+    messages = [f"Add `{text}` after `{above}`", f"insert {text} after {above}", f"after `{above}`, add `{text}`"]
+    return Draft(without, snippet.source, rng.choice(messages))
 
 
 def is_valid(source: str) -> bool:
@@ -198,9 +207,9 @@ def change_return(snippet: Snippet, rng: random.Random) -> Draft | None:
     )
     if new == old or (", " in old and new.endswith(")")):
         return None
-    forms = [f"Return {new} instead of {old}", f"return {new} instead of {old}", f"`return {old}` -> `return {new}`"]
-    forms += [f"Return {new}", f"return `{new}`", f"it should return {new}"] * (2 if len(returns) == 1 else 0)
-    return Draft(snippet.source, snippet.replace((*snippet.get_span(node), f"return {new}")), rng.choice(forms))
+    messages = [f"Return {new} instead of {old}", f"return {new} instead of {old}", f"`return {old}` -> `return {new}`"]
+    messages += [f"Return {new}", f"return `{new}`", f"it should return {new}"] * (2 if len(returns) == 1 else 0)
+    return Draft(snippet.source, snippet.replace((*snippet.get_span(node), f"return {new}")), rng.choice(messages))
 
 
 # fmt: off
@@ -217,20 +226,22 @@ def change_exception(snippet: Snippet, rng: random.Random) -> Draft | None:
     if not found or not is_function(snippet):
         return None
     match = rng.choice(found)
-    what, old, new = match[1], match[2], rng.choice(EXCEPTIONS)
-    if old == new or snippet.source.count(f"{what} {old}") != 1:
+    keyword, old, new = match[1], match[2], rng.choice(EXCEPTIONS)
+    if old == new or snippet.source.count(f"{keyword} {old}") != 1:
         return None
-    verb = "Raise" if what == "raise" else "Catch"
-    forms = [
+    verb = "Raise" if keyword == "raise" else "Catch"
+    messages = [
         f"{verb} {new} instead of {old}",
         f"{verb.lower()} {new} instead of {old}",
         f"{verb.lower()} a {new}, not {old}",
     ]
-    forms += (
-        [f"{verb} {new}", f"{what} {old} -> {what} {new}"] if len(found) == 1 else [f"{what} {old} -> {what} {new}"]
+    messages += (
+        [f"{verb} {new}", f"{keyword} {old} -> {keyword} {new}"]
+        if len(found) == 1
+        else [f"{keyword} {old} -> {keyword} {new}"]
     )
     return Draft(
-        snippet.source, snippet.source[: match.start(2)] + new + snippet.source[match.end(2) :], rng.choice(forms)
+        snippet.source, snippet.source[: match.start(2)] + new + snippet.source[match.end(2) :], rng.choice(messages)
     )
 
 
@@ -265,8 +276,8 @@ def accept_variadic(snippet: Snippet, rng: random.Random) -> Draft | None:
     if last.lineno != node.lineno or snippet.source[end] != ")":
         return None
     new = rng.choice(["**kwargs", "**kwargs", "*args", "*args, **kwargs", "**options"])
-    forms = [f"Accept {new}", f"accept {new}", f"Add {new}", f"add {new} to the parameters", f"take {new} too"]
-    return Draft(snippet.source, snippet.replace((end, end, f", {new}")), rng.choice(forms))
+    messages = [f"Accept {new}", f"accept {new}", f"Add {new}", f"add {new} to the parameters", f"take {new} too"]
+    return Draft(snippet.source, snippet.replace((end, end, f", {new}")), rng.choice(messages))
 
 
 def add_assert(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -281,9 +292,13 @@ def add_assert(snippet: Snippet, rng: random.Random) -> Draft | None:
         [("is not None", "is not None"), ("> 0", "is positive"), (">= 0", "is not negative"), ("", "holds")]
     )
     line = f"{indent}assert {name} {test}".rstrip()
-    forms = [f"Assert that {name} {words}", f"assert {name} {words} at the start", f"Add `{line.strip()}` at the start"]
-    forms = [forms[2], f"assert {name} at the start", f"Assert {name} first"] if not test else forms
-    return Draft(snippet.source, snippet.replace_lines(first.lineno, first.lineno - 1, [line]), rng.choice(forms))
+    messages = [
+        f"Assert that {name} {words}",
+        f"assert {name} {words} at the start",
+        f"Add `{line.strip()}` at the start",
+    ]
+    messages = [messages[2], f"assert {name} at the start", f"Assert {name} first"] if not test else messages
+    return Draft(snippet.source, snippet.replace_lines(first.lineno, first.lineno - 1, [line]), rng.choice(messages))
 
 
 def change_attribute(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -298,6 +313,6 @@ def change_attribute(snippet: Snippet, rng: random.Random) -> Draft | None:
     )
     if re.search(rf"\bself\.{new}\b", snippet.source):
         return None
-    forms = [f"Rename self.{old} to self.{new}", f"rename the attribute {old} to {new}", f"self.{old} -> self.{new}"]
-    forms += [f"call the attribute {new} instead of {old}", f"Rename the attribute {old} to {new}"]
-    return Draft(snippet.source, re.sub(rf"\bself\.{old}\b", f"self.{new}", snippet.source), rng.choice(forms))
+    messages = [f"Rename self.{old} to self.{new}", f"rename the attribute {old} to {new}", f"self.{old} -> self.{new}"]
+    messages += [f"call the attribute {new} instead of {old}", f"Rename the attribute {old} to {new}"]
+    return Draft(snippet.source, re.sub(rf"\bself\.{old}\b", f"self.{new}", snippet.source), rng.choice(messages))

@@ -110,7 +110,7 @@ def rename_word(source: str, old: str, new: str) -> str | None:
     return re.sub(rf"\b{old}\b", new, source)
 
 
-def rename_local(snippet: Snippet, rng: random.Random, names: list[str], what: str) -> Draft | None:
+def rename_local(snippet: Snippet, rng: random.Random, names: list[str], noun: str) -> Draft | None:
     words = set(WORD.findall(snippet.source))
     if not names:
         return None
@@ -124,9 +124,9 @@ def rename_local(snippet: Snippet, rng: random.Random, names: list[str], what: s
     after = (
         rename_word(snippet.source, old, new) if new not in words and len(old) > 1 and not old.startswith("_") else None
     )
-    forms = f"Rename {old} to {new}|rename {old} to {new}|rename `{old}` to `{new}`|Rename the {what} {old} to {new}"
-    forms += f"|call {old} {new} instead|{old} -> {new}|rename {what} {old} to {new}|change {old} to {new}"
-    return Draft(snippet.source, after, choose(rng, forms)) if after else None
+    messages = f"Rename {old} to {new}|rename {old} to {new}|rename `{old}` to `{new}`|Rename the {noun} {old} to {new}"
+    messages += f"|call {old} {new} instead|{old} -> {new}|rename {noun} {old} to {new}|change {old} to {new}"
+    return Draft(snippet.source, after, choose(rng, messages)) if after else None
 
 
 def rename_variable(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -153,12 +153,12 @@ def rename_definition(snippet: Snippet, rng: random.Random) -> Draft | None:
     verb = rng.choice(VERBS)
     new = rng.choice(["My", "Base", "Simple", "Default"]) + old if is_class else f"{verb}_{old.split('_', 1)[-1]}"
     after = re.sub(rf"\b{old}\b", new, snippet.source)
-    what = "class" if is_class else "function"
-    forms = (
-        f"Rename {old} to {new}|rename {old} to {new}|rename the {what} to {new}"
-        f"|Rename this {what} to {new}|call it {new}"
+    noun = "class" if is_class else "function"
+    messages = (
+        f"Rename {old} to {new}|rename {old} to {new}|rename the {noun} to {new}"
+        f"|Rename this {noun} to {new}|call it {new}"
     )
-    return Draft(snippet.source, after, choose(rng, forms)) if new not in snippet.source else None
+    return Draft(snippet.source, after, choose(rng, messages)) if new not in snippet.source else None
 
 
 DEFAULTS = ("None", "None", "False", "True", "0", "1", '""', "10", "()")
@@ -184,14 +184,16 @@ def add_parameter(snippet: Snippet, rng: random.Random) -> Draft | None:
         return None
     required = not snippet.function.args.defaults and rng.random() < 0.4
     after = snippet.replace((end, end, f", {name}" if required else f", {name}={default}"))
-    forms = (
+    messages = (
         f"Add a parameter {name}|add parameter {name}|add argument {name}|add a {name} parameter"
         f"|Add an argument `{name}`"
     )
-    forms = (
-        forms if required else "|".join(f"{form} with default {default}|{form}={default}" for form in forms.split("|"))
+    messages = (
+        messages
+        if required
+        else "|".join(f"{form} with default {default}|{form}={default}" for form in messages.split("|"))
     )
-    return Draft(snippet.source, after, choose(rng, forms))
+    return Draft(snippet.source, after, choose(rng, messages))
 
 
 def remove_parameter(snippet: Snippet, rng: random.Random) -> Draft | None:
@@ -200,8 +202,8 @@ def remove_parameter(snippet: Snippet, rng: random.Random) -> Draft | None:
     if draft is None or found is None:
         return None
     name = found.group(1) or found.group(2)
-    forms = (
+    messages = (
         f"Remove the parameter {name}|remove parameter {name}|drop {name}"
         f"|remove the unused parameter|remove argument {name}"
     )
-    return Draft(draft.after, draft.before, choose(rng, forms))
+    return Draft(draft.after, draft.before, choose(rng, messages))

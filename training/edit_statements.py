@@ -32,9 +32,9 @@ def use_f_string(snippet: Snippet, rng: random.Random) -> Draft | None:
         else:
             values = f"({', '.join(fields)})" if len(fields) > 1 else fields[0]
             old = re.sub(r"\{[\w.]+\}", "%s", text[1:]) + f" % {values}"
-        forms = "Use an f-string|use f-strings|use f-string|convert to f-string|Use an f-string instead of "
-        forms += "format" if style < 0.5 else "%"
-        return Draft(snippet.replace((*snippet.get_span(node), old)), snippet.source, choose(rng, forms))
+        messages = "Use an f-string|use f-strings|use f-string|convert to f-string|Use an f-string instead of "
+        messages += "format" if style < 0.5 else "%"
+        return Draft(snippet.replace((*snippet.get_span(node), old)), snippet.source, choose(rng, messages))
     return None
 
 
@@ -48,11 +48,11 @@ def print_to_logging(snippet: Snippet, rng: random.Random) -> Draft | None:
         return None
     log, level = rng.choice(["logger", "logging", "log"]), rng.choice(["info", "debug", "info", "warning"])
     changes = [(snippet.get_span(n)[0], snippet.get_span(n)[0] + 5, f"{log}.{level}") for n in found]
-    forms = (
+    messages = (
         f"Use {log}.{level} instead of print|replace print with {log}.{level}|print -> {log}.{level}"
         f"|change print to {log}.{level}"
     )
-    return Draft(snippet.source, snippet.replace(*changes), choose(rng, forms))
+    return Draft(snippet.source, snippet.replace(*changes), choose(rng, messages))
 
 
 EXCEPTIONS = [
@@ -103,11 +103,13 @@ def wrap_in_try(snippet: Snippet, rng: random.Random) -> Draft | None:
         name = f"`{snippet.get_source(node)}`"
         if "|" in name or len(name) > 70 or snippet.source.count(name[1:-1]) > 1:
             return None
-    forms = f"Catch {error} and {words}|catch {error}, {words}|wrap {name} in try/except {error} and {words}"
-    forms += f"|handle {error} from {name} and {words}|on {error}, {words}"
+    messages = f"Catch {error} and {words}|catch {error}, {words}|wrap {name} in try/except {error} and {words}"
+    messages += f"|handle {error} from {name} and {words}|on {error}, {words}"
     unambiguous = len(found) == 1
     return Draft(
-        snippet.source, after, choose(rng, forms if unambiguous else forms.split("|")[2] + "|" + forms.split("|")[3])
+        snippet.source,
+        after,
+        choose(rng, messages if unambiguous else messages.split("|")[2] + "|" + messages.split("|")[3]),
     )
 
 
@@ -124,12 +126,12 @@ def add_guard(snippet: Snippet, rng: random.Random) -> Draft | None:
         [(f"{name} is None", "is None"), (f"not {name}", "is empty"), (f"{name} < 0", "is negative")]
     )
     if rng.random() < 0.5:
-        action, forms = (
+        action, messages = (
             "return None",
             f"Return None if {name} {words}|return early if {name} {words}|guard against {name} being None",
         )
-        forms = forms if words == "is None" else forms.rsplit("|", 1)[0]
-        action = "return" if "early" in (message := choose(rng, forms)) else action
+        messages = messages if words == "is None" else messages.rsplit("|", 1)[0]
+        action = "return" if "early" in (message := choose(rng, messages)) else action
     else:
         error = rng.choice(["ValueError", "ValueError", "TypeError"])
         detail = {
@@ -167,12 +169,12 @@ def change_constant(snippet: Snippet, rng: random.Random) -> Draft | None:
         else ""
     )
     new = new or f"{old[0]}{' '.join([*words[:-1], rng.choice(NEW_NAMES)])}{old[0]}"
-    forms = (
+    messages = (
         f"Change {old} to {new}|change {old} to {new}|use {new} instead of {old}"
         f"|replace {old} with {new}|{old} -> {new}"
     )
     return (
-        Draft(snippet.source, snippet.replace((*snippet.get_span(node), new)), choose(rng, forms))
+        Draft(snippet.source, snippet.replace((*snippet.get_span(node), new)), choose(rng, messages))
         if new != old
         else None
     )
@@ -309,10 +311,10 @@ def add_return(snippet: Snippet, rng: random.Random) -> Draft | None:
         snippet.replace_lines(last.lineno, last.end_lineno or last.lineno, []),
     )
     _, local, _ = collect_names(snippet)
-    forms = f"Return {name}|return {name}|return {name} at the end" + (
+    messages = f"Return {name}|return {name}|return {name} at the end" + (
         "|Add the missing return|return the result" if name in local else ""
     )
-    return Draft(before, snippet.source, choose(rng, forms))
+    return Draft(before, snippet.source, choose(rng, messages))
 
 
 def use_enumerate(snippet: Snippet, rng: random.Random) -> Draft | None:

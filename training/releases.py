@@ -208,9 +208,11 @@ def match_signature_change(old: FunctionNode, new: FunctionNode) -> ChangeDescri
         )
     bare = [k for k in one if k in other and one[k] != other[k] and ":" not in one[k] and ":" in other[k]]
     if list(one) == list(other) and 1 <= len(bare) <= 4 and all(one[k] == other[k] for k in one if k not in bare):
-        told = ", ".join(re.sub(r"=.*", "", other[k]) for k in bare)
-        told += f" -> {hint}" if hint != earlier else ""
-        return ChangeDescription("annotate", [f"Annotate {told}", f"add type hints: {told}", f"Add the types {told}"])
+        annotations = ", ".join(re.sub(r"=.*", "", other[k]) for k in bare)
+        annotations += f" -> {hint}" if hint != earlier else ""
+        return ChangeDescription(
+            "annotate", [f"Annotate {annotations}", f"add type hints: {annotations}", f"Add the types {annotations}"]
+        )
     return None
 
 

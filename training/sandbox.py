@@ -60,11 +60,11 @@ answer = os.dup(1)
 null = os.open(os.devnull, os.O_RDWR)
 for number in (0, 1, 2):
     os.dup2(null, number)
-resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))  # first SIGXCPU, so that it can be told from other ends
-for kind, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, size),
+resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))  # SIGXCPU comes first, to distinguish it from other ends
+for kind, maximum in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, size),
                    (resource.RLIMIT_CORE, 0), (resource.RLIMIT_NPROC, 0), (resource.RLIMIT_NOFILE, 64)):
     try:
-        resource.setrlimit(kind, (most, most))
+        resource.setrlimit(kind, (maximum, maximum))
     except (ValueError, OSError):  # not every system has every limit
         pass
 source = open("program.py", encoding="utf-8").read()
