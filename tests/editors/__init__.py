@@ -1,1 +1,1 @@
-"""The three clients in the real editors; `make test-editors` installs the editors and runs these."""
+"""Tests of the three clients in real editors; `make test-editors` installs the editors and runs them."""

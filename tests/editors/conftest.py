@@ -1,7 +1,7 @@
-"""Where the real editors are, and the servers they start.
+"""Find the installed editors, and make the servers that they start.
 
-Editors are installed by the scripts in ``tests/editors/install/`` into ``EDITORS_ROOT`` (default: a folder of the
-user's cache); a test whose editor is not there skips with the reason. Screenshots go to ``EDITOR_SHOTS``, default
+Editors are installed by the scripts in ``tests/editors/install/`` into ``EDITORS_ROOT`` (default: a folder in the
+user's cache). A test is skipped if its editor is not installed. Screenshots go to ``EDITOR_SHOTS``, default
 ``EDITORS_ROOT/shots``.
 """
 
@@ -30,32 +30,32 @@ REAL_SERVER = [str(Path(sys.executable).parent / "codeclippy-ls")]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of this folder carry the marker `editors`."""
+    """Mark all tests of this folder with `editors`."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.editors)
 
 
-def installed(path: Path, editor: str) -> Path:
-    """A file of an installed editor; skips the test where it is absent."""
+def require_installed(path: Path, editor: str) -> Path:
+    """Return a file of an installed editor; skip the test if it is missing."""
     if not path.exists():
-        pytest.skip(f"{editor} is not installed ({path} is missing); `make editors` installs it where it can be had")
+        pytest.skip(f"{editor} is not installed ({path} is missing); `make editors` installs it if possible")
     return path
 
 
 @dataclass(frozen=True)
 class Script:
-    """A scripted server: what it says may be changed while the editor runs (see ``tests/scripted_server.py``)."""
+    """A scripted server, whose script may change while the editor runs (see ``tests/scripted_server.py``)."""
 
     file: Path
 
     @property
     def command(self) -> list[str]:
-        """How an editor starts it; works from any folder."""
+        """The command that starts the server, from any folder."""
         program = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); from tests.scripted_server import main; main()"
         return [sys.executable, "-c", program, str(self.file)]
 
-    def says(self, **keys: Any) -> None:
+    def set(self, **keys: Any) -> None:
         """Replace the script."""
         new = self.file.with_suffix(".new")
         new.write_text(json.dumps(keys))
@@ -64,26 +64,26 @@ class Script:
 
 @pytest.fixture
 def script(tmp_path: Path) -> Script:
-    """A script that suggests nothing yet."""
-    made = Script(tmp_path / "script.json")
-    made.says()
-    return made
+    """Make a script without suggestions."""
+    script = Script(tmp_path / "script.json")
+    script.set()
+    return script
 
 
 @pytest.fixture(scope="session")
 def shots() -> Path:
-    """The folder for screenshots."""
+    """Return the folder for screenshots."""
     SHOTS.mkdir(parents=True, exist_ok=True)
     return SHOTS
 
 
 @pytest.fixture
 def hosts() -> Iterator[Hosts]:
-    """The engine hosts of this test alone; they end when their folder is gone and nobody is connected any more."""
+    """Isolate the engine hosts of this test; they exit once their folder is deleted and no client is connected."""
     with tempfile.TemporaryDirectory(dir=os.environ["XDG_RUNTIME_DIR"], ignore_cleanup_errors=True) as folder:
         made = Hosts(Path(folder), REAL_SERVER)
         yield made
-        for process in made.running():  # one that a test has stopped and not killed, because it failed
+        for process in made.list_running():  # suspended by a test that failed before it killed it
             os.kill(process, signal.SIGCONT)
 
 
@@ -91,11 +91,11 @@ def hosts() -> Iterator[Hosts]:
 def report(
     request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
 ) -> Callable[[str, float], None]:
-    """Prints how long something took: a figure to look at, not one that a test asserts."""
+    """Print how long something took; no test asserts it."""
 
-    def say(what: str, seconds: float) -> None:
-        record_property(what, round(seconds, 2))
+    def record(description: str, seconds: float) -> None:
+        record_property(description, round(seconds, 2))
         with capsys.disabled():
-            print(f"\n{request.node.name}: {what}: {seconds:.1f} s")
+            print(f"\n{request.node.name}: {description}: {seconds:.1f} s")
 
-    return say
+    return record

@@ -1,4 +1,4 @@
-"""A real Emacs in a terminal that a test types into and whose screen it reads."""
+"""Drive a real Emacs in a terminal: type into it, and read its screen."""
 
 from __future__ import annotations
 
@@ -21,49 +21,49 @@ from tests.editors.terminal import draw
 VERSIONS = ("28", "30")
 CLIENT = CLIENTS / "emacs" / "codeclippy.el"
 INIT = Path(__file__).parent / "emacs" / "init.el"
-PATIENCE = float(os.environ.get("EDITOR_PATIENCE", "60"))  # seconds for anything; a busy machine is slow
+TIMEOUT = float(os.environ.get("EDITOR_PATIENCE", "60"))  # seconds; a busy machine is slow
 WIDTH, HEIGHT = 100, 28
 
 
-def binary(version: str) -> str:
-    """The program of a version; skips the test where it is absent."""
+def find_binary(version: str) -> str:
+    """Return the program of a version; skip the test if it is not installed."""
     own = ROOT / "emacs-30" / "emacs"
     found = shutil.which("emacs") if version == "28" else str(own) if own.exists() else None
-    said = subprocess.run([found, "--version"], capture_output=True, text=True).stdout if found else ""
-    if found is None or f"Emacs {version}." not in said:
-        pytest.skip(f"Emacs {version} is not installed; `make editors` installs it where it can be had")
+    output = subprocess.run([found, "--version"], capture_output=True, text=True).stdout if found else ""
+    if found is None or f"Emacs {version}." not in output:
+        pytest.skip(f"Emacs {version} is not installed; `make editors` installs it if possible")
     return found
 
 
-def quoted(text: str | Path) -> str:
-    """A string as Emacs Lisp reads it."""
+def quote(text: str | Path) -> str:
+    """Write a string as an Emacs Lisp literal."""
     return json.dumps(str(text), ensure_ascii=False)
 
 
-def batch(version: str, home: Path, *arguments: str) -> str:
-    """Run Emacs without a terminal, with nothing of a user's; fails with its output, else returns it."""
+def run_batch(version: str, home: Path, *arguments: str) -> str:
+    """Run Emacs without a terminal and without a user's configuration; return its output."""
     home.mkdir(exist_ok=True)
-    command = [binary(version), "-q", "--batch", *arguments]
+    command = [find_binary(version), "-q", "--batch", *arguments]
     environment = {**os.environ, "HOME": str(home), "LANG": "C.UTF-8"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    return "\n".join(line for line in said.splitlines() if not line.startswith("Loading /"))
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    return "\n".join(line for line in output.splitlines() if not line.startswith("Loading /"))
 
 
 class Emacs:
-    """One editor process in tmux.
+    """An Emacs process in tmux.
 
     Args:
         version: `28` or `30`.
-        folder: a fresh folder for everything it writes; a short path, as it holds sockets.
-        command: how it starts the server.
+        folder: an empty folder for all files that it writes; a short path, as sockets are in it.
+        command: the command that starts the server.
     """
 
     def __init__(self, version: str, folder: Path, command: list[str]) -> None:
         if shutil.which("tmux") is None:
-            pytest.skip("tmux is not installed; `make editors` installs it where it can be had")
-        program = binary(version)
+            pytest.skip("tmux is not installed; `make editors` installs it if possible")
+        program = find_binary(version)
         self.folder = folder
         self._socket, self._terminal = folder / "eval", ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
         (folder / "home").mkdir()
@@ -76,7 +76,7 @@ class Emacs:
             "TEST_COMMAND": json.dumps(command),
             "TEST_SOCKET": str(self._socket),
         }
-        given = [f"{name}={value}" for name, value in environment.items()]
+        variables = [f"{name}={value}" for name, value in environment.items()]
         self._tmux(
             "new-session",
             "-d",
@@ -85,7 +85,7 @@ class Emacs:
             "-y",
             str(HEIGHT),
             "env",
-            *given,
+            *variables,
             program,
             "-nw",
             "-q",
@@ -94,16 +94,16 @@ class Emacs:
         )
         self._tmux("set", "-g", "status", "off")
         self._tmux("set", "-s", "escape-time", "0")
-        self.until(self._socket.exists, "the editor to start")
+        self.wait_until(self._socket.exists, "the editor to start")
 
     def _tmux(self, *arguments: str) -> str:
         done = subprocess.run([*self._terminal, *arguments], capture_output=True, text=True, timeout=30)
         return done.stdout
 
-    def lisp(self, form: str) -> Any:
-        """Evaluate a form in the buffer the user is in, answer its value as JSON has it."""
+    def eval_lisp(self, form: str) -> Any:
+        """Evaluate a form in the selected buffer; return its value, converted from JSON."""
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(PATIENCE)
+            connection.settimeout(TIMEOUT)
             connection.connect(str(self._socket))
             connection.sendall(form.replace("\n", " ").encode() + b"\n")
             with connection.makefile("rb") as stream:
@@ -111,82 +111,82 @@ class Emacs:
         assert "error" not in answer, f"{form}: {answer['error']}"
         return answer["value"]
 
-    def keys(self, *keys: str) -> None:
-        """Press keys, in tmux's notation: `C-g`, `M-f`, `Tab`."""
+    def press(self, *keys: str) -> None:
+        """Press keys in the notation of tmux: `C-g`, `M-f`, `Tab`."""
         self._tmux("send-keys", *keys)
 
     def type(self, text: str) -> None:
         """Type a text."""
         self._tmux("send-keys", "-l", text)
 
-    def command(self, name: str) -> None:
-        """Run a command by its name, as M-x does, without typing it."""
-        self.lisp(
+    def run_command(self, name: str) -> None:
+        """Run a command by its name, without typing it."""
+        self.eval_lisp(
             f"(progn (run-at-time 0 nil (lambda () (with-current-buffer (window-buffer (selected-window))"
             f" (call-interactively #'{name})))) nil)"
         )
 
-    def meta_x(self, name: str) -> None:
-        """Run a command as a user does: by its name behind M-x."""
-        self.keys("M-x")
+    def run_with_meta_x(self, name: str) -> None:
+        """Run a command by typing its name after M-x."""
+        self.press("M-x")
         self.type(name)
-        self.keys("Enter")
+        self.press("Enter")
 
     def open(self, path: Path, text: str | bytes, mode: bool = True) -> None:
-        """Write a file and visit it; the cursor is at its end. `mode`: with ghost text, once the server has it."""
+        """Write a file and visit it, cursor at the end. `mode`: turn ghost text on, and wait for the server."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        self.lisp(f"(progn (switch-to-buffer (find-file-noselect {quoted(path)})) (goto-char (point-max)) nil)")
+        self.eval_lisp(f"(progn (switch-to-buffer (find-file-noselect {quote(path)})) (goto-char (point-max)) nil)")
         if mode:
-            self.lisp("(progn (codeclippy-mode 1) nil)")
-            self.until(lambda: self.lisp("(and codeclippy--opened t)"), "the server to know the file")
+            self.eval_lisp("(progn (codeclippy-mode 1) nil)")
+            self.wait_until(lambda: self.eval_lisp("(and codeclippy--opened t)"), "the server to know the file")
 
-    def ready(self) -> None:
+    def wait_until_ready(self) -> None:
         """Wait for the model."""
-        self.until(lambda: self.state() == "ready", "the model to be ready")
+        self.wait_until(lambda: self.get_state() == "ready", "the model to be ready")
 
-    def state(self) -> str:
-        """The client's state."""
-        return str(self.lisp("(car (codeclippy-state))"))
+    def get_state(self) -> str:
+        """Return the state of the client."""
+        return str(self.eval_lisp("(car (codeclippy-state))"))
 
-    def server(self) -> int:
-        """The process of the client's server."""
-        return int(self.lisp("(process-id (jsonrpc--process codeclippy--connection))"))
+    def get_server_pid(self) -> int:
+        """Return the process id of the server."""
+        return int(self.eval_lisp("(process-id (jsonrpc--process codeclippy--connection))"))
 
-    def text(self) -> str:
-        """The text of the buffer the user is in."""
-        return str(self.lisp("(buffer-substring-no-properties (point-min) (point-max))"))
+    def get_text(self) -> str:
+        """Return the text of the selected buffer."""
+        return str(self.eval_lisp("(buffer-substring-no-properties (point-min) (point-max))"))
 
-    def screen(self) -> str:
-        """What is drawn."""
+    def get_screen(self) -> str:
+        """Return the text on the screen."""
         return self._tmux("capture-pane", "-p")
 
-    def notes(self) -> str:
-        """Everything that was said to the user."""
-        return str(self.lisp("(with-current-buffer (messages-buffer) (buffer-string))"))
+    def get_messages(self) -> str:
+        """Return all messages so far."""
+        return str(self.eval_lisp("(with-current-buffer (messages-buffer) (buffer-string))"))
 
-    def until(self, holds: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
-        """Wait for something; fails with the screen."""
+    def wait_until(self, condition: Callable[[], Any], description: str, seconds: float = TIMEOUT) -> None:
+        """Wait until a condition holds; fail the test with the screen if it does not."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if holds():
+            if condition():
                 return
             time.sleep(0.05)
-        notes = self.notes()[-2000:] if self._socket.exists() else ""
-        pytest.fail(f"waited in vain for {what}:\n{self.screen()}\nnotes: {notes}")
+        messages = self.get_messages()[-2000:] if self._socket.exists() else ""
+        pytest.fail(f"timed out waiting for {description}:\n{self.get_screen()}\nmessages: {messages}")
 
-    def until_drawn(self, *texts: str) -> None:
-        """Wait for texts on the screen."""
-        self.until(lambda: all(text in self.screen() for text in texts), f"{texts!r} on the screen")
+    def wait_for_screen(self, *texts: str) -> None:
+        """Wait until texts are on the screen."""
+        self.wait_until(lambda: all(text in self.get_screen() for text in texts), f"{texts!r} on the screen")
 
-    def until_text(self, text: str, what: str) -> None:
-        """Wait for the buffer to be a text."""
-        self.until(lambda: self.text() == text, f"{what}: {text!r}")
+    def wait_for_text(self, text: str, description: str) -> None:
+        """Wait until the buffer contains a text, and nothing else."""
+        self.wait_until(lambda: self.get_text() == text, f"{description}: {text!r}")
 
     def reset(self) -> None:
-        """Leave whatever a test was in: prompts, windows, previews, changed buffers, eglot."""
-        self.keys("C-g")
-        self.lisp(
+        """Close everything that a test has opened: prompts, windows, previews, changed buffers, eglot."""
+        self.press("C-g")
+        self.eval_lisp(
             "(progn (when (> (minibuffer-depth) 0) (run-at-time 0 nil #'top-level))"
             " (dolist (buffer (buffer-list)) (when (or (buffer-file-name buffer)"
             ' (string-prefix-p "*codeclippy edit" (buffer-name buffer))'
@@ -197,13 +197,13 @@ class Emacs:
             " (kill-buffer buffer))) (delete-other-windows) (message nil) nil)"
         )
 
-    def shot(self, path: Path, title: str) -> None:
-        """Write the screen as an image."""
+    def take_screenshot(self, path: Path, title: str) -> None:
+        """Save the screen as an image."""
         draw(self._tmux("capture-pane", "-e", "-p"), WIDTH, path, title)
 
     def close(self) -> None:
-        """Leave without saving; the server goes with it."""
+        """Exit without saving; this ends the server, too."""
         with contextlib.suppress(Exception):
-            self.lisp("(progn (run-at-time 0 nil (lambda () (kill-emacs 0))) nil)")
+            self.eval_lisp("(progn (run-at-time 0 nil (lambda () (kill-emacs 0))) nil)")
             time.sleep(0.5)
         self._tmux("kill-server")

@@ -1,4 +1,4 @@
-"""The engine hosts that real servers start in a folder of a test's own: seen, stopped and killed."""
+"""Find, suspend and kill the engine hosts that real servers start in the folder of a test."""
 
 from __future__ import annotations
 
@@ -14,70 +14,70 @@ from codeclippy_ls.host.address import HostAddress
 from codeclippy_ls.host.start import connect_or_start
 from tests.test_host import is_running
 
-# An edit that takes long enough to be killed in the middle of it.
+# Edits that take so long that the host can be killed during one.
 LONG_EDITS: dict[str, dict[str, Any]] = {
     "edit": {"maxTokens": 800, "temperature": 1.0, "candidates": 8},
     "completion": {"timeBudgetMs": 20000},
 }
-HOLE = "def add(first, second):\n    return first + second\n\n\ndef mul(first, second):\n    "
-MANY = "".join(f"def f{number}(x):\n    return x + {number}\n\n\n" for number in range(12)) + HOLE
-TOLD = "the engine has ended; it is started again"
+UNFINISHED = "def add(first, second):\n    return first + second\n\n\ndef mul(first, second):\n    "
+LONG_FILE = "".join(f"def f{number}(x):\n    return x + {number}\n\n\n" for number in range(12)) + UNFINISHED
+EXIT_MESSAGE = "the engine has ended; it is started again"
 
 
 class Hosts:
-    """All hosts of one folder.
+    """The engine hosts in one folder.
 
     Args:
-        folder: theirs, which stands for the user's; a short path, as it holds sockets.
-        server: how a server is started.
+        folder: used instead of the user's runtime folder; a short path, as sockets are in it.
+        server: the command that starts a server.
     """
 
     def __init__(self, folder: Path, server: list[str]) -> None:
         self.folder = folder
-        # The tests' editors have a cache of their own, or libraries beside the system's, which users' have not: a
-        # host's place depends on both.
+        # The editors in tests have their own cache or libraries, which users' editors have not; the address of a host
+        # depends on both.
         own = ["-u", "XDG_CACHE_HOME", "-u", "LD_LIBRARY_PATH"]
         self.command = [shutil.which("env") or "env", *own, f"XDG_RUNTIME_DIR={folder}", *server]
 
-    def running(self) -> dict[int, HostAddress]:
-        """The hosts that live, by process."""
-        begins = f"--at={self.folder}/"
-        there: dict[int, HostAddress] = {}
+    def list_running(self) -> dict[int, HostAddress]:
+        """List the running hosts by process id."""
+        prefix = f"--at={self.folder}/"
+        found: dict[int, HostAddress] = {}
         for process in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
-            at = next((word for word in _words(process) if word.startswith(begins)), None)
+            at = next((word for word in _read_command(process) if word.startswith(prefix)), None)
             if at is not None and is_running(process):
-                place = Path(at.removeprefix("--at="))
-                there[process] = HostAddress(place.parent, place.name)
-        return there
+                path = Path(at.removeprefix("--at="))
+                found[process] = HostAddress(path.parent, path.name)
+        return found
 
-    def only(self) -> int:
-        """The one host there is."""
-        (process,) = self.running()
+    def get_only(self) -> int:
+        """Return the process id of the only host."""
+        (process,) = self.list_running()
         return process
 
-    def stop(self) -> None:
-        """Let it do nothing from now on, so that what it is asked for is under way until it is killed."""
-        os.kill(self.only(), signal.SIGSTOP)
+    def suspend(self) -> None:
+        """Suspend the host, so that later requests are unanswered when it is killed."""
+        os.kill(self.get_only(), signal.SIGSTOP)
 
     def kill(self) -> tuple[int, float]:
-        """Kill it; which one that was, and when."""
-        process = self.only()
+        """Kill the host; return its process id and the time."""
+        process = self.get_only()
         os.kill(process, signal.SIGKILL)
         return process, time.monotonic()
 
-    def models(self) -> list[Any]:
-        """What the one host says of its models."""
-        (place,) = self.running().values()
+    def get_model_statuses(self) -> list[Any]:
+        """Return the statuses of the models in the only host."""
+        (address,) = self.list_running().values()
 
-        async def look() -> list[Any]:
-            connection = await connect_or_start(place, ["false"], 600.0, {})
+        async def read_statuses() -> list[Any]:
+            connection = await connect_or_start(address, ["false"], 600.0, {})
             connection.close()
             return connection.statuses
 
-        return asyncio.run(look())
+        return asyncio.run(read_statuses())
 
-    def torches(self) -> list[int]:
-        """The processes, of all that use this folder, that have the library in memory that models need."""
+    def list_torch_processes(self) -> list[int]:
+        """List the processes that use this folder and have loaded torch."""
         users = [
             int(path.name)
             for path in Path("/proc").iterdir()
@@ -86,12 +86,12 @@ class Hosts:
         return [process for process in users if "libtorch" in _read(Path(f"/proc/{process}/maps"))]
 
 
-def _words(process: int) -> list[str]:
+def _read_command(process: int) -> list[str]:
     return _read(Path(f"/proc/{process}/cmdline")).split("\0")
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_text(errors="replace")
-    except OSError:  # it has just ended, or is another's
+    except OSError:  # it has just exited, or belongs to another user
         return ""

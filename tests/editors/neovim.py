@@ -1,4 +1,4 @@
-"""A real Neovim that a test types into and whose screen it reads."""
+"""Drive a real Neovim: type into it, and read its screen."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 
 import pytest
 
-from tests.editors.conftest import CLIENTS, ROOT, installed
+from tests.editors.conftest import CLIENTS, ROOT, require_installed
 
 BINARIES = {"0.11": ROOT / "nvim-0.11" / "bin" / "nvim", "0.12": ROOT / "nvim-0.12" / "nvim"}
-PATIENCE = 40.0  # seconds for anything; a busy machine is slow
+TIMEOUT = 40.0  # seconds; a busy machine is slow
 
 
 class Nvim:
-    """One editor process with only the client on its runtime path.
+    """A Neovim process with only the client on its runtime path.
 
     Args:
         version: `0.11` or `0.12`.
-        folder: a fresh folder for everything it writes.
-        command: how it starts the server.
-        options: further `init_options` of the server.
-        columns: how wide its user interface is; 24 rows are high.
-        notifier: whether the user has one, which the test reads; else Neovim's command line shows what is said.
+        folder: an empty folder for all files that it writes.
+        command: the command that starts the server.
+        options: more `init_options` for the server.
+        columns: width of the user interface, which has 24 rows.
+        notifier: install a `vim.notify` that the test reads; otherwise the command line shows messages.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Nvim:
         notifier: bool = True,
     ) -> None:
         pynvim = pytest.importorskip("pynvim", reason="pynvim is not installed; `make test-editors` installs it")
-        binary = installed(BINARIES[version], f"Neovim {version}")
+        binary = require_installed(BINARIES[version], f"Neovim {version}")
         init = folder / "init.lua"
         self.write_init(init, command, options or {})
         own = [f"XDG_{kind}_HOME={folder / kind.lower()}" for kind in ("CONFIG", "DATA", "STATE", "CACHE")]
@@ -56,17 +56,17 @@ class Nvim:
         ]
         self.rpc = pynvim.attach("child", argv=arguments)
         self.rpc.ui_attach(columns, 24, rgb=True, ext_linegrid=True)
-        self.lua("_G.notes = {}")
+        self.exec_lua("_G.test_messages = {}")
         if notifier:
-            self.take_notes()
+            self.install_notifier()
 
-    def take_notes(self) -> None:
-        """Have a notifier from now on."""
-        self.lua("vim.notify = function(text) table.insert(_G.notes, text) end")
+    def install_notifier(self) -> None:
+        """Replace `vim.notify`, and record its messages from now on."""
+        self.exec_lua("vim.notify = function(text) table.insert(_G.test_messages, text) end")
 
     @staticmethod
     def write_init(init: Path, command: list[str], options: dict[str, Any]) -> None:
-        """A user's configuration: the runtime path, the server's command, and what the README says."""
+        """Write a user's configuration: the runtime path, the command of the server, and the lines from the docs."""
         config = json.dumps({"cmd": command, "init_options": options})
         init.write_text(
             f"vim.opt.runtimepath:prepend({json.dumps(str(CLIENTS / 'neovim'))})\n"
@@ -76,81 +76,85 @@ class Nvim:
             "vim.lsp.enable('codeclippy')\n"
         )
 
-    def lua(self, code: str, *arguments: Any) -> Any:
-        """Run Lua, answer what it returns."""
-        self.assert_free()
+    def exec_lua(self, code: str, *arguments: Any) -> Any:
+        """Run Lua code; return its result."""
+        self.assert_not_blocked()
         return self.rpc.exec_lua(code, *arguments)
 
-    def assert_free(self) -> None:
-        """Nothing has to be answered before the next key; Neovim would run no Lua until it is, either."""
+    def assert_not_blocked(self) -> None:
+        """Assert that no prompt waits for a key; until it is answered, Neovim runs no Lua code, either."""
         mode = self.rpc.api.get_mode()
         assert not (mode["blocking"] and mode["mode"].startswith("r")), f"a prompt blocks the user:\n{mode}"
 
-    def keys(self, keys: str) -> None:
-        """Type keys, in Vim's notation."""
+    def press(self, keys: str) -> None:
+        """Press keys in the notation of Vim."""
         self.rpc.input(keys)
 
     def open(self, path: Path, text: str | bytes, attached: bool = True) -> None:
-        """Write a file and edit it; wait for the server."""
+        """Write a file and edit it; wait until the server is attached."""
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
         self.rpc.command(f"edit {path}")
         if attached:
-            self.until(lambda: self.lua("return require('codeclippy').client() ~= nil"), "the server to attach")
+            self.wait_until(
+                lambda: self.exec_lua("return require('codeclippy').client() ~= nil"), "the server to attach"
+            )
 
-    def at(self, line: int, column: int) -> None:
-        """The cursor to a line (from 1) and byte (from 0)."""
+    def set_cursor(self, line: int, column: int) -> None:
+        """Move the cursor to a line (from 1) and a byte (from 0)."""
         self.rpc.current.window.cursor = (line, column)
 
-    def ready(self) -> None:
+    def wait_until_ready(self) -> None:
         """Wait for the model."""
-        self.until(lambda: self.lua("return require('codeclippy.status').state()") == "ready", "the model to be ready")
+        self.wait_until(
+            lambda: self.exec_lua("return require('codeclippy.status').state()") == "ready", "the model to be ready"
+        )
 
-    def text(self) -> str:
-        """The buffer's text, lines joined by newlines."""
+    def get_text(self) -> str:
+        """Return the text of the buffer, with newlines between the lines."""
         return "\n".join(self.rpc.current.buffer[:])
 
-    def screen(self) -> str:
-        """What is drawn, row by row."""
-        rows: list[str] = self.lua(
+    def get_screen(self) -> str:
+        """Return the text on the screen."""
+        rows: list[str] = self.exec_lua(
             "local out = {} for r = 1, vim.o.lines do local s = {} for c = 1, vim.o.columns do "
             "s[#s + 1] = vim.fn.screenstring(r, c) end out[r] = (table.concat(s):gsub('%s+$', '')) end return out"
         )
         return "\n".join(rows)
 
-    def has_ghost(self) -> bool:
-        """Whether any suggestion is drawn."""
-        drawn: int = self.lua(
+    def has_ghost_text(self) -> bool:
+        """Return true if a suggestion is drawn."""
+        drawn: int = self.exec_lua(
             "return #vim.tbl_filter(function(mark) return mark[4].virt_text ~= nil end, "
             "vim.api.nvim_buf_get_extmarks(0, -1, 0, -1, { details = true }))"
         )
         return drawn > 0
 
-    def notes(self) -> list[str]:
-        """Everything that was said to the user."""
-        found: list[str] = self.lua("return _G.notes")
+    def get_messages(self) -> list[str]:
+        """Return the messages that the notifier has got."""
+        found: list[str] = self.exec_lua("return _G.test_messages")
         return found
 
-    def messages(self) -> str:
-        """Neovim's own list of what was said."""
-        found: str = self.lua("return vim.api.nvim_exec2('messages', { output = true }).output")
+    def get_message_history(self) -> str:
+        """Return the output of `:messages`."""
+        found: str = self.exec_lua("return vim.api.nvim_exec2('messages', { output = true }).output")
         return found
 
-    def until(self, holds: Callable[[], Any], what: str, seconds: float = PATIENCE) -> None:
-        """Wait for something; fails with the screen."""
+    def wait_until(self, condition: Callable[[], Any], description: str, seconds: float = TIMEOUT) -> None:
+        """Wait until a condition holds; fail the test with the screen if it does not."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            self.assert_free()
-            if holds():
+            self.assert_not_blocked()
+            if condition():
                 return
             time.sleep(0.05)
-        pytest.fail(f"waited in vain for {what}:\n{self.screen()}\nnotes: {self.notes()}")
+        pytest.fail(f"timed out waiting for {description}:\n{self.get_screen()}\nmessages: {self.get_messages()}")
 
-    def until_drawn(self, text: str) -> None:
-        """Wait for a text on the screen."""
-        self.until(lambda: text in self.screen(), f"{text!r} on the screen")
+    def wait_for_screen(self, text: str) -> None:
+        """Wait until a text is on the screen."""
+        self.wait_until(lambda: text in self.get_screen(), f"{text!r} on the screen")
 
     def close(self) -> None:
-        """Leave without saving; the server goes with it."""
+        """Exit without saving; this ends the server, too."""
         with contextlib.suppress(Exception):
             self.rpc.input("<Esc><Esc>:qa!<CR>")
             time.sleep(0.3)

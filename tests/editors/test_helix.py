@@ -1,4 +1,4 @@
-"""Helix with nothing but the snippet of docs/editors.md: completion and edits work without a plugin."""
+"""Helix with the configuration in docs/editors.md: completion and edits work without a plugin."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.editors.conftest import REPOSITORY, ROOT, Script, installed
+from tests.editors.conftest import REPOSITORY, ROOT, Script, require_installed
 from tests.editors.terminal import Terminal
 
 HELIX = ROOT / "helix" / "usr" / "lib" / "hx" / "hx-patched"
@@ -18,8 +18,8 @@ HELIX = ROOT / "helix" / "usr" / "lib" / "hx" / "hx-patched"
 
 @pytest.fixture
 def helix(tmp_path: Path, script: Script, request: pytest.FixtureRequest) -> Terminal:
-    """Helix on `add.py`, with the configuration of the docs, the scripted server in place of the real one."""
-    binary = installed(HELIX, "Helix")
+    """Open `add.py` in Helix, with the configuration in the docs and the scripted server."""
+    binary = require_installed(HELIX, "Helix")
     snippet = re.search(r"```toml\n(.*?)```", (REPOSITORY / "docs" / "editors.md").read_text(), re.S)
     assert snippet is not None
     command, *arguments = script.command
@@ -37,54 +37,54 @@ def helix(tmp_path: Path, script: Script, request: pytest.FixtureRequest) -> Ter
     }
     terminal = Terminal(f"{binary} add.py", tmp_path, environment)
     request.addfinalizer(terminal.close)
-    terminal.until_drawn("def add")
+    terminal.wait_for_screen("def add")
     return terminal
 
 
-def asked(helix: Terminal, answer: str, *keys: str) -> None:
-    """Ask until the answer is drawn: nothing tells a user of Helix when the server is ready."""
+def request_until_drawn(helix: Terminal, answer: str, *keys: str) -> None:
+    """Press the keys until the answer is drawn: Helix does not show when the server is ready."""
     for _ in range(15):
-        helix.keys(*keys)
+        helix.press(*keys)
         end = time.monotonic() + 3
         while time.monotonic() < end:
-            if answer in helix.screen():
+            if answer in helix.get_screen():
                 return
             time.sleep(0.1)
-    helix.until_drawn(answer, 0.2)
+    helix.wait_for_screen(answer, 0.2)
 
 
-def asked_for_actions(helix: Terminal, answer: str) -> None:
-    """The same for code actions, whose keys begin anew after Escape."""
+def request_code_actions(helix: Terminal, answer: str) -> None:
+    """Open the code actions until the answer is drawn; Escape closes them."""
     for _ in range(15):
-        helix.keys("Space", "a")
+        helix.press("Space", "a")
         time.sleep(2)
-        if answer in helix.screen():
+        if answer in helix.get_screen():
             return
-        helix.keys("Escape")
-        time.sleep(0.5)  # else Helix takes Escape and the next key for one
-    helix.until_drawn(answer, 0.2)
+        helix.press("Escape")
+        time.sleep(0.5)  # else Helix reads Escape and the next key as one key
+    helix.wait_for_screen(answer, 0.2)
 
 
 def test_completion_in_helix(helix: Terminal, script: Script) -> None:
-    script.says(complete="ultiply(a, b)")
-    helix.keys("g", "e", "o")
+    script.set(complete="ultiply(a, b)")
+    helix.press("g", "e", "o")
     helix.type("m")
-    asked(helix, "multiply(a, b)", "C-x")
-    helix.keys("Down", "Enter", "Escape")
-    helix.until(lambda: "multiply(a, b)" in helix.screen(), "the item")
+    request_until_drawn(helix, "multiply(a, b)", "C-x")
+    helix.press("Down", "Enter", "Escape")
+    helix.wait_until(lambda: "multiply(a, b)" in helix.get_screen(), "the item")
     helix.type(":w")
-    helix.keys("Enter")
-    helix.until_drawn("written")
+    helix.press("Enter")
+    helix.wait_for_screen("written")
 
 
 def test_a_code_action_in_helix(helix: Terminal, script: Script, tmp_path: Path) -> None:
-    script.says(edit="@@ -1,2 +1,3 @@\n def add(a, b):\n+    # adds\n     return a + b\n")
-    asked_for_actions(helix, "Code Clippy: Fix the bug")
-    helix.keys("Enter")
-    helix.until_drawn("# adds")
+    script.set(edit="@@ -1,2 +1,3 @@\n def add(a, b):\n+    # adds\n     return a + b\n")
+    request_code_actions(helix, "Code Clippy: Fix the bug")
+    helix.press("Enter")
+    helix.wait_for_screen("# adds")
     helix.type(":w")
-    helix.keys("Enter")
+    helix.press("Enter")
     edited = "def add(a, b):\n    # adds\n    return a + b\n"
-    helix.until(lambda: (tmp_path / "add.py").read_text() == edited, "the file")
-    helix.keys("u")
-    helix.until(lambda: "# adds" not in helix.screen(), "one undo to take it back")
+    helix.wait_until(lambda: (tmp_path / "add.py").read_text() == edited, "the file")
+    helix.press("u")
+    helix.wait_until(lambda: "# adds" not in helix.get_screen(), "one undo to revert it")

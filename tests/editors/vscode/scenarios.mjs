@@ -1,62 +1,62 @@
-// What the tests do in the workbench, a function each; the texts come from the tests.
+// The actions of the tests in the workbench, one function each; the tests provide the texts.
 
-/** Open a file in a window of its own, and wait for the server. */
+/** Open a file in a new window, and wait until the server is ready. */
 export async function open(vscode, { folder, file }) {
   await vscode.open(folder, file);
-  await vscode.ready();
+  await vscode.waitUntilReady();
 }
 
-/** Open a file in the window that is there. */
-export async function openHere(vscode, { file }) {
-  await vscode.openHere(file);
-  await vscode.ready();
+/** Open a file in the current window, and wait until the server is ready. */
+export async function openInSameWindow(vscode, { file }) {
+  await vscode.openInSameWindow(file);
+  await vscode.waitUntilReady();
 }
 
-/** Open a file in a window of its own, and see what the status says; nothing pops up. */
-export async function openUntil(vscode, { folder, file, status }) {
+/** Open a file in a new window, and wait for a status; no notification is shown. */
+export async function openAndWaitForStatus(vscode, { folder, file, status }) {
   await vscode.open(folder, file);
-  await vscode.statusSays(status);
+  await vscode.waitForStatus(status);
   await vscode.wait(1000);
-  await vscode.noToast();
+  await vscode.assertNoNotification();
 }
 
-export async function ready(vscode) {
-  await vscode.ready();
+export async function waitUntilReady(vscode) {
+  await vscode.waitUntilReady();
 }
 
-/** Type at the end of a line; returns the ghost text that appears. */
-export async function ghost(vscode, { line, type, says = '', shot = '' }) {
-  await vscode.goto(line);
+/** Type at the end of a line, and wait for ghost text; return it. */
+export async function typeForGhostText(vscode, { line, type, expected = '', shot = '' }) {
+  await vscode.goToLine(line);
   await vscode.type(type);
   await vscode.ghost.first().waitFor();
-  await vscode.ghostSays(says);
-  await shoot(vscode, shot);
-  return vscode.ghostText();
+  await vscode.waitForGhostText(expected);
+  await takeScreenshot(vscode, shot);
+  return vscode.getGhostText();
 }
 
-/** Type at the end of a line, whatever appears. */
-export async function write(vscode, { line, type }) {
-  await vscode.goto(line);
+/** Type at the end of a line. */
+export async function typeText(vscode, { line, type }) {
+  await vscode.goToLine(line);
   await vscode.type(type);
 }
 
-/** Ghost text appears by itself; returns it. */
-export async function shown(vscode, { says = '' } = {}) {
+/** Wait for ghost text without typing; return it. */
+export async function waitForGhostText(vscode, { expected = '' } = {}) {
   await vscode.ghost.first().waitFor();
-  await vscode.ghostSays(says);
-  return vscode.ghostText();
+  await vscode.waitForGhostText(expected);
+  return vscode.getGhostText();
 }
 
-/** Type what the ghost text says, or nothing; see what is left of it. */
-export async function left(vscode, { type = '', says }) {
+/** Type the start of the ghost text, or nothing; wait until the rest of it is as expected. */
+export async function typeThrough(vscode, { type = '', expected }) {
   await vscode.type(type);
-  await vscode.until(`"${says}" left`, async () => (await vscode.ghostText()).trim() === says);
+  await vscode.waitUntil(`"${expected}" left`, async () => (await vscode.getGhostText()).trim() === expected);
 }
 
-/** Type, and see no ghost text; what was typed is taken back until there is none. */
-export async function noGhost(vscode, { line, type }) {
-  await vscode.goto(line);
-  await vscode.until('typing without ghost text', async () => {
+/** Type and delete text, until no ghost text appears. */
+export async function typeWithoutGhostText(vscode, { line, type }) {
+  await vscode.goToLine(line);
+  await vscode.waitUntil('typing without ghost text', async () => {
     await vscode.type(type);
     await vscode.wait(1500);
     const quiet = (await vscode.ghost.count()) === 0;
@@ -68,13 +68,13 @@ export async function noGhost(vscode, { line, type }) {
   });
 }
 
-/** Type until there is ghost text. */
-export async function ghostAgain(vscode, { line, type, says }) {
-  await vscode.goto(line);
-  await vscode.until('ghost text again', async () => {
+/** Type and delete text, until ghost text appears. */
+export async function retypeForGhostText(vscode, { line, type, expected }) {
+  await vscode.goToLine(line);
+  await vscode.waitUntil('ghost text again', async () => {
     await vscode.type(type);
     await vscode.wait(1500);
-    if ((await vscode.ghostText()).includes(says)) {
+    if ((await vscode.getGhostText()).includes(expected)) {
       return true;
     }
     await vscode.keyboard.press('Escape');
@@ -85,7 +85,7 @@ export async function ghostAgain(vscode, { line, type, says }) {
   });
 }
 
-export async function press(vscode, { keys }) {
+export async function pressKeys(vscode, { keys }) {
   for (const key of keys) {
     await vscode.keyboard.press(key);
   }
@@ -95,129 +95,129 @@ export async function save(vscode) {
   await vscode.save();
 }
 
-export async function becomes(vscode, { text }) {
-  await vscode.becomes(text);
+export async function waitForFile(vscode, { text }) {
+  await vscode.saveUntil(text);
 }
 
-/** Ask for the completion list by its key. */
-export async function menu(vscode, { line, type, says, shot = '' }) {
-  await vscode.goto(line);
+/** Open the completion list by its key. */
+export async function openCompletionList(vscode, { line, type, expected, shot = '' }) {
+  await vscode.goToLine(line);
   await vscode.type(type);
   await vscode.ghost.first().waitFor();
   await vscode.keyboard.press('Escape');
   await vscode.keyboard.press('Control+Space');
-  await vscode.menu.filter({ hasText: says }).first().waitFor();
-  await shoot(vscode, shot);
+  await vscode.menu.filter({ hasText: expected }).first().waitFor();
+  await takeScreenshot(vscode, shot);
 }
 
-export async function command(vscode, { title }) {
-  await vscode.command(title);
+export async function runCommand(vscode, { title }) {
+  await vscode.runCommand(title);
 }
 
-/** Edit with a message: around a line's cursor, or all there is; by the key or through the palette. */
-export async function edit(vscode, { line, message, palette = false, all = false }) {
-  await vscode.goto(line);
+/** Edit with a message: around a line, or the whole file; by the key or by the palette. */
+export async function editWithMessage(vscode, { line, message, palette = false, all = false }) {
+  await vscode.goToLine(line);
   if (all) {
     await vscode.keyboard.press('Control+A');
   }
   if (palette) {
-    await vscode.command('Code Clippy: Edit with Message');
+    await vscode.runCommand('Code Clippy: Edit with Message');
   } else {
     await vscode.keyboard.press('Control+Alt+E');
   }
-  await vscode.message(message);
+  await vscode.submitMessage(message);
 }
 
-/** The preview comes; ticked, the difference stands in the editor. */
-export async function previewed(vscode, { row, shot = '' }) {
+/** Wait for the preview, tick it, and open its diff. */
+export async function waitForPreview(vscode, { row, shot = '' }) {
   const changed = vscode.preview.locator('.monaco-list-row', { hasText: row });
   await changed.waitFor();
-  await vscode.tick();
+  await vscode.tickPreview();
   await changed.click();
   await vscode.page.locator('.monaco-diff-editor').first().waitFor();
   await vscode.wait(1000);
-  await shoot(vscode, shot, 650);
+  await takeScreenshot(vscode, shot, 650);
 }
 
-export async function apply(vscode) {
-  await vscode.apply();
+export async function applyPreview(vscode) {
+  await vscode.applyPreview();
 }
 
-/** A diff is shown in a tab of its own; a button of the question about it is pressed. */
-export async function choose(vscode, { tab, line, button, shot = '' }) {
+/** Wait for the tab of a diff, and press a button of the question about it. */
+export async function answerDiff(vscode, { tab, line, button, shot = '' }) {
   await vscode.page.locator('.tab', { hasText: tab }).first().waitFor();
   await vscode.page.locator('.view-line', { hasText: line }).first().waitFor();
   const toast = vscode.toasts.filter({ hasText: 'apply this edit' }).first();
   await toast.getByText(button, { exact: true }).first().waitFor();
-  await shoot(vscode, shot, 650);
+  await takeScreenshot(vscode, shot, 650);
   await toast.getByText(button, { exact: true }).first().click();
 }
 
-/** The tabs whose name has a text in it are so many; returns the names of all that are not saved. */
-export async function tabs(vscode, { name, count }) {
+/** Wait until `count` tabs have a name with this text; return the names of all unsaved tabs. */
+export async function waitForTabs(vscode, { name, count }) {
   const named = vscode.page.locator('.tab', { hasText: name });
-  await vscode.until(`${count} tabs of ${name}`, async () => (await named.count()) === count);
+  await vscode.waitUntil(`${count} tabs of ${name}`, async () => (await named.count()) === count);
   return vscode.page.locator('.tab.dirty').allTextContents();
 }
 
-/** Save all until what is on the disk of the file opened last is the text expected. */
-export async function savedAs(vscode, { text }) {
-  await vscode.until('the text', async () => {
-    await vscode.command('File: Save All');
-    return vscode.onDisk() === text;
+/** Save all files until the last opened one has this text on disk. */
+export async function saveAllUntil(vscode, { text }) {
+  await vscode.waitUntil('the text', async () => {
+    await vscode.runCommand('File: Save All');
+    return vscode.readFile() === text;
   });
 }
 
-/** Take the last change back, once. */
+/** Undo once. */
 export async function undo(vscode) {
   await vscode.focus();
   await vscode.keyboard.press('Control+Z');
 }
 
-/** Cancel the edit under way through the palette. */
+/** Cancel the edit in progress by the palette. */
 export async function cancelEdit(vscode, { title }) {
-  await vscode.statusSays(title);
-  await vscode.command('Code Clippy: Cancel Edit');
-  await vscode.statusSays('Code Clippy: ready');
+  await vscode.waitForStatus(title);
+  await vscode.runCommand('Code Clippy: Cancel Edit');
+  await vscode.waitForStatus('Code Clippy: ready');
 }
 
-export async function status(vscode, { says }) {
-  await vscode.statusSays(says);
+export async function waitForStatus(vscode, { expected }) {
+  await vscode.waitForStatus(expected);
 }
 
-/** The reason and the links in the status item's hover. */
-export async function details(vscode, { shot = '' }) {
-  const text = await vscode.openDetails();
-  await shoot(vscode, shot, 670);
+/** Open the hover of the status item; return its text. */
+export async function openStatusDetails(vscode, { shot = '' }) {
+  const text = await vscode.openStatusDetails();
+  await takeScreenshot(vscode, shot, 670);
   return text;
 }
 
-/** Click a link of the status item's hover. */
-export async function follow(vscode, { link }) {
+/** Click a link in the hover of the status item. */
+export async function followLink(vscode, { link }) {
   await vscode.details.getByText(link).click();
 }
 
-/** Pick a row of the list that is open. */
-export async function pick(vscode, { row }) {
+/** Pick a row of the open list. */
+export async function pickRow(vscode, { row }) {
   await vscode.rows.filter({ hasText: row }).first().click();
 }
 
 export async function closeAll(vscode) {
-  await vscode.command('File: Save All');
-  await vscode.until('all saved', async () => (await vscode.page.locator('.tab.dirty').count()) === 0);
-  await vscode.command('View: Close All Editors');
-  await vscode.until('no editor', async () => (await vscode.page.locator('.tab').count()) === 0);
+  await vscode.runCommand('File: Save All');
+  await vscode.waitUntil('all saved', async () => (await vscode.page.locator('.tab.dirty').count()) === 0);
+  await vscode.runCommand('View: Close All Editors');
+  await vscode.waitUntil('no editor', async () => (await vscode.page.locator('.tab').count()) === 0);
 }
 
-/** Type into the box that is open, and press Enter. */
-export async function answer(vscode, { text }) {
+/** Type into the open input box, and press Enter. */
+export async function submitInput(vscode, { text }) {
   await vscode.page.locator('.quick-input-message').filter({ hasText: 'Enter' }).waitFor();
   await vscode.input.fill(text);
   await vscode.keyboard.press('Enter');
 }
 
-/** The rows that the box for a message offers; leaves it. */
-export async function offered(vscode) {
+/** Open the box for a message, return its rows, and close it. */
+export async function listMessages(vscode) {
   await vscode.keyboard.press('Control+Alt+E');
   await vscode.page.locator('.quick-input-title', { hasText: 'Edit with Message' }).waitFor();
   await vscode.rows.first().waitFor();
@@ -227,57 +227,57 @@ export async function offered(vscode) {
 }
 
 /** Wait for a text anywhere in the window. */
-export async function seen(vscode, { text }) {
+export async function waitForTextOnPage(vscode, { text }) {
   await vscode.page.getByText(text).first().waitFor();
 }
 
-/** A text of the status bar. */
-export async function bar(vscode, { says }) {
-  await vscode.page.locator('.part.statusbar', { hasText: says }).waitFor();
+/** Wait for a text in the status bar. */
+export async function waitForStatusBar(vscode, { expected }) {
+  await vscode.page.locator('.part.statusbar', { hasText: expected }).waitFor();
 }
 
-/** Split the editor; the new group is the active one. */
-export async function split(vscode) {
+/** Split the editor, and wait for the new group, which is active. */
+export async function splitEditor(vscode) {
   await vscode.keyboard.press('Control+\\');
-  await vscode.until('two groups', async () => (await vscode.page.locator('.editor-group-container').count()) === 2);
+  await vscode.waitUntil('two groups', async () => (await vscode.page.locator('.editor-group-container').count()) === 2);
   await vscode.focus();
 }
 
-export async function unsplit(vscode) {
-  await vscode.command('View: Join All Editor Groups');
-  await vscode.until('one group', async () => (await vscode.page.locator('.editor-group-container').count()) === 1);
+export async function joinGroups(vscode) {
+  await vscode.runCommand('View: Join All Editor Groups');
+  await vscode.waitUntil('one group', async () => (await vscode.page.locator('.editor-group-container').count()) === 1);
 }
 
-/** What was told in notifications, which are cleared. */
-export async function told(vscode) {
+/** Wait for notifications; return their texts and clear them. */
+export async function takeNotifications(vscode) {
   await vscode.toasts.first().waitFor();
   await vscode.wait(1000); // for a second one
   const texts = await vscode.toasts.allTextContents();
-  await vscode.command('Notifications: Clear All Notifications');
-  await vscode.until('no notification', async () => (await vscode.toasts.count()) === 0);
+  await vscode.runCommand('Notifications: Clear All Notifications');
+  await vscode.waitUntil('no notification', async () => (await vscode.toasts.count()) === 0);
   return texts;
 }
 
-export async function quiet(vscode) {
-  await vscode.noToast();
+export async function assertNoNotification(vscode) {
+  await vscode.assertNoNotification();
 }
 
-/** A second window beside the first: both show ghost text. */
-export async function secondWindow(vscode, { folder, file, line, type, says }, another) {
-  const second = await another();
+/** Open a second window: both show ghost text. */
+export async function useSecondWindow(vscode, { folder, file, line, type, expected }, openWorkbench) {
+  const second = await openWorkbench();
   try {
     await open(second, { folder, file });
-    await ghost(second, { line, type, says });
+    await typeForGhostText(second, { line, type, expected });
     await vscode.page.bringToFront();
-    await ghost(vscode, { line, type, says });
+    await typeForGhostText(vscode, { line, type, expected });
   } finally {
     await second.page.close({ runBeforeUnload: true });
   }
 }
 
-async function shoot(vscode, name, height = 260) {
+async function takeScreenshot(vscode, name, height = 260) {
   if (name) {
     await vscode.wait(500);
-    await vscode.shot(name, height);
+    await vscode.takeScreenshot(name, height);
   }
 }
