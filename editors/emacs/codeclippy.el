@@ -1336,7 +1336,7 @@ Its edits are shown first, like those of `codeclippy-mode'.")
   (or (plist-get (eglot--capabilities server) :positionEncoding) "utf-16"))
 
 (cl-defmethod codeclippy--flush ((_server codeclippy-eglot-server))
-  "Send the current text; eglot does not do so before it executes a command."
+  "Send the current text; eglot does not do so before a command."
   (eglot--signal-textDocument/didChange))
 
 (cl-defmethod codeclippy--identifier ((_server codeclippy-eglot-server))

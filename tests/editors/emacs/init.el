@@ -1,14 +1,17 @@
-;;; init.el --- What a test's Emacs starts with  -*- lexical-binding: t -*-
+;;; init.el --- Configuration of Emacs in tests  -*- lexical-binding: t -*-
 
 ;;; Commentary:
 
-;; Started with -q, so that Debian's packages are found.  TEST_CLIENT is the folder of codeclippy.el, TEST_COMMAND the
-;; server's command and TEST_OTHER that of the other language's server, as JSON; TEST_SOCKET where a test evaluates.
+;; Emacs is started with -q, so that Debian's packages are found.  TEST_CLIENT is the folder of codeclippy.el,
+;; TEST_COMMAND the command of the server as JSON, and TEST_SOCKET the socket on which tests evaluate forms.
 
 ;;; Code:
 
-(setq native-comp-deferred-compilation nil  ; a fresh home would have Emacs compile, and warn in a window
+;; In an empty home directory, Emacs compiles packages and shows warnings in a window.  What is loaded before this file is
+;; compiled all the same, so its warnings must not be shown, either.
+(setq native-comp-deferred-compilation nil
       native-comp-jit-compilation nil
+      native-comp-async-report-warnings-errors nil
       inhibit-startup-screen t
       initial-scratch-message nil
       make-backup-files nil
@@ -33,7 +36,7 @@
 (setq codeclippy-command (append (json-parse-string (getenv "TEST_COMMAND")) nil))
 
 (defun test-evaluate (process text)
-  "Evaluate what PROCESS has sent once it ends with a newline, TEXT being its latest part; answer in JSON."
+  "Evaluate the form that PROCESS has sent, once TEXT ends with a newline; answer in JSON."
   (let ((text (concat (process-get process 'text) text)))
     (process-put process 'text text)
     (when (string-suffix-p "\n" text)
