@@ -6,9 +6,11 @@ import hashlib
 import json
 import random
 import subprocess
+from dataclasses import asdict
 from email.message import Message
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 
 import pytest
 
@@ -313,6 +315,40 @@ def test_rows_contain_whole_samples_and_can_be_resumed(folder: Path) -> None:
     assert (later.ids == first[at][0].ids).all(), "a run resumed at a group continues with it"
     counted = sum(float((row.weights > 0).mean()) for row, _ in first) / len(first)
     assert counted > 0.8, "rows are mostly padding"
+
+
+def make_work_folder(work: Path, tokenizer: Path) -> None:
+    """A corpus and edits that are enough to train a toy model."""
+    for name in ("corpus", "edits"):
+        (work / name).mkdir()
+    edits = list(make_edits("a/b.py", SOURCE, random.Random(3), 2))
+    for split in ("train", "valid"):
+        (work / "corpus" / f"{split}.jsonl").write_text(json.dumps({"text": SOURCE}) + "\n")
+        (work / "edits" / f"{split}.jsonl").write_text("".join(json.dumps(asdict(edit)) + "\n" for edit in edits))
+    (work / "tokenizer").symlink_to(tokenizer)
+
+
+def test_stopped_run_resumes_from_its_checkpoint(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    from training import train
+
+    make_work_folder(tmp_path, folder)
+    config = train.ModelConfig(32, 1, 2, context_length=256, vocab_size=400, tokens_per_step=512)
+    monkeypatch.setitem(train.CONFIGS, "toy", config)
+    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=count().__next__))  # a step takes a second
+    options = ["--work", str(tmp_path), "--config", "toy", "--seconds", "20", "--cpu", "--every", "4"]
+    options += ["--save-every", "3", "--threads", str(torch.get_num_threads())]
+    train.main([*options, "--stop-after", "6"])
+    stopped = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert stopped["progress"]["steps"] == 5 and stopped["progress"]["tokens"] == 5 * 512
+    train.main([*options, "--resume"])
+    finished = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert finished["progress"]["steps"] == 19 and finished["optimizer"]["steps"] == 19
+    plateau = torch.load(tmp_path / "run" / "plateau.pt", weights_only=True)
+    assert plateau["progress"]["elapsed"] < train.DECAY_FROM * 20
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in log if "loss" in line]
+    assert losses[-1] < losses[0], "the loss falls"
 
 
 def test_shipped_model_matches_its_description() -> None:

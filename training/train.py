@@ -14,7 +14,7 @@ import ctypes
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -259,6 +259,7 @@ class TrainingRun:
         if self.device.type == "cuda":
             self.compute_states = torch.compile(network.compute_hidden_states, dynamic=False)
         self.progress = Progress(next_groups=(0,) * len(self.phases))
+        self._streams: dict[int, Iterator[tuple[samples.Row, int]]] = {}  # of the current phase only
         self.out: Path = options.out
         self.out.mkdir(parents=True, exist_ok=True)
 
@@ -275,9 +276,11 @@ class TrainingRun:
 
     def resume(self) -> None:
         """Continue from the checkpoint in the output folder."""
-        state = torch.load(self.out / "checkpoint.pt", map_location=self.device, weights_only=True)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**{**state["progress"], "numbers": tuple(state["progress"]["numbers"])})
+        path = self.out / "checkpoint.pt"
+        checkpoint: Checkpoint = torch.load(path, map_location=self.device, weights_only=True)
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        progress = checkpoint["progress"]
+        self.progress = Progress(**{**progress, "next_groups": tuple(progress["next_groups"])})
 
     def report(self, **values: float) -> None:
         """Print a line of progress and append it to the log."""
@@ -298,31 +301,15 @@ class TrainingRun:
         """Train until the budget is spent (or until `--stop-after`)."""
         started, before = time.monotonic(), self.progress
         budget, stop = self.options.seconds, min(self.options.seconds, self.options.stop_after or 1e9)
-        streams: dict[int, Iterator[tuple[samples.Row, int]]] = {}
-        recent, last, saved, checked = list[Tensor](), time.monotonic(), before.elapsed, before.elapsed
+        losses, last, saved, checked = list[Tensor](), self.progress, before.elapsed, before.elapsed
         bar = tqdm(total=round(budget), initial=round(before.elapsed), unit="s", disable=not sys.stderr.isatty())
         while (elapsed := before.elapsed + time.monotonic() - started) < stop:
-            index = max(i for i, phase in enumerate(self.phases) if elapsed >= phase.begins_at * budget)
-            width = int(self.config.context_length * self.phases[index].context_share)
-            if index not in streams:
-                first, processes = self.progress.next_groups[index], self.options.processes
-                streams = {
-                    index: samples.iter_rows(
-                        source, width, self.options.seed + index, first, self.phases[index].mixture, processes
-                    )
-                }
-            drawn = list(islice(streams[index], self.config.tokens_per_step // width))
-            ids, weights = stack_rows([row for row, _ in drawn], self.device)
-            loss, plain = network.compute_loss(self.model, ids, weights, self.compute_states)
-            loss.backward()
-            norm = self.optimizer.step(self.options.peak * get_rate_scale(elapsed / budget))
-            next_groups = tuple(drawn[-1][1] if i == index else n for i, n in enumerate(self.progress.next_groups))
-            self.progress = Progress(elapsed, self.progress.steps + 1, self.progress.tokens + ids.numel(), next_groups)
-            recent.append(plain)
+            loss, norm = self._step(source, elapsed)
+            losses.append(loss)
             bar.update(round(elapsed) - bar.n)
-            if len(recent) == self.options.every:
-                speed = len(recent) * ids.numel() / (time.monotonic() - last)
-                mean = float(torch.stack(recent).mean())
+            if len(losses) == self.options.every:
+                mean = float(torch.stack(losses).mean())
+                speed = (self.progress.tokens - last.tokens) / max(1e-9, elapsed - last.elapsed)
                 self.report(
                     step=self.progress.steps,
                     loss=mean,
@@ -332,7 +319,7 @@ class TrainingRun:
                     left_s=budget - elapsed,
                 )
                 bar.set_postfix(loss=f"{mean:.3f}", tokens_per_s=f"{speed:.0f}")
-                recent, last = [], time.monotonic()
+                losses, last = [], self.progress
             if elapsed - saved > self.options.save_every:
                 self.save()
                 if elapsed < DECAY_FROM * budget:
@@ -345,8 +332,32 @@ class TrainingRun:
         self.save()
         self.report(step=self.progress.steps, held_out_loss=self.validate(held_out), tokens=self.progress.tokens)
 
+    def _step(self, source: samples.SampleSource, elapsed: float) -> tuple[Tensor, float]:
+        """Train on the rows of one step; return the plain loss and the norm of the gradients."""
+        share = elapsed / self.options.seconds
+        index = max(i for i, phase in enumerate(self.phases) if share >= phase.begins_at)
+        rows, next_group = self._draw(source, index)
+        ids, weights = stack_rows(rows, self.device)
+        loss, plain = network.compute_loss(self.model, ids, weights, self.compute_states)
+        loss.backward()
+        norm = self.optimizer.step(self.options.peak * get_rate_scale(share))
+        next_groups = tuple(next_group if i == index else n for i, n in enumerate(self.progress.next_groups))
+        self.progress = Progress(elapsed, self.progress.steps + 1, self.progress.tokens + ids.numel(), next_groups)
+        return plain, norm
 
-def main() -> None:
+    def _draw(self, source: samples.SampleSource, index: int) -> tuple[list[samples.Row], int]:
+        """Draw the rows of a step in a phase; also return the number of the group to resume from."""
+        phase, seed = self.phases[index], self.options.seed + index
+        width = int(self.config.context_length * phase.context_share)
+        if index not in self._streams:
+            first = self.progress.next_groups[index]
+            rows = samples.iter_rows(source, width, seed, first, phase.mixture, self.options.processes)
+            self._streams = {index: rows}
+        drawn = list(islice(self._streams[index], self.config.tokens_per_step // width))
+        return [row for row, _ in drawn], drawn[-1][1]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=HERE / "work")
     parser.add_argument("--out", type=Path, help="default: <work>/run")
@@ -364,7 +375,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=20, help="steps between lines of progress")
     parser.add_argument("--save-every", type=float, default=240)
     parser.add_argument("--check-every", type=float, default=300)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.out = options.out or options.work / "run"
     options.seconds = 120 if options.rehearsal else options.seconds
     if options.processes is None:
