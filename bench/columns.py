@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -21,9 +21,12 @@ from codeclippy_ls.engine.decoder.architectures import compute_weight_shapes, pa
 from codeclippy_ls.engine.decoder.linear import FLOAT_FORMATS, WeightFormats
 from codeclippy_ls.engine.decoder.transformer import Transformer
 from codeclippy_ls.engine.generation.decoding import PREFILL_CHUNK, DecodingState, Sampler, generate
-from codeclippy_ls.engine.generation.kv_cache import CachedPrefix, ModelInput, PrefixCache
+from codeclippy_ls.engine.generation.kv_cache import CachedPrefix, KVCache, ModelInput, PrefixCache
 from codeclippy_ls.engine.loading.models import Model
 from codeclippy_ls.engine.loading.transformers_module import ModuleKVCache
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BITS = {"float32": 32, "bfloat16": 16, "float16": 16, "int8": 8}
 
@@ -84,7 +87,7 @@ class Subject:
     """A model to measure: its configuration and weights, as transformers' module in float32 or in bfloat16."""
 
     name: str
-    module: Any
+    module: PreTrainedModel
 
     @property
     def context_length(self) -> int:
@@ -128,7 +131,7 @@ class NativeColumn:
         self._model = Model(self._runner, None, subject.name)  # type: ignore[arg-type]
         self._prefix_cache = PrefixCache(1 << 30)
         self._prefix = CachedPrefix(self._runner.new_cache())
-        self._batch_caches: list[Any] = []
+        self._batch_caches: list[KVCache] = []
 
     def prefill(self, tokens: Sequence[int]) -> None:
         """Prefill in chunks; only the last token's logits are computed."""
@@ -179,7 +182,7 @@ class ModuleColumn:
         self.nbytes = sum(parameter.nbytes for parameter in self.module.parameters())
         self.cache = ModuleKVCache()
         self.prompt: Sequence[int] = ()
-        self._batch_caches: dict[int, Any] = {}
+        self._batch_caches: dict[int, ModuleKVCache] = {}
 
     @torch.inference_mode()
     def prefill(self, tokens: Sequence[int]) -> None:
@@ -248,7 +251,7 @@ class GenerateColumn(ModuleColumn):
         )
 
 
-def get_module(subject: Subject, dtype: str) -> Any:
+def get_module(subject: Subject, dtype: str) -> PreTrainedModel:
     """Get the subject's module in a number format: itself, or a copy that its columns share."""
     modules = subject.__dict__.setdefault("modules", {str(subject.module.dtype).removeprefix("torch."): subject.module})
     if dtype not in modules:

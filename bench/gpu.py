@@ -86,7 +86,7 @@ SIZES: dict[str, dict[str, Any]] = {
 SMALL = ("toy", "125M", "350M", "1.3B")  # for which generate is measured as well
 
 
-def make_config(name: str) -> Any:
+def make_config(name: str) -> SimpleNamespace:
     """Make a size's configuration, as `architectures.parse_config` reads it."""
     config = SimpleNamespace(max_position_embeddings=2048, **SIZES[name])
     config.get_text_config = lambda: config

@@ -1,8 +1,8 @@
-"""OpenVINO over a checkpoint: its graph made from one small torch module, keys and values kept as the graph's state.
+"""OpenVINO on a checkpoint: its graph is made from a small torch module, with keys and values as the graph's state.
 
-Runs in the environment that `make bench-peers` makes. The int8 form has its weights compressed by OpenVINO's own tool
-(NNCF), one scale for each row, and is computed in what the CPU does best, as is its bfloat16 form. Nothing is kept
-from one prompt to the next: its library has prefix reuse in another pipeline only, which serves many at once.
+Runs in the environment that `make bench-peers` makes. The int8 form's weights are compressed by OpenVINO's own tool
+(NNCF), with one scale for each row; it is computed in the CPU's fastest type, like the bfloat16 form. Nothing is kept
+from one prompt to the next: the library reuses prefixes only in another pipeline, which serves many requests at once.
 """
 
 from __future__ import annotations
@@ -18,88 +18,103 @@ from bench import peer_formats
 
 
 class Decoder(torch.nn.Module):
-    """One pass over the next tokens of one text: logits of the last, and all keys and values, [1, heads, n, size]."""
+    """One pass over the next tokens of one sequence.
 
-    def __init__(self, laid: peer_formats.Laid) -> None:
+    Returns logits of the last token, and all keys and values: (1, heads, tokens, head_dim) each.
+    """
+
+    def __init__(self, model: peer_formats.GgufModel) -> None:
         super().__init__()
-        self.laid = laid
-        self.weights = {name: weight.contiguous() for name, weight in laid.weights.items()}
-        self.approximate = "none" if laid.architecture == "gptneox" else "tanh"
-        half = laid.rotary // 2
+        self.model = model
+        self.weights = {name: weight.contiguous() for name, weight in model.weights.items()}
+        self.approximate = "none" if model.architecture == "gptneox" else "tanh"
+        half = model.rotary_dim // 2
         angles = (
-            torch.outer(torch.arange(laid.window).float(), laid.base ** -(torch.arange(half) / half))
+            torch.outer(torch.arange(model.context_length).float(), model.rope_theta ** -(torch.arange(half) / half))
             if half
-            else torch.zeros(laid.window, 0)
+            else torch.zeros(model.context_length, 0)
         )
-        self.turns = torch.cat([angles.cos(), angles.sin()], -1)
+        self.rotary_table = torch.cat([angles.cos(), angles.sin()], -1)  # (positions, rotary_dim)
 
-    def forward(self, ids: torch.Tensor, places: torch.Tensor, order: torch.Tensor, *past: torch.Tensor) -> Any:
-        """Of ids [1, t] at places [t]; ``order`` [1], int32, is what beam search would change."""
+    def forward(self, ids: torch.Tensor, positions: torch.Tensor, order: torch.Tensor, *past: torch.Tensor) -> Any:
+        """Run ids, (1, tokens), at positions, (tokens,); ``order``, (1,) int32, is what beam search would change."""
         hidden = F.embedding(ids, self.weights["token_embd.weight"])
         if "position_embd.weight" in self.weights:
-            hidden = hidden + F.embedding(places, self.weights["position_embd.weight"])
+            hidden = hidden + F.embedding(positions, self.weights["position_embd.weight"])
         total = past[0].shape[2] + ids.shape[1]
-        # Added to the scores: a mask of booleans makes its attention many times slower.
-        seen = torch.where(torch.arange(total)[None] <= places[:, None], 0.0, -torch.inf)[None, None]
-        turns = self.turns.index_select(0, places)
+        # Added to the scores: a mask of booleans makes OpenVINO's attention many times slower.
+        mask = torch.where(torch.arange(total)[None] <= positions[:, None], 0.0, -torch.inf)[None, None]
+        rotary_table = self.rotary_table.index_select(0, positions)  # (tokens, rotary_dim)
         present: list[torch.Tensor] = []
-        for index in range(self.laid.layers):
-            kept = [part.index_select(0, order) for part in past[2 * index : 2 * index + 2]]
-            hidden, made = self._layer(f"blk.{index}.", hidden, seen, turns, kept)
-            present += made
+        for index in range(self.model.num_layers):
+            past_kv = [part.index_select(0, order) for part in past[2 * index : 2 * index + 2]]
+            hidden, kv = self._run_layer(f"blk.{index}.", hidden, mask, rotary_table, past_kv)
+            present += kv
         last = self._norm("output_norm", hidden[:, -1:])
-        head = self.weights.get("output.weight", self.weights["token_embd.weight"])
-        return (F.linear(last, head, self.weights.get("output.bias")), *present)
+        lm_head = self.weights.get("output.weight", self.weights["token_embd.weight"])
+        return (F.linear(last, lm_head, self.weights.get("output.bias")), *present)
 
-    def _layer(
-        self, name: str, hidden: torch.Tensor, seen: torch.Tensor, turns: torch.Tensor, kept: Sequence[torch.Tensor]
+    def _run_layer(
+        self,
+        name: str,
+        hidden: torch.Tensor,
+        mask: torch.Tensor,
+        rotary_table: torch.Tensor,
+        past_kv: Sequence[torch.Tensor],
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        read = self._norm(f"{name}attn_norm", hidden)
+        normed = self._norm(f"{name}attn_norm", hidden)
         query, key, value = (
-            part.unflatten(-1, (self.laid.heads, -1)).transpose(1, 2)
-            for part in self._linear(f"{name}attn_qkv", read).chunk(3, -1)
+            part.unflatten(-1, (self.model.num_heads, -1)).transpose(1, 2)
+            for part in self._linear(f"{name}attn_qkv", normed).chunk(3, -1)
         )
-        key, value = (torch.cat([kept[0], self._turned(key, turns)], 2), torch.cat([kept[1], value], 2))
-        mixed = F.scaled_dot_product_attention(self._turned(query, turns), key, value, attn_mask=seen)
-        mixed = self._linear(f"{name}attn_output", mixed.transpose(1, 2).flatten(2))
-        if self.laid.architecture == "phi2":  # one norm for both
-            return hidden + mixed + self._inner(name, read), [key, value]
-        start = hidden if self.laid.parallel else hidden + mixed
-        inner = self._inner(name, self._norm(f"{name}ffn_norm", start))
-        return hidden + mixed + inner, [key, value]
+        # (1, heads, tokens, head_dim) each
+        key = torch.cat([past_kv[0], self._apply_rotary(key, rotary_table)], 2)
+        value = torch.cat([past_kv[1], value], 2)
+        query = self._apply_rotary(query, rotary_table)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        attended = self._linear(f"{name}attn_output", attended.transpose(1, 2).flatten(2))
+        if self.model.architecture == "phi2":  # one norm for both
+            return hidden + attended + self._run_mlp(name, normed), [key, value]
+        mlp_input = hidden if self.model.is_parallel else hidden + attended
+        mlp_output = self._run_mlp(name, self._norm(f"{name}ffn_norm", mlp_input))
+        return hidden + attended + mlp_output, [key, value]
 
-    def _inner(self, name: str, read: torch.Tensor) -> torch.Tensor:
-        raised = F.gelu(self._linear(f"{name}ffn_up", read), approximate=self.approximate)
-        return self._linear(f"{name}ffn_down", raised)
+    def _run_mlp(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        up = F.gelu(self._linear(f"{name}ffn_up", x), approximate=self.approximate)
+        return self._linear(f"{name}ffn_down", up)
 
-    def _turned(self, part: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-        if not self.laid.rotary:
-            return part
-        cosine, sine = turns.chunk(2, -1)
-        rotary = self.laid.rotary
-        one, other = part[..., :rotary].chunk(2, -1)
-        return torch.cat([one * cosine - other * sine, other * cosine + one * sine, part[..., rotary:]], -1)
+    def _apply_rotary(self, x: torch.Tensor, rotary_table: torch.Tensor) -> torch.Tensor:
+        rotary_dim = self.model.rotary_dim
+        if not rotary_dim:
+            return x
+        cosine, sine = rotary_table.chunk(2, -1)
+        left, right = x[..., :rotary_dim].chunk(2, -1)
+        return torch.cat([left * cosine - right * sine, right * cosine + left * sine, x[..., rotary_dim:]], -1)
 
     def _linear(self, name: str, value: torch.Tensor) -> torch.Tensor:
         return F.linear(value, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
 
     def _norm(self, name: str, value: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(
-            value, (self.laid.width,), self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], self.laid.epsilon
+            value,
+            (self.model.hidden_size,),
+            self.weights[f"{name}.weight"],
+            self.weights[f"{name}.bias"],
+            self.model.norm_epsilon,
         )
 
 
-def stateful(laid: peer_formats.Laid) -> Any:
-    """OpenVINO's graph of it, which keeps keys and values itself."""
+def make_stateful_graph(model: peer_formats.GgufModel) -> Any:
+    """Make OpenVINO's graph of a model, which keeps keys and values as its state."""
     import numpy
     import openvino
     from openvino._offline_transformations import apply_make_stateful_transformation
 
-    size = laid.width // laid.heads
-    past = [torch.zeros(1, laid.heads, 3, size) for _ in range(2 * laid.layers)]
+    head_dim = model.hidden_size // model.num_heads
+    past = [torch.zeros(1, model.num_heads, 3, head_dim) for _ in range(2 * model.num_layers)]
     with torch.no_grad():
         graph = openvino.convert_model(
-            Decoder(laid).eval(),
+            Decoder(model).eval(),
             example_input=(
                 torch.zeros(1, 2, dtype=torch.long),
                 torch.tensor([3, 4]),
@@ -107,9 +122,9 @@ def stateful(laid: peer_formats.Laid) -> Any:
                 *past,
             ),
         )
-    shapes = [[1, -1], [-1], [1], *([[1, laid.heads, -1, size]] * len(past))]
+    shapes = [[1, -1], [-1], [1], *([[1, model.num_heads, -1, head_dim]] * len(past))]
     graph.reshape({port: openvino.PartialShape(shape) for port, shape in zip(graph.inputs, shapes, strict=True)})
-    for index, name in enumerate(("ids", "places", "order")):
+    for index, name in enumerate(("ids", "positions", "order")):
         graph.inputs[index].get_tensor().set_names({name})
     pairs = {}
     for index in range(len(past)):
@@ -117,23 +132,25 @@ def stateful(laid: peer_formats.Laid) -> Any:
         graph.outputs[1 + index].get_tensor().set_names({f"present.{index}"})
         pairs[f"past.{index}"] = f"present.{index}"
     apply_make_stateful_transformation(graph, pairs)
-    # Its CPU plugin makes attention and cache one operation only where a state says what it begins with.
+    # The CPU plugin fuses attention and cache only if a state has an initial value.
     for operation in graph.get_ops():
         if operation.get_type_name() == "ReadValue":
-            operation.set_arguments([openvino.opset13.constant(numpy.zeros((1, laid.heads, 0, size), numpy.float32))])
+            operation.set_arguments(
+                [openvino.opset13.constant(numpy.zeros((1, model.num_heads, 0, head_dim), numpy.float32))]
+            )
     graph.validate_nodes_and_infer_types()
     return graph
 
 
 class OpenVino:
-    """One request over the graph; greedy."""
+    """One request on the graph; greedy."""
 
     reuses = False
 
     def __init__(self, folder: Path, scratch: Path, form: str, threads: int, window: int) -> None:
         import openvino
 
-        graph = stateful(peer_formats.laid(folder))
+        graph = make_stateful_graph(peer_formats.convert_checkpoint(folder))
         if form == "int8":
             import nncf
 
@@ -153,17 +170,17 @@ class OpenVino:
         self._length = 0
 
     def prefill(self, tokens: Sequence[int]) -> list[int]:
-        """In one piece."""
+        """Prefill in one pass."""
         self._request.reset_state()
         self._prompt, self._length = list(tokens), 0
-        return [self._read(tokens)]
+        return [self._run(tokens)]
 
     def decode(self, count: int) -> list[int]:
-        """The prompt's last token is read again."""
-        return self._write(self._prompt[-1:], count)
+        """Decode; the prompt's last token is run again."""
+        return self._decode(self._prompt[-1:], count)
 
     def restore(self) -> None:
-        """To the prompt without its last token, by copying what is kept."""
+        """Restore the state after the prompt without its last token, by copying it."""
         import openvino
 
         self._length = len(self._prompt) - 1
@@ -171,23 +188,24 @@ class OpenVino:
             state.state = openvino.Tensor(state.state.data[:, :, : self._length].copy())
 
     def keystroke(self, tokens: Sequence[int], count: int) -> list[int]:
-        """All from the start."""
+        """Start with an empty state."""
         self._request.reset_state()
         self._length = 0
-        return self._write(tokens, count)
+        return self._decode(tokens, count)
 
-    def _write(self, tokens: Sequence[int], count: int) -> list[int]:
-        found = [self._read(tokens)]
+    def _decode(self, tokens: Sequence[int], count: int) -> list[int]:
+        found = [self._run(tokens)]
         while len(found) < count:
-            found.append(self._read(found[-1:]))
+            found.append(self._run(found[-1:]))
         return found
 
-    def _read(self, tokens: Sequence[int]) -> int:
+    def _run(self, tokens: Sequence[int]) -> int:
         import numpy
 
-        places = numpy.arange(self._length, self._length + len(tokens))
+        positions = numpy.arange(self._length, self._length + len(tokens))
         self._request.infer(
-            {"ids": numpy.array([tokens]), "places": places, "order": numpy.zeros(1, numpy.int32)}, share_inputs=True
+            {"ids": numpy.array([tokens]), "positions": positions, "order": numpy.zeros(1, numpy.int32)},
+            share_inputs=True,
         )
         self._length += len(tokens)
         return int(self._request.get_output_tensor(0).data[0, -1].argmax())

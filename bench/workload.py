@@ -18,12 +18,12 @@ ROOT = Path(__file__).parent.parent / "codeclippy_ls"
 FILES = (
     "text.py",
     "settings.py",
-    "oneshot.py",
-    "assist/regions.py",
+    "commands.py",
+    "tasks/edit_context.py",
     "server/transport.py",
     "prompts/build.py",
     "diffs/matching.py",
-    "engine/cache.py",
+    "engine/generation/kv_cache.py",
 )
 _SLIP, _THINK = 0.04, 0.05  # of letters, of words
 _LINE, _THOUGHT = 4.0, 6.0  # times the usual wait

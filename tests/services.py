@@ -213,14 +213,14 @@ def write_gguf(folder: Path, path: Path) -> None:
 
     from bench import peer_formats
 
-    model = peer_formats.laid(folder)
+    model = peer_formats.convert_checkpoint(folder)
     definition = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     ids = dict(definition["model"]["vocab"])
     control = {token["content"]: token["id"] for token in definition["added_tokens"]}
     names = {id: token for token, id in {**ids, **control}.items()}
     writer = gguf.GGUFWriter(path, model.architecture)
     writer.add_name("shipped")
-    vocab_size = peer_formats.described(writer, model)
+    vocab_size = peer_formats.write_sizes(writer, model)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([names.get(id, f"<|unused{id}|>") for id in range(vocab_size)])

@@ -102,8 +102,8 @@ def test_peers_that_are_absent_are_skipped_with_the_reason(
 ) -> None:
     """Toy models are not asked at all."""
     monkeypatch.setattr("bench.peers.PYTHON", tmp_path / "python")
-    small: Any = SimpleNamespace(name="small", parameters=1000)
-    large: Any = SimpleNamespace(name="large", parameters=10**8)
+    small: Any = SimpleNamespace(name="small", num_parameters=1000)
+    large: Any = SimpleNamespace(name="large", num_parameters=10**8)
     assert columns(small) == [] and capsys.readouterr().out == ""
     assert columns(large) == [] and "make bench-peers" in capsys.readouterr().out
     with pytest.raises(PeerError, match="make bench-peers"):

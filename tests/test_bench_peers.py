@@ -20,13 +20,13 @@ from tests import checkpoints
 
 
 @pytest.mark.parametrize("architecture", ["gpt_neox", "codegen", "gpt_neo"])
-def test_the_layout_that_engines_get_gives_the_models_logits(architecture: str, tmp_path: Path) -> None:
-    """In two passes, the second over what the first kept; GPT-Neo within the window in which it is GPT-2."""
+def test_converted_checkpoint_gives_the_same_logits(architecture: str, tmp_path: Path) -> None:
+    """In two passes, the second with the keys and values of the first; GPT-Neo within its local window."""
     module = checkpoints.module(architecture)
     module.save_pretrained(tmp_path)
-    laid = peer_formats.laid(tmp_path)
-    decoder, tokens = Decoder(laid), torch.tensor([[7, 9, 11, 7, 9, 300, 2]])
-    kept = [torch.zeros(1, laid.heads, 0, laid.width // laid.heads)] * (2 * laid.layers)
+    model = peer_formats.convert_checkpoint(tmp_path)
+    decoder, tokens = Decoder(model), torch.tensor([[7, 9, 11, 7, 9, 300, 2]])
+    kept = [torch.zeros(1, model.num_heads, 0, model.hidden_size // model.num_heads)] * (2 * model.num_layers)
     with torch.no_grad():
         _, *kept = decoder(tokens[:, :4], torch.arange(4), torch.zeros(1, dtype=torch.long), *kept)
         logits, *kept = decoder(tokens[:, 4:], torch.arange(4, 7), torch.zeros(1, dtype=torch.long), *kept)
@@ -35,11 +35,11 @@ def test_the_layout_that_engines_get_gives_the_models_logits(architecture: str, 
     torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_the_dummy_tokenizer_spells_each_byte_and_has_the_models_size() -> None:
-    """Every word once."""
+def test_dummy_tokens_are_distinct_and_spell_each_byte() -> None:
+    """As many as the model has."""
     for count in (100, 256, 8192):
-        assert len(set(peer_formats.spelled(count))) == count
-    assert peer_formats.spelled(300)[:2] == ["!", '"'] and peer_formats.spelled(300)[-1] == "t299"
+        assert len(set(peer_formats.list_dummy_tokens(count))) == count
+    assert peer_formats.list_dummy_tokens(300)[:2] == ["!", '"'] and peer_formats.list_dummy_tokens(300)[-1] == "t299"
 
 
 @pytest.mark.parametrize(

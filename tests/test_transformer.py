@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -21,7 +21,13 @@ from torch.nn import functional
 import codeclippy_ls.text
 from codeclippy_ls.engine.decoder import fused_linear
 from codeclippy_ls.engine.decoder.activations import Activation
-from codeclippy_ls.engine.decoder.architectures import ARCHITECTURES, compute_weight_shapes, is_supported, parse_config
+from codeclippy_ls.engine.decoder.architectures import (
+    ARCHITECTURES,
+    TransformersConfig,
+    compute_weight_shapes,
+    is_supported,
+    parse_config,
+)
 from codeclippy_ls.engine.decoder.attention import CACHE_GROWTH, ContiguousKVCache
 from codeclippy_ls.engine.decoder.fused_linear import make_merged_linear, make_residual_linear
 from codeclippy_ls.engine.decoder.linear import (
@@ -44,6 +50,7 @@ EXACT = WeightFormats("float32", "float32")
 NEOX: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 OLD: dict[str, Any] = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
 GROUPED = {**NEOX, "num_key_value_heads": 2}
+Pair: TypeAlias = tuple[transformers.PreTrainedModel, Transformer]  # with the same weights
 
 
 def rope(partial_rotary_factor: float, rope_theta: float = 10000.0) -> dict[str, Any]:
@@ -51,7 +58,7 @@ def rope(partial_rotary_factor: float, rope_theta: float = 10000.0) -> dict[str,
     return {"rope_type": "default", "rope_theta": rope_theta, "partial_rotary_factor": partial_rotary_factor}
 
 
-CASES: dict[str, Callable[[], Any]] = {
+CASES: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
     "gpt_neo": lambda: transformers.GPTNeoConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=32,
@@ -108,7 +115,7 @@ CASES: dict[str, Callable[[], Any]] = {
 
 
 @lru_cache
-def build_pair(case: str) -> tuple[Any, Transformer]:
+def build_pair(case: str) -> Pair:
     """Make a toy model with random weights, including biases, and a decoder over the same weights."""
     torch.manual_seed(7)
     config = CASES[case]()
@@ -124,7 +131,7 @@ def build_pair(case: str) -> tuple[Any, Transformer]:
 
 
 @pytest.fixture(params=CASES)
-def both(request: pytest.FixtureRequest) -> tuple[Any, Transformer]:
+def both(request: pytest.FixtureRequest) -> Pair:
     """Each case's transformers module and native decoder."""
     return build_pair(request.param)
 
@@ -135,7 +142,7 @@ def random_ids(count: int, seed: int = 0) -> list[int]:
     return [generator.randrange(VOCAB_SIZE) for _ in range(count)]
 
 
-def run_transformers(module: Any, tokens: Sequence[int]) -> torch.Tensor:
+def run_transformers(module: transformers.PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
     """Compute transformers' logits after each token, in one pass."""
     with torch.inference_mode():
         return torch.Tensor(module(torch.tensor([list(tokens)]), use_cache=False).logits[0])
@@ -164,13 +171,13 @@ def assert_close(found: torch.Tensor, wanted: torch.Tensor, bound: float = 1e-4)
 @pytest.mark.parametrize(
     "sizes", [(60,), (25, 25, 10), (40, *(1,) * 20), (31, 2, 4, 1, 8, 14)], ids=["whole", "chunks", "steps", "mixed"]
 )
-def test_logits_equal_transformers(both: tuple[Any, Transformer], sizes: tuple[int, ...]) -> None:
+def test_logits_equal_transformers(both: Pair, sizes: tuple[int, ...]) -> None:
     """However the tokens are split into inputs, also beyond the windows of local layers."""
     module, subject = both
     assert_close(run(subject, subject.new_cache(), random_ids(60), sizes), run_transformers(module, random_ids(60)))
 
 
-def test_only_requested_logits_are_returned(both: tuple[Any, Transformer]) -> None:
+def test_only_requested_logits_are_returned(both: Pair) -> None:
     """Those of the last token by default, more on request."""
     module, subject = both
     wanted = run_transformers(module, random_ids(12))
@@ -178,7 +185,7 @@ def test_only_requested_logits_are_returned(both: tuple[Any, Transformer]) -> No
     assert_close(subject.forward([ModelInput(random_ids(12), subject.new_cache(), 5)])[0], wanted[-5:])
 
 
-def test_tokens_without_logits_are_prefilled(both: tuple[Any, Transformer]) -> None:
+def test_tokens_without_logits_are_prefilled(both: Pair) -> None:
     """With ``num_logits=0`` the result is empty and later logits are the same; also beside an input with logits."""
     module, subject = both
     cache, beside = subject.new_cache(), subject.new_cache()
@@ -190,7 +197,7 @@ def test_tokens_without_logits_are_prefilled(both: tuple[Any, Transformer]) -> N
     assert_close(run(subject, cache, random_ids(60)[40:], (1, 19)), run_transformers(module, random_ids(60))[40:])
 
 
-def test_cropped_cache_continues_without_a_trace(both: tuple[Any, Transformer]) -> None:
+def test_cropped_cache_continues_without_a_trace(both: Pair) -> None:
     """Cropped tokens do not change later logits."""
     module, subject = both
     cache = subject.new_cache()
@@ -200,7 +207,7 @@ def test_cropped_cache_continues_without_a_trace(both: tuple[Any, Transformer]) 
     assert_close(run(subject, cache, random_ids(60)[30:], (1, 9, 20)), run_transformers(module, random_ids(60))[30:])
 
 
-def test_copied_caches_are_independent(both: tuple[Any, Transformer]) -> None:
+def test_copied_caches_are_independent(both: Pair) -> None:
     """A copy shares no memory with the original."""
     module, subject = both
     cache = subject.new_cache()
@@ -212,7 +219,7 @@ def test_copied_caches_are_independent(both: tuple[Any, Transformer]) -> None:
     assert_close(run(subject, cache, random_ids(60)[40:], (20,)), run_transformers(module, random_ids(60))[40:])
 
 
-def test_greedy_tokens_equal_generate(both: tuple[Any, Transformer]) -> None:
+def test_greedy_tokens_equal_generate(both: Pair) -> None:
     """Forty tokens after a prompt."""
     module, subject = both
     prompt = torch.tensor([random_ids(30, seed=11)])
@@ -235,7 +242,7 @@ def test_greedy_tokens_equal_generate(both: tuple[Any, Transformer]) -> None:
 # Several inputs.
 
 
-def test_ragged_inputs_are_independent(both: tuple[Any, Transformer]) -> None:
+def test_ragged_inputs_are_independent(both: Pair) -> None:
     """Past lengths, numbers of new tokens and of logits all differ."""
     module, subject = both
     sizes = [(0, 20, 20), (30, 1, 1), (7, 5, 2), (50, 10, 1)]
@@ -302,7 +309,7 @@ def test_attention_uses_few_key_lengths(name: str, monkeypatch: pytest.MonkeyPat
     _, subject = build_pair(name)
     key_lengths, original = set(), functional.scaled_dot_product_attention
 
-    def record(query: Any, key: Any, *others: Any, **options: Any) -> Any:
+    def record(query: torch.Tensor, key: torch.Tensor, *others: Any, **options: Any) -> torch.Tensor:
         key_lengths.add(key.shape[2])
         return original(query, key, *others, **options)
 
@@ -389,7 +396,7 @@ def test_checkpoints_load_without_transformers(case: str, tmp_path: Path) -> Non
     ],
     ids=lambda config: getattr(config, "model_type", "none"),
 )
-def test_other_configurations_are_not_supported(config: Any) -> None:
+def test_other_configurations_are_not_supported(config: TransformersConfig) -> None:
     """Other rotary embeddings, other norms, other activations, unknown architectures."""
     assert not is_supported(config)
 
@@ -398,7 +405,7 @@ def test_other_configurations_are_not_supported(config: Any) -> None:
 
 
 @lru_cache
-def load_shipped() -> tuple[Any, dict[str, torch.Tensor], list[int]]:
+def load_shipped() -> tuple[transformers.PreTrainedConfig, dict[str, torch.Tensor], list[int]]:
     """Load the shipped model's configuration and weights, and the tokens of one of this package's files."""
     weights = read_int8_weights(SHIPPED_FOLDER, torch.float32) or {
         name: value.float() for name, value in load_file(SHIPPED_FOLDER / "model.safetensors").items()

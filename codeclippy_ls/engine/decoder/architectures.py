@@ -12,11 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+TransformersConfig: TypeAlias = "PreTrainedConfig | SimpleNamespace"  # transformers' object, or the same plain values
 StateDict = Mapping[str, Tensor]
 
 
@@ -280,12 +285,12 @@ class LayerWeights:
     down_proj: WeightAndBias
 
 
-def is_supported(config: Any) -> bool:
+def is_supported(config: TransformersConfig) -> bool:
     """Return True if the decoder computes exactly the same as transformers for this configuration."""
     return parse_config(config) is not None
 
 
-def parse_config(config: Any) -> ModelConfig | None:
+def parse_config(config: TransformersConfig) -> ModelConfig | None:
     """Parse a transformers configuration; return None if it needs anything that is not described here."""
     model_type = getattr(config, "model_type", None)
     spec = ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
@@ -314,7 +319,7 @@ def parse_config(config: Any) -> ModelConfig | None:
     return parsed if heads_fit and rotary_fits and has_right_positions and packing_fits else None
 
 
-def _has_unsupported_options(config: Any) -> bool:
+def _has_unsupported_options(config: TransformersConfig) -> bool:
     """Return True if an option is set that changes the computation and is not implemented here."""
     rope = getattr(config, "rope_parameters", None) or {}
     activation = getattr(config, "hidden_act", None) or getattr(config, "activation_function", None)
@@ -327,7 +332,7 @@ def _has_unsupported_options(config: Any) -> bool:
     )
 
 
-def _build_model_config(config: Any, spec: ArchitectureSpec) -> ModelConfig:
+def _build_model_config(config: TransformersConfig, spec: ArchitectureSpec) -> ModelConfig:
     num_layers, num_heads, hidden_size = config.num_hidden_layers, config.num_attention_heads, config.hidden_size
     model_type = config.model_type
     head_dim = getattr(config, "head_dim", None) or hidden_size // num_heads
@@ -371,7 +376,7 @@ def _build_model_config(config: Any, spec: ArchitectureSpec) -> ModelConfig:
     )
 
 
-def _read_sliding_windows(config: Any, num_layers: int) -> tuple[int, ...]:
+def _read_sliding_windows(config: TransformersConfig, num_layers: int) -> tuple[int, ...]:
     layer_types = getattr(config, "attention_layers", None) or getattr(config, "layer_types", None)
     window = getattr(config, "window_size", None) or getattr(config, "sliding_window", None) or 0
     if layer_types is None:

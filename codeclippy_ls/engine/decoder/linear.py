@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ class WeightFormats:
 
 
 class _FloatLinear:
-    """Any float format on any device."""
+    """A float format, on every device."""
 
     __slots__ = ("_activation", "_bias", "_weight", "nbytes")
 
@@ -156,6 +156,9 @@ def _should_reduce_range() -> bool:
     return bool(torch.backends.quantized.engine in ("x86", "fbgemm") and not torch.cpu._is_vnni_supported())
 
 
+Layer = TypeVar("Layer")  # `Linear`, `MergedColumnLinear` or `FusedResidualLinear`
+
+
 class _FormatSwitch:
     """A `Linear`, `MergedColumnLinear` or `FusedResidualLinear` with one format for decoding, another for prefill."""
 
@@ -174,12 +177,12 @@ def build_linear(weight: Tensor, bias: Tensor | None, formats: WeightFormats) ->
     return build_in_formats(lambda name: make_linear(name, LinearSpec(weight, bias)), formats)
 
 
-def build_in_formats(make: Callable[[str], Any], formats: WeightFormats) -> Any:
+def build_in_formats(make: Callable[[str], Layer], formats: WeightFormats) -> Layer:
     """Build a layer by ``make`` in each of the formats, behind one switch if they are two."""
     decode = make(formats.decode)
     if formats.decode == formats.prefill:
         return decode
-    return _FormatSwitch(decode, make(formats.prefill), formats.prefill_from)
+    return cast(Layer, _FormatSwitch(decode, make(formats.prefill), formats.prefill_from))
 
 
 def make_linear(name: str, spec: LinearSpec) -> Linear:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from codeclippy_ls.engine.decoder.architectures import (
     LayerWeights,
     ModelConfig,
     StateDict,
+    TransformersConfig,
     WeightAndBias,
     load_layer_weights,
     parse_config,
@@ -92,7 +92,9 @@ class Transformer:
         graph_runner: the captured graphs; None if passes are not captured.
     """
 
-    def __init__(self, config: Any, weights: StateDict, formats: WeightFormats, capture: Capture | None = None) -> None:
+    def __init__(
+        self, config: TransformersConfig, weights: StateDict, formats: WeightFormats, capture: Capture | None = None
+    ) -> None:
         parsed = parse_config(config)
         if parsed is None:
             raise ValueError(f"this {config.model_type!r} configuration is not supported")
