@@ -15,6 +15,7 @@ import torch
 
 from codeclippy_ls.assist.proposals import Proposal, Refusal, proposal_from
 from codeclippy_ls.diffs.reading import read_diff
+from codeclippy_ls.engine.generation.kv_cache import KVCache, ModelInput
 from codeclippy_ls.engine.loading import models
 from codeclippy_ls.engine.thread_engine import ThreadEngine
 from codeclippy_ls.engine.worker import ModelWorker
@@ -27,7 +28,7 @@ from codeclippy_ls.tasks.edit import EditTask
 from codeclippy_ls.tasks.edit_context import EditContext, Marker
 from codeclippy_ls.text import Document, apply_edits
 
-# What the model says, shape (vocabulary,), and the tokens it was said after; returns what is said instead.
+# Logits, (vocab_size,), and the tokens before them, to other logits.
 Change = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
 
 
@@ -39,12 +40,12 @@ class Watch:
         reading: those of them that began inside the prompt.
     """
 
-    def __init__(self, model: Any, change: Change | None = None) -> None:
+    def __init__(self, model: models.Model, change: Change | None = None) -> None:
         self.change = change
         self.passes = self.reading = 0
         self._prompt = 0
         self._forward = model.forward
-        self._read: dict[int, tuple[Any, list[int]]] = {}
+        self._read: dict[int, tuple[KVCache, list[int]]] = {}
         model.forward = self.forward
 
     def begin(self, prompt: int) -> None:
@@ -53,24 +54,24 @@ class Watch:
         self._prompt = prompt
         self._read.clear()
 
-    def forward(self, feeds: Sequence[Any]) -> list[torch.Tensor]:
+    def forward(self, inputs: Sequence[ModelInput]) -> list[torch.Tensor]:
         """The model's own answer, counted and changed."""
-        histories = [self._history(feed) for feed in feeds]
+        histories = [self._history(one) for one in inputs]
         self.passes += 1
-        self.reading += any(feed.cache.length < self._prompt for feed in feeds)
-        answers: list[torch.Tensor] = self._forward(feeds)
+        self.reading += any(one.kv_cache.length < self._prompt for one in inputs)
+        answers = self._forward(inputs)
         if self.change is None:
             return answers
         return [self._changed(rows, history) for rows, history in zip(answers, histories, strict=True)]
 
-    def _history(self, feed: Any) -> list[int]:
-        """The tokens that the feed's cache will hold: what it held before, as far as that still counts, and these."""
-        length = feed.cache.length
-        known = self._read.get(id(feed.cache))
+    def _history(self, one: ModelInput) -> list[int]:
+        """The tokens that the input's cache will hold: those before, as far as they still count, and these."""
+        length = one.kv_cache.length
+        known = self._read.get(id(one.kv_cache))
         # A cache that was copied begins as another does.
-        before = known[1] if known else max((one for _, one in self._read.values()), key=len, default=[])
-        history = [*before[:length], *feed.tokens]
-        self._read[id(feed.cache)] = feed.cache, history
+        before = known[1] if known else max((tokens for _, tokens in self._read.values()), key=len, default=[])
+        history = [*before[:length], *one.token_ids]
+        self._read[id(one.kv_cache)] = one.kv_cache, history
         return history
 
     def _changed(self, rows: torch.Tensor, history: Sequence[int]) -> torch.Tensor:

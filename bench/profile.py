@@ -87,7 +87,7 @@ def watched() -> Watch:
     watch.around(
         models.Model,
         "forward",
-        lambda model, feeds: "read" if len(feeds[0].token_ids) - feeds[0].num_logits > 0 else "write",
+        lambda model, inputs: "read" if len(inputs[0].token_ids) > inputs[0].num_logits else "write",
     )
     watch.around(decoding.DecodingState, "accept_logits", "choose")
     watch.around(decoding.DecodingState, "next_input", "choose")

@@ -8,14 +8,17 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import Generation
 from tests import checkpoints
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from codeclippy_ls.engine.generation.kv_cache import ModelInput
     from codeclippy_ls.engine.worker import ModelWorker
 
 PIECES = 5_000  # of a flood
@@ -119,12 +122,12 @@ def faulty_worker(fault: str) -> ModelWorker:
         device, dtype, stop_token_ids = torch.device("cpu"), "float32", frozenset({0})
         new_cache = Keys
 
-        def forward(self, feeds: Any) -> list[torch.Tensor]:
+        def forward(self, inputs: Sequence[ModelInput]) -> list[Tensor]:
             if fault == "memory":
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             if fault == "device":
                 raise torch.AcceleratorError("CUDA error: device-side assert triggered\nmore of it")
-            found = [torch.full((feed.num_logits, self.vocab_size), float("nan")) for feed in feeds]
+            found = [torch.full((one.num_logits, self.vocab_size), float("nan")) for one in inputs]
             if fault == "endless":
                 for logits in found:
                     logits.zero_()[:, 40 + time.monotonic_ns() % 60] = 9.0  # some letter, another one each time

@@ -226,29 +226,29 @@ def test_passes_are_counted_and_histories_follow_the_caches() -> None:
     """Also where a cache was cropped, and where several positions are asked for at once."""
     seen: list[tuple[int, ...]] = []
 
-    def forward(feeds: Any) -> list[torch.Tensor]:
-        for feed in feeds:
-            feed.cache.length += len(feed.tokens)
-        return [torch.zeros(feed.rows, 4) for feed in feeds]
+    def forward(inputs: Any) -> list[torch.Tensor]:
+        for one in inputs:
+            one.kv_cache.length += len(one.token_ids)
+        return [torch.zeros(one.num_logits, 4) for one in inputs]
 
     def change(logits: torch.Tensor, history: Any) -> torch.Tensor:
         seen.append(tuple(history))
         return logits + 1
 
-    model = SimpleNamespace(forward=forward)
+    model: Any = SimpleNamespace(forward=forward)
     watch, cache = Watch(model, change), Cache()
     watch.begin(3)
 
-    def feed(tokens: list[int], rows: int, cache: Cache = cache) -> SimpleNamespace:
-        return SimpleNamespace(tokens=tokens, cache=cache, rows=rows)
+    def make_input(token_ids: list[int], num_logits: int, cache: Cache = cache) -> Any:
+        return SimpleNamespace(token_ids=token_ids, kv_cache=cache, num_logits=num_logits)
 
-    model.forward([feed([1, 2], 0)])
+    model.forward([make_input([1, 2], 0)])
     assert not seen
-    model.forward([feed([3], 1)])
-    assert float(model.forward([feed([4, 5, 6], 2)])[0].sum()) == 8
+    model.forward([make_input([3], 1)])
+    assert float(model.forward([make_input([4, 5, 6], 2)])[0].sum()) == 8
     cache.length = 4
-    model.forward([feed([7], 1)])
-    model.forward([feed([8], 1), feed([9], 1, Cache(5))])
+    model.forward([make_input([7], 1)])
+    model.forward([make_input([8], 1), make_input([9], 1, Cache(5))])
     assert seen == [
         (1, 2, 3),
         (1, 2, 3, 4, 5),

@@ -148,9 +148,9 @@ def test_drafts_change_nothing_but_the_number_of_passes(architecture: str) -> No
     forward = subject.forward
 
     def texts(drafts: bool) -> list[list[int]]:
-        def counted(feeds: Any) -> Any:
+        def counted(inputs: Any) -> Any:
             passes[drafts] += 1
-            return forward(feeds)
+            return forward(inputs)
 
         subject.forward = counted
         made = []
@@ -480,7 +480,7 @@ async def test_a_lost_device_fails_the_engine_and_not_the_request_alone() -> Non
     """After a device-side assert no later request could succeed in this process."""
     subject = model("gpt_neox")
 
-    def lost(feeds: Any) -> Any:
+    def lost(inputs: Any) -> Any:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered\nmore")
 
     subject.forward = lost
@@ -607,8 +607,8 @@ async def test_a_forward_pass_that_fails_spoils_no_cache() -> None:
     try:
         await engine.submit(prompt(tokens, max_tokens=2)).result()
 
-        def faulty(feeds: Any) -> Any:
-            forward(feeds)
+        def faulty(inputs: Any) -> Any:
+            forward(inputs)
             raise RuntimeError("after the keys were written")
 
         subject.forward = faulty

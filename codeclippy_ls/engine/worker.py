@@ -211,9 +211,9 @@ def _grown(
 
     streams = [_stream(model, prefix, prompt, sampling, 0)]
     logits = None
-    for feed in prefill_chunks(prefix, (*prompt.tokens, *streams[0].forced_prefix)):
-        (logits,) = model.forward([feed])
-        prefix.token_ids.extend(feed.token_ids)
+    for chunk in prefill_chunks(prefix, (*prompt.tokens, *streams[0].forced_prefix)):
+        (logits,) = model.forward([chunk])
+        prefix.token_ids.extend(chunk.token_ids)
         yield
         if not len(logits) and deadline.over:
             outputs.append(Output(reason=FinishReason.TIME))

@@ -73,7 +73,7 @@ class Runner(Protocol):
     def new_cache(self) -> KVCache:
         """An empty KV cache."""
 
-    def forward(self, feeds: Sequence[ModelInput]) -> list[torch.Tensor]:
+    def forward(self, inputs: Sequence[ModelInput]) -> list[torch.Tensor]:
         """Return each input's logits: (num_logits, vocab_size), float32, on the CPU."""
 
 
@@ -126,11 +126,11 @@ class Model:
             graph_runner.clear()
 
     @torch.inference_mode()
-    def forward(self, feeds: Sequence[ModelInput]) -> list[torch.Tensor]:
+    def forward(self, inputs: Sequence[ModelInput]) -> list[torch.Tensor]:
         """Read tokens after what their caches hold, and extend these.
 
         Args:
-            feeds: of different caches; each has a token at least, and with its cache not more than the window.
+            inputs: of different caches; each has a token at least, and with its cache not more than the window.
 
         Returns:
             For each input the logits of its last ``num_logits`` tokens: (num_logits, vocab_size), float32, on the CPU.
@@ -141,15 +141,15 @@ class Model:
         if torch.get_num_threads() != self.thread_tuner.count:
             torch.set_num_threads(self.thread_tuner.count)
         started = time.perf_counter()
-        found = self.runner.forward(feeds)
+        found = self.runner.forward(inputs)
         # A sum is finite only if every term is.
         sums = [logits.sum() for logits in found if len(logits)]
         if sums and not math.isfinite(float(sums[0] if len(sums) == 1 else torch.stack(sums).sum())):
             raise NonFiniteError(f"{self.name or 'the shipped model'} produced NaN scores; its weights are damaged")
-        if len(feeds) == 1 and len(found[0]) == len(feeds[0].token_ids):
+        if len(inputs) == 1 and len(found[0]) == len(inputs[0].token_ids):
             taken = time.perf_counter() - started
-            self.pass_cost.update(len(feeds[0].token_ids), taken)
-            if len(feeds[0].token_ids) == 1:
+            self.pass_cost.update(len(inputs[0].token_ids), taken)
+            if len(inputs[0].token_ids) == 1:
                 self.thread_tuner.update(taken)
         return found
 
@@ -263,13 +263,13 @@ def _measure(model: Model) -> None:
     model.pass_cost = PassCost()  # the first passes of all were slow
     for tokens in PassCost.LENGTHS:
         if tokens < model.context_length:
-            feed = ModelInput([1] * tokens, cache, tokens)
+            one = ModelInput([1] * tokens, cache, tokens)
             if time.perf_counter() > deadline:
                 return
-            model.runner.forward([feed])
+            model.runner.forward([one])
             for _ in range(2):
                 cache.crop(0)
-                model.forward([feed])
+                model.forward([one])
             cache.crop(0)
 
 

@@ -51,18 +51,18 @@ class ModuleRunner:
         return ModuleKVCache()
 
     @torch.inference_mode()
-    def forward(self, feeds: Sequence[ModelInput]) -> list[Tensor]:
-        """Each feed by itself: several in one batch are not computed as one by all of these modules."""
-        return [self._run(feed) for feed in feeds]
+    def forward(self, inputs: Sequence[ModelInput]) -> list[Tensor]:
+        """Run each input alone: several in one batch are not computed as one by all of these modules."""
+        return [self._run(one) for one in inputs]
 
-    def _run(self, feed: ModelInput) -> Tensor:
-        assert isinstance(feed.kv_cache, ModuleKVCache), "a cache of such a module's"
-        ids = torch.tensor([feed.token_ids], device=self.device)
-        kept = max(feed.num_logits, 1)  # 0 means all to transformers
+    def _run(self, one: ModelInput) -> Tensor:
+        assert isinstance(one.kv_cache, ModuleKVCache), "a cache of such a module's"
+        ids = torch.tensor([one.token_ids], device=self.device)
+        kept = max(one.num_logits, 1)  # 0 means all to transformers
         logits = self.module(
-            input_ids=ids, past_key_values=feed.kv_cache.layers, use_cache=True, logits_to_keep=kept
+            input_ids=ids, past_key_values=one.kv_cache.layers, use_cache=True, logits_to_keep=kept
         ).logits
-        return copy_to_cpu(logits[0, logits.shape[1] - feed.num_logits :].float())
+        return copy_to_cpu(logits[0, logits.shape[1] - one.num_logits :].float())
 
 
 class ModuleKVCache:
