@@ -22,7 +22,7 @@ from codeclippy_ls.engine.decoder.linear import FLOAT_FORMATS, WeightFormats
 from codeclippy_ls.engine.decoder.transformer import Transformer
 from codeclippy_ls.engine.generation.decoding import PREFILL_CHUNK, DecodingState, Sampler, generate
 from codeclippy_ls.engine.generation.kv_cache import CachedPrefix, KVCache, ModelInput, PrefixCache
-from codeclippy_ls.engine.loading.models import Model
+from codeclippy_ls.engine.loading.model import Model
 from codeclippy_ls.engine.loading.transformers_module import ModuleKVCache
 
 if TYPE_CHECKING:

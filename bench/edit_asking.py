@@ -16,7 +16,8 @@ import torch
 from codeclippy_ls.assist.proposals import Proposal, Refusal, proposal_from
 from codeclippy_ls.diffs.reading import read_diff
 from codeclippy_ls.engine.generation.kv_cache import KVCache, ModelInput
-from codeclippy_ls.engine.loading import models
+from codeclippy_ls.engine.loading import loader
+from codeclippy_ls.engine.loading.model import Model
 from codeclippy_ls.engine.thread_engine import ThreadEngine
 from codeclippy_ls.engine.worker import ModelWorker
 from codeclippy_ls.inference.errors import EngineError
@@ -40,7 +41,7 @@ class Watch:
         reading: those of them that began inside the prompt.
     """
 
-    def __init__(self, model: models.Model, change: Change | None = None) -> None:
+    def __init__(self, model: Model, change: Change | None = None) -> None:
         self.change = change
         self.passes = self.reading = 0
         self._prompt = 0
@@ -82,14 +83,14 @@ class Watch:
 
 
 @contextmanager
-def loading(make: Callable[[ModelSpec], models.Model]) -> Iterator[None]:
+def loading(make: Callable[[ModelSpec], Model]) -> Iterator[None]:
     """Engines load what ``make`` makes of a spec, on their own thread."""
-    original = models.load
-    setattr(models, "load", make)  # noqa: B010 - the checker takes a function for constant
+    original = loader.load
+    setattr(loader, "load", make)  # noqa: B010 - the checker takes a function for constant
     try:
         yield
     finally:
-        setattr(models, "load", original)  # noqa: B010
+        setattr(loader, "load", original)  # noqa: B010
 
 
 def open_engine(*names: str) -> ThreadEngine:
@@ -218,7 +219,7 @@ class Facts:
         """All of it that can be printed."""
         return {"parameters": self.parameters, "dtype": self.dtype, "window": self.window, "threads": self.threads}
 
-    def note(self, model: models.Model, change: Change | None = None) -> models.Model:
+    def note(self, model: Model, change: Change | None = None) -> Model:
         """Watch a model; returns it."""
         self.watch = Watch(model, change)
         self.weights = model.nbytes

@@ -106,8 +106,10 @@ def random_model(name: str) -> Any:
     import torch
     import transformers
 
-    from codeclippy_ls.engine.loading.models import Model
+    from codeclippy_ls.engine.loading.config import read_stop_token_ids
+    from codeclippy_ls.engine.loading.model import Model
     from codeclippy_ls.engine.loading.tokenizer import read_tokenizer
+    from codeclippy_ls.engine.loading.transformers_module import ModuleRunner
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -138,7 +140,9 @@ def random_model(name: str) -> Any:
     module = transformers.AutoModelForCausalLM.from_config(config).float()
     with torch.no_grad():
         module.get_output_embeddings().weight.normal_(0.0, 0.2)  # so that some tokens are likelier than others
-    return Model(module, tokenizer, f"diff-codegen-{name}")
+    name = f"diff-codegen-{name}"
+    stop_token_ids = read_stop_token_ids(config, module.generation_config.eos_token_id)
+    return Model(ModuleRunner(module, name), tokenizer, name, stop_token_ids=stop_token_ids)
 
 
 @lru_cache(maxsize=64)

@@ -85,7 +85,8 @@ def random_codegen(tokenizer: Any, seed: int = 0) -> Any:
     from codeclippy_ls.engine.decoder.architectures import parse_config
     from codeclippy_ls.engine.decoder.transformer import Transformer
     from codeclippy_ls.engine.generation.threads import list_thread_counts
-    from codeclippy_ls.engine.loading import models
+    from codeclippy_ls.engine.loading.device import pick_device, pick_dtype, pick_weight_formats
+    from codeclippy_ls.engine.loading.model import Model
 
     torch.set_num_threads(list_thread_counts()[0])
     torch.manual_seed(seed)
@@ -101,14 +102,14 @@ def random_codegen(tokenizer: Any, seed: int = 0) -> Any:
         bos_token_id=1,
         eos_token_id=50256,
     )
-    device = models.pick_device("auto")
+    device = pick_device("auto")
     default = torch.get_default_dtype()
-    torch.set_default_dtype(models.pick_dtype("auto", device))
+    torch.set_default_dtype(pick_dtype("auto", device))
     try:
         module = transformers.AutoModelForCausalLM.from_config(config)
     finally:
         torch.set_default_dtype(default)
     shape = parse_config(config)
     assert shape is not None
-    runner = Transformer(config, module.to(device).state_dict(), models.pick_weight_formats("auto", device, shape))
-    return models.Model(runner, tokenizer, "diff-codegen-350m-random", stop_token_ids=frozenset({50256}))
+    runner = Transformer(config, module.to(device).state_dict(), pick_weight_formats("auto", device, shape))
+    return Model(runner, tokenizer, "diff-codegen-350m-random", stop_token_ids=frozenset({50256}))

@@ -128,11 +128,10 @@ async def asked(
     cases: Sequence[Case], model: str, facts: Facts, ways: Sequence[Way] = (*WAYS, SERVER)
 ) -> dict[str, list[Outcome]]:
     """Each case in each way by a real model."""
-    from codeclippy_ls.engine.loading import models
+    from codeclippy_ls.engine.loading.loader import load
+    from codeclippy_ls.engine.loading.model import Model
 
-    load = models.load
-
-    def make(spec: ModelSpec) -> models.Model:
+    def make(spec: ModelSpec) -> Model:
         return facts.note(load(ModelSpec(model)))
 
     def begin(view: Any, prompt: Prompt) -> None:
@@ -146,10 +145,10 @@ async def replayed(
     cases: Sequence[Case], folder: Path, facts: Facts, ways: Sequence[Way] = WAYS
 ) -> dict[str, list[Outcome]]:
     """Each case in each way by a random model of CodeGen-350M's size that is told the commit's own diff."""
-    from codeclippy_ls.engine.loading import models
+    from codeclippy_ls.engine.loading.model import Model
     from codeclippy_ls.engine.loading.tokenizer import read_tokenizer
 
-    def make(spec: ModelSpec) -> models.Model:
+    def make(spec: ModelSpec) -> Model:
         return facts.note(random_codegen(read_tokenizer(folder)))
 
     def told(case: Case) -> Callable[..., None]:

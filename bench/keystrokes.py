@@ -277,7 +277,7 @@ def measured(extent: Extent, tokens: int, peers: bool) -> dict[str, Any]:
     import torch
 
     from bench.speed import load_shipped
-    from codeclippy_ls.engine.loading.models import load
+    from codeclippy_ls.engine.loading.loader import load
     from codeclippy_ls.inference.spec import ModelSpec
 
     model, subject = load(ModelSpec(device="cpu", threads=1)), load_shipped()

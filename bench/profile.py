@@ -23,7 +23,7 @@ from codeclippy_ls.assist import suggester
 from codeclippy_ls.assist.assistant import Assistant
 from codeclippy_ls.engine import worker
 from codeclippy_ls.engine.generation import decoding
-from codeclippy_ls.engine.loading import models
+from codeclippy_ls.engine.loading.model import Model
 from codeclippy_ls.engines import open_thread_engine
 from codeclippy_ls.server import convert
 from codeclippy_ls.settings import CompletionSettings, Settings
@@ -85,7 +85,7 @@ def watched() -> Watch:
     watch.around(completion, "completion_prompt", "prompt")
     watch.around(worker.ModelWorker, "start", "prompt")
     watch.around(
-        models.Model,
+        Model,
         "forward",
         lambda model, inputs: "read" if len(inputs[0].token_ids) > inputs[0].num_logits else "write",
     )

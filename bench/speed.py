@@ -204,7 +204,7 @@ def list_columns(subject: Subject, is_quick: bool) -> list[Column]:
 
 def load_shipped() -> Subject:
     """Load the model inside the package."""
-    from codeclippy_ls.engine.loading.models import load
+    from codeclippy_ls.engine.loading.loader import load
     from codeclippy_ls.inference.spec import ModelSpec
 
     return Subject("shipped", load(ModelSpec(device="cpu", dtype="float32"), native=False).module)

@@ -26,7 +26,9 @@ from bench.gpu import build_decoder
 from codeclippy_ls.engine.decoder.linear import choose_fastest_formats
 from codeclippy_ls.engine.generation.kv_cache import ModelInput
 from codeclippy_ls.engine.generation.threads import ThreadCountTuner, count_cores
-from codeclippy_ls.engine.loading.models import Runner, load, measure_pass_seconds
+from codeclippy_ls.engine.loading.calibration import measure_pass_seconds
+from codeclippy_ls.engine.loading.loader import load
+from codeclippy_ls.engine.loading.model import Runner
 from codeclippy_ls.inference.spec import ModelSpec
 
 _PROMPT_TOKENS = 128

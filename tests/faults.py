@@ -100,7 +100,7 @@ def faulty_worker(fault: str) -> ModelWorker:
     import torch
 
     from codeclippy_ls.engine.generation.kv_cache import PrefixCache
-    from codeclippy_ls.engine.loading.models import Model
+    from codeclippy_ls.engine.loading.model import Model
     from codeclippy_ls.engine.loading.tokenizer import Tokenizer
     from codeclippy_ls.engine.worker import ModelWorker
 

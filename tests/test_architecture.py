@@ -41,6 +41,7 @@ KNOWN_BY = {
     "torch": {"engine", "doctor"},
     "transformers": {"engine"},
     "safetensors": {"engine"},
+    "platformdirs": {"engine"},
     "tokenizers": {"engine"},
     "huggingface_hub": {"engine", "inference"},
     "pygls": {"server", "host", "demo"},

@@ -20,8 +20,9 @@ from bench.edit_cases import Case, Clone
 from bench.edit_figures import Outcome, ratios, summary
 from bench.edit_replay import Teacher, true_diff
 from codeclippy_ls.constrain.grammar import diff_constraint
-from codeclippy_ls.engine.loading.models import Model
+from codeclippy_ls.engine.loading.model import Model
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer
+from codeclippy_ls.engine.loading.transformers_module import ModuleRunner
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation
 from codeclippy_ls.tasks.edit import ContextDiff
 from codeclippy_ls.tasks.edit_context import EditContext
@@ -264,7 +265,12 @@ async def test_a_model_that_is_told_what_to_write_is_exact_in_every_way(monkeypa
     """Through the engine, with a real architecture: the same text, and the fewest passes under the grammar."""
     monkeypatch.setattr(
         "bench.edits.random_codegen",
-        lambda tokenizer: Model(checkpoints.module("codegen", window=2048), tokenizer, "diff-codegen-toy"),
+        lambda tokenizer: Model(
+            ModuleRunner(checkpoints.module("codegen", window=2048)),
+            tokenizer,
+            "diff-codegen-toy",
+            stop_token_ids=frozenset({0}),
+        ),
     )
     monkeypatch.setattr(
         "codeclippy_ls.engine.loading.tokenizer.read_tokenizer", lambda folder: Tokenizer(checkpoints.definition())

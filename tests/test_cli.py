@@ -112,7 +112,7 @@ def test_edit_prints_a_diff_that_patch_accepts(source: Path) -> None:
         (["mean.py", "-m", "x", "--lines", "4-2"], 2, "lines 1 to"),
         (["mean.py", "-m", "x", "--lines", "abc"], 2, "A-B is needed"),
         (["mean.py", "-m", "  "], 3, "needs a message"),
-        (["mean.py", "-m", "x", "--model", "/nowhere"], 1, "is no folder"),
+        (["mean.py", "-m", "x", "--model", "/nowhere"], 1, "is neither a folder"),
         (["mean.py", "-m", "x", "--dtype", "int3"], 2, "expected one of"),
         (["binary.py", "-m", "x"], 2, "not UTF-8"),
         (["mean.py"], 2, "--message"),

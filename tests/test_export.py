@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from codeclippy_ls.engine.generation.kv_cache import ModelInput
-from codeclippy_ls.engine.loading.models import load
+from codeclippy_ls.engine.loading.loader import load
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER, ModelSpec
 from training.export import export
 from training.train import ModelConfig, Progress, cast_to_bf16, load_weights, make_model

@@ -63,8 +63,7 @@ def test_a_workspace_cannot_choose_what_is_loaded() -> None:
 def test_a_setting_has_its_row_in_the_docs(setting: SettingInfo) -> None:
     """Its default, its values, its restriction and its description are those of the code."""
     rows = [line for line in _table() if line.startswith(f"| `{setting.path}` |")]
-    expected = _format_row(setting)
-    assert rows == [expected], f"docs/settings.md: the row of {setting.path} must be:\n{expected}"
+    assert rows == [_format_row(setting)], f"{DOCS.name}: the row of {setting.path} must be:\n{_format_row(setting)}"
 
 
 def test_docs_list_the_settings_in_order_and_no_others() -> None:

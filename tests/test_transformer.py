@@ -40,9 +40,8 @@ from codeclippy_ls.engine.decoder.linear import (
 )
 from codeclippy_ls.engine.decoder.transformer import Transformer
 from codeclippy_ls.engine.generation.kv_cache import ModelInput
-from codeclippy_ls.engine.loading.checkpoint import read_int8_weights
 from codeclippy_ls.engine.loading.config import read_config
-from codeclippy_ls.engine.loading.weights import open_if_complete
+from codeclippy_ls.engine.loading.weights import open_if_complete, read_int8_weights
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER
 
 VOCAB_SIZE = 200

@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GPTNeoXForCausalLM
 
-from codeclippy_ls.engine.loading.checkpoint import SCALE
-from codeclippy_ls.engine.loading.models import load
+from codeclippy_ls.engine.loading.loader import load
+from codeclippy_ls.engine.loading.weights import SCALE
 from codeclippy_ls.inference.spec import ModelSpec
 from training.tokenizer import CONTROL_TOKENS
 from training.train import HERE, Checkpoint, ModelConfig, cast_to_bf16, make_model

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from codeclippy_ls.engine.loading.models import load
+from codeclippy_ls.engine.loading.loader import load
 from codeclippy_ls.inference.spec import ModelSpec
 from training import samples
 from training.tokenizer import CONTROL_TOKENS, load_plain_tokenizer

@@ -1,10 +1,10 @@
-"""The engine's face: submit a request, await its ticket.
+"""`ThreadEngine`: an engine on a thread of this process. Submit a request, await its handle.
 
-One background thread owns models, tokenizers, KV caches and the device. Jobs wait in lanes, KEYSTROKE before EDIT
-before BACKGROUND; a job of a higher lane pre-empts a lower one between two steps, and the lower one resumes with its
-KV cache. Of the jobs with one key in one lane the newest wins, the others are answered at once. Below KEYSTROKE the
-clients take turns. A step that takes too long fails the engine. Knows nothing of text, documents, LSP or diffs, and
-imports torch only on its own thread.
+One background thread owns models, tokenizers, KV caches and the device. Jobs wait in one queue per priority: KEYSTROKE
+before EDIT before BACKGROUND. A job of a higher priority pre-empts a lower one between two steps, and the lower one
+resumes with its KV cache. Of the jobs with the same key and priority the newest wins; the others are resolved at once.
+Below KEYSTROKE the clients share the thread by time slices. A step that takes too long fails the engine. Knows nothing
+of text, documents, LSP or diffs, and imports torch only on its own thread.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from codeclippy_ls.inference.engine import STEP_TIMEOUT, ModelState, ModelStatus
+from codeclippy_ls.inference.engine import STEP_TIMEOUT, ModelState, ModelStatus, StatusListener
 from codeclippy_ls.inference.errors import DeviceError, EngineError
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Task
@@ -29,80 +29,101 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_TURN = 1.0  # seconds that a client's edit runs while another client's waits
+_TIME_SLICE = 1.0  # seconds that one client's job runs while another client's job of the same priority waits
+
+
+@dataclass(slots=True)
+class Job:
+    """A submitted request and its steps.
+
+    Attributes:
+        steps: see `Worker.start`; ``None`` until the job starts.
+        slice_seconds: how long it has run since the other clients last had a time slice.
+    """
+
+    handle: RequestHandle
+    steps: Iterator[Generation | None] | None = None
+    slice_seconds: float = 0.0
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it holds a prefix of the cache, which only its own steps can release."""
+        return self.steps is not None
 
 
 class ThreadEngine:
-    """One thread that runs models. ``submit`` and ``prepare`` are called on a running loop.
+    """One thread that runs models. Call ``submit`` and ``load`` on a running loop.
+
+    ``_condition`` guards the queues, the pending loads and unloads, and ``_running``.
 
     Args:
-        host: makes, on the engine thread, what loads models and runs jobs (``worker.Worker``).
-        specs: the models by the name that requests use; what a spec is, is the host's affair.
+        make_worker: called on the engine thread; makes what loads models and runs jobs.
+        specs: the models by the name that requests use.
         on_status: called from any thread when a model's status changes.
-        step_timeout: seconds that one step may take before the engine counts as hung.
+        step_timeout: seconds for one step, after which the engine counts as hung.
     """
 
     def __init__(
         self,
-        host: Callable[[], Worker],
-        specs: Mapping[str, Any],
-        on_status: Callable[[str, ModelStatus], None] | None = None,
+        make_worker: Callable[[], Worker],
+        specs: Mapping[str, ModelSpec],
+        on_status: StatusListener | None = None,
         step_timeout: float = STEP_TIMEOUT,
     ) -> None:
-        self._make_host = host
+        self._make_worker = make_worker
         self._specs = dict(specs)
         self._on_status = on_status
+        self._step_timeout = step_timeout
         self._status = {name: ModelStatus(ModelState.ABSENT) for name in self._specs}
-        self._lanes: dict[Priority, deque[Any]] = {lane: deque() for lane in Priority}
-        self._loads: deque[tuple[str, RequestHandle]] = deque()
-        self._unloads: deque[str] = deque()
-        self._current: RequestHandle | None = None
+        self._queues: dict[Priority, deque[Job]] = {priority: deque() for priority in Priority}
+        self._pending_loads: deque[tuple[str, RequestHandle]] = deque()
+        self._pending_unloads: deque[str] = deque()
+        self._running: RequestHandle | None = None
         self._condition = threading.Condition()
         self._closed = False
         self._failure: str | None = None
-        self._step_timeout = step_timeout
-        self._step_began: float | None = None
-        self._ended = threading.Event()
+        self._step_started: float | None = None
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="codeclippy-engine", daemon=True)
 
     @property
     def failure(self) -> str | None:
-        """Why the engine failed for good; ``None`` while it works."""
+        """Reason why the engine can never work again; ``None`` while it works."""
         return self._failure
 
     def status(self, model: str = "default") -> ModelStatus:
-        """A model's status now."""
+        """Return the current status of a model."""
         return self._status[model]
 
-    def submit(self, request: Request, lane: Priority = Priority.KEYSTROKE) -> RequestHandle:
-        """Queue a request. Fails the ticket at once where the engine is closed or has died."""
-        ticket = RequestHandle(request, lane, asyncio.get_running_loop())
+    def submit(self, request: Request, priority: Priority = Priority.KEYSTROKE) -> RequestHandle:
+        """Queue a request. Its handle fails at once if the engine is closed or has failed."""
+        handle = RequestHandle(request, priority, asyncio.get_running_loop())
         with self._condition:
-            if (error := self._refusal()) is not None:
-                ticket.resolve(error)
-                return ticket
-            self._supersede(request.key, lane)
-            self._lanes[lane].append(Job(ticket))
-            self._wake()
-        return ticket
+            if (error := self._submit_error()) is not None:
+                handle.resolve(error)
+                return handle
+            self._cancel_jobs(request.key, priority, FinishReason.SUPERSEDED)
+            self._queues[priority].append(Job(handle))
+            self._wake_thread()
+        return handle
 
     def load(self, model: str = "default") -> RequestHandle:
-        """Load a model, also again after a failure. The ticket's generation is empty."""
-        ticket = RequestHandle(Request(Task(), model=model), Priority.KEYSTROKE, asyncio.get_running_loop())
+        """Load a model, also again after a failure. The handle's generation is empty."""
+        handle = RequestHandle(Request(Task(), model=model), Priority.KEYSTROKE, asyncio.get_running_loop())
         with self._condition:
-            if (error := self._refusal()) is not None:
-                ticket.resolve(error)
-                return ticket
-            self._loads.append((model, ticket))
+            if (error := self._submit_error()) is not None:
+                handle.resolve(error)
+                return handle
+            self._pending_loads.append((model, handle))
             if self._status[model].state is not ModelState.READY:
                 self._set_status(model, ModelStatus(ModelState.LOADING))
-            self._wake()
-        return ticket
+            self._wake_thread()
+        return handle
 
-    def cancel(self, key: Hashable, lane: Priority) -> None:
-        """Cancel what waits or runs under a key in a lane."""
+    def cancel(self, key: Hashable, priority: Priority) -> None:
+        """Cancel the waiting and running requests of a priority that have this key."""
         with self._condition:
-            self._supersede(key, lane, FinishReason.CANCELLED)
+            self._cancel_jobs(key, priority, FinishReason.CANCELLED)
 
     def set_model(self, model: str, spec: ModelSpec) -> None:
         """Let requests for ``model`` run on another spec, loaded when the first of them starts."""
@@ -111,136 +132,140 @@ class ThreadEngine:
             self._set_status(model, ModelStatus(ModelState.ABSENT))
 
     def unload(self, model: str) -> None:
-        """Give a model's memory back; it is loaded again when a request wants it."""
+        """Release a model's memory. The next request for it loads it again."""
         with self._condition:
-            self._unloads.append(model)
+            self._pending_unloads.append(model)
             self._set_status(model, ModelStatus(ModelState.ABSENT))
-            self._wake()
+            self._wake_thread()
 
     def close(self) -> None:
-        """Stop taking jobs, answer the waiting ones and end the thread at its next step."""
+        """Stop taking requests, cancel the waiting ones and end the thread after its current step."""
         with self._condition:
             self._closed = True
-            self._drop_all(lambda ticket: ticket.cancel())
+            self._resolve_all(lambda handle: handle.cancel())
             self._condition.notify()
-        self._ended.set()
+        self._stopped.set()
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait for the thread to end; false where it still runs after ``timeout`` seconds."""
+        """Wait until the thread has ended; return False if it still runs after ``timeout`` seconds."""
         if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def _wake(self) -> None:
+    def _submit_error(self) -> EngineError | None:
+        if self._failure is not None:
+            return EngineError(self._failure)
+        return EngineError("the engine is closed") if self._closed else None
+
+    def _wake_thread(self) -> None:
+        """Notify the engine thread; start it, and its watchdog, at the first call."""
         if self._thread.ident is None:
             self._thread.start()
             threading.Thread(target=self._watch_steps, name="codeclippy-watchdog", daemon=True).start()
         self._condition.notify()
 
-    def _refusal(self) -> EngineError | None:
-        if self._failure is not None:
-            return EngineError(self._failure)
-        return EngineError("the engine is closed") if self._closed else None
-
-    def _supersede(self, key: Hashable | None, lane: Priority, reason: FinishReason = FinishReason.SUPERSEDED) -> None:
+    def _cancel_jobs(self, key: Hashable | None, priority: Priority, reason: FinishReason) -> None:
+        """Cancel the jobs with this key. One that has started stays queued until its steps notice and clean up."""
         if key is None:
             return
-        for job in list(self._lanes[lane]):
-            if job.ticket.request.key == key:
-                job.ticket.cancel(reason)
-                if not job.started:
-                    self._lanes[lane].remove(job)
-        running = self._current
-        if running is not None and running.priority == lane and running.request.key == key:
+        for job in list(self._queues[priority]):
+            if job.handle.request.key == key:
+                job.handle.cancel(reason)
+                if not job.is_started:
+                    self._queues[priority].remove(job)
+        running = self._running
+        if running is not None and running.priority == priority and running.request.key == key:
             running.cancel(reason)
 
-    def _drop_all(self, answer: Callable[[RequestHandle], None]) -> None:
-        for lane in self._lanes.values():
-            for job in lane:
-                answer(job.ticket)
-            lane.clear()
-        for _, ticket in self._loads:
-            answer(ticket)
-        self._loads.clear()
-        if self._current is not None:
-            answer(self._current)
+    def _resolve_all(self, resolve: Callable[[RequestHandle], None]) -> None:
+        for queue in self._queues.values():
+            for job in queue:
+                resolve(job.handle)
+            queue.clear()
+        for _, handle in self._pending_loads:
+            resolve(handle)
+        self._pending_loads.clear()
+        if self._running is not None:
+            resolve(self._running)
 
     def _set_status(self, model: str, status: ModelStatus) -> None:
-        changed = self._status.get(model) != status
+        has_changed = self._status.get(model) != status
         self._status[model] = status
-        if changed and self._on_status is not None:
+        if has_changed and self._on_status is not None:
             self._on_status(model, status)
 
-    def _watch_steps(self) -> None:
-        """A thread of its own: notice a step that does not end, which no exception would tell of."""
-        while not self._ended.wait(self._step_timeout / 4):
-            began = self._step_began
-            if began is not None and time.monotonic() - began > self._step_timeout:
-                self._fail(
-                    f"the engine hangs: one step has taken more than {self._step_timeout:g} s; restart the server"
-                )
-                return
-
-    # From here on: the engine thread.
-
-    def _run(self) -> None:
-        try:
-            host = self._make_host()
-            while (work := self._next()) is not None:
-                if isinstance(work, Job):
-                    self._advance(host, work)
-                elif isinstance(work, str):
-                    host.unload(work)
-                else:
-                    self._load(host, *work)
-        except BaseException as error:
-            log.exception("the engine thread ended")
-            what = f"the device failed ({error})" if isinstance(error, DeviceError) else type(error).__name__
-            self._fail(f"the engine stopped: {what}; restart the server")
-        finally:
-            self._ended.set()
-
     def _fail(self, reason: str) -> None:
+        """Fail for good: from now on every request is answered with ``reason``."""
         with self._condition:
             if self._failure is not None:
                 return
             self._failure = reason
-            # Before the tickets: whoever is answered finds that the engine failed, and leaves it to others to say so.
+            # Status first: when a handle is resolved, its caller already sees that the engine itself has failed, and
+            # does not report the error as its own.
             for name in self._specs:
                 self._set_status(name, ModelStatus(ModelState.FAILED, reason))
-            self._drop_all(lambda ticket: ticket.resolve(EngineError(reason)))
+            self._resolve_all(lambda handle: handle.resolve(EngineError(reason)))
 
-    def _next(self) -> Job | tuple[str, RequestHandle] | str | None:
+    def _watch_steps(self) -> None:
+        """Fail the engine when a step hangs; runs on the watchdog thread, since a hanging step raises nothing."""
+        while not self._stopped.wait(self._step_timeout / 4):
+            started = self._step_started
+            if started is not None and time.monotonic() - started > self._step_timeout:
+                limit = f"{self._step_timeout:g} s"
+                self._fail(f"the engine hangs: one step has taken more than {limit}; restart the server")
+                return
+
+    # Everything below runs on the engine thread.
+
+    def _run(self) -> None:
+        try:
+            worker = self._make_worker()
+            while (work := self._next_work()) is not None:
+                if isinstance(work, Job):
+                    self._run_job(worker, work)
+                elif isinstance(work, str):
+                    worker.unload(work)
+                else:
+                    self._load_and_resolve(worker, *work)
+        except BaseException as error:
+            log.exception("the engine thread ended")
+            cause = f"the device failed ({error})" if isinstance(error, DeviceError) else type(error).__name__
+            self._fail(f"the engine stopped: {cause}; restart the server")
+        finally:
+            self._stopped.set()
+
+    def _next_work(self) -> Job | tuple[str, RequestHandle] | str | None:
+        """Wait for work: a model to unload, a model to load, or a job. ``None`` means that the thread must end."""
         with self._condition:
-            self._current = None
+            self._running = None
             while not self._closed and self._failure is None:
-                if self._unloads:
-                    return self._unloads.popleft()
-                if self._loads:
-                    return self._loads.popleft()
-                for lane in Priority:
-                    if self._lanes[lane]:
-                        job: Job = self._lanes[lane].popleft()
-                        self._current = job.ticket
+                if self._pending_unloads:
+                    return self._pending_unloads.popleft()
+                if self._pending_loads:
+                    return self._pending_loads.popleft()
+                for priority in Priority:
+                    if self._queues[priority]:
+                        job = self._queues[priority].popleft()
+                        self._running = job.handle
                         return job
                 self._condition.wait()
             return None
 
-    def _load(self, host: Worker, name: str, ticket: RequestHandle) -> None:
+    def _load_and_resolve(self, worker: Worker, name: str, handle: RequestHandle) -> None:
         try:
             if self._status[name].state is not ModelState.READY:
-                self._try_load(host, name)
-        except BaseException as error:  # the thread ends with it, and the ticket is in no lane
-            ticket.resolve(EngineError(f"the engine stopped: {type(error).__name__}; restart the server"))
+                self._load_model(worker, name)
+        except BaseException as error:  # ends the thread; this handle is in no queue, so resolve it here
+            handle.resolve(EngineError(f"the engine stopped: {type(error).__name__}; restart the server"))
             raise
         status = self._status[name]
-        ticket.resolve(Generation(FinishReason.END) if status.state is ModelState.READY else EngineError(status.reason))
+        handle.resolve(Generation(FinishReason.END) if status.state is ModelState.READY else EngineError(status.reason))
 
-    def _try_load(self, host: Worker, name: str) -> ModelStatus:
+    def _load_model(self, worker: Worker, name: str) -> ModelStatus:
         spec = self._specs[name]
         self._set_status(name, ModelStatus(ModelState.LOADING))
         try:
-            status = ModelStatus(ModelState.READY, info=host.load(name, spec))
+            status = ModelStatus(ModelState.READY, info=worker.load(name, spec))
         except EngineError as error:
             status = ModelStatus(ModelState.FAILED, str(error))
         except Exception as error:
@@ -250,63 +275,54 @@ class ThreadEngine:
             if self._specs[name] is spec:
                 self._set_status(name, status)
                 return status
-        return self._try_load(host, name)  # another spec was set meanwhile
+        return self._load_model(worker, name)  # `set_model` was called while it loaded
 
-    def _advance(self, host: Worker, job: Job) -> None:
-        """Run a job's steps until it ends, is cancelled, or a job of a higher lane waits."""
-        ticket = job.ticket
+    def _run_job(self, worker: Worker, job: Job) -> None:
+        """Run a job's steps until it ends, is cancelled, or has to yield to other jobs."""
+        handle = job.handle
         try:
             if job.steps is None:
-                status = self._status[ticket.request.model]
+                status = self._status[handle.request.model]
                 if status.state is ModelState.ABSENT:
-                    status = self._try_load(host, ticket.request.model)
+                    status = self._load_model(worker, handle.request.model)
                 if status.state is not ModelState.READY:
                     raise EngineError(status.reason)
-                job.steps = host.start(ticket)
-            began = self._step_began = time.monotonic()
+                job.steps = worker.start(handle)
+            started = self._step_started = time.monotonic()
             for generation in job.steps:
                 if generation is not None:
-                    ticket.resolve(generation)
+                    handle.resolve(generation)
                     return
-                now = self._step_began = time.monotonic()
-                job.turn, began = job.turn + now - began, now
-                if self._failure is not None or self._gives_way(job):
+                now = self._step_started = time.monotonic()
+                job.slice_seconds, started = job.slice_seconds + now - started, now
+                if self._failure is not None or self._yield_to_others(job):
                     return
-            ticket.cancel()
+            handle.cancel()
         except EngineError as error:
-            ticket.resolve(error)
+            handle.resolve(error)
         except Exception as error:
             log.exception("a request failed")
-            ticket.resolve(EngineError(f"generation failed ({type(error).__name__}); see the server's log"))
+            handle.resolve(EngineError(f"generation failed ({type(error).__name__}); see the server's log"))
         finally:
-            self._step_began = None
+            self._step_started = None
 
-    def _gives_way(self, job: Job) -> bool:
-        """Whether a job was put back: to the head of its lane for a higher lane, to its end when its turn is over."""
-        lane = job.ticket.priority
-        if any(self._lanes[higher] for higher in Priority if higher < lane):
+    def _yield_to_others(self, job: Job) -> bool:
+        """Put a job back if another one is to run first; return whether it was.
+
+        It goes to the head of its queue if a job of a higher priority waits, and to the end if its time slice is over
+        and another client waits.
+        """
+        priority = job.handle.priority
+        queue = self._queues[priority]
+        if any(self._queues[higher] for higher in Priority if higher < priority):
             with self._condition:
-                self._lanes[lane].appendleft(job)
+                queue.appendleft(job)
             return True
-        if lane is Priority.KEYSTROKE or not self._lanes[lane] or job.turn < _TURN:
+        if priority is Priority.KEYSTROKE or not queue or job.slice_seconds < _TIME_SLICE:
             return False
         with self._condition:
-            if all(other.ticket.request.client == job.ticket.request.client for other in self._lanes[lane]):
+            if all(other.handle.request.client == job.handle.request.client for other in queue):
                 return False
-            self._lanes[lane].append(job)
-        job.turn = 0.0
+            queue.append(job)
+        job.slice_seconds = 0.0
         return True
-
-
-@dataclass(slots=True)
-class Job:
-    """A ticket with its steps, which exist once it has started: ``None`` between steps, at last a generation."""
-
-    ticket: RequestHandle
-    steps: Any = None
-    turn: float = 0.0  # seconds that it has run since others of its lane had theirs
-
-    @property
-    def started(self) -> bool:
-        """Whether a part of it has run, so that its prefix must be put back by its own steps."""
-        return self.steps is not None

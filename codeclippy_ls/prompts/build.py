@@ -129,7 +129,6 @@ class Prompt:
     tokens: tuple[int, ...]
     ends: frozenset[int]
     family: Family
-    stop: tuple[str, ...] = ()
     heal: str = ""
     lines: tuple[int, int] = (0, 0)
     opening: str = " @@ -"

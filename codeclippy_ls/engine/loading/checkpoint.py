@@ -1,201 +1,175 @@
-"""Where a checkpoint's files are, as safetensors: a local folder, the hub's cache or the hub, converted where need be.
+"""Find a checkpoint's folder, and convert its weights to safetensors if necessary.
 
-No free pickle is read: safetensors first, else ``torch.load(weights_only=True)``, kept as safetensors for the next
-start. Knows files only; what they mean is the affair of ``models``.
+A checkpoint is a local folder, or a repository in the hub's cache or on the hub. No pickle that could run code is read:
+safetensors first, otherwise ``torch.load(weights_only=True)``, converted once into the user's cache folder. Handles
+files only; `loader` interprets them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
 import warnings
 from pathlib import Path
 
+import platformdirs
 import torch
 
-from codeclippy_ls.engine.loading.tokenizer import brief, reject_placeholder
+from codeclippy_ls.engine.loading.files import reject_placeholder, summarize_error
 from codeclippy_ls.inference.errors import ModelError
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER
 
 
 def find_checkpoint(name: str) -> Path:
-    """The folder of the checkpoint that a setting names.
+    """Return the folder of the checkpoint that a setting names; downloads it if it is a hub name.
 
     Raises:
         ModelError: there is none, or it cannot be downloaded.
     """
     if not name:
         return SHIPPED_FOLDER
+    shown_name = repr(name if len(name) <= 200 else name[:199] + "…")
+    setting = f'setting "model.completion" or "model.edit": {shown_name}'
     try:
         path = Path(name).expanduser()
         if path.is_dir():
             return path
-        what = "is a file, not a folder" if path.is_file() else "is no folder and no hub name (owner/model)"
+        is_file = path.is_file()
     except (OSError, RuntimeError) as error:
-        raise ModelError(f'setting "model": {_clipped(name)} cannot be looked up: {brief(error)}') from error
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) or path.is_file():
-        raise ModelError(f'setting "model": {_clipped(name)} {what}')
-    return _from_hub(name)
+        raise ModelError(f"{setting} cannot be looked up: {summarize_error(error)}") from error
+    if is_file:
+        raise ModelError(f"{setting} is a file; set a folder or a hub name (owner/model)")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII):
+        raise ModelError(f"{setting} is neither a folder nor a hub name (owner/model)")
+    return _find_hub_snapshot(name)
 
 
-def _clipped(name: str) -> str:
-    return repr(name if len(name) <= 200 else name[:199] + "…")
-
-
-def _from_hub(name: str) -> Path:
-    """A hub repository's snapshot, from the local cache or downloaded: the user asked for it by name."""
+def _find_hub_snapshot(name: str) -> Path:
+    """Return a hub repository's snapshot from the local cache, or download it: the user asked for it by name."""
     from huggingface_hub import HfApi, snapshot_download
 
-    wanted = ["*.json", "*.txt", "tokenizer.model"]
-    # By one kind of weights after the other: a repository that has both is not downloaded whole.
+    other_files = ["*.json", "*.txt", "tokenizer.model"]
+    # One kind of weights after the other, so that of a repository with both kinds only one is downloaded.
     for weights in ("*.safetensors", "pytorch_model*.bin"):
         try:
-            folder = Path(snapshot_download(name, allow_patterns=[*wanted, weights], local_files_only=True))
-        except Exception:  # not in the cache yet, or not all of it
+            folder = Path(snapshot_download(name, allow_patterns=[*other_files, weights], local_files_only=True))
+        except Exception:  # not in the cache, or not completely
             continue
         if any(folder.glob(weights)):
             return folder
     try:
         files = HfApi().list_repo_files(name)
         weights = "*.safetensors" if any(file.endswith(".safetensors") for file in files) else "pytorch_model*.bin"
-        return Path(snapshot_download(name, allow_patterns=[*wanted, weights]))
-    except Exception as error:  # network and hub errors of many kinds
+        return Path(snapshot_download(name, allow_patterns=[*other_files, weights]))
+    except Exception as error:  # network and hub errors of many types
+        cause = summarize_error(error).partition(". ")[0]
         raise ModelError(
-            f"the model {name!r} is no folder, is not on this machine and cannot be downloaded "
-            f'({brief(error).partition(". ")[0]}); set "model" to a local folder, or remove the setting '
-            "to use the shipped model"
+            f"the model {name!r} is not a folder, is not on this machine and cannot be downloaded ({cause}); set "
+            '"model.completion" or "model.edit" to a local folder, or remove the setting to use the shipped model'
         ) from error
 
 
 def ensure_safetensors(folder: Path) -> Path:
-    """The folder itself, or the kept copy of its weights in which ``pytorch_model.bin`` became safetensors."""
+    """Return a folder with the weights as safetensors: the same one, or a converted copy of ``pytorch_model.bin``."""
     weights = sorted(folder.glob("model*.safetensors"))
     if not weights:
         single = folder / "pytorch_model.bin"
         weights = [single] if single.is_file() else sorted(folder.glob("pytorch_model-*.bin"))
         if not weights:
-            raise ModelError(f"{folder} holds no weights: neither model.safetensors nor pytorch_model.bin")
+            raise ModelError(f"{folder} contains no weights: neither model.safetensors nor pytorch_model.bin")
     for file in weights:
         reject_placeholder(file)
     if weights[0].suffix == ".safetensors":
-        _refuse_index(folder / "model.safetensors.index.json")
+        _check_index(folder / "model.safetensors.index.json")
         return folder
-    return _convert_checkpoint(folder, weights)
+    return _convert_once(folder, weights)
 
 
-SCALE = ".scale"  # of the name of an int8 matrix: its factors, one per row
-
-
-def read_int8_weights(folder: Path, dtype: torch.dtype) -> dict[str, torch.Tensor] | None:
-    """The weights of a folder whose matrices are int8 with a factor per row, in ``dtype``; None for any other folder.
-
-    This is how the shipped model is kept small: ``weight = int8 * scale[:, None]``, the rest as it is.
-    """
-    from safetensors import safe_open
-
-    file = folder / "model.safetensors"
-    if not file.is_file():
-        return None
-    with safe_open(file, framework="pt") as stored:
-        if (stored.metadata() or {}).get("matrices") != "int8 per row":
-            return None
-        names = set(stored.keys())
-        tensors: dict[str, torch.Tensor] = {}
-        for name in sorted(names):
-            value = stored.get_tensor(name)
-            if name + SCALE in names:
-                value = value.float().mul_(stored.get_tensor(name + SCALE).float()[:, None])
-            if not name.endswith(SCALE):
-                tensors[name] = value.to(dtype)
-    return tensors
-
-
-def _refuse_index(index: Path) -> None:
-    """Refuse an index that leads away from safetensors in the folder itself."""
+def _check_index(index: Path) -> None:
+    """Reject an index that refers to anything but safetensors files in its own folder."""
     if not index.is_file():
         return
     try:
         files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        strange = [file for file in files if not re.fullmatch(r"[^/\\]+\.safetensors", file)]
-    except Exception as error:  # anything may stand there
-        raise ModelError(f"{index} cannot be read: {brief(error)}") from error
-    if strange:
-        raise ModelError(f"{index} names {strange[0]!r}, which is no safetensors file of its folder")
+        rejected = [file for file in files if not re.fullmatch(r"[^/\\]+\.safetensors", file)]
+    except Exception as error:  # it may contain anything
+        raise ModelError(f"{index} cannot be read: {summarize_error(error)}") from error
+    if rejected:
+        raise ModelError(f"{index} refers to {rejected[0]!r}, which is not a safetensors file in the same folder")
 
 
-def _convert_checkpoint(folder: Path, weights: list[Path]) -> Path:
-    """The kept copy, made at the first start; older copies of the same checkpoint go."""
-    stamp = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in weights]
-    kept = cache_folder() / "converted" / _digest([str(folder.resolve())])
-    target = kept / _digest(stamp)
+def _convert_once(folder: Path, weights: list[Path]) -> Path:
+    """Return the converted copy, made at the first start; delete older copies of the same checkpoint."""
+    file_stamps = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in weights]
+    copies = find_cache_folder() / "converted" / _hash([str(folder.resolve())])
+    target = copies / _hash(file_stamps)
     if target.is_dir():
         return target
     try:
-        kept.mkdir(parents=True, exist_ok=True)
-        # Written aside and renamed, so that a start that is cut off leaves nothing half done.
-        aside = Path(tempfile.mkdtemp(dir=kept))
+        copies.mkdir(parents=True, exist_ok=True)
+        # Written into a temporary folder and renamed, so that an interrupted start leaves no incomplete copy.
+        temporary = Path(tempfile.mkdtemp(dir=copies))
         try:
-            _convert(weights, aside)
-            aside.rename(target)
+            _write_safetensors(weights, temporary)
+            temporary.rename(target)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
     except ModelError:
         raise
     except Exception as error:
-        if not target.is_dir():  # else another process was first
+        if not target.is_dir():  # otherwise another process converted it first
             raise ModelError(
-                f"the weights in {folder} cannot be kept as safetensors in {kept}: {brief(error)}"
+                f"the weights in {folder} cannot be converted to safetensors in {copies}: {summarize_error(error)}"
             ) from error
-    for other in kept.iterdir():
+    for other in copies.iterdir():
         if other != target:
             shutil.rmtree(other, ignore_errors=True)
     return target
 
 
-def _digest(parts: list[str]) -> str:
+def find_cache_folder() -> Path:
+    """Return the folder of converted checkpoints, on Linux ``$XDG_CACHE_HOME/codeclippy-ls``."""
+    return platformdirs.user_cache_path("codeclippy-ls", appauthor=False)
+
+
+def _hash(parts: list[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _convert(weights: list[Path], aside: Path) -> None:
-    """Write each file of weights as safetensors, one at a time in memory, with an index over them."""
+def _write_safetensors(weights: list[Path], folder: Path) -> None:
+    """Convert each file, one at a time in memory, and write the index of all."""
     from safetensors.torch import save_file
 
-    places: dict[str, str] = {}
+    file_by_weight: dict[str, str] = {}
     for number, file in enumerate(weights, 1):
-        tensors = _unpickled(file)
+        tensors = _load_bin(file)
         name = f"model-{number:05}-of-{len(weights):05}.safetensors"
-        save_file(tensors, aside / name, metadata={"format": "pt"})
-        places.update(dict.fromkeys(tensors, name))
-    index = {"metadata": {}, "weight_map": places}
-    (aside / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+        file_by_weight.update(dict.fromkeys(tensors, name))
+    index = {"metadata": {}, "weight_map": file_by_weight}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
-def _unpickled(file: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a ``.bin`` by name, none sharing memory with another; nothing in it is run."""
+def _load_bin(file: Path) -> dict[str, torch.Tensor]:
+    """Load a ``.bin`` file's tensors by name, without running any code in it; no two share memory."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old pickle protocols
+            warnings.simplefilter("ignore")  # about old pickle protocols
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ModelError(
-            f"{file} is refused: it is damaged, or holds more than weights ({type(error).__name__})"
+            f"{file} was not loaded: it is damaged, or contains more than weights ({type(error).__name__})"
         ) from error
     tensors: dict[str, torch.Tensor] = {}
-    memory: set[int] = set()
+    seen_storages: set[int] = set()
     for key, value in state.items() if isinstance(state, dict) else ():
         if isinstance(value, torch.Tensor):
-            place = value.untyped_storage().data_ptr()
-            tensors[str(key)] = value.clone().contiguous() if place in memory else value.contiguous()
-            memory.add(place)
+            storage = value.untyped_storage().data_ptr()
+            tensors[str(key)] = value.clone().contiguous() if storage in seen_storages else value.contiguous()
+            seen_storages.add(storage)
     if not tensors:
-        raise ModelError(f"{file} holds no weights by name")
+        raise ModelError(f"{file} contains no weights by name")
     return tensors
-
-
-def cache_folder() -> Path:
-    """Where converted checkpoints are kept: ``$XDG_CACHE_HOME/codeclippy-ls``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codeclippy-ls"

@@ -1,7 +1,7 @@
-"""transformers' own modules: loaded, refused where their weights are not whole, and run behind the engine's face.
+"""`ModuleRunner`: runs one of transformers' modules; `load_module` loads it and rejects incomplete weights.
 
-For the architectures that `layouts` does not describe, and as the reference for those that it does. Knows token ids
-only.
+For the architectures that the native decoder does not support, and as the reference for those that it does. Knows token
+ids only.
 """
 
 from __future__ import annotations
@@ -16,58 +16,65 @@ from torch import Tensor
 
 from codeclippy_ls.engine.decoder.cuda_graphs import copy_to_cpu
 from codeclippy_ls.engine.generation.kv_cache import ModelInput
-from codeclippy_ls.engine.loading.checkpoint import ensure_safetensors, read_int8_weights
-from codeclippy_ls.engine.loading.config import read_context_length, read_generation_config, read_stop_token_ids
-from codeclippy_ls.engine.loading.tokenizer import brief
+from codeclippy_ls.engine.loading.checkpoint import ensure_safetensors
+from codeclippy_ls.engine.loading.config import read_context_length, read_generation_config
+from codeclippy_ls.engine.loading.files import summarize_error
+from codeclippy_ls.engine.loading.weights import read_int8_weights
 from codeclippy_ls.inference.errors import ModelError
 
 
 class ModuleRunner:
-    """Runs one of transformers' causal language models.
+    """Runs one of transformers' causal language models; implements `model.Runner`.
+
+    Args:
+        name: the model's name, for error messages.
 
     Attributes:
-        module: the model.
-        stop_token_ids: ids that end a text, by its configurations.
+        module: transformers' module.
     """
 
     def __init__(self, module: Any, name: str = "") -> None:
         self.module = module.eval()
         self.architecture: str = module.config.model_type
         self.context_length = read_context_length(module.config, name)
-        self.stop_token_ids = read_stop_token_ids(module.config, module.generation_config.eos_token_id)
         parameters = list(module.parameters())
         self.num_parameters = sum(parameter.numel() for parameter in parameters)
         self.nbytes = sum(parameter.nbytes for parameter in parameters)
-        # Of a module over several devices, where its ids go; what is kept elsewhere comes when it is wanted.
+        # Where token ids go. Of a module over several devices, accelerate moves what is offloaded ("meta") when needed.
         self.device: torch.device = next(
-            (one.device for one in parameters if one.device.type != "meta"), torch.device("cpu")
+            (parameter.device for parameter in parameters if parameter.device.type != "meta"), torch.device("cpu")
         )
         self.dtype = str(parameters[0].dtype).removeprefix("torch.")
-        heads = (module.get_input_embeddings(), module.get_output_embeddings())
-        self.vocab_size = min(int(head.weight.shape[0]) for head in heads if head is not None)
+        embeddings = (module.get_input_embeddings(), module.get_output_embeddings())
+        self.vocab_size = min(int(embedding.weight.shape[0]) for embedding in embeddings if embedding is not None)
 
     def new_cache(self) -> ModuleKVCache:
-        """An empty KV cache."""
+        """Create an empty KV cache."""
         return ModuleKVCache()
 
     @torch.inference_mode()
     def forward(self, inputs: Sequence[ModelInput]) -> list[Tensor]:
-        """Run each input alone: several in one batch are not computed as one by all of these modules."""
-        return [self._run(one) for one in inputs]
+        """Run each input alone: not all of these modules compute a batch of them exactly like one."""
+        return [self._run(model_input) for model_input in inputs]
 
-    def _run(self, one: ModelInput) -> Tensor:
-        assert isinstance(one.kv_cache, ModuleKVCache), "a cache of such a module's"
-        ids = torch.tensor([one.token_ids], device=self.device)
-        kept = max(one.num_logits, 1)  # 0 means all to transformers
+    def _run(self, model_input: ModelInput) -> Tensor:
+        kv_cache, num_logits = model_input.kv_cache, model_input.num_logits
+        assert isinstance(kv_cache, ModuleKVCache), "a KV cache of another runner"
+        token_ids = torch.tensor([model_input.token_ids], device=self.device)  # (1, tokens)
         logits = self.module(
-            input_ids=ids, past_key_values=one.kv_cache.layers, use_cache=True, logits_to_keep=kept
-        ).logits
-        return copy_to_cpu(logits[0, logits.shape[1] - one.num_logits :].float())
+            input_ids=token_ids,
+            past_key_values=kv_cache.layers,
+            use_cache=True,
+            logits_to_keep=max(num_logits, 1),  # transformers takes 0 for all
+        ).logits  # (1, at least num_logits, vocab_size)
+        return copy_to_cpu(logits[0, logits.shape[1] - num_logits :].float())
 
 
 class ModuleKVCache:
-    """The KV cache of one of transformers' modules. Full layers always, also for sliding-window models: only these can
-    be cropped."""
+    """The KV cache of one of transformers' modules.
+
+    Also sliding-window layers keep all tokens: otherwise they could not be cropped.
+    """
 
     def __init__(self) -> None:
         from transformers import DynamicCache
@@ -76,101 +83,110 @@ class ModuleKVCache:
 
     @property
     def length(self) -> int:
-        """How many tokens it holds."""
+        """Number of tokens held."""
         return int(self.layers.get_seq_length())
 
     @property
     def nbytes(self) -> int:
-        """Its memory."""
+        """Memory in bytes."""
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers.layers if layer.is_initialized)
 
     def crop(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens."""
+        """Drop all but the first ``length`` tokens."""
         if (surplus := self.length - length) > 0:
             self.layers.crop(-surplus)
 
     def copy(self, length: int) -> ModuleKVCache:
-        """The first ``length`` tokens in memory of their own."""
+        """Copy the first ``length`` tokens into memory of their own."""
         other = ModuleKVCache()
         for index, layer in enumerate(self.layers.layers):
+            # (1, heads, tokens, head_dim)
             keys, values = layer.keys[..., :length, :].clone(), layer.values[..., :length, :].clone()
             other.layers.update(keys, values, index)
         return other
 
 
-def load_module(folder: Path, config: Any, dtype: torch.dtype, spread: Any = None) -> Any:
-    """The module that a configuration is of, with a folder's weights, on the CPU.
+def load_module(folder: Path, config: Any, dtype: torch.dtype, device_map: Any = None) -> Any:
+    """Load transformers' module for a configuration, with a folder's weights.
 
     Args:
-        spread: instead, over several devices, as accelerate's ``device_map``.
+        device_map: accelerate's, to split the module over several devices; by default it is loaded on the CPU.
 
     Raises:
-        ModelError: it is no causal language model, or the weights cannot be read or do not fill it.
+        ModelError: it is not a causal language model, or its weights are unreadable, incomplete or of the wrong shape.
     """
-    architecture = _architecture(folder, config)
-    if getattr(architecture, "_supports_sdpa", False):
+    module_class = _find_module_class(folder, config)
+    if getattr(module_class, "_supports_sdpa", False):
         config._attn_implementation = "sdpa"
-    generation = _generation_config(folder, config)
+    generation_config = _make_generation_config(folder, config)
     weights = ensure_safetensors(folder)
     try:
-        packed = read_int8_weights(weights, dtype)
-        module, report = architecture.from_pretrained(
-            weights if packed is None else None,
-            state_dict=packed,
+        state_dict = read_int8_weights(weights, dtype)
+        module, report = module_class.from_pretrained(
+            weights if state_dict is None else None,
+            state_dict=state_dict,
             config=config,
-            generation_config=generation,
+            generation_config=generation_config,
             dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            **({"device_map": spread} if spread else {}),
+            **({"device_map": device_map} if device_map else {}),
         )
-    except Exception as error:  # damaged files raise a dozen kinds
-        raise ModelError(f"the weights in {folder} cannot be read: {brief(error)}") from error
-    _refuse_gaps(folder, module, report)
+    except Exception as error:  # damaged files raise a dozen types
+        raise ModelError(f"the weights in {folder} cannot be read: {summarize_error(error)}") from error
+    _check_weights_match(folder, module, report)
     return module
 
 
-def _architecture(folder: Path, config: Any) -> Any:
-    """The class that a configuration's model is of."""
+def _find_module_class(folder: Path, config: Any) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
-    kind = type(config)
-    encoder = kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING or encoder or getattr(config, "is_encoder_decoder", False):
-        raise ModelError(f"{folder} holds a {config.model_type!r} model, which is no causal language model known here")
-    return MODEL_FOR_CAUSAL_LM_MAPPING[kind]
+    config_class = type(config)
+    is_encoder = config_class in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    is_encoder_decoder = getattr(config, "is_encoder_decoder", False)
+    if config_class not in MODEL_FOR_CAUSAL_LM_MAPPING or is_encoder or is_encoder_decoder:
+        raise ModelError(
+            f"{folder} contains a {config.model_type!r} model, which is not a causal language model that transformers "
+            "supports; choose another model"
+        )
+    return MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
 
 
-def _generation_config(folder: Path, config: Any) -> Any:
+def _make_generation_config(folder: Path, config: Any) -> Any:
     from transformers import GenerationConfig
 
-    written = read_generation_config(folder)
-    if not (folder / "generation_config.json").is_file():
+    path = folder / "generation_config.json"
+    if not path.is_file():
         return GenerationConfig.from_model_config(config)
+    values = read_generation_config(folder)
     try:
-        return GenerationConfig.from_dict(written)
-    except Exception as error:  # anything may stand there
-        raise ModelError(f"{folder / 'generation_config.json'} cannot be used: {brief(error)}") from error
+        return GenerationConfig.from_dict(values)
+    except Exception as error:  # the file may contain anything
+        raise ModelError(f"{path} cannot be used: {summarize_error(error)}") from error
 
 
-def _refuse_gaps(folder: Path, module: Any, report: dict[str, Any]) -> None:
-    """Refuse weights that do not fill the model, or are of one with more layers: what is left out is random."""
-    if lost := sorted(report["missing_keys"]):
-        raise ModelError(f"the checkpoint in {folder} lacks {len(lost)} weights ({lost[0]} ...): it is not whole")
-    if wrong := sorted(report.get("mismatched_keys") or ()):
+def _check_weights_match(folder: Path, module: Any, report: dict[str, Any]) -> None:
+    """Reject weights that do not fill the module (the rest would be random), or that have more layers."""
+    if missing := sorted(report["missing_keys"]):
         raise ModelError(
-            f"{len(wrong)} weights in {folder} have not the shape that its config.json says ({wrong[0][0]} ...)"
+            f"the checkpoint in {folder} is incomplete: it lacks {len(missing)} weights ({missing[0]} ...); download "
+            "it again"
         )
-    kinds = {_of_any_layer(key) for key in module.state_dict()}
-    if more := sorted(key for key in report["unexpected_keys"] if _of_any_layer(key) in kinds):
+    if mismatched := sorted(report.get("mismatched_keys") or ()):
         raise ModelError(
-            f"the checkpoint in {folder} has {len(more)} weights ({more[0]} ...) of layers that its "
-            "config.json leaves out"
+            f"the checkpoint in {folder} does not match its config.json: {len(mismatched)} weights have another shape "
+            f"({mismatched[0][0]} ...)"
+        )
+    expected = {_mask_layer_index(key) for key in module.state_dict()}
+    if surplus := sorted(key for key in report["unexpected_keys"] if _mask_layer_index(key) in expected):
+        raise ModelError(
+            f"the checkpoint in {folder} does not match its config.json: {len(surplus)} weights ({surplus[0]} ...) are "
+            "of layers that it leaves out"
         )
 
 
-def _of_any_layer(key: str) -> str:
+def _mask_layer_index(key: str) -> str:
     return re.sub(r"\.\d+\.", ".#.", key)

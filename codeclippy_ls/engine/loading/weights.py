@@ -1,7 +1,7 @@
-"""Weights as they lie in a checkpoint's safetensors, read one by one when they are asked for.
+"""Read weights from a checkpoint's safetensors files, tensor by tensor, when they are asked for.
 
-Knows files and names, and what is stored for what: matrices may be int8 with a factor per row. Whether they are the
-right ones is the affair of who asks.
+Matrices may be stored as int8 with a scale per row, which keeps the shipped model small: ``weight = int8 * scale[:,
+None]``. Knows files and names; does not know what a weight is for.
 """
 
 from __future__ import annotations
@@ -17,33 +17,42 @@ import torch
 from torch import Tensor
 
 from codeclippy_ls.engine.decoder.architectures import LM_HEAD_NAMES, ModelConfig, compute_weight_shapes
-from codeclippy_ls.engine.loading.checkpoint import SCALE
 
-# Masks and frequencies that old checkpoints hold as if they were weights.
-_BUFFER = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
+SCALE = ".scale"  # suffix of an int8 matrix's name: its scales, (rows,)
+# Masks and frequencies that old checkpoints store like weights.
+_BUFFER_NAME = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
 
 
 class SafetensorsWeights(Mapping[str, Tensor]):
-    """Tensors by name, brought to a device.
+    """Tensors by name, each read and copied to the device when it is accessed.
 
     Args:
         files: open safetensors files.
+
+    Attributes:
+        is_int8: the matrices are stored as int8.
     """
 
     def __init__(self, files: list[Any], device: torch.device) -> None:
         self._device = device
-        self._files = {name: file for file in files for name in file.keys() if not _BUFFER.search(name)}  # noqa: SIM118
-        self._packed = any((file.metadata() or {}).get("matrices") == "int8 per row" for file in files)
+        self._files = {
+            name: file
+            for file in files
+            for name in file.keys()  # noqa: SIM118
+            if not _BUFFER_NAME.search(name)
+        }
+        self.is_int8 = any((file.metadata() or {}).get("matrices") == "int8 per row" for file in files)
 
     def __getitem__(self, name: str) -> Tensor:
         value: Tensor = self._files[name].get_tensor(name)
-        if self._factored(name):
-            value = value.float().mul_(self._files[name + SCALE].get_tensor(name + SCALE).float()[:, None])
-        # A copy: what is only mapped would change, or be gone, with the file.
+        if self.is_int8 and name + SCALE in self._files:
+            scale = self._files[name + SCALE].get_tensor(name + SCALE)  # (rows,)
+            value = value.float().mul_(scale.float()[:, None])  # (rows, columns)
+        # Always a copy: a memory-mapped tensor would change, or disappear, with the file.
         return value.to(self._device, copy=True)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._files and not (self._packed and str(name).endswith(SCALE))
+        return name in self._files and not (self.is_int8 and str(name).endswith(SCALE))
 
     def __iter__(self) -> Iterator[str]:
         return (name for name in self._files if name in self)
@@ -51,19 +60,17 @@ class SafetensorsWeights(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def form(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape, without reading it."""
+    def read_shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape without reading the tensor."""
         return tuple(self._files[name].get_slice(name).get_shape())
-
-    def _factored(self, name: str) -> bool:
-        return self._packed and name + SCALE in self._files
 
 
 def open_if_complete(
     folder: Path, config: ModelConfig, device: torch.device, stack: ExitStack
 ) -> SafetensorsWeights | None:
-    """A folder's weights if they are exactly those of the configuration, else None: then transformers knows other names
-    for them, or says what is wrong.
+    """Open a folder's weights if their names and shapes are exactly those of the configuration.
+
+    Otherwise return ``None``: transformers knows more names, or says what is wrong.
 
     Args:
         stack: closes the files.
@@ -71,23 +78,34 @@ def open_if_complete(
     from safetensors import safe_open
 
     try:
-        files = [stack.enter_context(safe_open(file, framework="pt")) for file in _files(folder)]
-        stored = SafetensorsWeights(files, device)
-        found = {_usual(name): stored.form(name) for name in stored}
-    except Exception:  # damaged files raise a dozen kinds
+        files = [stack.enter_context(safe_open(file, framework="pt")) for file in _list_files(folder)]
+        weights = SafetensorsWeights(files, device)
+        shapes = {_unify_lm_head_name(name): weights.read_shape(name) for name in weights}
+    except Exception:  # damaged files raise a dozen types
         return None
-    return stored if found == compute_weight_shapes(config) else None
+    return weights if shapes == compute_weight_shapes(config) else None
 
 
-def _usual(name: str) -> str:
-    """The head's first name for whichever it has."""
-    head, dot, end = name.partition(".")
-    return f"{LM_HEAD_NAMES[0]}{dot}{end}" if head in LM_HEAD_NAMES else name
+def read_int8_weights(folder: Path, dtype: torch.dtype) -> dict[str, Tensor] | None:
+    """Read all weights of a folder with int8 matrices, in ``dtype``; ``None`` for any other folder."""
+    from safetensors import safe_open
+
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        return None
+    with safe_open(file, framework="pt") as opened:
+        weights = SafetensorsWeights([opened], torch.device("cpu"))
+        return {name: weights[name].to(dtype) for name in sorted(weights)} if weights.is_int8 else None
 
 
-def _files(folder: Path) -> list[Path]:
+def _list_files(folder: Path) -> list[Path]:
     single = folder / "model.safetensors"
     if single.is_file():
         return [single]
-    places = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"]
-    return [folder / name for name in sorted(set(places.values()))]
+    file_by_weight = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"]
+    return [folder / name for name in sorted(set(file_by_weight.values()))]
+
+
+def _unify_lm_head_name(name: str) -> str:
+    module, dot, parameter = name.partition(".")
+    return f"{LM_HEAD_NAMES[0]}{dot}{parameter}" if module in LM_HEAD_NAMES else name

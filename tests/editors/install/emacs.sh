@@ -1,15 +1,15 @@
 #!/bin/sh
 # Emacs 28 with eglot (Debian 12's packages, installed) and Emacs 30 (its backports, unpacked into $1/emacs-30).
-# Parts that are installed are kept. If one cannot be installed, prints the reason and continues.
+# What is there already is kept. Prints a reason and leaves the rest where one of them cannot be had.
 set -eu
 root=$1
 mkdir -p "$root"
 
 if ! command -v apt-get >/dev/null || [ "$(uname -m)" != x86_64 ]; then
-    echo "Emacs is not installed: it needs Debian's packages for x86-64"
+    echo "Emacs is not installed here: it comes from Debian's packages for x86-64"
     exit 0
 fi
-# Package names are those of Debian 12. A suite has one version of each, so no version is pinned.
+# The packages' names are those of Debian 12; a suite has one version of each, so there is nothing to pin.
 missing=
 for package in emacs-nox elpa-eglot elpa-company elpa-package-lint tmux librsvg2-bin; do
     dpkg -s "$package" 2>/dev/null | grep -q '^Status: install ok' || missing="$missing $package"
@@ -18,21 +18,21 @@ if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ]; then
         # shellcheck disable=SC2086
         { apt-get -qq update && apt-get -qq -y --no-install-recommends install $missing >/dev/null; } ||
-            echo "these packages cannot be installed:$missing"
+            echo "these packages cannot be had:$missing"
     else
-        echo "only root can install these packages:$missing"
+        echo "these packages are for root to install:$missing"
     fi
 fi
 
 if [ ! -x "$root/emacs-30/emacs" ]; then
     rm -rf "$root/emacs-30"
-    # Emacs 30 uses the system's libraries except for libtree-sitter, which Emacs 28 does not need.
+    # The newer Emacs uses the machine's libraries but for this one, which Emacs 28 does not have.
     "$(dirname "$0")/unpack-debian.sh" "bookworm bookworm-backports" "$root/emacs-30/root" \
         emacs-nox emacs-el libtree-sitter0 ||
-        { echo "Emacs 30 cannot be installed"; rm -rf "$root/emacs-30"; exit 0; }
+        { echo "Emacs 30 cannot be had"; rm -rf "$root/emacs-30"; exit 0; }
     cat >"$root/emacs-30/emacs" <<'WRAPPER'
 #!/bin/sh
-# Emacs 30, unpacked in a folder and not installed.
+# Emacs 30, unpacked beside the machine's own and not installed.
 root=$(dirname "$(readlink -f "$0")")/root
 lisp=$(echo "$root"/usr/share/emacs/30.*/lisp)
 version=$(basename "$(dirname "$lisp")")
@@ -44,7 +44,7 @@ export LD_LIBRARY_PATH="$root/usr/lib/x86_64-linux-gnu-own${LD_LIBRARY_PATH:+:$L
 exec "$root/usr/bin/emacs-nox" --dump-file="$(ls "$EMACSPATH"/emacs-*.pdmp)" "$@"
 WRAPPER
     chmod +x "$root/emacs-30/emacs"
-    # Only libraries that the system lacks: its C library stays in use.
+    # Only libraries that the machine lacks: its own C library stays in use.
     mkdir -p "$root/emacs-30/root/usr/lib/x86_64-linux-gnu-own"
     cp -a "$root"/emacs-30/root/usr/lib/x86_64-linux-gnu/libtree-sitter.so* "$root/emacs-30/root/usr/lib/x86_64-linux-gnu-own/"
 fi

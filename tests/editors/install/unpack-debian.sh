@@ -1,7 +1,7 @@
 #!/bin/sh
-# unpack-debian.sh SUITE FOLDER PACKAGE...: unpack packages of another Debian suite and their dependencies into FOLDER.
-# SUITE may name several, as for backports ("bookworm bookworm-backports"): the last one has priority.
-# Nothing is installed: apt uses a temporary state, with the mirror and keys of the system's sources.
+# unpack-debian.sh SUITE FOLDER PACKAGE...: a package of another Debian suite with all it depends on, unpacked into FOLDER.
+# SUITE may be several, as for backports ("bookworm bookworm-backports"): the last is preferred.
+# Nothing is installed: apt works on a state of its own, with the mirror and keys of the machine's own sources.
 set -eu
 suites=$1
 suite=${suites##* }

@@ -1,0 +1,106 @@
+"""Load a model: from the name in a spec to a `Model` that has run its first tokens.
+
+A checkpoint is a folder in the Hugging Face layout, or a hub repository that the user asked for by name. No remote code
+is ever run, and no pickle that could run code is read. The native decoder runs the architectures of
+`decoder.architectures`, straight from the files; transformers runs all others, and the checkpoints whose weights have
+unusual names. Runs on the engine thread.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from codeclippy_ls.engine.decoder.architectures import ModelConfig, parse_config
+from codeclippy_ls.engine.decoder.linear import FLOAT_FORMATS, WeightFormats
+from codeclippy_ls.engine.decoder.transformer import Transformer
+from codeclippy_ls.engine.generation.threads import count_cores, list_thread_counts
+from codeclippy_ls.engine.loading.calibration import measure_pass_seconds, verify_kv_cache, warm_up
+from codeclippy_ls.engine.loading.chat_template import read_chat_template
+from codeclippy_ls.engine.loading.checkpoint import ensure_safetensors, find_checkpoint
+from codeclippy_ls.engine.loading.config import (
+    read_config,
+    read_context_length,
+    read_generation_config,
+    read_stop_token_ids,
+    read_transformers_config,
+)
+from codeclippy_ls.engine.loading.device import BALANCED, pick_device, pick_dtype, pick_weight_formats
+from codeclippy_ls.engine.loading.files import summarize_error
+from codeclippy_ls.engine.loading.model import Model, Runner
+from codeclippy_ls.engine.loading.tokenizer import read_tokenizer
+from codeclippy_ls.engine.loading.transformers_module import ModuleRunner, load_module
+from codeclippy_ls.engine.loading.weights import open_if_complete
+from codeclippy_ls.inference.errors import EngineError, ModelError
+from codeclippy_ls.inference.spec import ModelSpec
+
+
+def load(spec: ModelSpec, native: bool = True) -> Model:
+    """Load a checkpoint, check that it can be used, and warm it up.
+
+    Args:
+        native: use the native decoder if it supports the checkpoint; otherwise always transformers' module.
+
+    Raises:
+        ModelError: it cannot be found, read, trusted or run; the message says why and what to do.
+    """
+    torch.set_num_threads(min(spec.threads, count_cores()) if spec.threads > 0 else list_thread_counts()[0])
+    folder = find_checkpoint(spec.name)
+    config = read_config(folder)
+    read_context_length(config, spec.name)  # rejects a bad value before the weights are read
+    stop_token_ids = read_stop_token_ids(config, read_generation_config(folder).get("eos_token_id"))
+    device = pick_device(spec.device)
+    dtype = pick_dtype(spec.dtype, device)
+    if device.type == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # the engine thread's own
+    model_config = parse_config(config) if native and device.type != "mps" and spec.device != BALANCED else None
+    try:
+        runner: Runner
+        if model_config is not None:
+            formats = pick_weight_formats(spec.dtype, device, model_config)
+            runner = _load_native(folder, config, model_config, device, formats)
+        else:
+            runner = _load_transformers(folder, config, device, dtype, spec)
+        tokenizer = read_tokenizer(folder, runner.vocab_size)
+        model = Model(runner, tokenizer, spec.name, read_chat_template(folder), stop_token_ids)
+        verify_kv_cache(model, folder)
+        if spec.threads <= 0 and device.type == "cpu":
+            model.thread_tuner.calibrate(measure_pass_seconds(runner, list_thread_counts()))
+        warm_up(model)
+    except EngineError:
+        raise
+    except Exception as error:
+        raise ModelError(f"the model in {folder} does not run on {device}: {summarize_error(error)}") from error
+    return model
+
+
+def _load_native(
+    folder: Path, config: Any, model_config: ModelConfig, device: torch.device, formats: WeightFormats
+) -> Transformer:
+    """Read the weights straight from the files, or, if their names are unusual, through transformers' module."""
+    with ExitStack() as stack:
+        if (weights := open_if_complete(ensure_safetensors(folder), model_config, device, stack)) is not None:
+            return Transformer(config, weights, formats)
+    module = load_module(folder, read_transformers_config(folder), FLOAT_FORMATS.get(formats.decode, torch.float32))
+    return Transformer(config, module.to(device).state_dict(), formats)
+
+
+def _load_transformers(
+    folder: Path, config: Any, device: torch.device, dtype: torch.dtype, spec: ModelSpec
+) -> ModuleRunner:
+    if spec.dtype == "int8":
+        raise ModelError(f'setting "model.dtype": the model in {folder} cannot use {spec.dtype!r}; try "auto"')
+    if isinstance(config, SimpleNamespace):
+        config = read_transformers_config(folder)
+    if spec.device == BALANCED:
+        if find_spec("accelerate") is None:
+            raise ModelError(
+                f'setting "model.device": {BALANCED!r} needs the package accelerate; install "codeclippy-ls[split]"'
+            )
+        return ModuleRunner(load_module(folder, config, dtype, device_map=BALANCED), spec.name)
+    return ModuleRunner(load_module(folder, config, dtype).to(device), spec.name)
