@@ -56,7 +56,7 @@ class Column(Protocol):
         """Prefill a prompt with an empty cache, up to its last token's logits."""
 
     def decode(self, count: int) -> SubprocessCost | None:
-        """Decode ``count`` tokens after the last prefilled prompt, ignoring stop tokens. Repeatable."""
+        """Decode ``count`` tokens after the last prefilled prompt, ignoring stop tokens; return to the prompt's end."""
 
 
 class KeystrokeColumn(Column, Protocol):
@@ -69,7 +69,7 @@ class KeystrokeColumn(Column, Protocol):
     reuses_prefix: bool
 
     def keystroke(self, tokens: Sequence[int], count: int) -> SubprocessCost | None:
-        """Decode ``count`` tokens after a prompt, with all that the engine kept of the prompts before."""
+        """Decode ``count`` tokens after a prompt, reusing the engine's cache of earlier prompts."""
 
 
 class ParallelColumn(Column, Protocol):

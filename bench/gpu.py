@@ -242,7 +242,7 @@ def measure_size(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[name for name in SIZES if name != "toy"])
-    parser.add_argument("--seconds", type=float, default=540, help="no size is started after so many seconds")
+    parser.add_argument("--seconds", type=float, default=540, help="time after which no further size is started")
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
     started = time.monotonic()

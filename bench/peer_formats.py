@@ -157,7 +157,7 @@ def _convert_gpt2(config: dict[str, Any], weights: StateDict) -> GgufModel:
 
 
 def _convert_gpt_neo(config: dict[str, Any], weights: StateDict) -> GgufModel:
-    """Convert to GPT-2, with the queries multiplied by what GPT-2 divides the scores by."""
+    """Convert to GPT-2, with the queries multiplied by the factor by which GPT-2 divides the scores."""
     hidden_size, num_heads = config["hidden_size"], config["num_heads"]
     model = GgufModel(
         "gpt2",

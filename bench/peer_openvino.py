@@ -1,7 +1,7 @@
 """OpenVINO on a checkpoint: its graph is made from a small torch module, with keys and values as the graph's state.
 
 Runs in the environment that `make bench-peers` makes. The int8 form's weights are compressed by OpenVINO's own tool
-(NNCF), with one scale for each row; it is computed in the CPU's fastest type, like the bfloat16 form. Nothing is kept
+(NNCF), with one scale for each row; it is computed in the CPU's fastest type, like the bfloat16 form. Nothing is reused
 from one prompt to the next: the library reuses prefixes only in another pipeline, which serves many requests at once.
 """
 
@@ -37,7 +37,7 @@ class Decoder(torch.nn.Module):
         self.rotary_table = torch.cat([angles.cos(), angles.sin()], -1)  # (positions, rotary_dim)
 
     def forward(self, ids: torch.Tensor, positions: torch.Tensor, order: torch.Tensor, *past: torch.Tensor) -> Any:
-        """Run ids, (1, tokens), at positions, (tokens,); ``order``, (1,) int32, is what beam search would change."""
+        """Run ids, (1, tokens), at positions, (tokens,); ``order``, (1,) int32, is for beam search."""
         hidden = F.embedding(ids, self.weights["token_embd.weight"])
         if "position_embd.weight" in self.weights:
             hidden = hidden + F.embedding(positions, self.weights["position_embd.weight"])

@@ -323,7 +323,7 @@ def _print_curve(found: dict[str, dict[str, Any]], kind: str, sizes: Sequence[in
 
 
 def examine_machine(threads: int) -> dict[str, Any]:
-    """Measure the machine with so many threads: its peaks, and its bandwidth by the number of bytes that are read."""
+    """Measure the machine with this number of threads: its peaks, and its bandwidth by the number of bytes read."""
     import torch
 
     torch.set_num_threads(threads)

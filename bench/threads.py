@@ -70,7 +70,7 @@ class TokenTimer:
         return time.perf_counter() - started
 
     def run(self, seconds: float, tuner: ThreadCountTuner) -> dict[str, float]:
-        """Return the milliseconds of a token, over so many seconds, and the last number of threads."""
+        """Decode for ``seconds``; return the milliseconds of a token, and the last number of threads."""
         until, times = time.perf_counter() + seconds, []
         while time.perf_counter() < until:
             torch.set_num_threads(tuner.count)

@@ -45,7 +45,7 @@ def make_capturing(
 
 
 def prefill(length: int, subject: Transformer) -> ContiguousKVCache:
-    """Make a cache and prefill it with so many tokens, in one pass."""
+    """Make a cache and prefill it with ``length`` tokens, in one pass."""
     cache = subject.new_cache()
     subject.forward([ModelInput(random_ids(length, length), cache, 0)])
     return cache

@@ -1,7 +1,7 @@
 """The native decoder's KV cache, and the attention of a pass over it.
 
-A pass runs the tokens of several inputs together; an `AttentionBatch` knows their positions and what each may attend
-to. `RaggedBatch` is the one for any inputs; `cuda_graphs` has one for passes of a fixed shape. Knows no weights.
+A pass runs the tokens of several inputs together; an `AttentionBatch` knows their positions and attention masks.
+`RaggedBatch` is the one for any inputs; `cuda_graphs` has one for passes of a fixed shape. Knows no weights.
 """
 
 from __future__ import annotations
@@ -118,11 +118,13 @@ class ContiguousKVCache:
     def _allocate(self, length: int) -> Tensor:
         layers, two, num_kv_heads, _, head_dim = self._block.shape
         capacity = min(-(-length // CACHE_GROWTH) * CACHE_GROWTH, max(length, self._context_length))
-        return self._block.new_zeros(layers, two, num_kv_heads, capacity, head_dim)  # zeros: masked, but attended to
+        return self._block.new_zeros(
+            layers, two, num_kv_heads, capacity, head_dim
+        )  # zeros, since attention may get masked ones
 
 
 class _BatchEntry:
-    """One input's place in a pass: its range of the concatenated tokens, its cache, and its attention masks.
+    """One input of a pass: its range of the concatenated tokens, its cache, and its attention masks.
 
     Attributes:
         start, end: its range of the pass's tokens.
@@ -153,7 +155,7 @@ class _BatchEntry:
         return first, min(-(-self.total_length // _KEY_STEP) * _KEY_STEP, self.cache.capacity) - first
 
     def get_mask(self, sliding_window: int, like: Tensor, repeats: int) -> Tensor:
-        """Return what is added to the scores, (repeats * tokens, keys); shared by all layers of a sliding window."""
+        """Return the additive mask of the scores, (repeats * tokens, keys), shared by all layers with this window."""
         mask = self._masks.get(sliding_window)
         if mask is None:
             (first, count), device = self.get_key_range(sliding_window), like.device

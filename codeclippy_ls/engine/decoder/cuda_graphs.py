@@ -2,9 +2,10 @@
 replayed.
 
 A captured graph always reads and writes the same memory. So there are a few *slots*, each with the keys and values of
-one sequence. An input is assigned to a slot, its tokens and past length are written to where the graph reads them, and
-the graph is replayed. What it adds to a slot is copied to the input's own cache at once: caches are always complete,
-and a slot is only a copy, valid for the tokens that have not changed since (`ContiguousKVCache.synced_length`).
+one sequence. An input is assigned to a slot, its tokens and past length are written to the memory that the graph reads,
+and the graph is replayed. The keys and values that it adds to a slot are copied to the input's own cache at once: a
+cache is always complete, and a slot is only a copy, valid for the tokens that have not changed since
+(`ContiguousKVCache.synced_length`).
 
 A graph key is the number of inputs, the number of tokens of each (by powers of two; the rest is padding that nothing
 attends to) and the number of keys. The first pass of a key runs eagerly; the second is captured and compared with the
@@ -82,7 +83,7 @@ class PaddedBatch:
         self.rotary_table = None if rotary_table is None else self.gather_positions(rotary_table)
 
     def _make_mask(self, positions: Tensor, sliding_window: int, dtype: torch.dtype) -> Tensor:
-        """Make what is added to the scores: (inputs, num_kv_heads, repeats * tokens, keys)."""
+        """Make the additive mask of the scores: (inputs, num_kv_heads, repeats * tokens, keys)."""
         key_positions, positions = torch.arange(self._num_keys, device=positions.device), positions[..., None]
         is_hidden = key_positions > positions  # (inputs, tokens, keys)
         if sliding_window:
@@ -258,7 +259,7 @@ class CudaGraphRunner:
     def _assign_slots(self, inputs: Sequence[ModelInput]) -> list[ModelInput]:
         """Order the inputs by slot: each in the one that has its sequence if that is among the first, else in any.
 
-        A slot gets what it lacks of its input's cache.
+        Missing keys and values are copied from an input's cache to its slot.
         """
         slots: list[ModelInput | None] = [None] * len(inputs)
         unassigned: list[ModelInput] = []
