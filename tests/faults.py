@@ -1,6 +1,6 @@
-"""What goes wrong in engines, by name: in a step, or in a model under the engine's own code.
+"""Faults of an engine, by name: in a step, or in a model that the real worker runs.
 
-Nobody who names none waits for torch.
+Imports torch only for faults in a model.
 """
 
 from __future__ import annotations
@@ -21,50 +21,50 @@ if TYPE_CHECKING:
     from codeclippy_ls.engine.generation.kv_cache import ModelInput
     from codeclippy_ls.engine.worker import ModelWorker
 
-PIECES = 5_000  # of a flood
+FLOOD_DELTAS = 5_000  # number of pieces of text that `flood` emits
 
 
-def sleep(ticket: RequestHandle) -> Iterator[Generation | None]:
-    """A step that takes its time, in which nothing can be cancelled."""
+def sleep(handle: RequestHandle) -> Iterator[Generation | None]:
+    """Take a long step, during which nothing can be cancelled."""
     time.sleep(0.2)
     yield None
 
 
-def hang(ticket: RequestHandle) -> Iterator[Generation | None]:
-    """A step that does not end."""
+def hang(handle: RequestHandle) -> Iterator[Generation | None]:
+    """Hang in a step."""
     time.sleep(600)
     yield None
 
 
-def error(ticket: RequestHandle) -> Iterator[Generation | None]:
-    """An exception."""
+def error(handle: RequestHandle) -> Iterator[Generation | None]:
+    """Raise an exception."""
     yield None
-    raise RuntimeError("a fault of the test's")
+    raise RuntimeError("a fault that the test asked for")
 
 
-def leave(ticket: RequestHandle) -> Iterator[Generation | None]:
-    """A library ends the process as Python does it."""
+def leave(handle: RequestHandle) -> Iterator[Generation | None]:
+    """Raise SystemExit, as a library does that ends the process."""
     yield None
     raise SystemExit("a library exits")
 
 
-def die(ticket: RequestHandle) -> Iterator[Generation | None]:
-    """The process is no more."""
+def die(handle: RequestHandle) -> Iterator[Generation | None]:
+    """End the process at once."""
     yield None
     os._exit(9)
 
 
-def flood(ticket: RequestHandle) -> Iterator[Generation | None]:
-    """Text in very many pieces, each of which is a line, and as many messages to the log."""
-    for number in range(PIECES):
-        ticket.emit(f"line {number}\n")
+def flood(handle: RequestHandle) -> Iterator[Generation | None]:
+    """Emit a great number of deltas, each a line, and as many log messages."""
+    for number in range(FLOOD_DELTAS):
+        handle.emit(f"line {number}\n")
         logging.getLogger("codeclippy_ls").warning("a flood of messages: %s", number)
         if number % 1000 == 0:
             yield None
 
 
-def stray(ticket: RequestHandle) -> Iterator[Generation | None]:
-    """Output on stdout by Python, by the descriptor, and by a program that is started."""
+def stray(handle: RequestHandle) -> Iterator[Generation | None]:
+    """Write to stdout from Python, through the file descriptor, and from a child process."""
     for _ in range(20):
         print("stray print", flush=True)
         os.write(1, b"Content-Length: 9\r\n\r\nstray\xff\n")
@@ -72,13 +72,13 @@ def stray(ticket: RequestHandle) -> Iterator[Generation | None]:
     yield None
 
 
-def ask(ticket: RequestHandle) -> Iterator[Generation | None]:
-    """A question on stdin, as a library asks whether it may run a checkpoint's code."""
+def ask(handle: RequestHandle) -> Iterator[Generation | None]:
+    """Ask a question on stdin, as a library does before it runs a checkpoint's code."""
     try:
         answer = input("may I? ")
     except EOFError:
         answer = ""
-    assert not answer, "it read what the client said"
+    assert not answer, "it read a message of the client"
     yield None
 
 
@@ -96,7 +96,7 @@ MODEL_FAULTS = ("memory", "device", "nan", "endless")
 
 
 def faulty_worker(fault: str) -> ModelWorker:
-    """What runs models, with one that has a fault, whatever is asked for."""
+    """Make a worker of which every model has a fault."""
     import torch
 
     from codeclippy_ls.engine.generation.kv_cache import PrefixCache
@@ -104,39 +104,39 @@ def faulty_worker(fault: str) -> ModelWorker:
     from codeclippy_ls.engine.loading.tokenizer import Tokenizer
     from codeclippy_ls.engine.worker import ModelWorker
 
-    class Keys:
-        """No keys; only how many there would be."""
+    class CountingKVCache:
+        """A KV cache that stores nothing but its length."""
 
         length = nbytes = 0
 
         def crop(self, length: int) -> None:
             self.length = length
 
-        def copy(self, length: int) -> Keys:
+        def copy(self, length: int) -> CountingKVCache:
             return self
 
-    class Runner:
-        """A model that fails, or never ends."""
+    class FaultyRunner:
+        """Fails, or never generates a stop token."""
 
-        architecture, context_length, vocab_size, num_parameters, nbytes = "gpt_neo", 2048, checkpoints.VOCABULARY, 0, 0
-        device, dtype, stop_token_ids = torch.device("cpu"), "float32", frozenset({0})
-        new_cache = Keys
+        architecture, context_length, vocab_size, num_parameters, nbytes = "gpt_neo", 2048, checkpoints.VOCAB_SIZE, 0, 0
+        device, dtype = torch.device("cpu"), "float32"
+        new_cache = CountingKVCache
 
         def forward(self, inputs: Sequence[ModelInput]) -> list[Tensor]:
             if fault == "memory":
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             if fault == "device":
                 raise torch.AcceleratorError("CUDA error: device-side assert triggered\nmore of it")
-            found = [torch.full((one.num_logits, self.vocab_size), float("nan")) for one in inputs]
+            outputs = [torch.full((model_input.num_logits, self.vocab_size), float("nan")) for model_input in inputs]
             if fault == "endless":
-                for logits in found:
-                    logits.zero_()[:, 40 + time.monotonic_ns() % 60] = 9.0  # some letter, another one each time
-            return found
+                for logits in outputs:
+                    logits.zero_()[:, 40 + time.monotonic_ns() % 60] = 9.0  # a letter, a different one each time
+            return outputs
 
-    class Broken(ModelWorker):
+    class FaultyWorker(ModelWorker):
         def __init__(self) -> None:
             super().__init__()
-            made = Model(Runner(), Tokenizer(checkpoints.definition()), "faulty")
-            self._models = {name: (made, PrefixCache(0)) for name in ("complete", "edit")}
+            model = Model(FaultyRunner(), Tokenizer(checkpoints.make_tokenizer_json()), "faulty")
+            self._models = {name: (model, PrefixCache(0)) for name in ("complete", "edit")}
 
-    return Broken()
+    return FaultyWorker()

@@ -1,13 +1,13 @@
-"""An engine host that says what a test tells it to: for laws of the server where a fixed text is needed.
+"""`ScriptedWorker`: an engine's worker that answers what a test tells it to, for tests that need a fixed text.
 
-The prompt is built by the real code over the real tokenizer, and constraints are kept: only the model is missing.
+The prompt is built by the real code with a real tokenizer, and constraints are obeyed. Only the model is missing.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +19,7 @@ from codeclippy_ls.inference.engine import STEP_TIMEOUT, ModelStatus
 from codeclippy_ls.inference.errors import EngineError, ModelError
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Task
+from codeclippy_ls.inference.spec import ModelSpec
 from codeclippy_ls.prompts.build import markers
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.tasks.model_info import ModelInfo
@@ -27,18 +28,28 @@ from tests import checkpoints
 
 @dataclass(frozen=True, slots=True)
 class PrebuiltTask(Task):
-    """Asks for a prompt that is there already."""
+    """A task whose prompt was built before."""
 
     built: Any
 
-    def prompt(self, model: Any, window: int) -> Any:
-        """The prompt."""
+    def prompt(self, model: Any, context_length: int) -> Any:
+        """Return the prompt."""
         return self.built
 
 
 class ScriptedWorker:
-    """Answers with ``response``: a text, several candidates' texts, a function of the prompt that gives such, or an
-    exception to raise; waits at ``gate`` where that is set."""
+    """Answers every request with ``response``.
+
+    Attributes:
+        response: a text, a list of several candidates' texts, a function of the prompt that returns one of these, or an
+            exception to raise.
+        gate: if set, a request waits for it before it is answered.
+        started: set when a request has started.
+        load_error: if not empty, loading fails with this message.
+        prompts: the prompts of all requests, as text.
+        cancel_reasons: why requests were cancelled while they waited at the gate.
+        unloaded: names of the models that were unloaded.
+    """
 
     def __init__(self) -> None:
         self.response: Any = "value"
@@ -51,92 +62,100 @@ class ScriptedWorker:
         self.step_timeout = STEP_TIMEOUT
 
     def open(self, settings: Settings, on_status: Callable[[str, ModelStatus], None]) -> ThreadEngine:
-        """An engine over this host."""
-        specs: Mapping[str, Any] = {"complete": None, "edit": None}
+        """Open an engine that runs this worker."""
+        specs = {"complete": ModelSpec(), "edit": ModelSpec()}
         return ThreadEngine(lambda: self, specs, on_status, self.step_timeout)
 
-    def load(self, name: str, spec: Any) -> Any:
-        """Say what there is to say of a model."""
+    def load(self, name: str, spec: ModelSpec) -> ModelInfo:
+        """Return the metadata of a toy model."""
         if self.load_error:
             raise ModelError(self.load_error)
-        tokenizer = Tokenizer(checkpoints.definition())
+        tokenizer = Tokenizer(checkpoints.make_tokenizer_json())
         return ModelInfo("", "gpt_neox", markers(tokenizer), window=2048)
 
     def unload(self, name: str) -> None:
-        """Remember who was let go."""
+        """Record that a model was unloaded."""
         self.unloaded.append(name)
 
-    def start(self, ticket: RequestHandle) -> Iterator[Generation | None]:
-        """One step, then the answer."""
+    def start(self, handle: RequestHandle) -> Iterator[Generation | None]:
+        """Take one step, wait at the gate, then answer."""
         model = SimpleNamespace(
             name="",
             architecture="gpt_neox",
             stop_token_ids=frozenset({0}),
             chat=None,
-            tokenizer=Tokenizer(checkpoints.definition()),
+            tokenizer=Tokenizer(checkpoints.make_tokenizer_json()),
         )
-        prompt = ticket.request.task.prompt(model, 2048)
+        prompt = handle.request.task.prompt(model, 2048)
         self.prompts.append(model.tokenizer.decode_bytes(prompt.tokens).decode() + prompt.heal)
         self.started.set()
         yield None
         while self.gate is not None and not self.gate.wait(0.01):
-            if ticket.cancel_reason is not None:
-                self.cancel_reasons.append(ticket.cancel_reason)
+            if handle.cancel_reason is not None:
+                self.cancel_reasons.append(handle.cancel_reason)
                 return
             yield None
         if isinstance(self.response, BaseException):
             raise self.response
-        says = self.response(self.prompts[-1]) if callable(self.response) else self.response
-        says = [says] if isinstance(says, str) else says
-        made = [self._candidate(model, prompt, text) for text in says]
-        candidates = tuple(replace(one, answer=ticket.request.task.answer(one, prompt)) for one in made)
-        ticket.emit(candidates[0].text)
+        response = self.response(self.prompts[-1]) if callable(self.response) else self.response
+        texts = [response] if isinstance(response, str) else response
+        task = handle.request.task
+        candidates = tuple(
+            replace(candidate, answer=task.answer(candidate, prompt))
+            for candidate in (self._make_candidate(model, prompt, text) for text in texts)
+        )
+        handle.emit(candidates[0].text)
         yield Generation(FinishReason.END, candidates, len(prompt.tokens))
 
-    def _candidate(self, model: Any, prompt: Any, says: str) -> Candidate:
-        text = prompt.heal + says  # a model would have to begin with the word that was begun
+    def _make_candidate(self, model: Any, prompt: Any, text: str) -> Candidate:
+        text = prompt.heal + text  # a model would have to generate the healed text first, too
         state = prompt.constraint
         if state is None or prompt.heal:
             return Candidate(text, tuple(model.tokenizer.encode(text)), -0.1, FinishReason.END)
         tokens: list[int] = []
-        # Line by line, as the constraint has the document's lines; a header's numbers may be of the whole document.
+        # Encoded line by line, as the constraint encodes the document's lines.
         for line in text.splitlines(keepends=True):
             if state.mode is Mode.LINE and line.startswith("@@"):
                 state = state.advance(state.frame.header[0])
                 tokens.append(state.frame.header[0])
-            line_tokens = header(model.tokenizer, state, line) if state.mode is Mode.HEADER else None
+            line_tokens = encode_header(model.tokenizer, state, line) if state.mode is Mode.HEADER else None
             for token in line_tokens or model.tokenizer.encode(line):
                 if token not in state.get_allowed_tokens():
-                    raise EngineError(f"the script is not allowed at {state.text!r} after {state.body!r}: {line!r}")
+                    raise EngineError(
+                        f"the scripted diff is not allowed at {state.text!r} after {state.body!r}: {line!r}"
+                    )
                 state = state.advance(token)
                 tokens.append(token)
         return Candidate(text, tuple(tokens), -0.1, FinishReason.END)
 
 
-def header(tokenizer: Tokenizer, state: Any, line: str) -> list[int]:
-    """The tokens of a header that is allowed, with the line's own numbers where they are."""
-    wanted = [int(number) for number in re.findall(r"\d+", line)]
-    found: list[int] = []
+def encode_header(tokenizer: Tokenizer, state: Any, line: str) -> list[int]:
+    """Encode a hunk header, with the line's numbers if they are allowed here, otherwise with some that are.
 
-    def take(ids: Sequence[int]) -> None:
+    A scripted header may have the numbers of the whole document, of which the prompt shows only a part.
+    """
+    wanted = [int(number) for number in re.findall(r"\d+", line)]
+    header: list[int] = []
+
+    def append(ids: Sequence[int]) -> None:
         nonlocal state
         for id in ids:
             state = state.advance(id)
-        found.extend(ids)
+        header.extend(ids)
 
     for index, number in enumerate((wanted[0], wanted[1], wanted[3])):
         while state.header.due:
-            take(state.get_forced_tokens())
+            append(state.get_forced_tokens())
         for digit in str(number).encode():
             allowed = [id for id in state.get_allowed_tokens() if tokenizer.token_bytes[id].isdigit()]
             id = tokenizer.token_bytes.index(bytes([digit]))
-            take([id if id in allowed else allowed[0]] if allowed else [])
+            append([id if id in allowed else allowed[0]] if allowed else [])
         while len(state.header.numbers) == index:
-            take(
+            append(
                 state.get_forced_tokens()
                 or [id for id in state.get_allowed_tokens() if not tokenizer.token_bytes[id].isdigit()][:1]
                 or [state.get_allowed_tokens()[0]]
             )
     while state.mode is Mode.HEADER:
-        take(state.get_forced_tokens())
-    return found
+        append(state.get_forced_tokens())
+    return header

@@ -57,24 +57,24 @@ class FileWorker(ScriptedWorker):
         time.sleep(script.get("load_delay", 0))
         return super().load(name, spec)
 
-    def start(self, ticket: RequestHandle) -> Iterator[Generation | None]:
+    def start(self, handle: RequestHandle) -> Iterator[Generation | None]:
         script = self.script()
         if script.get("crash"):
             os._exit(9)
         if script.get("fault") in faults.MODEL_FAULTS:
-            yield from faults.faulty_worker(script["fault"]).start(ticket)
+            yield from faults.faulty_worker(script["fault"]).start(handle)
             return
         if "fault" in script:
-            yield from faults.STEP_FAULTS[script["fault"]](ticket)
-        is_edit = ticket.priority is Priority.EDIT
+            yield from faults.STEP_FAULTS[script["fault"]](handle)
+        is_edit = handle.priority is Priority.EDIT
         hunks = script.get("edit", "")
         ways = [hunks] if isinstance(hunks, str) else hunks
         self.response = [" " + way for way in ways] if is_edit else script.get("complete", "")
         if "seen" in script and not is_edit:
             self.response = partial(seen, length=script["seen"])
         ready = time.monotonic() + script.get("delay", 0)
-        for step in super().start(ticket):
-            while time.monotonic() < ready and ticket.cancel_reason is None:
+        for step in super().start(handle):
+            while time.monotonic() < ready and handle.cancel_reason is None:
                 time.sleep(0.005)
                 yield None
             yield step

@@ -1,4 +1,4 @@
-"""Reference data that lies beside a developer's checkout, where it does: tests that need it skip with the reason."""
+"""Find reference data that is kept beside a developer's checkout. Without it, the tests that need it are skipped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHARED = Path(__file__).parent.parent.parent / "shared"
 
 
 def tokenizer_folder(name: str) -> Path:
-    """A published tokenizer's folder; skips the test where it is absent."""
+    """Return a published tokenizer's folder; skip the test if it is absent."""
     folder = SHARED / "tokenizers" / name
     if not folder.is_dir():
         pytest.skip(f"the reference tokenizer {name!r} is not on this machine")
@@ -18,7 +18,7 @@ def tokenizer_folder(name: str) -> Path:
 
 
 def capabilities(name: str) -> Path:
-    """A real editor's recorded ``initialize`` params; skips the test where they are absent."""
+    """Return the file with a real editor's recorded ``initialize`` params; skip the test if it is absent."""
     path = SHARED / "editors" / "capabilities" / f"{name}-initialize.json"
     if not path.is_file():
         pytest.skip(f"the recorded capabilities of {name} are not on this machine")
@@ -26,7 +26,7 @@ def capabilities(name: str) -> Path:
 
 
 def benchmark(name: str) -> Path:
-    """A published benchmark's file; skips the test where it is absent."""
+    """Return a published benchmark's file; skip the test if it is absent."""
     path = SHARED / "eval" / name
     if not path.is_file():
         pytest.skip(f"the benchmark {name} is not on this machine")

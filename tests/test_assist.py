@@ -51,7 +51,7 @@ async def with_model(options: dict[str, Any], work: Callable[[Assistant], Any]) 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of our own family with random weights."""
-    return checkpoints.save(tmp_path_factory.mktemp("toy"), window=2048)
+    return checkpoints.save_checkpoint(tmp_path_factory.mktemp("toy"), context_length=2048)
 
 
 def options(model: Path, **edit: Any) -> dict[str, Any]:
@@ -108,7 +108,7 @@ async def test_completions_by_random_weights_keep_the_line_ends(toy: Path) -> No
 
 async def test_a_model_that_only_continues_leaves_edits_to_the_shipped_one(tmp_path: Path) -> None:
     """The user never has to know which model can do what."""
-    folder = checkpoints.save(tmp_path / "codegen", "codegen", control=("<|endoftext|>",))
+    folder = checkpoints.save_checkpoint(tmp_path / "codegen", "codegen", control_tokens=("<|endoftext|>",))
 
     async def work(assistant: Assistant) -> Any:
         document = Document("file:///x.py", "def f(value):\n    return val", 1)

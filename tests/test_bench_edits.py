@@ -170,7 +170,7 @@ def test_the_selection_is_the_function_around_the_change() -> None:
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     """A small byte-level tokenizer."""
-    return Tokenizer(checkpoints.definition())
+    return Tokenizer(checkpoints.make_tokenizer_json())
 
 
 DIFF = true_diff(BEFORE.split("\n")[:-1], AFTER.split("\n")[:-1])
@@ -266,14 +266,15 @@ async def test_a_model_that_is_told_what_to_write_is_exact_in_every_way(monkeypa
     monkeypatch.setattr(
         "bench.edits.random_codegen",
         lambda tokenizer: Model(
-            ModuleRunner(checkpoints.module("codegen", window=2048)),
+            ModuleRunner(checkpoints.make_module("codegen", context_length=2048)),
             tokenizer,
             "diff-codegen-toy",
             stop_token_ids=frozenset({0}),
         ),
     )
     monkeypatch.setattr(
-        "codeclippy_ls.engine.loading.tokenizer.read_tokenizer", lambda folder: Tokenizer(checkpoints.definition())
+        "codeclippy_ls.engine.loading.tokenizer.read_tokenizer",
+        lambda folder: Tokenizer(checkpoints.make_tokenizer_json()),
     )
     facts = Facts()
     found = await edits.replayed([CASE], Path(), facts)

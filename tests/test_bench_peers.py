@@ -22,7 +22,7 @@ from tests import checkpoints
 @pytest.mark.parametrize("architecture", ["gpt_neox", "codegen", "gpt_neo"])
 def test_converted_checkpoint_gives_the_same_logits(architecture: str, tmp_path: Path) -> None:
     """In two passes, the second with the keys and values of the first; GPT-Neo within its local window."""
-    module = checkpoints.module(architecture)
+    module = checkpoints.make_module(architecture)
     module.save_pretrained(tmp_path)
     model = peer_formats.convert_checkpoint(tmp_path)
     decoder, tokens = Decoder(model), torch.tensor([[7, 9, 11, 7, 9, 300, 2]])
@@ -136,7 +136,7 @@ def test_ratios_are_of_the_best_at_equal_bits() -> None:
 @pytest.mark.parametrize("engine", peers.ENGINES)
 def test_each_engine_writes_our_tokens(engine: str) -> None:
     """In float32, after a prefill and, where it keeps a prefix, after a longer prompt."""
-    subject, prompt = Subject("toy", checkpoints.module("gpt_neox")), [7, 9, 11, 7, 9, 300, 2]
+    subject, prompt = Subject("toy", checkpoints.make_module("gpt_neox")), [7, 9, 11, 7, 9, 300, 2]
     peer = peers.opened(subject, engine, "float32", 1)
     assert peers.agreement(subject, peer, prompt, 8) == 8 and peer.version
     wrote = peer.tokens

@@ -15,7 +15,7 @@ from tests import checkpoints
 
 def make_toy() -> Subject:
     """Make a model of a few thousand parameters without stop tokens."""
-    return speed.make_random_model("toy", checkpoints.config("gpt_neo", window=128, vocabulary=300))
+    return speed.make_random_model("toy", checkpoints.make_config("gpt_neo", context_length=128, vocab_size=300))
 
 
 def test_every_figure_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -145,7 +145,7 @@ def test_doctor_finds_everything_well_and_names_what_is_not(tmp_path: Path) -> N
     """Exit code 0 with the shipped model; 1 and a cure with a damaged one."""
     well = run("doctor")
     assert well.returncode == 0 and "everything works" in well.stdout and "hash right" in well.stdout, well.stdout
-    broken = checkpoints.save(tmp_path / "broken")
+    broken = checkpoints.save_checkpoint(tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     ill = run("doctor", "--model", broken)
     assert ill.returncode == 1 and "Git LFS pointer" in ill.stdout and "->" in ill.stdout

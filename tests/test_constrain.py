@@ -32,7 +32,7 @@ DOCUMENTS = (
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     """A small byte-level tokenizer."""
-    return Tokenizer(checkpoints.definition())
+    return Tokenizer(checkpoints.make_tokenizer_json())
 
 
 def walk(tokenizer: Tokenizer, lines: list[str], chance: random.Random, most: int = 160) -> DiffState:

@@ -44,22 +44,22 @@ CASES = [f"{architecture}{own}" for architecture in checkpoints.ARCHITECTURES fo
 def model(case: str, seed: int = 0) -> Model:
     """A toy model behind the engine's face, run by our decoder, or by transformers' module."""
     architecture, _, module = case.partition(" ")
-    made = checkpoints.module(architecture, seed)
+    made = checkpoints.make_module(architecture, seed)
     runner = ModuleRunner(made) if module else Transformer(made.config, made.state_dict(), EXACT)
     ends = read_stop_token_ids(made.config, made.generation_config.eos_token_id)
-    return Model(runner, Tokenizer(checkpoints.definition()), case, stop_token_ids=ends)
+    return Model(runner, Tokenizer(checkpoints.make_tokenizer_json()), case, stop_token_ids=ends)
 
 
 @lru_cache
 def original(case: str) -> Any:
     """The module whose weights a toy model has."""
-    return checkpoints.module(case.partition(" ")[0])
+    return checkpoints.make_module(case.partition(" ")[0])
 
 
 def prompts(count: int, seed: int) -> list[list[int]]:
     """Prompts that share heads, as successive keystrokes do."""
     chance = random.Random(seed)
-    tokens = [chance.randrange(8, checkpoints.VOCABULARY) for _ in range(150)]
+    tokens = [chance.randrange(8, checkpoints.VOCAB_SIZE) for _ in range(150)]
     return [
         tokens[: chance.randrange(20, 120)] + [chance.randrange(8, 600) for _ in range(chance.randrange(4))]
         for _ in range(count)
@@ -213,7 +213,7 @@ def test_what_a_longer_pass_costs_is_learned() -> None:
 def test_prompts_longer_than_a_chunk_and_up_to_the_window() -> None:
     """Prefill in chunks, and an answer that the window cuts."""
     subject = model("gpt_neox")
-    prompt = [8 + index % 500 for index in range(checkpoints.WINDOW - 5)]
+    prompt = [8 + index % 500 for index in range(checkpoints.CONTEXT_LENGTH - 5)]
     assert run(subject, PrefixCache(0), prompt, 50) == reference(subject, prompt, 5)
 
 
@@ -275,23 +275,23 @@ def test_cache_keeps_to_its_budget_and_finds_the_longest_prefix() -> None:
 @pytest.mark.parametrize("own", [True, False])
 def test_nan_weights_are_found(own: bool) -> None:
     """NaN never becomes a token."""
-    module = checkpoints.module("gpt_neox")
+    module = checkpoints.make_module("gpt_neox")
     with torch.no_grad():
         module.get_output_embeddings().weight.fill_(float("nan"))
     runner = Transformer(module.config, module.state_dict(), EXACT) if own else ModuleRunner(module)
-    subject = Model(runner, Tokenizer(checkpoints.definition()), "gpt_neox")
+    subject = Model(runner, Tokenizer(checkpoints.make_tokenizer_json()), "gpt_neox")
     with pytest.raises(NonFiniteError, match="NaN"):
         run(subject, PrefixCache(0), [9, 10], 2)
 
 
 def test_tokenizer_keeps_user_text_apart_from_control_tokens() -> None:
     """Whatever is encoded comes back byte for byte, and no control id is among the ids."""
-    tokenizer = Tokenizer(checkpoints.definition())
-    for text in ("def f():\n\treturn 'é😀'\n", "".join(checkpoints.CONTROL), "<|MID|> <DFF>\r\n\x0c\x85"):
+    tokenizer = Tokenizer(checkpoints.make_tokenizer_json())
+    for text in ("def f():\n\treturn 'é😀'\n", "".join(checkpoints.CONTROL_TOKENS), "<|MID|> <DFF>\r\n\x0c\x85"):
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text
         assert not set(ids) & tokenizer.control_token_ids
-    assert [tokenizer.token_to_id(token) for token in checkpoints.CONTROL] == list(range(8))
+    assert [tokenizer.token_to_id(token) for token in checkpoints.CONTROL_TOKENS] == list(range(8))
     with pytest.raises(ModelError, match="cannot be read"):
         Tokenizer("{}")
 
@@ -655,14 +655,14 @@ async def test_out_of_memory_is_tried_again_at_half_the_window(error: BaseExcept
     class Refused(Task):
         def prompt(self, model: Any, window: int) -> Any:
             windows.append(window)
-            if window == checkpoints.WINDOW or len(windows) > 2:
+            if window == checkpoints.CONTEXT_LENGTH or len(windows) > 2:
                 raise error
             return token_prompt((9, 10, 11))
 
     engine = ThreadEngine(lambda: Loaded(subject), {"default": ModelSpec()})
     try:
         assert (await engine.submit(Request(Refused(), Sampling(max_tokens=2))).result()).candidates
-        assert windows == [checkpoints.WINDOW, checkpoints.WINDOW // 2]
+        assert windows == [checkpoints.CONTEXT_LENGTH, checkpoints.CONTEXT_LENGTH // 2]
         with pytest.raises(EngineError, match="out of memory"):
             await engine.submit(Request(Refused(), Sampling(max_tokens=2))).result()
     finally:

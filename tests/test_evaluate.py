@@ -28,7 +28,7 @@ SHOWCASE = Path(__file__).resolve().parent.parent / "training" / "showcase.txt"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy model with this project's control tokens and formats."""
-    return checkpoints.save(tmp_path_factory.mktemp("toy"), control=CONTROL_TOKENS)
+    return checkpoints.save_checkpoint(tmp_path_factory.mktemp("toy"), control_tokens=CONTROL_TOKENS)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_top_p_excludes_the_tail() -> None:
 
 
 def test_model_without_infill_generates_the_healing_prefix_first(tmp_path: Path) -> None:
-    other = cast_to_float32(Model(checkpoints.save(tmp_path, "llama", control=("<|endoftext|>",))))
+    other = cast_to_float32(Model(checkpoints.save_checkpoint(tmp_path, "llama", control_tokens=("<|endoftext|>",))))
     assert not other.supports_infill
     request = other.make_request("def f(lines):\n    ret", "ignored", lambda text: False, 12)
     assert request.healing_prefix == " ret"

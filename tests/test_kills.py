@@ -126,7 +126,7 @@ def pickled(tmp_path: Path) -> Path:
     from safetensors.torch import load_file
 
     folder = tmp_path / "model"
-    checkpoints.save(folder)
+    checkpoints.save_checkpoint(folder)
     weights = {**load_file(folder / "model.safetensors"), "nobodys.weight": torch.zeros(24 << 20)}
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")

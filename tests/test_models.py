@@ -62,13 +62,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session", params=checkpoints.ARCHITECTURES)
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole checkpoint of each architecture; not to be changed."""
-    return checkpoints.save(tmp_path_factory.mktemp("whole") / request.param, request.param)
+    return checkpoints.save_checkpoint(tmp_path_factory.mktemp("whole") / request.param, request.param)
 
 
 @pytest.fixture(scope="session")
 def master(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One whole checkpoint; not to be changed."""
-    return checkpoints.save(tmp_path_factory.mktemp("master") / "toy")
+    return checkpoints.save_checkpoint(tmp_path_factory.mktemp("master") / "toy")
 
 
 @pytest.fixture
@@ -127,11 +127,11 @@ def test_float32_is_transformers_own(whole: Path) -> None:
         torch.testing.assert_close(logits(model), reference(whole), rtol=1e-4, atol=1e-4)
         assert (
             model.architecture == whole.name
-            and model.context_length == checkpoints.WINDOW
+            and model.context_length == checkpoints.CONTEXT_LENGTH
             and model.stop_token_ids == {0}
         )
         assert model.dtype == "float32" and (model.module is None) == native
-        assert model.num_parameters == checkpoints.module(whole.name).num_parameters()
+        assert model.num_parameters == checkpoints.make_module(whole.name).num_parameters()
 
 
 def test_what_our_decoder_runs_needs_no_transformers(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_what_our_decoder_runs_needs_no_transformers(tmp_path: Path) -> None:
         "for folder in sys.argv[1:]:\n"
         "    load(ModelSpec(folder, device='cpu'))\n    print('transformers' in sys.modules)"
     )
-    folders = [checkpoints.save(tmp_path / name, name) for name in checkpoints.ARCHITECTURES]
+    folders = [checkpoints.save_checkpoint(tmp_path / name, name) for name in checkpoints.ARCHITECTURES]
     command = [sys.executable, "-c", code, *map(str, folders), ""]  # and the shipped model
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"] * (len(folders) + 1)
@@ -202,7 +202,7 @@ def test_attention_is_ours_to_choose(toy: Path, key: str, value: str) -> None:
 
 def test_attention_falls_back_where_an_architecture_has_no_other(tmp_path: Path) -> None:
     """CodeGen has the plain one only."""
-    folder = checkpoints.save(tmp_path / "codegen", "codegen")
+    folder = checkpoints.save_checkpoint(tmp_path / "codegen", "codegen")
     configure(folder, _attn_implementation="flash_attention_2")
     assert load(spec(folder), native=False).module.config._attn_implementation == "eager"
 
@@ -211,11 +211,11 @@ def toy_of(folder: Path, config: Any) -> Path:
     """A checkpoint of another architecture."""
     torch.manual_seed(0)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    (folder / "tokenizer.json").write_text(checkpoints.definition(), encoding="utf-8")
+    (folder / "tokenizer.json").write_text(checkpoints.make_tokenizer_json(), encoding="utf-8")
     return folder
 
 
-SMALL = {"vocab_size": checkpoints.VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+SMALL = {"vocab_size": checkpoints.VOCAB_SIZE, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 WINDOWS = [
     (transformers.GPT2Config(vocab_size=600, n_embd=32, n_layer=2, n_head=2, n_positions=64), 64),
     (transformers.GPTBigCodeConfig(vocab_size=600, n_embd=32, n_layer=2, n_head=2, n_positions=96), 96),
@@ -312,8 +312,8 @@ def test_the_shipped_model_is_whole() -> None:
 
 def test_an_embedding_may_be_larger_than_the_tokenizer(tmp_path: Path) -> None:
     """As padded vocabularies are."""
-    folder = toy_of(tmp_path / "padded", checkpoints.config("gpt_neox", vocabulary=640))
-    assert load(spec(folder)).tokenizer.vocab_size == checkpoints.VOCABULARY
+    folder = toy_of(tmp_path / "padded", checkpoints.make_config("gpt_neox", vocab_size=640))
+    assert load(spec(folder)).tokenizer.vocab_size == checkpoints.VOCAB_SIZE
 
 
 # Weights that are pickles.
@@ -613,7 +613,7 @@ def test_models_whose_memory_cannot_be_cropped(tmp_path: Path, config: Any) -> N
 
 def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
     """Ids of text beyond the embedding would crash, on CUDA for good."""
-    folder = toy_of(tmp_path / "small", checkpoints.config("gpt_neox", vocabulary=500))
+    folder = toy_of(tmp_path / "small", checkpoints.make_config("gpt_neox", vocab_size=500))
     assert "ids up to 599, but the model has only 500" in refusal(folder)
 
 
@@ -755,7 +755,7 @@ def test_decoding_is_transformers_own(name: str) -> None:
 
 def vocabulary() -> tuple[dict[str, int], list[Any]]:
     """Words and merges of the toy tokenizer."""
-    model = json.loads(checkpoints.definition())["model"]
+    model = json.loads(checkpoints.make_tokenizer_json())["model"]
     return model["vocab"], [merge if isinstance(merge, list) else merge.split(" ", 1) for merge in model["merges"]]
 
 
@@ -772,7 +772,7 @@ def old_tokenizer(folder: Path) -> Path:
 
 def test_old_files_are_converted(tmp_path: Path) -> None:
     """With GPT-2's own ids, and the added blanks."""
-    folder = toy_of(tmp_path / "old", checkpoints.config("gpt_neo", vocabulary=640))
+    folder = toy_of(tmp_path / "old", checkpoints.make_config("gpt_neo", vocab_size=640))
     tokenizer = load(spec(old_tokenizer(folder))).tokenizer
     vocab, merges = vocabulary()
     plain = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, [tuple(merge) for merge in merges]))
@@ -785,7 +785,7 @@ def test_old_files_are_converted(tmp_path: Path) -> None:
 
 def test_added_tokens_beside_a_tokenizer_json(toy: Path) -> None:
     """Are added where it lacks them, and nothing else changes."""
-    before = Tokenizer(checkpoints.definition())
+    before = Tokenizer(checkpoints.make_tokenizer_json())
     (toy / "added_tokens.json").write_text('{"    ": 600, "<extra>": 601, "<|MID|>": 3}', encoding="utf-8")
     tokenizer = read_tokenizer(toy)
     assert tokenizer.encode("    x") == [600, *before.encode("x")] and tokenizer.token_to_id("<extra>") == 601
@@ -884,7 +884,7 @@ def test_control_tokens_with_a_blank_in_their_name() -> None:
 
 def changed(**changes: Any) -> str:
     """The toy tokenizer with other values in its model."""
-    data = json.loads(checkpoints.definition())
+    data = json.loads(checkpoints.make_tokenizer_json())
     return json.dumps({**data, "model": {**data["model"], **changes}})
 
 
@@ -912,7 +912,7 @@ def test_tokenizers_that_cannot_be(definition: str, expected: str) -> None:
 
 def test_an_id_has_one_name() -> None:
     """Else user text could write a control token by another name."""
-    data = json.loads(checkpoints.definition())
+    data = json.loads(checkpoints.make_tokenizer_json())
     data["added_tokens"].append({**data["added_tokens"][0], "id": 100, "content": "<|extra|>"})
     with pytest.raises(ModelError, match="gives the id 100 to both"):
         Tokenizer(json.dumps(data))
@@ -976,7 +976,7 @@ async def test_a_tokenizer_that_panics_does_not_end_the_engine(engine: ThreadEng
 
 def test_loading_is_silent(toy: Path, tmp_path: Path, own_cache: Path) -> None:
     """No progress bar, no report, no warning: from safetensors, from a bin, with an old tokenizer, and on failure."""
-    old = old_tokenizer(toy_of(tmp_path / "old", checkpoints.config("gpt_neo", vocabulary=640)))
+    old = old_tokenizer(toy_of(tmp_path / "old", checkpoints.make_config("gpt_neo", vocab_size=640)))
     to_bin(old)
     code = """
 import sys

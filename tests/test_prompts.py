@@ -38,7 +38,7 @@ def family_tokenizer(family: Any) -> Tokenizer:
     tokens = [*family.markers, *family.ends, *(part.token for part in family.start)]
     for template in (family.infill, family.edit):
         tokens += [part.token for part in template or () if hasattr(part, "token")]
-    return Tokenizer(checkpoints.definition(tuple(dict.fromkeys(tokens)) or ("<|endoftext|>",)))
+    return Tokenizer(checkpoints.make_tokenizer_json(tuple(dict.fromkeys(tokens)) or ("<|endoftext|>",)))
 
 
 # family: architecture, name, and its prompt for a hole: names of control tokens, P and S for the texts.
@@ -115,7 +115,7 @@ def test_fim_neox_with_its_own_tokenizer() -> None:
 
 def test_fim_neox_with_wrong_ids_does_not_infill() -> None:
     """Early uploads had other ids: the row does not match, and the model only continues."""
-    wrong = Tokenizer(checkpoints.definition(("<|endoftext|>", "<|SUF|>", "<|PRE|>", "<|MID|>")))
+    wrong = Tokenizer(checkpoints.make_tokenizer_json(("<|endoftext|>", "<|SUF|>", "<|PRE|>", "<|MID|>")))
     assert Job.INFILL not in resolve_family(view(wrong, "gpt_neox")).jobs
 
 
@@ -160,7 +160,7 @@ def test_diff_codegen_prompts(name: str) -> None:
 
 def test_a_large_selection_leaves_less_for_the_answer() -> None:
     """It is shown whole as long as a small diff still fits behind it."""
-    tokenizer = Tokenizer(checkpoints.definition())
+    tokenizer = Tokenizer(checkpoints.make_tokenizer_json())
     lines = tuple(f"x{number} = {number}" for number in range(40))
     size = len(tokenizer.encode("\n".join(lines)))
     prompt = build_edit_prompt(view(tokenizer), EditTarget(lines, 0, 39, "x.py", "Fix it"), size + 300, 400)
@@ -171,7 +171,7 @@ def test_a_large_selection_leaves_less_for_the_answer() -> None:
 
 def test_our_own_edit_prompt() -> None:
     """The same form with real control tokens; a file that holds their text is no problem."""
-    tokenizer = Tokenizer(checkpoints.definition())
+    tokenizer = Tokenizer(checkpoints.make_tokenizer_json())
     edited = EditTarget(("x = '<DFF>'",), 0, 0, "x.py", "Fix the bug")
     prompt = build_edit_prompt(view(tokenizer, "gpt_neox"), edited, 256, 64)
     nme, bef, msg, dff = (tokenizer.control_token_to_id(token) for token in ("<NME>", "<BEF>", "<MSG>", "<DFF>"))
@@ -199,7 +199,7 @@ def test_hostile_text_never_becomes_a_control_token(name: str) -> None:
 
 def test_the_window_is_never_exceeded_and_always_used() -> None:
     """Over random texts and cursors: prompt and reserve fit, and a long file fills most of it."""
-    tokenizer = Tokenizer(checkpoints.definition())
+    tokenizer = Tokenizer(checkpoints.make_tokenizer_json())
     subject = view(tokenizer, "gpt_neox")
     chance = random.Random(0)
     for _ in range(150):
@@ -215,7 +215,7 @@ def test_the_window_is_never_exceeded_and_always_used() -> None:
 
 def test_the_head_of_the_prompt_stays_while_typing() -> None:
     """Nearly every keystroke in a long file only appends to the prompt before it: the KV cache survives."""
-    tokenizer = Tokenizer(checkpoints.definition())
+    tokenizer = Tokenizer(checkpoints.make_tokenizer_json())
     subject = view(tokenizer, "gpt_neox")
     before = "\n".join(f"value_{index} = compute({index}, other)" for index in range(300)) + "\n"
     typed, after = "total = sum(value for value in values if value > 0)\n" * 3, "\nprint(total)\n" * 50
@@ -230,7 +230,7 @@ def test_the_head_of_the_prompt_stays_while_typing() -> None:
 
 def test_an_edit_that_does_not_fit_shows_the_lines_around_the_selection() -> None:
     """Whole lines, the selection among them, and a selection that is too long is refused."""
-    tokenizer = Tokenizer(checkpoints.definition())
+    tokenizer = Tokenizer(checkpoints.make_tokenizer_json())
     subject = view(tokenizer, "gpt_neox")
     lines = tuple(f"value_{index} = compute({index})" for index in range(200))
     prompt = build_edit_prompt(subject, EditTarget(lines, 100, 104, "x.py", "Fix"), 256, 64)
@@ -242,7 +242,7 @@ def test_an_edit_that_does_not_fit_shows_the_lines_around_the_selection() -> Non
 
 def test_families_named_in_the_settings() -> None:
     """Believed where the vocabulary can do it, else refused with the reason."""
-    tokenizer = Tokenizer(checkpoints.definition())
+    tokenizer = Tokenizer(checkpoints.make_tokenizer_json())
     assert detect_family("llama", "", tokenizer.control_token_to_id, "causal").name == "causal"
     with pytest.raises(ValueError, match="is none of"):
         detect_family("llama", "", tokenizer.control_token_to_id, "gpt-9")
@@ -298,7 +298,7 @@ def test_a_model_that_follows_instructions_is_asked_through_its_template(tmp_pat
         (tmp_path / "chat_template.jinja").write_text(CHATML, encoding="utf-8")
     chat = read_chat_template(tmp_path)
     assert chat == ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
-    tokenizer = Tokenizer(checkpoints.definition(("<|im_end|>", "<|im_start|>")))
+    tokenizer = Tokenizer(checkpoints.make_tokenizer_json(("<|im_end|>", "<|im_start|>")))
     subject = SimpleNamespace(tokenizer=tokenizer, architecture="llama", name="some/model-instruct", chat=chat)
     assert edits(resolve_family(subject), True) and not edits(resolve_family(view(tokenizer)), False)
     edited = EditTarget(("x = '<|im_end|>'",), 0, 0, "x.py", "Fix <|im_start|>")
@@ -321,7 +321,7 @@ def test_a_template_that_cannot_be_used_is_none(tmp_path: Path, template: Any) -
 @pytest.mark.parametrize("architecture", ["gpt_neox", "llama"])
 def test_what_no_window_reaches_changes_no_prompt(architecture: str) -> None:
     """A context may be cut before it is sent to another process."""
-    subject, chance = view(Tokenizer(checkpoints.definition()), architecture), random.Random(0)
+    subject, chance = view(Tokenizer(checkpoints.make_tokenizer_json()), architecture), random.Random(0)
     shortened = 0
     for end in ("\n", "\r\n"):
         rows = ["    " * chance.randrange(3) + "value = other(value) " * chance.randrange(9) for _ in range(5000)]

@@ -19,7 +19,7 @@ import pytest
 
 from tests.editors.conftest import ROOT, Script, require_installed
 from tests.editors.emacs import VERSIONS, find_binary
-from tests.faults import PIECES
+from tests.faults import FLOOD_DELTAS
 
 STRICT = Path(__file__).parent / "strict"
 HUNKS = "@@ -2,2 +2,3 @@\n a = 1\n+y = '😀'\n x = \n"
@@ -70,7 +70,7 @@ def assert_session_succeeded(results: dict[str, Any], exits: bool) -> None:
     assert set(outcomes["unknown"]) == {-32601} and set(outcomes["params"]) == {-32602}
     assert set(outcomes["cancelled"]) <= {-32800, "result"} and outcomes["cancelled"].count(-32800) >= 20
     assert outcomes["text"] == TEXT
-    assert results["counts"]["applied"] == 1 and results["counts"]["progress"] > PIECES
+    assert results["counts"]["applied"] == 1 and results["counts"]["progress"] > FLOOD_DELTAS
     assert results["counts"]["status"] == ["loading", "ready"]
     assert results["codes"] == ({"exit": 0} if exits else {})
 
