@@ -81,14 +81,14 @@ class DuplicateFilter:
 
 def collect_benchmark_ngrams(paths: Iterable[Path]) -> frozenset[tuple[str, ...]]:
     """Collect the 13-grams of all problems and solutions in HumanEval-like JSON lines (plain or gzipped)."""
-    windows: set[tuple[str, ...]] = set()
+    ngrams: set[tuple[str, ...]] = set()
     for path in paths:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         for task in map(json.loads, content.decode().splitlines()):
             for solution in ("canonical_solution", "buggy_solution"):
                 words = WORD.findall(task["prompt"] + task.get(solution, "") + task.get("suffix", ""))
-                windows |= set(iter_ngrams(words))
-    return frozenset(windows)
+                ngrams |= set(iter_ngrams(words))
+    return frozenset(ngrams)
 
 
 def iter_ngrams(words: list[str]) -> Iterator[tuple[str, ...]]:
@@ -97,31 +97,31 @@ def iter_ngrams(words: list[str]) -> Iterator[tuple[str, ...]]:
 
 
 def write_corpus(
-    packages: Iterable[Package], held_out: frozenset[str], windows: frozenset[tuple[str, ...]], folder: Path
+    packages: Iterable[Package], held_out: frozenset[str], benchmark_ngrams: frozenset[tuple[str, ...]], folder: Path
 ) -> tuple[list[str], dict[str, Counter[str]]]:
     """Write both files; return the lines of the NOTICE and the bytes per split and language."""
-    duplicates, notice, dropped = DuplicateFilter(), [], 0
+    duplicates, notice, skipped = DuplicateFilter(), [], 0
     sizes: dict[str, Counter[str]] = {"train": Counter(), "valid": Counter()}
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {use: folder / f"{use}.jsonl.part" for use in sizes}
+    parts = {split: folder / f"{split}.jsonl.part" for split in sizes}
     with parts["train"].open("w") as train, parts["valid"].open("w") as valid:
         for package in packages:
-            size, use = 0, "valid" if package.name in held_out else "train"
+            size, split = 0, "valid" if package.name in held_out else "train"
             for file in limit_bytes(package.files):
                 if duplicates.is_duplicate(file.text):
                     continue
-                if windows and not windows.isdisjoint(iter_ngrams(WORD.findall(file.text))):
-                    dropped += 1
+                if benchmark_ngrams and not benchmark_ngrams.isdisjoint(iter_ngrams(WORD.findall(file.text))):
+                    skipped += 1
                     continue
                 size += (length := len(file.text.encode()))
-                sizes[use][LANGUAGES[PurePosixPath(file.path).suffix]] += length
-                (valid if use == "valid" else train).write(json.dumps(asdict(file)) + "\n")
+                sizes[split][LANGUAGES[PurePosixPath(file.path).suffix]] += length
+                (valid if split == "valid" else train).write(json.dumps(asdict(file)) + "\n")
             if size:
-                use = {"valid": "validation", "train": "training"}[use]
-                notice.append(f"{package.name:32} {package.version:16} {size:>9}  {use:10}  {package.licence}")
-    for use, part in parts.items():
-        part.replace(folder / f"{use}.jsonl")
-    print(f"{dropped} files skipped because they overlap with the benchmarks", flush=True)
+                split = {"valid": "validation", "train": "training"}[split]
+                notice.append(f"{package.name:32} {package.version:16} {size:>9}  {split:10}  {package.licence}")
+    for split, part in parts.items():
+        part.replace(folder / f"{split}.jsonl")
+    print(f"{skipped} files skipped because they overlap with the benchmarks", flush=True)
     return notice, sizes
 
 

@@ -310,9 +310,9 @@ def make_release_edits(earlier: Path, later: Path, rng: random.Random) -> list[E
         return []
     texts = {file.path: file.text for file in new.files if file.path.endswith(".py")}
     pairs = [(f.path, f.text, texts[f.path]) for f in old.files if texts.get(f.path, f.text) != f.text]
-    found = [edit for path, one, other in pairs for edit in make_file_edits(path, one, other, rng)]
-    rng.shuffle(found)
-    unique = {(edit.message, edit.diff): edit for edit in found}
+    edits = [edit for path, one, other in pairs for edit in make_file_edits(path, one, other, rng)]
+    rng.shuffle(edits)
+    unique = {(edit.message, edit.diff): edit for edit in edits}
     return list(unique.values())[:MAX_EDITS_PER_PACKAGE]
 
 
@@ -331,17 +331,17 @@ def main() -> None:
     options = parser.parse_args()
     earlier, listed = read_package_list(options.earlier), read_package_list(options.packages)
     download_wheels(earlier, options.work / "wheels")
-    windows = collect_benchmark_ngrams(options.benchmarks)
+    benchmark_ngrams = collect_benchmark_ngrams(options.benchmarks)
     later = {get_package_name(r): (wheel, listed[r]) for r, wheel in iter_archives(listed, options.work) if "==" in r}
-    made: dict[str, list[EditSample]] = {"train": [], "valid": []}
+    edits_of_split: dict[str, list[EditSample]] = {"train": [], "valid": []}
     for requirement, wheel in iter_archives(earlier, options.work):
         target, held_out = later[get_package_name(requirement)]
-        found = make_release_edits(wheel, target, random.Random(requirement))
-        found = [e for e in found if windows.isdisjoint(iter_ngrams(WORD.findall(e.before)))]
-        made["valid" if held_out else "train"] += found
-        print(f"{len(found):6} {requirement}", flush=True)
-    for part, edits in made.items():
-        merge_edits(options.work / "edits" / f"{part}.jsonl", edits)
+        edits = make_release_edits(wheel, target, random.Random(requirement))
+        edits = [e for e in edits if benchmark_ngrams.isdisjoint(iter_ngrams(WORD.findall(e.before)))]
+        edits_of_split["valid" if held_out else "train"] += edits
+        print(f"{len(edits):6} {requirement}", flush=True)
+    for split, edits in edits_of_split.items():
+        merge_edits(options.work / "edits" / f"{split}.jsonl", edits)
         print("\n".join(f"{n:8} {k}" for k, n in Counter(e.kind for e in edits).most_common()), flush=True)
 
 

@@ -198,21 +198,21 @@ def make_group(source: SampleSource, width: int, seed: int, mixture: Mixture, nu
 
     No sample is split between rows. The gap at the end of a row is padding, a few percent.
     """
-    wanted = ROWS_PER_GROUP * width
-    first = number * wanted  # more than the samples of all earlier groups: no sample is drawn twice
-    edits = number * int(wanted * mixture.get("edit", 0) / MIN_EDIT_TOKENS)
-    taken: list[Sample] = []
+    target_tokens = ROWS_PER_GROUP * width
+    first = number * target_tokens  # more than the samples of all earlier groups: no sample is attempt twice
+    edits = number * int(target_tokens * mixture.get("edit", 0) / MIN_EDIT_TOKENS)
+    samples: list[Sample] = []
     counts = dict.fromkeys(mixture, 0)
-    for drawn in range(wanted):
-        if sum(counts.values()) >= wanted:
+    for attempt in range(target_tokens):
+        if sum(counts.values()) >= target_tokens:
             break
         kind = max(mixture, key=lambda k: mixture[k] * (sum(counts.values()) + 1) - counts[k])
         edits += kind == "edit"
-        found = source.draw_sample(kind, edits if kind == "edit" else first + drawn, seed, width)
-        if found is not None:
-            taken.append(found)
-            counts[kind] += len(found.ids)
-    packed = pack_samples(taken, width)
+        sample = source.draw_sample(kind, edits if kind == "edit" else first + attempt, seed, width)
+        if sample is not None:
+            samples.append(sample)
+            counts[kind] += len(sample.ids)
+    packed = pack_samples(samples, width)
     random.Random(f"{seed}/{number}").shuffle(packed)
     return packed
 
