@@ -15,13 +15,19 @@ export EDITORS_ROOT
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 SIDE_BY_SIDE := -n $(WORKERS) --maxprocesses 4 --dist worksteal
 
-.PHONY: demo test test-all editors test-editors test-services fix lint types bench bench-peers train-rehearsal clean
+.PHONY: demo test test-all quick test-quick editors test-editors test-services fix lint types bench bench-peers train-rehearsal clean
 
 demo: $(VENV)/installed ## install and show the three jobs
 	$(BIN)/codeclippy-ls demo
 
 test: $(VENV)/installed-test ## install what the tests need and run all but the slow ones
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+
+quick: $(VENV)/installed-lint $(VENV)/installed-test ## lint, types and the tests that need no model, in seconds
+	$(MAKE) --no-print-directory -j2 --output-sync lint types test-quick
+
+test-quick: $(VENV)/installed-test
+	$(BIN)/python -m pytest --quick
 
 test-all: $(VENV)/installed-test ## the slow tests too; as CI does
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not editors"

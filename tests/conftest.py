@@ -19,7 +19,7 @@ from tests import leaks
 from tests.editor import Editor, in_process
 from tests.leaks import no_host_is_left, nothing_is_left, nothing_is_left_by_modules
 from tests.left_out import pytest_deselected, pytest_sessionfinish, pytest_terminal_summary, pytest_testnodedown
-from tests.quick import pytest_addoption, pytest_ignore_collect
+from tests.quick import pytest_addoption, pytest_collection_modifyitems, pytest_ignore_collect
 from tests.scripted import ScriptedWorker
 
 __all__ = [  # fixtures of every test, and hooks
@@ -27,6 +27,7 @@ __all__ = [  # fixtures of every test, and hooks
     "nothing_is_left",
     "nothing_is_left_by_modules",
     "pytest_addoption",
+    "pytest_collection_modifyitems",
     "pytest_deselected",
     "pytest_ignore_collect",
     "pytest_sessionfinish",

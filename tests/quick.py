@@ -1,4 +1,4 @@
-"""The option ``--quick``: only the test files that need no model. Hooks, which ``conftest.py`` takes.
+"""The option ``--quick``: test files that need no model, and few examples of each law. Hooks for ``conftest.py``.
 
 Which files those are is read from their imports, so that a new file needs no mark: importing it does not bring torch,
 nowhere does it import torch itself, and it takes nothing from the helpers that make models or start servers. Nothing is
@@ -19,6 +19,8 @@ OURS = ("codeclippy_ls", "tests", "bench", "training")
 HEAVY = {"torch", "transformers"}
 # Helpers that start processes, and the toy models; the toy tokenizer is quick.
 SLOW_HELPERS = {"tests.editor.process", "tests.ways", "tests.services"}
+EXAMPLES = 10
+_LAW = "_hypothesis_internal_use_settings"
 MODEL_MAKERS = {"module", "save", "config"}  # of tests.checkpoints
 
 
@@ -31,6 +33,17 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Leave a file out."""
     is_test = collection_path.suffix == ".py" and collection_path.name.startswith("test_")
     return True if config.getoption("--quick") and is_test and not is_quick(collection_path) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Try few examples of each law, whatever its own settings say; Hypothesis has no public way to override those."""
+    if config.getoption("--quick"):
+        from hypothesis import settings
+
+        for item in items:
+            function = getattr(item, "obj", None)
+            if (own := getattr(function, _LAW, None)) is not None:
+                setattr(function, _LAW, settings(own, max_examples=min(own.max_examples, EXAMPLES)))
 
 
 def is_quick(path: Path) -> bool:

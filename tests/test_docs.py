@@ -19,6 +19,24 @@ def test_every_test_that_a_page_names_exists(page: str) -> None:
     assert named and not named - there
 
 
+# Where commands are written down, by what stands before them.
+COMMANDS = {
+    "README.md": r"(?m)(?:^    |`)make (\S+?)(?:`|\s|$)",
+    "CONTRIBUTING.md": r"(?m)(?:^    |`)make (\S+?)(?:`|\s|$)",
+    ".ci/run": r"(?m)^make (\S+)",
+    ".github/workflows/ci.yml": r"run: make (\S+)",
+    ".github/pull_request_template.md": r"`make (\S+)`",
+}
+
+
+@pytest.mark.parametrize("page", COMMANDS)
+def test_make_targets_exist(page: str) -> None:
+    """A command that a page or a workflow runs is one of the Makefile's."""
+    targets = set(re.findall(r"(?m)^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    named = set(re.findall(COMMANDS[page], (ROOT / page).read_text(encoding="utf-8")))
+    assert named and not named - targets
+
+
 PAGES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
