@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 OURS = ("codeclippy_ls", "tests", "bench", "training")
 HEAVY = {"torch", "transformers"}
 # Helpers that start processes, and the toy models; the toy tokenizer is quick.
-SLOW_HELPERS = {"tests.editor.process", "tests.ways", "tests.services"}
+SLOW_HELPERS = {"tests.editor.process", "tests.transports", "tests.services"}
 EXAMPLES = 10
 _LAW = "_hypothesis_internal_use_settings"
 MODEL_MAKERS = {"module", "save", "config"}  # of tests.checkpoints

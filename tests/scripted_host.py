@@ -1,4 +1,4 @@
-"""A real host process over a scripted engine, for what no model does on command.
+"""A real host process with a scripted engine, for faults that no model has on demand.
 
 ``python -m tests.scripted_host --at PATH SCRIPT.json``; the script's keys are those of ``tests.scripted_server``.
 """

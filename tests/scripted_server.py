@@ -1,13 +1,17 @@
-"""The real server over a scripted engine, for editors that must be shown a certain text, and for engines that fail.
+"""The real server over a scripted engine: shows an editor a certain text, or fails as the script says.
 
-``python -m tests.scripted_server [--hosted] SCRIPT.json [ARGUMENT...]``: the arguments are `codeclippy-ls`'s, and so is
-all but the model; ``--hosted`` has the engine in a host's process (``tests.scripted_host``). The file is read again for
-every job, so a test may change it while the editor runs. Its keys, all optional: ``complete`` (the text of a
-suggestion), ``seen`` (the suggestion is a name, the check sum of so many characters before the cursor), ``edit``
-(hunks, or a list of several ways to do it; the first blank is put before them), ``delay`` (seconds a job takes),
-``load_delay`` (seconds that loading takes), ``load_error`` (why it fails), ``crash`` (true: the process dies at the
-next job), ``fault`` (what else goes wrong, see ``tests.faults``), ``step_timeout`` (seconds that a step may take; read
-once).
+``python -m tests.scripted_server [--hosted] SCRIPT.json [ARGUMENT...]``: takes the arguments of `codeclippy-ls`, and
+replaces nothing but the model; with ``--hosted`` the engine runs in a host process (``tests.scripted_host``). The
+script is read again for each request, so a test may change it while the editor runs. Its keys, all optional:
+
+- ``complete``: the text of a suggestion
+- ``seen``: the suggestion is a name made from the checksum of this many characters before the cursor
+- ``edit``: hunks, or a list of alternatives; the initial space is added
+- ``delay``, ``load_delay``: seconds that a request or loading takes
+- ``load_error``: the reason why loading fails
+- ``crash``: if true, the process dies at the next request
+- ``fault``: another fault (see ``tests.faults``)
+- ``step_timeout``: seconds that a step may take; read once
 """
 
 from __future__ import annotations
@@ -36,29 +40,29 @@ from codeclippy_ls.settings import Settings
 from tests import faults
 from tests.scripted import ScriptedWorker
 
-_IDLE = 0.2  # seconds that a host of scripts stays without a client
+_IDLE_SECONDS = 0.2  # seconds that a scripted host stays without a client
 
 
 class FileWorker(ScriptedWorker):
-    """Says what the file says at the moment."""
+    """A worker that follows the script as it is at each request."""
 
     def __init__(self, script: Path) -> None:
         super().__init__()
         self.file = script
-        self.step_timeout = self.script().get("step_timeout", STEP_TIMEOUT)
+        self.step_timeout = self.read_script().get("step_timeout", STEP_TIMEOUT)
 
-    def script(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
-        return found
+    def read_script(self) -> dict[str, Any]:
+        script: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
+        return script
 
     def load(self, name: str, spec: Any) -> Any:
-        script = self.script()
+        script = self.read_script()
         self.load_error = script.get("load_error", "")
         time.sleep(script.get("load_delay", 0))
         return super().load(name, spec)
 
     def start(self, handle: RequestHandle) -> Iterator[Generation | None]:
-        script = self.script()
+        script = self.read_script()
         if script.get("crash"):
             os._exit(9)
         if script.get("fault") in faults.MODEL_FAULTS:
@@ -68,10 +72,10 @@ class FileWorker(ScriptedWorker):
             yield from faults.STEP_FAULTS[script["fault"]](handle)
         is_edit = handle.priority is Priority.EDIT
         hunks = script.get("edit", "")
-        ways = [hunks] if isinstance(hunks, str) else hunks
-        self.response = [" " + way for way in ways] if is_edit else script.get("complete", "")
+        alternatives = [hunks] if isinstance(hunks, str) else hunks
+        self.response = [" " + text for text in alternatives] if is_edit else script.get("complete", "")
         if "seen" in script and not is_edit:
-            self.response = partial(seen, length=script["seen"])
+            self.response = partial(checksum_name, length=script["seen"])
         ready = time.monotonic() + script.get("delay", 0)
         for step in super().start(handle):
             while time.monotonic() < ready and handle.cancel_reason is None:
@@ -80,33 +84,33 @@ class FileWorker(ScriptedWorker):
             yield step
 
 
-def seen(text: str, length: int) -> str:
-    """The check sum of a text's end, as a name that nothing in the clean-up changes."""
+def checksum_name(text: str, length: int) -> str:
+    """Return the checksum of a text's end, as a name that the clean-up does not change."""
     return f"seen_{zlib.crc32(text[-length:].encode()):08x}"
 
 
-def opened(script: Path, settings: Settings, on_status: Callable[[str, ModelStatus], None]) -> ThreadEngine:
-    """A scripted engine on a thread of this process."""
+def open_in_process(script: Path, settings: Settings, on_status: Callable[[str, ModelStatus], None]) -> ThreadEngine:
+    """Open a scripted engine on a thread of this process."""
     return FileWorker(script).open(settings, on_status)
 
 
-def hosted(script: Path, settings: Settings, on_status: Callable[[str, ModelStatus], None]) -> Engine:
-    """A scripted engine in a process of its own."""
-    where = HostAddress(prepare_runtime_folder(), script.stem)
-    command = [sys.executable, "-m", "tests.scripted_host", "--at", str(where.folder / where.name), str(script)]
+def open_shared(script: Path, settings: Settings, on_status: Callable[[str, ModelStatus], None]) -> Engine:
+    """Open a scripted engine in a host process."""
+    address = HostAddress(prepare_runtime_folder(), script.stem)
+    command = [sys.executable, "-m", "tests.scripted_host", "--at", str(address.folder / address.name), str(script)]
 
-    async def find(notifications: Notifications) -> HostConnection:
-        return await connect_or_start(where, command, _IDLE, notifications)
+    async def connect(notifications: Notifications) -> HostConnection:
+        return await connect_or_start(address, command, _IDLE_SECONDS, notifications)
 
-    return HostEngine(find, resolve_model_specs(settings), on_status)
+    return HostEngine(connect, resolve_model_specs(settings), on_status)
 
 
 def main() -> None:
     arguments = sys.argv[1:]
-    make = hosted if arguments[0] == "--hosted" else opened
-    script, *rest = arguments[make is hosted :]
-    # All else is the command line's: how it is reached, how its streams are guarded, and how it ends.
-    server.Server = partial(server.Server, engine=partial(make, Path(script).absolute()))  # type: ignore[assignment, misc]
+    open_engine = open_shared if arguments[0] == "--hosted" else open_in_process
+    script, *rest = arguments[open_engine is open_shared :]
+    # All else is the command line's: transports, guarded streams and exit codes.
+    server.Server = partial(server.Server, engine=partial(open_engine, Path(script).absolute()))  # type: ignore[assignment, misc]
     raise SystemExit(cli.main(rest))
 
 

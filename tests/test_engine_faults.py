@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from tests.editor import TIMEOUT, Buffer, Editor
-from tests.scripted_server import seen
-from tests.ways import SOME_WAYS, WAYS, Way, alive, gone, reached
+from tests.scripted_server import checksum_name
+from tests.transports import TRANSPORT_PARAMS, TRANSPORTS, ServerConnection, find_processes, run_server, wait_until_gone
 
 PROGRAM = ("-m", "tests.scripted_server")
 TEXT = "def add(a, b):\n    return a + b\n\n\n# ü😀\nx = "
@@ -27,15 +27,15 @@ HUNKS = "@@ -1,2 +1,3 @@\n def add(a, b):\n+    # sums\n     return a + b\n"
 # What makes one look ahead or remember would make requests that the script has not foreseen.
 OPTIONS = {"completion": {"prefetch": False, "candidates": 1, "timeBudgetMs": 60000}, "model": {"engine": "in-process"}}
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes by /proc")
-ways = pytest.mark.parametrize("way", SOME_WAYS)
+transports = pytest.mark.parametrize("transport", TRANSPORT_PARAMS)
 
 
 class Play:
     """A session with one document, and the script that the engine follows."""
 
-    def __init__(self, way: Way, script: Path, **always: Any) -> None:
-        self.way, self.script, self.always = way, script, always
-        self.editor = Editor(way.reader, way.writer.write)
+    def __init__(self, server: ServerConnection, script: Path, **always: Any) -> None:
+        self.server, self.script, self.always = server, script, always
+        self.editor = Editor(server.reader, server.writer.write)
         self.texts = 0
         self.buffer: Buffer
 
@@ -109,7 +109,7 @@ class Play:
         """What comes next is answered, for the text as it is now; nobody is told anything."""
         self.says(seen=len(self.buffer.text) + len(f"v{self.texts + 1} +\nx = "), edit=HUNKS)
         found = await self.asked()
-        assert found == [seen(self.buffer.text, len(self.buffer.text))], "not for the text as it is"
+        assert found == [checksum_name(self.buffer.text, len(self.buffer.text))], "not for the text as it is"
         before = self.buffer.text
         outcome = await self.edited()
         assert outcome.get("edit"), outcome
@@ -124,27 +124,27 @@ class Play:
     async def stop(self) -> None:
         """The end of the session: everything was answered, and the process ends well."""
         await self.editor.stop()
-        if self.way.shared:
-            assert self.way.child.returncode is None
+        if self.server.is_shared:
+            assert self.server.child.returncode is None
         else:
-            assert await self.way.code() == 0
+            assert await self.server.wait_for_exit() == 0
 
 
 @asynccontextmanager
-async def play(way: str, folder: Path, *arguments: str, **always: Any) -> AsyncIterator[Play]:
-    """A session in one way, with what the script always says."""
+async def play(transport: str, folder: Path, *arguments: str, **always: Any) -> AsyncIterator[Play]:
+    """A session in one transport, with what the script always says."""
     script = folder / f"{folder.name}.json"
     script.write_text(json.dumps(always))
-    async with reached(way, (*PROGRAM, *arguments, str(script)), folder) as found:
+    async with run_server(transport, (*PROGRAM, *arguments, str(script)), folder) as found:
         made = Play(found, script, **always)
         await made.start()
         yield made
 
 
-@ways
-async def test_requests_that_fail_or_make_noise_cost_nothing_else(way: str, tmp_path: Path) -> None:
+@transports
+async def test_requests_that_fail_or_make_noise_cost_nothing_else(transport: str, tmp_path: Path) -> None:
     """One after the other in one session."""
-    async with play(way, tmp_path) as played:
+    async with play(transport, tmp_path) as played:
         for fault in ("sleep", "stray", "ask", "flood"):  # which end well
             played.says(fault=fault, complete="value", edit=HUNKS)
             assert await played.asked() == ["value"], fault
@@ -169,7 +169,7 @@ async def test_requests_that_fail_or_make_noise_cost_nothing_else(way: str, tmp_
         played.restore(before)
         await played.works()
         assert (tmp_path / "stdout").read_bytes() == b""
-        said = played.way.said.read_bytes()
+        said = played.server.stderr.read_bytes()
         assert said.count(b"stray print") == 40 and said.count(b"stray child") == 2 and said.count(b"may I? ") == 2
         await played.stop()
 
@@ -181,7 +181,7 @@ async def test_a_client_that_does_not_read_what_is_logged_waits_for_nothing(tmp_
     os.mkfifo(pipe)
     unread = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        async with reached("stdio", (*PROGRAM, str(script)), tmp_path, pipe) as found:
+        async with run_server("stdio", (*PROGRAM, str(script)), tmp_path, pipe) as found:
             played = Play(found, script)
             await played.start()
             for _ in range(2):
@@ -195,18 +195,18 @@ async def test_a_client_that_does_not_read_what_is_logged_waits_for_nothing(tmp_
 
 
 @pytest.mark.parametrize(
-    ("way", "fault"),
+    ("transport", "fault"),
     [
-        pytest.param(way, fault, marks=[] if way == "stdio" else pytest.mark.slow)
-        for way in WAYS
+        pytest.param(transport, fault, marks=[] if transport == "stdio" else pytest.mark.slow)
+        for transport in TRANSPORTS
         for fault in ("hang", "leave", "device")
     ],
 )
-async def test_an_engine_that_is_lost_is_said_once(way: str, fault: str, tmp_path: Path) -> None:
+async def test_an_engine_that_is_lost_is_said_once(transport: str, fault: str, tmp_path: Path) -> None:
     """By the edit, where one is under way; what comes later is refused, the documents stay, and so does the session."""
     step_timeout = {} if fault == "device" else {"step_timeout": 1.0}  # importing torch takes longer than that
     reason = {"hang": "the engine hangs", "leave": "SystemExit", "device": "CUDA error: device-side assert"}[fault]
-    async with play(way, tmp_path, **step_timeout) as played:
+    async with play(transport, tmp_path, **step_timeout) as played:
         await played.works()
         message = await played.lost(fault, edit=fault == "hang")
         before = played.buffer.text
@@ -217,8 +217,8 @@ async def test_an_engine_that_is_lost_is_said_once(way: str, fault: str, tmp_pat
         outcome = await played.edited()
         assert reason in outcome["message"] and played.told() == []
         assert played.buffer.text.startswith(before)
-        if way == "tcp":  # another client's engine is another one
-            second = Play(await played.way.another(), played.script, **played.always)
+        if transport == "tcp":  # another client's engine is another one
+            second = Play(await played.server.connect_again(), played.script, **played.always)
             await second.start()
             await second.works()
             await second.editor.stop()
@@ -227,32 +227,38 @@ async def test_an_engine_that_is_lost_is_said_once(way: str, fault: str, tmp_pat
 
 @linux
 @pytest.mark.parametrize(
-    ("way", "fault"),
-    [*(pytest.param(way, "die", marks=[] if way == "tcp" else pytest.mark.slow) for way in WAYS), ("stdio", "hang")],
+    ("transport", "fault"),
+    [
+        *(
+            pytest.param(transport, "die", marks=[] if transport == "tcp" else pytest.mark.slow)
+            for transport in TRANSPORTS
+        ),
+        ("stdio", "hang"),
+    ],
 )
-async def test_a_host_that_is_lost_is_said_once_and_another_comes(way: str, fault: str, tmp_path: Path) -> None:
+async def test_a_host_that_is_lost_is_said_once_and_another_comes(transport: str, fault: str, tmp_path: Path) -> None:
     """By the edit, where one is under way; the session goes on over another host, and leaves none behind."""
-    async with play(way, tmp_path, "--hosted") as played:
+    async with play(transport, tmp_path, "--hosted") as played:
         await played.works()
-        (first,) = alive(f"{played.script}") - {played.way.child.pid}
+        (first,) = find_processes(f"{played.script}") - {played.server.child.pid}
         message = await played.lost(fault, edit=fault == "hang")
         assert "is started again" in message
         played.says()
         await played.ready()
         await played.works()
-        assert first not in alive(f"{played.script}")
+        assert first not in find_processes(f"{played.script}")
         await played.stop()
-    await gone(f"{played.script}")
+    await wait_until_gone(f"{played.script}")
 
 
 @linux
-@ways
-async def test_a_server_that_dies_leaves_nothing(way: str, tmp_path: Path) -> None:
+@transports
+async def test_a_server_that_dies_leaves_nothing(transport: str, tmp_path: Path) -> None:
     """With its engine, in the middle of a request: the client's stream ends."""
-    async with play(way, tmp_path) as played:
+    async with play(transport, tmp_path) as played:
         played.says(fault="die")
         with pytest.raises(ConnectionError):
             await played.ask()
-        assert await played.way.code() == 9
+        assert await played.server.wait_for_exit() == 9
         assert played.told() == []
-    assert not alive(f"{played.script}")
+    assert not find_processes(f"{played.script}")

@@ -1,4 +1,4 @@
-"""Who is killed, and when: nothing of ours is left a moment later, and nothing is in the way of the next start."""
+"""Processes that are killed: nothing of ours is left soon after, and nothing obstructs the next start."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ import pytest
 from tests import checkpoints
 from tests.editor import TIMEOUT, Editor
 from tests.test_engine_faults import PROGRAM, Play, play
-from tests.ways import SOME_WAYS, Way, alive, gone, reached
+from tests.transports import TRANSPORT_PARAMS, ServerConnection, find_processes, run_server, wait_until_gone
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes by /proc")
-ways = pytest.mark.parametrize("way", SOME_WAYS)
+transports = pytest.mark.parametrize("transport", TRANSPORT_PARAMS)
 
 
-async def appears(folder: Path, pattern: str) -> Path:
-    """The first file of a pattern, as soon as it is there."""
+async def wait_for_file(folder: Path, pattern: str) -> Path:
+    """Wait for the first file of a pattern and return it."""
     deadline = time.monotonic() + TIMEOUT
     while True:
         for path in folder.glob(pattern):
@@ -35,85 +35,87 @@ async def appears(folder: Path, pattern: str) -> Path:
         await asyncio.sleep(0.001)
 
 
-async def some(count: int, marker: str) -> None:
-    """Wait until there are so many processes."""
+async def wait_for_processes(count: int, marker: str) -> None:
+    """Wait until this many processes have the text in their command line."""
     deadline = time.monotonic() + TIMEOUT
-    while len(alive(marker)) < count:
-        assert time.monotonic() < deadline, "there are too few"
+    while len(find_processes(marker)) < count:
+        assert time.monotonic() < deadline, f"fewer than {count} processes"
         await asyncio.sleep(0.001)
 
 
-async def ended(child: asyncio.subprocess.Process) -> None:
-    """Wait until a process is no more; its streams may be full."""
+async def wait_for_exit(child: asyncio.subprocess.Process) -> None:
+    """Wait until a process has exited; its streams may be full."""
     deadline = time.monotonic() + TIMEOUT
     while child.returncode is None:
-        assert time.monotonic() < deadline, "it is still there"
+        assert time.monotonic() < deadline, "the process still runs"
         await asyncio.sleep(0.01)
 
 
 # The server.
 
 
-async def killed(way: str, moment: str, folder: Path) -> None:
-    """Kill a server at some moment."""
+async def kill_server(transport: str, activity: str, folder: Path) -> None:
+    """Kill a server during a request or while a model loads."""
     folder.mkdir()
-    slow = {"load_delay": 600} if moment == "load" else {"delay": 600, "complete": "value"}
-    script = folder / f"{way}-{moment}.json"
-    script.write_text(json.dumps({} if moment != "load" else slow))
-    async with reached(way, (*PROGRAM, "--hosted", str(script)), folder) as found:
-        played = Play(found, script)
-        if moment == "load":
-            await played.editor.start(ready=False)
-            await played.editor.until("codeclippy/status", lambda m: m["params"]["state"] == "loading")
+    slow = {"load_delay": 600} if activity == "load" else {"delay": 600, "complete": "value"}
+    script = folder / f"{transport}-{activity}.json"
+    script.write_text(json.dumps({} if activity != "load" else slow))
+    async with run_server(transport, (*PROGRAM, "--hosted", str(script)), folder) as server:
+        session = Play(server, script)
+        if activity == "load":
+            await session.editor.start(ready=False)
+            await session.editor.until("codeclippy/status", lambda m: m["params"]["state"] == "loading")
         else:
-            await played.start()
-            played.says(**slow)
-        if moment == "edit":
-            await played.editor.edit(played.buffer, "Add a comment")
-        elif moment == "complete":
-            played.ask().add_done_callback(lambda answer: answer.exception())
-        await some(2, str(script))  # the host is there, and perhaps about to start
-        found.child.kill()
-        await found.child.wait()
-        await gone(str(script))
+            await session.start()
+            session.says(**slow)
+        if activity == "edit":
+            await session.editor.edit(session.buffer, "Add a comment")
+        elif activity == "complete":
+            session.ask().add_done_callback(lambda answer: answer.exception())
+        await wait_for_processes(2, str(script))  # the host runs, or is about to start
+        server.child.kill()
+        await server.child.wait()
+        await wait_until_gone(str(script))
 
 
-@ways
-async def test_a_killed_server_leaves_nothing(way: str, tmp_path: Path) -> None:
-    """While a suggestion is made, an edit, or a model loads: its host notices, and goes when its time is over."""
-    await asyncio.gather(*(killed(way, moment, tmp_path / moment) for moment in ("complete", "edit", "load")))
+@transports
+async def test_killed_server_leaves_nothing(transport: str, tmp_path: Path) -> None:
+    """During a suggestion, an edit or a load: its host notices, and exits when its idle time is over."""
+    await asyncio.gather(
+        *(kill_server(transport, activity, tmp_path / activity) for activity in ("complete", "edit", "load"))
+    )
 
 
-async def test_a_killed_server_and_its_killed_host_are_in_nobody_s_way(tmp_path: Path) -> None:
-    """Lock and socket are left, and mean nothing."""
+async def test_server_starts_after_server_and_host_were_killed(tmp_path: Path) -> None:
+    """Their lock and socket remain, and have no effect."""
     for _ in range(2):
-        async with play("stdio", tmp_path, "--hosted") as played:
-            await played.works()
-            for process in alive(str(played.script)):
+        async with play("stdio", tmp_path, "--hosted") as session:
+            await session.works()
+            for process in find_processes(str(session.script)):
                 os.kill(process, signal.SIGKILL)
-            await gone(str(played.script))
+            await wait_until_gone(str(session.script))
 
 
 # The client.
 
 
-@ways
-async def test_a_server_whose_client_is_killed_goes(way: str, tmp_path: Path) -> None:
-    """With work under way that hangs; where it has other clients, they are served."""
-    async with play(way, tmp_path) as played:
-        played.says(fault="hang")
-        pending = played.ask()
+@transports
+async def test_server_exits_if_its_client_is_killed(transport: str, tmp_path: Path) -> None:
+    """Even if its work hangs; a server with other clients goes on and serves them."""
+    async with play(transport, tmp_path) as session:
+        session.says(fault="hang")
+        pending = session.ask()
         pending.add_done_callback(lambda answer: answer.exception())
         await asyncio.sleep(0.2)
-        played.way.writer.transport.abort()
-        if played.way.shared:
-            second = Play(await played.way.another(), played.script)
-            played.says()
+        session.server.writer.transport.abort()
+        if session.server.is_shared:
+            second = Play(await session.server.connect_again(), session.script)
+            session.says()
             await second.start()
             await second.works()
             await second.editor.stop()
         else:
-            await ended(played.way.child)
+            await wait_for_exit(session.server.child)
 
 
 # Conversions.
@@ -121,7 +123,7 @@ async def test_a_server_whose_client_is_killed_goes(way: str, tmp_path: Path) ->
 
 @pytest.fixture
 def pickled(tmp_path: Path) -> Path:
-    """A checkpoint whose conversion takes long enough to be killed in."""
+    """Save a checkpoint whose conversion takes long enough to kill it in the middle."""
     import torch
     from safetensors.torch import load_file
 
@@ -135,7 +137,7 @@ def pickled(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def own_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A place for hosts where no other test's are."""
+    """Make a folder for hosts that no other test uses."""
     with tempfile.TemporaryDirectory(prefix="cc-", ignore_cleanup_errors=True) as folder:
         monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
         yield folder
@@ -143,17 +145,17 @@ def own_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["in-process", "shared"])
-async def test_a_conversion_that_is_killed_leaves_no_half_a_model(
+async def test_killed_conversion_leaves_no_partial_model(
     engine: str, pickled: Path, own_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is killed is who converts; the next one does it whole, and takes what was left away."""
+    """The converting process is killed; the next one converts everything, and removes what was left."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     model = {"completion": str(pickled), "engine": engine, "device": "cpu", "dtype": "float32", "idleMinutes": 0}
     options = {"model": model, "completion": {"timeBudgetMs": 60000}}
     converted = tmp_path / "cache" / "codeclippy-ls" / "converted"
 
-    async def started(found: Way) -> Editor:
-        editor = Editor(found.reader, found.writer.write)
+    async def start_editor(server: ServerConnection) -> Editor:
+        editor = Editor(server.reader, server.writer.write)
         await editor.start(options=options, ready=False)
         return editor
 
@@ -167,55 +169,55 @@ async def test_a_conversion_that_is_killed_leaves_no_half_a_model(
 
     def kill(process: int) -> None:
         os.kill(process, signal.SIGKILL)
-        assert [path.name[:3] for path in converted.glob("*/*")] == ["tmp"], "not in the middle of it"
+        assert [path.name[:3] for path in converted.glob("*/*")] == ["tmp"], "the conversion is not under way"
 
-    async with reached("stdio", ("-m", "codeclippy_ls"), tmp_path) as found:
-        editor = await started(found)
-        await some(int(engine == "shared"), own_folder)
-        converter = next(iter(alive(own_folder)), found.child.pid)
-        half = await appears(converted, "*/tmp*/model-*.safetensors")
+    async with run_server("stdio", ("-m", "codeclippy_ls"), tmp_path) as server:
+        editor = await start_editor(server)
+        await wait_for_processes(int(engine == "shared"), own_folder)
+        converter = next(iter(find_processes(own_folder)), server.child.pid)
+        partial = await wait_for_file(converted, "*/tmp*/model-*.safetensors")
         kill(converter)
         if engine == "shared":
-            await finish(editor)  # by another host; nobody has lost anything that there would be something to say of
-            await gone(own_folder)
+            await finish(editor)  # by another host; no request was lost, so there is no message
+            await wait_until_gone(own_folder)
         else:
-            await ended(found.child)
-            assert half.exists()
+            await wait_for_exit(server.child)
+            assert partial.exists()
     if engine == "in-process":
-        async with reached("stdio", ("-m", "codeclippy_ls"), tmp_path) as found:
-            await finish(await started(found))
+        async with run_server("stdio", ("-m", "codeclippy_ls"), tmp_path) as server:
+            await finish(await start_editor(server))
 
 
-# Who does not read.
+# Clients that do not read.
 
 
-@ways
-async def test_a_client_that_stops_reading_is_given_up(way: str, tmp_path: Path) -> None:
-    """Where 64 MB are unread; other clients do not notice."""
+@transports
+async def test_server_disconnects_client_that_stops_reading(transport: str, tmp_path: Path) -> None:
+    """If 64 MB are unread; other clients do not notice."""
     script = tmp_path / "script.json"
-    async with reached(way, (*PROGRAM, str(script)), tmp_path) as found:
-        other = Play(await found.another(), script) if found.shared else None
+    async with run_server(transport, (*PROGRAM, str(script)), tmp_path) as server:
+        other = Play(await server.connect_again(), script) if server.is_shared else None
         if other is not None:
             await other.start()
 
         def send(**message: Any) -> None:
             body = json.dumps({"jsonrpc": "2.0", **message}).encode()
-            found.writer.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+            server.writer.write(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
 
         send(id=0, method="initialize", params={"capabilities": {}, "processId": None})
         for number in range(1, 90):
-            send(id=number, method="x" * (1 << 20))  # the answer says which method there is not
+            send(id=number, method="x" * (1 << 20))  # the error repeats the method's name
             try:
-                await found.writer.drain()
+                await server.writer.drain()
             except ConnectionError:
                 break
         if other is not None:
             with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-                await asyncio.wait_for(found.reader.readexactly(90 << 20), TIMEOUT)
+                await asyncio.wait_for(server.reader.readexactly(90 << 20), TIMEOUT)
             await other.works()
             await other.editor.stop()
         else:
-            await ended(found.child)
+            await wait_for_exit(server.child)
             with contextlib.suppress(ConnectionError):
-                await found.reader.read()
-        assert b"xxxx" not in found.said.read_bytes()
+                await server.reader.read()
+        assert b"xxxx" not in server.stderr.read_bytes()

@@ -1,6 +1,6 @@
-"""Any order of messages: each request has exactly one answer with the code that the protocol says, and texts stay true.
+"""Any order of messages: each request has exactly one response with the specified code, and texts stay in sync.
 
-The model of the server is four lines long: what is allowed before initialize, while it runs, after shutdown.
+The model of the server is four lines long: what is allowed before initialize, while it runs, and after shutdown.
 """
 
 from __future__ import annotations
@@ -40,75 +40,75 @@ moves = st.one_of(
 
 
 class Session:
-    """Plays moves, and knows what must come of them."""
+    """Plays moves, and knows the responses to expect."""
 
     def __init__(self, editor: Editor) -> None:
         self.editor = editor
         self.state = "new"
-        self.asked: list[tuple[asyncio.Future[Any], int | None]] = []
+        self.responses: list[tuple[asyncio.Future[Any], int | None]] = []
         self.texts: dict[str, str] = {}
 
-    def ask(self, method: str, params: Any, fine: int | None = None) -> None:
-        """Send a request; ``fine`` is the code where the server runs, ``None`` a result."""
-        code = {"new": NOT_INITIALIZED, "running": fine, "down": INVALID}[self.state]
+    def send_request(self, method: str, params: Any, code_if_running: int | None = None) -> None:
+        """Send a request and note the expected error code; ``None`` is a result."""
+        code = {"new": NOT_INITIALIZED, "running": code_if_running, "down": INVALID}[self.state]
         if method == "initialize" and self.state == "new":
             code = None
-        self.asked.append((self.editor.request(method, params), code))
+        self.responses.append((self.editor.request(method, params), code))
 
     def play(self, move: tuple[Any, ...]) -> None:
-        """One move."""
-        name, *given = move
+        """Play one move."""
+        name, *arguments = move
         if name == "initialize":
-            self.ask("initialize", {"processId": None, "rootUri": None, "capabilities": {}}, INVALID)
+            self.send_request("initialize", {"processId": None, "rootUri": None, "capabilities": {}}, INVALID)
             self.state = "running" if self.state == "new" else self.state
         elif name == "initialized":
             self.editor.notify("initialized", {})
         elif name == "shutdown":
-            self.ask("shutdown", None)
+            self.send_request("shutdown", None)
             self.state = "down" if self.state == "running" else self.state
         elif name == "unknown":
-            self.ask("textDocument/hover", {}, UNKNOWN)
+            self.send_request("textDocument/hover", {}, UNKNOWN)
         elif name == "cancel":
             self.editor.notify("$/cancelRequest", {"id": 100_000})
         elif name == "garbage":
             self.editor.send({"jsonrpc": "2.0", "id": "never", "result": 1})
         else:
-            self.document(name, *given)
+            self.play_document(name, *arguments)
 
-    def document(self, name: str, uri: str, *given: Any) -> None:
-        """What is about a document; the client's own arithmetic is the editor's buffer."""
+    def play_document(self, name: str, uri: str, *arguments: Any) -> None:
+        """Play a move about a document; the client's own arithmetic is the editor's buffer."""
         buffer = self.editor.buffers.get(uri)
         if name in ("complete", "ghost"):
-            offset = min(given[0], len(buffer.text)) if buffer else 0
-            place = (
+            offset = min(arguments[0], len(buffer.text)) if buffer else 0
+            position = (
                 self.editor.at(buffer, offset)
                 if buffer
                 else {"textDocument": {"uri": uri}, "position": {"line": 0, "character": 0}}
             )
             method = "textDocument/completion" if name == "complete" else "textDocument/inlineCompletion"
-            self.ask(method, {**place, "context": {"triggerKind": 2 if name == "ghost" else 1}})
+            self.send_request(method, {**position, "context": {"triggerKind": 2 if name == "ghost" else 1}})
         elif self.state != "running":
-            return  # a client sends nothing about documents then
+            return  # clients then send nothing about documents
         elif name == "open":
-            self.editor.open(given[0], uri)
+            self.editor.open(arguments[0], uri)
         elif buffer is None:
             return
         elif name == "close":
             self.editor.notify("textDocument/didClose", {"textDocument": {"uri": uri}})
             del self.editor.buffers[uri]
         elif name == "whole":
-            buffer.text = given[0]
+            buffer.text = arguments[0]
             buffer.version += 1
             self.editor.notify(
                 "textDocument/didChange", {"textDocument": buffer.identifier, "contentChanges": [{"text": buffer.text}]}
             )
         else:
-            start = min(given[0], len(buffer.text))
-            self.editor.type(buffer, start, given[2], end=min(start + given[1], len(buffer.text)))
+            start = min(arguments[0], len(buffer.text))
+            self.editor.type(buffer, start, arguments[2], end=min(start + arguments[1], len(buffer.text)))
 
 
-async def outcome(future: asyncio.Future[Any]) -> int | None:
-    """The code of an error, ``None`` of a result."""
+async def wait_for_code(future: asyncio.Future[Any]) -> int | None:
+    """Return the code of an error, ``None`` for a result."""
     try:
         await asyncio.wait_for(future, TIMEOUT)
     except ServerError as error:
@@ -116,44 +116,45 @@ async def outcome(future: asyncio.Future[Any]) -> int | None:
     return None
 
 
-async def lived(some: list[tuple[Any, ...]]) -> None:
-    """A whole session."""
+async def play_session(session_moves: list[tuple[Any, ...]]) -> None:
+    """Play a whole session."""
     worker = ScriptedWorker()
     server = Server(engine=worker.open)
     async with in_process(server) as editor:
         session = Session(editor)
-        for move in some:
+        for move in session_moves:
             session.play(move)
-        for future, code in session.asked:
-            found = await outcome(future)
-            assert found == code or (found == CANCELLED and session.state == "down")  # shutdown cancels what waits
-        await outcome(editor.request("$/barrier"))  # all before it has been read
+        for future, code in session.responses:
+            found = await wait_for_code(future)
+            is_cancelled = found == CANCELLED and session.state == "down"  # by shutdown
+            assert found == code or is_cancelled
+        await wait_for_code(editor.request("$/barrier"))  # everything before it has been read
         if session.state == "running":
             for name in URIS:
-                buffer, held = editor.buffers.get(name), server.documents.get(name)
-                assert (buffer.text if buffer else None) == (held.text if held else None)
+                buffer, document = editor.buffers.get(name), server.documents.get(name)
+                assert (buffer.text if buffer else None) == (document.text if document else None)
         editor.notify("exit")
         assert await asyncio.wait_for(editor.exit_code, TIMEOUT) == (0 if session.state == "down" else 1)  # type: ignore[attr-defined]
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(moves, max_size=30))
-def test_any_order_of_messages(some: list[tuple[Any, ...]]) -> None:
-    """From nothing to exit."""
-    asyncio.run(lived(some))
+def test_any_order_of_messages(session_moves: list[tuple[Any, ...]]) -> None:
+    """From a new server to exit."""
+    asyncio.run(play_session(session_moves))
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(moves, max_size=40))
-def test_any_order_of_messages_once_it_runs(some: list[tuple[Any, ...]]) -> None:
-    """As most sessions go."""
+def test_any_order_of_messages_after_initialize(session_moves: list[tuple[Any, ...]]) -> None:
+    """Most sessions look like this."""
     asyncio.run(
-        lived(
+        play_session(
             [
                 ("initialize",),
                 ("initialized",),
                 ("open", URIS[0], "a = \n"),
-                *(move for move in some if move[0] not in ("initialize", "shutdown")),
+                *(move for move in session_moves if move[0] not in ("initialize", "shutdown")),
             ]
         )
     )

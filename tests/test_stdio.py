@@ -1,4 +1,4 @@
-"""The real server process over stdio, with the shipped model and the capabilities of the real editors."""
+"""The real server process over stdio, with the shipped model and the capabilities that real editors send."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tests.editor import TIMEOUT, process
 from tests.shared import capabilities
 
 BASKET = (Path(__file__).parent.parent / "codeclippy_ls" / "samples" / "basket.py").read_text(encoding="utf-8")
-HOLE = "result += price * count"
-PATIENT = {"completion": {"timeBudgetMs": 20000}}
+MISSING = "result += price * count"
+OPTIONS = {"completion": {"timeBudgetMs": 20000}}
 
 
 @pytest.mark.parametrize(
     ("client", "encoding"),
     [("vscode", "utf-16"), ("neovim", "utf-8"), ("neovim-0.11", "utf-8"), ("emacs", "utf-16"), ("emacs-30", "utf-32")],
 )
-async def test_three_jobs_as_a_real_editor_announces_itself(client: str, encoding: str) -> None:
-    """Completion, infilling and an edit, from initialize to exit, on real weights."""
+async def test_completion_infilling_and_edit_with_real_editors_capabilities(client: str, encoding: str) -> None:
+    """From initialize to exit, with the shipped model."""
     announced = json.loads(capabilities(client).read_text(encoding="utf-8"))["capabilities"]
     async with process() as (editor, child):
-        result = await editor.start(announced, PATIENT)
+        result = await editor.start(announced, OPTIONS)
         assert (result["capabilities"].get("positionEncoding") or "utf-16") == encoding
         buffer = editor.open(BASKET + '\n\n# ü😀\nif __name__ == "__main__":\n    basket = ', encoding=encoding)
         items = await editor.complete(buffer, len(buffer.text))
@@ -36,13 +36,13 @@ async def test_three_jobs_as_a_real_editor_announces_itself(client: str, encodin
         editor.notify(
             "textDocument/didChange", {"textDocument": buffer.identifier, "contentChanges": [{"text": buffer.text}]}
         )
-        start = buffer.text.index(HOLE)
-        cursor = editor.type(buffer, start, "", end=start + len(HOLE))
+        start = buffer.text.index(MISSING)
+        cursor = editor.type(buffer, start, "", end=start + len(MISSING))
         ghosts = await editor.ghost(buffer, cursor)
         assert 1 <= len(ghosts) <= 3 and ghosts[0]["insertText"].strip()
         before = buffer.text
-        place = before.index("def cheapest")
-        await editor.edit(buffer, "Rename cheapest to lowest", place, place)
+        offset = before.index("def cheapest")
+        await editor.edit(buffer, "Rename cheapest to lowest", offset, offset)
         outcome = await editor.outcome()
         if "edit" in outcome:
             assert buffer.text != before and buffer.version > 3
@@ -57,7 +57,7 @@ async def test_three_jobs_as_a_real_editor_announces_itself(client: str, encodin
 async def test_stray_output_and_unbuffered_streams_break_no_frame(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under ``python -u``, with a library that prints on stdout, at the C level too, and asks on stdin."""
+    """Under ``python -u``, with a library that prints on stdout, also at the C level, and reads stdin."""
     noisy = tmp_path / "sitecustomize.py"
     noisy.write_text(
         "import threading, time, os\n"
@@ -83,16 +83,16 @@ async def test_stray_output_and_unbuffered_streams_break_no_frame(
         assert (await child.stderr.read()).count(b"stray") > 20
 
 
-async def test_the_server_goes_when_its_client_does() -> None:
-    """End of stdin, in the middle of loading: exit code 1."""
+async def test_server_exits_at_the_end_of_stdin() -> None:
+    """Even while a model loads; with exit code 1."""
     async with process() as (editor, child):
         await editor.start(ready=False)
         child.stdin.close()
         assert await asyncio.wait_for(child.wait(), TIMEOUT) == 1
 
 
-async def test_the_server_goes_when_the_editor_s_process_is_gone() -> None:
-    """Also where its stdin stays open."""
+async def test_server_exits_if_the_editor_s_process_is_gone() -> None:
+    """Even if its stdin stays open."""
     parent = await asyncio.create_subprocess_exec(sys.executable, "-c", "input()", stdin=subprocess.PIPE)
     async with process() as (editor, child):
         await editor.call("initialize", {"processId": parent.pid, "capabilities": {}})
@@ -103,8 +103,8 @@ async def test_the_server_goes_when_the_editor_s_process_is_gone() -> None:
         assert await asyncio.wait_for(child.wait(), TIMEOUT) == 1
 
 
-async def test_over_tcp_each_client_has_its_own_session() -> None:
-    """One client's leaving ends neither the server nor the other's session; HTTP is refused."""
+async def test_each_tcp_client_has_its_own_session() -> None:
+    """A client that disconnects ends neither the server nor another session; HTTP is refused."""
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "codeclippy_ls", "--tcp", "127.0.0.1:0", stderr=asyncio.subprocess.PIPE
     )
@@ -141,15 +141,15 @@ async def test_over_tcp_each_client_has_its_own_session() -> None:
         await child.wait()
 
 
-async def test_pipe_and_socket_as_editors_pass_them(tmp_path: Path) -> None:
-    """There the client listens and the server connects."""
+async def test_pipe_and_socket_options(tmp_path: Path) -> None:
+    """With both, the client listens and the server connects."""
     from tests.editor import Editor
 
     for kind in ("pipe", "socket"):
-        arrived: asyncio.Queue[Any] = asyncio.Queue()
+        connections: asyncio.Queue[Any] = asyncio.Queue()
 
-        async def connected(reader: Any, writer: Any, arrived: asyncio.Queue[Any] = arrived) -> None:
-            arrived.put_nowait((reader, writer))
+        async def connected(reader: Any, writer: Any, connections: asyncio.Queue[Any] = connections) -> None:
+            connections.put_nowait((reader, writer))
 
         if kind == "pipe":
             listener = await asyncio.start_unix_server(connected, tmp_path / "s")
@@ -158,7 +158,7 @@ async def test_pipe_and_socket_as_editors_pass_them(tmp_path: Path) -> None:
             listener = await asyncio.start_server(connected, "127.0.0.1", 0)
             argument = f"--socket={listener.sockets[0].getsockname()[1]}"
         child = await asyncio.create_subprocess_exec(sys.executable, "-m", "codeclippy_ls", argument)
-        reader, writer = await asyncio.wait_for(arrived.get(), TIMEOUT)
+        reader, writer = await asyncio.wait_for(connections.get(), TIMEOUT)
         editor = Editor(reader, writer.write)
         await editor.start(ready=False)
         await editor.stop()
