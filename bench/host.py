@@ -1,10 +1,10 @@
-"""One engine host for several editors beside an engine in each server: memory, first suggestion, keystrokes, loop lag.
+"""Compare one shared engine host with an engine in each server: memory, first suggestion, keystrokes, loop lag.
 
     python -m bench.host [--quick]
 
-One, two and eight clients each way, all alive at once. They type the same text, the two ways in turns, at a pace that
-gives all of them together the same number of keys a second; a request that no handler answers is timed meanwhile.
-Memory is the sum over the servers, and the host where there is one.
+One, two and eight clients of each kind, all running at once. They type the same text, the two kinds in turns, at a pace
+at which all clients together type the same number of keys per second. At the same time a request that no handler
+answers is timed. Memory is the sum over the servers, plus the host if there is one.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from bench.typist import Pings, Typist, Variant, serving
 from bench.workload import Typing, typings
 from tests.editor import Editor
 
-WAYS = ("shared", "in-process")
+ENGINES = ("shared", "in-process")
 _URI = "file:///bench/{}-{}-{}.py"
-_KEYS_A_SECOND = 8.0  # of all clients together
-_TOKENS = 48
+_KEYS_PER_SECOND = 8.0  # of all clients together
+_MAX_TOKENS = 48
 
 
 @dataclass
-class Way:
-    """Servers that have their engine in one place, and what was measured of them."""
+class Group:
+    """Servers with the same setting `model.engine`, and their measurements."""
 
     name: str
     editors: list[Editor] = field(default_factory=list)
@@ -48,31 +48,31 @@ class Way:
     pings: Pings = field(default_factory=Pings)
 
     async def start(self, stack: contextlib.AsyncExitStack, count: int) -> None:
-        """Start servers, one after the other, each asked for a suggestion."""
+        """Start servers, one after the other, and ask each for a suggestion."""
         text = "def mean(values):\n    total = sum(values)\n    return "
         for index in range(count):
             began = time.perf_counter()
             options = {"model": {"engine": self.name, "idleMinutes": 1}}
-            editor, process = await stack.enter_async_context(serving(Variant(options), _TOKENS))
+            editor, process = await stack.enter_async_context(serving(Variant(options), _MAX_TOKENS))
             await editor.ghost(editor.open(text, _URI.format("first", self.name, index)), len(text))
             self.first.append(time.perf_counter() - began)
             self.editors.append(editor)
             self.processes.append(process)
             self.typists.append(Typist(editor))
 
-    async def type(self, parts: Sequence[Typing], turn: int) -> None:
-        """All clients at once, each its own part; the first one's server is pinged."""
-        pace = len(self.typists) / _KEYS_A_SECOND
+    async def type(self, parts: Sequence[Typing], repetition: int) -> None:
+        """Let all clients type at once, each its own part; the first client's server is pinged."""
+        seconds_per_key = len(self.typists) / _KEYS_PER_SECOND
         async with self.pings.running(self.editors[0], self.typists[0], 0.02):
             await asyncio.gather(
                 *(
-                    typist.type(part, pace, _URI.format(turn, self.name, index))
+                    typist.type(part, seconds_per_key, _URI.format(repetition, self.name, index))
                     for index, (typist, part) in enumerate(zip(self.typists, parts, strict=True))
                 )
             )
 
-    def figures(self, hosts: Sequence[int]) -> dict[str, Any]:
-        """What is printed."""
+    def metrics(self, hosts: Sequence[int]) -> dict[str, Any]:
+        """Return the measurements that are printed."""
         together = Typist(self.editors[0])
         for typist in self.typists:
             together.sent += typist.sent
@@ -82,7 +82,7 @@ class Way:
         return {
             "first_s": self.first[0],
             "next_first_s": statistics.median(self.first[1:] or self.first),
-            **{f"{kind}_mib": sum(memory(process, kind) for process in processes) for kind in ("pss", "rss")},
+            **{f"{kind}_mib": sum(read_memory(process, kind) for process in processes) for kind in ("pss", "rss")},
             "key_to_engines_answer_ms": found["key_to_engines_answer_ms"],
             "sent": found["sent"],
             "failed": found["failed"],
@@ -91,17 +91,17 @@ class Way:
         }
 
 
-def memory(process: int, kind: str) -> float:
-    """MiB of a process, shared pages divided among those who share them (``pss``) or not (``rss``)."""
+def read_memory(process: int, kind: str) -> float:
+    """Return the MiB of a process, with shared pages divided among the processes that share them (``pss``) or not."""
     for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
         if line.lower().startswith(f"{kind}:"):
             return int(line.split()[1]) / 1024
-    raise ValueError(f"no {kind} of process {process}")
+    raise ValueError(f"/proc has no {kind} of process {process}")
 
 
 @contextlib.contextmanager
-def own_hosts() -> Iterator[list[int]]:
-    """A folder for this run's hosts alone; fills in their processes when asked, and ends them."""
+def private_host_folder() -> Iterator[list[int]]:
+    """Make a folder for this run's hosts alone; yields a list for their processes, which are ended in the end."""
     folder = tempfile.mkdtemp(prefix="cc-")
     before = os.environ.get("XDG_RUNTIME_DIR")
     os.environ["XDG_RUNTIME_DIR"] = folder
@@ -109,7 +109,7 @@ def own_hosts() -> Iterator[list[int]]:
     try:
         yield found
     finally:
-        found += hosts_of(folder)
+        found += find_hosts(folder)
         for process in set(found):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGTERM)
@@ -120,8 +120,8 @@ def own_hosts() -> Iterator[list[int]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def hosts_of(folder: str) -> list[int]:
-    """Hosts whose socket is in a folder."""
+def find_hosts(folder: str) -> list[int]:
+    """Return the processes of the hosts with sockets in a folder."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -130,26 +130,26 @@ def hosts_of(folder: str) -> list[int]:
     return found
 
 
-async def compared(count: int, turns: int, keys: int) -> dict[str, Any]:
-    """Both ways with so many clients, in turns."""
-    ways = [Way(name) for name in WAYS]
-    parts = typings(count * turns * keys, seed=count, each=keys)
-    with own_hosts() as hosts:
+async def compare(count: int, repetitions: int, keys: int) -> dict[str, Any]:
+    """Measure both kinds with this many clients, in turns."""
+    groups = [Group(name) for name in ENGINES]
+    parts = typings(count * repetitions * keys, seed=count, each=keys)
+    with private_host_folder() as hosts:
         async with contextlib.AsyncExitStack() as stack:
-            for way in ways if count != 2 else ways[::-1]:  # who is first finds the files cold
-                await way.start(stack, count)
-            for turn in range(turns):
-                some = [parts[(turn * count + index) % len(parts)] for index in range(count)]
-                for way in ways if turn % 2 == 0 else ways[::-1]:
-                    await way.type(some, turn)
-            hosts += hosts_of(os.environ["XDG_RUNTIME_DIR"])
+            for group in groups if count != 2 else groups[::-1]:  # the first one finds cold files
+                await group.start(stack, count)
+            for repetition in range(repetitions):
+                own_parts = [parts[(repetition * count + index) % len(parts)] for index in range(count)]
+                for group in groups if repetition % 2 == 0 else groups[::-1]:
+                    await group.type(own_parts, repetition)
+            hosts += find_hosts(os.environ["XDG_RUNTIME_DIR"])
             if len(hosts) != 1:
-                raise ValueError(f"{len(hosts)} hosts, where one was to be")
-            return {way.name: way.figures(hosts) for way in ways}
+                raise ValueError(f"there are {len(hosts)} hosts instead of one")
+            return {group.name: group.metrics(hosts) for group in groups}
 
 
 def print_row(count: int, name: str, row: dict[str, Any]) -> None:
-    """One way with so many clients."""
+    """Print the measurements of one kind with this many clients."""
     answer, lag = row["key_to_engines_answer_ms"], row["lag_busy_ms"]
     times = f"{answer['p50']:9.1f}{answer['p95']:8.1f}" if answer else f"{'-':>9}{'-':>8}"
     lags = f"{lag['p50']:9.2f}{lag['p95']:8.2f}{lag['max']:8.2f}" if lag else f"{'-':>9}{'-':>8}{'-':>8}"
@@ -172,9 +172,9 @@ def main() -> None:
     print("clients  engine   PSS MiB RSS MiB  first s next s   keys   p50 ms  p95 ms  lag p50     p95     max")
     found: dict[str, Any] = {}
     for count in (1, 2, 8):
-        turns, keys = (2, 12 if count == 8 else 40) if options.quick else (4, 24 if count == 8 else 80)
-        found[str(count)] = asyncio.run(compared(count, turns, keys))
-        for name in WAYS:
+        repetitions, keys = (2, 12 if count == 8 else 40) if options.quick else (4, 24 if count == 8 else 80)
+        found[str(count)] = asyncio.run(compare(count, repetitions, keys))
+        for name in ENGINES:
             print_row(count, name, found[str(count)][name])
     print(json.dumps({"load": os.getloadavg()[0], "clients": found}))
 
