@@ -1,7 +1,7 @@
 """Ways to run one model, compared with each other: each is a column of `bench.speed`.
 
 The native decoder in several number formats, transformers' module, and its ``generate``. Other engines are added by
-`bench.peers`: if a module of that name exists, its ``columns(subject) -> list[Column]`` makes their columns.
+`bench.peers`: if a module of that name exists, its ``list_columns(subject) -> list[Column]`` makes their columns.
 """
 
 from __future__ import annotations
@@ -265,5 +265,5 @@ def list_peer_columns(subject: Subject) -> list[Column]:
     """List the columns of other engines, if `bench.peers` exists."""
     if importlib.util.find_spec("bench.peers") is None:
         return []
-    columns: list[Column] = importlib.import_module("bench.peers").columns(subject)
+    columns: list[Column] = importlib.import_module("bench.peers").list_columns(subject)
     return columns

@@ -168,7 +168,7 @@ def prompt(model: Any, prefix: str, suffix: str, tokens: int) -> list[int]:
 
 def beside(subject: Subject, peers: bool) -> list[Column]:
     """Ours without the server, the naive way, and llama.cpp where it can be had."""
-    from bench.peers import LIBRARY, SERVER, PeerError, opened
+    from bench.peers import LIBRARY, SERVER, PeerError, open_peer
     from codeclippy_ls.engine.decoder.linear import WeightFormats
     from codeclippy_ls.engine.decoder.linear import choose_fastest_formats as fastest
 
@@ -179,7 +179,7 @@ def beside(subject: Subject, peers: bool) -> list[Column]:
     ]
     for engine, form in ((SERVER, "int8"), (LIBRARY, "int8"), (SERVER, "float32")) if peers else ():
         try:
-            found.append(opened(subject, engine, form, 1))
+            found.append(open_peer(subject, engine, form, 1))
         except PeerError as error:
             print(f"{engine} {form} skipped: {error}")
     return [*found, GenerateColumn(subject, "float32")]

@@ -145,9 +145,9 @@ def make_stateful_graph(model: peer_formats.GgufModel) -> Any:
 class OpenVino:
     """One request on the graph; greedy."""
 
-    reuses = False
+    reuses_prefix = False
 
-    def __init__(self, folder: Path, scratch: Path, form: str, threads: int, window: int) -> None:
+    def __init__(self, folder: Path, scratch: Path, form: str, threads: int, context_length: int) -> None:
         import openvino
 
         graph = make_stateful_graph(peer_formats.convert_checkpoint(folder))

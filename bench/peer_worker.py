@@ -1,13 +1,13 @@
-"""Another engine in a process and an environment of its own, asked by lines of JSON on stdin, answering on stdout.
+"""Another engine in a process and an environment of its own; requests are lines of JSON on stdin, responses on stdout.
 
     .venv-peers/bin/python -m bench.peer_worker
 
-One object a line, one answer a line: ``{"do": "open", "engine", "form", "folder", "scratch", "threads", "window"}``
-once, then ``{"do": "prefill", "tokens"}``, ``{"do": "decode", "count"}`` (after the prompt read last; the next call
-begins there again), ``{"do": "keystroke", "tokens", "count"}`` (with all that was kept of the prompts before). Answers
-hold the ``tokens`` written, ``seconds`` of the work alone, ``cpu`` seconds of all its threads, ``aside`` seconds of
-going back to the prompt where that is no part of the work, and the engine's own ``timings`` if it has any; or
-``error``. All of it is greedy.
+One object per line: first ``{"method": "open", "engine", "form", "folder", "scratch", "threads", "context_length"}``,
+then ``{"method": "prefill", "tokens"}``, ``{"method": "decode", "count"}`` (after the last prefilled prompt; the next
+call starts there again) and ``{"method": "keystroke", "tokens", "count"}`` (reusing what was kept of earlier prompts).
+A response has the decoded ``tokens``, ``seconds`` of the work alone, ``cpu_seconds`` of all its threads,
+``excluded_seconds`` for restoring the prompt if that is not part of the work, and the engine's own ``timings`` if it
+has any; or ``error``. All decoding is greedy.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from bench.peer_openvino import OpenVino
 
 
 class Engine(Protocol):
-    """An engine over one model.
+    """An engine with one model.
 
     Attributes:
-        version: with its name.
+        version: the engine's name and version.
         nbytes: of the model's file.
-        reuses: whether it goes on from a part of the prompt before.
+        reuses_prefix: it reuses the common prefix of the last prompt.
     """
 
     version: str
     nbytes: int
-    reuses: bool
+    reuses_prefix: bool
 
     def prefill(self, tokens: Sequence[int]) -> list[int]:
-        """Read a prompt from nothing."""
+        """Prefill a prompt with an empty cache."""
 
     def decode(self, count: int) -> list[int]:
-        """Write so many tokens after it."""
+        """Decode ``count`` tokens after it."""
 
     def keystroke(self, tokens: Sequence[int], count: int) -> list[int]:
-        """Write so many tokens after a prompt that is much like the last."""
+        """Decode ``count`` tokens after a prompt that is much like the last."""
 
 
 class CTranslate2:
-    """CTranslate2's generator. It keeps a prompt that is said to be the same again, but no part of one."""
+    """CTranslate2's generator. It caches a prompt that is declared static, but reuses no part of one."""
 
-    reuses = False
+    reuses_prefix = False
 
-    def __init__(self, folder: Path, scratch: Path, form: str, threads: int, window: int) -> None:
+    def __init__(self, folder: Path, scratch: Path, form: str, threads: int, context_length: int) -> None:
         import ctranslate2
 
         self.version = f"CTranslate2 {ctranslate2.__version__}"
@@ -65,23 +65,23 @@ class CTranslate2:
         self._prompt: list[int] = []
 
     def prefill(self, tokens: Sequence[int]) -> list[int]:
-        """And one token, which it cannot do without."""
+        """Prefill and decode one token, since it cannot do without."""
         self._prompt = list(tokens)
-        return self._generated([], tokens, 1)
+        return self._generate([], tokens, 1)
 
     def decode(self, count: int) -> list[int]:
-        """The prompt is kept as its static prompt, but for the last token."""
-        return self._generated(self._prompt[:-1], self._prompt[-1:], count)
+        """Decode after the prompt, which is its static prompt but for the last token."""
+        return self._generate(self._prompt[:-1], self._prompt[-1:], count)
 
     def keystroke(self, tokens: Sequence[int], count: int) -> list[int]:
-        """All from the start."""
-        return self._generated([], tokens, count)
+        """Start with an empty cache."""
+        return self._generate([], tokens, count)
 
-    def _generated(self, fixed: Sequence[int], start: Sequence[int], count: int) -> list[int]:
+    def _generate(self, static_prompt: Sequence[int], start: Sequence[int], count: int) -> list[int]:
         result = self._generator.generate_batch(
             [[str(token) for token in start]],
-            static_prompt=[str(token) for token in fixed] or None,
-            cache_static_prompt=bool(fixed),
+            static_prompt=[str(token) for token in static_prompt] or None,
+            cache_static_prompt=bool(static_prompt),
             max_length=count,
             min_length=count,
             sampling_topk=1,
@@ -89,7 +89,7 @@ class CTranslate2:
             include_prompt_in_result=False,
             end_token=[],
         )
-        return [int(word) for word in result[0].sequences[0]]
+        return [int(token) for token in result[0].sequences[0]]
 
 
 ENGINES: dict[str, Any] = {
@@ -100,47 +100,55 @@ ENGINES: dict[str, Any] = {
 }
 
 
-def answer(engine: Any, asked: dict[str, Any]) -> dict[str, Any]:
-    """Do what is asked, and time it."""
-    began = time.perf_counter()
-    if asked["do"] == "decode" and hasattr(engine, "restore"):
+def run_request(engine: Any, request: dict[str, Any]) -> dict[str, Any]:
+    """Run a request and time it."""
+    restore_started = time.perf_counter()
+    if request["method"] == "decode" and hasattr(engine, "restore"):
         engine.restore()
     started, cpu = time.perf_counter(), time.process_time()
-    if asked["do"] == "prefill":
-        tokens = engine.prefill(asked["tokens"])
-    elif asked["do"] == "decode":
-        tokens = engine.decode(asked["count"])
+    if request["method"] == "prefill":
+        tokens = engine.prefill(request["tokens"])
+    elif request["method"] == "decode":
+        tokens = engine.decode(request["count"])
     else:
-        tokens = engine.keystroke(asked["tokens"], asked["count"])
+        tokens = engine.keystroke(request["tokens"], request["count"])
     return {
         "seconds": time.perf_counter() - started,
-        "cpu": time.process_time() - cpu,
-        "aside": started - began,
+        "cpu_seconds": time.process_time() - cpu,
+        "excluded_seconds": started - restore_started,
         "tokens": tokens,
         "timings": getattr(engine, "timings", None),
     }
 
 
 def serve(lines: TextIO, out: TextIO) -> None:
-    """Answer each line until there are no more."""
+    """Respond to each line until the input ends."""
     engine: Any = None
     for line in lines:
-        asked = json.loads(line)
+        request = json.loads(line)
         try:
-            if asked["do"] == "open":
-                engine = ENGINES[asked["engine"]](
-                    Path(asked["folder"]), Path(asked["scratch"]), asked["form"], asked["threads"], asked["window"]
+            if request["method"] == "open":
+                engine = ENGINES[request["engine"]](
+                    Path(request["folder"]),
+                    Path(request["scratch"]),
+                    request["form"],
+                    request["threads"],
+                    request["context_length"],
                 )
-                said = {"version": engine.version, "bytes": engine.nbytes, "reuses": engine.reuses}
+                response = {
+                    "version": engine.version,
+                    "nbytes": engine.nbytes,
+                    "reuses_prefix": engine.reuses_prefix,
+                }
             else:
-                said = answer(engine, asked)
+                response = run_request(engine, request)
         except Exception as error:
-            said = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(said), file=out, flush=True)
+            response = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(response), file=out, flush=True)
 
 
 def main() -> None:
-    """Keep stdout for answers: what libraries print goes to stderr."""
+    """Keep stdout for responses: output of libraries goes to stderr."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     serve(sys.stdin, out)

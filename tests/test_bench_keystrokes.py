@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench import keystrokes, workload
-from bench.peers import PeerError, columns, opened
+from bench.peers import PeerError, list_columns, open_peer
 from bench.typist import Outcome, Pings, Typist, answered
 from bench.workload import Key, Typing, functions, typings
 from codeclippy_ls.server.server import Server
@@ -104,7 +104,7 @@ def test_peers_that_are_absent_are_skipped_with_the_reason(
     monkeypatch.setattr("bench.peers.PYTHON", tmp_path / "python")
     small: Any = SimpleNamespace(name="small", num_parameters=1000)
     large: Any = SimpleNamespace(name="large", num_parameters=10**8)
-    assert columns(small) == [] and capsys.readouterr().out == ""
-    assert columns(large) == [] and "make bench-peers" in capsys.readouterr().out
+    assert list_columns(small) == [] and capsys.readouterr().out == ""
+    assert list_columns(large) == [] and "make bench-peers" in capsys.readouterr().out
     with pytest.raises(PeerError, match="make bench-peers"):
-        opened(large, "llama.cpp", "int8", 1)
+        open_peer(large, "llama.cpp", "int8", 1)

@@ -1,4 +1,4 @@
-"""Other engines beside ours: they are given the same model, and what is said of them follows from the figures."""
+"""Other engines: they get the same model, and the ratios follow from the figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from bench import peer_formats, peer_worker, peers
 from bench.columns import Subject, SubprocessCost
-from bench.peer_llama import instructions
+from bench.peer_llama import parse_instruction_sets
 from bench.peer_openvino import Decoder
 from bench.speed import time_in_turns
 from tests import checkpoints
@@ -26,12 +26,12 @@ def test_converted_checkpoint_gives_the_same_logits(architecture: str, tmp_path:
     module.save_pretrained(tmp_path)
     model = peer_formats.convert_checkpoint(tmp_path)
     decoder, tokens = Decoder(model), torch.tensor([[7, 9, 11, 7, 9, 300, 2]])
-    kept = [torch.zeros(1, model.num_heads, 0, model.hidden_size // model.num_heads)] * (2 * model.num_layers)
+    past = [torch.zeros(1, model.num_heads, 0, model.hidden_size // model.num_heads)] * (2 * model.num_layers)
     with torch.no_grad():
-        _, *kept = decoder(tokens[:, :4], torch.arange(4), torch.zeros(1, dtype=torch.long), *kept)
-        logits, *kept = decoder(tokens[:, 4:], torch.arange(4, 7), torch.zeros(1, dtype=torch.long), *kept)
+        _, *past = decoder(tokens[:, :4], torch.arange(4), torch.zeros(1, dtype=torch.long), *past)
+        logits, *past = decoder(tokens[:, 4:], torch.arange(4, 7), torch.zeros(1, dtype=torch.long), *past)
         expected = module(tokens).logits[:, -1:]
-    assert kept[0].shape[2] == 7
+    assert past[0].shape[2] == 7
     torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -43,88 +43,97 @@ def test_dummy_tokens_are_distinct_and_spell_each_byte() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("system_info", "expected"),
     [
         ("CPU : SSE3 = 1 | AVX2 = 1 | F16C = 1 | REPACK = 1 | ", "AVX2"),
         ("CPU : AVX2 = 1 | AVX512 = 1 | AMX_INT8 = 1 | LLAMAFILE = 1 | ", "AVX2 AVX512 AMX_INT8"),
         ("CPU : AVX2 = 0 | SSE3 = 1 | ", "no wide instructions"),
     ],
 )
-def test_a_build_says_its_instruction_sets(said: str, expected: str) -> None:
-    """Of llama.cpp's line about its system."""
-    assert instructions(said) == expected
+def test_instruction_sets_are_parsed(system_info: str, expected: str) -> None:
+    """From llama.cpp's system information."""
+    assert parse_instruction_sets(system_info) == expected
 
 
 class FakeEngine:
-    """Writes numbers on; goes back to its prompt as a thing of its own."""
+    """Continues a sequence of numbers; restores its prompt in a separate call."""
 
-    version, nbytes, reuses, timings = "fake 1", 10, False, {"prompt_ms": 2.0}
+    version, nbytes, reuses_prefix, timings = "fake 1", 10, False, {"prompt_ms": 2.0}
 
-    def __init__(self, folder: Path, scratch: Path, form: str, threads: int, window: int) -> None:
+    def __init__(self, folder: Path, scratch: Path, form: str, threads: int, context_length: int) -> None:
         self.last = self.restored = 0
 
     def prefill(self, tokens: Sequence[int]) -> list[int]:
-        """The next number."""
+        """Return the next number."""
         self.last = tokens[-1]
         return [self.last + 1]
 
     def restore(self) -> None:
-        """Counted."""
+        """Count the calls."""
         self.restored += 1
 
     def decode(self, count: int) -> list[int]:
-        """The next numbers; none without `restore`."""
+        """Return the next numbers; nothing without `restore`."""
         return [self.last + step for step in range(1, count + 1)] if self.restored else []
 
     def keystroke(self, tokens: Sequence[int], count: int) -> list[int]:
-        """Not able."""
+        """Fail."""
         raise ValueError("no")
 
 
-def test_the_worker_answers_each_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In order, errors too, and goes back to the prompt outside of the time."""
+def test_worker_responds_to_each_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, also with errors; restoring the prompt is excluded from the time."""
     monkeypatch.setitem(peer_worker.ENGINES, "fake", FakeEngine)
-    asked: list[dict[str, Any]] = [
-        {"do": "open", "engine": "fake", "form": "int8", "folder": ".", "scratch": ".", "threads": 1, "window": 9},
-        {"do": "prefill", "tokens": [1, 2]},
-        {"do": "decode", "count": 3},
-        {"do": "keystroke", "tokens": [1], "count": 1},
+    requests: list[dict[str, Any]] = [
+        {
+            "method": "open",
+            "engine": "fake",
+            "form": "int8",
+            "folder": ".",
+            "scratch": ".",
+            "threads": 1,
+            "context_length": 9,
+        },
+        {"method": "prefill", "tokens": [1, 2]},
+        {"method": "decode", "count": 3},
+        {"method": "keystroke", "tokens": [1], "count": 1},
     ]
     out = io.StringIO()
-    peer_worker.serve(io.StringIO("".join(json.dumps(one) + "\n" for one in asked)), out)
-    opened, read, wrote, failed = map(json.loads, out.getvalue().splitlines())
-    assert opened == {"version": "fake 1", "bytes": 10, "reuses": False}
-    assert read["tokens"] == [3] and wrote["tokens"] == [3, 4, 5] and wrote["timings"] == {"prompt_ms": 2.0}
-    assert all(said[kind] >= 0 for said in (read, wrote) for kind in ("seconds", "cpu", "aside"))
+    peer_worker.serve(io.StringIO("".join(json.dumps(one) + "\n" for one in requests)), out)
+    opened, prefilled, decoded, failed = map(json.loads, out.getvalue().splitlines())
+    assert opened == {"version": "fake 1", "nbytes": 10, "reuses_prefix": False}
+    assert prefilled["tokens"] == [3] and decoded["tokens"] == [3, 4, 5] and decoded["timings"] == {"prompt_ms": 2.0}
+    times = ("seconds", "cpu_seconds", "excluded_seconds")
+    assert all(response[kind] >= 0 for response in (prefilled, decoded) for kind in times)
     assert failed == {"error": "ValueError: no"}
 
 
-def test_work_elsewhere_is_counted_and_what_is_beside_it_is_not() -> None:
-    """CPU time of the other process joins ours; time of going back is taken off."""
+def test_cost_in_a_subprocess_is_counted_without_excluded_time() -> None:
+    """CPU time of the other process is added; time for restoring the prompt is subtracted."""
     times = time_in_turns({"one": lambda: SubprocessCost(cpu_seconds=5.0, excluded_seconds=100.0)}, 3, 10.0)["one"]
     assert all(second < -99 for second in times.seconds) and times.median_cpu >= 5000
 
 
-def row(bits: int, figure: float, typed: float | None) -> dict[str, Any]:
-    """Figures of a column."""
+def make_row(bits: int, figure: float, keystroke: float | None) -> dict[str, Any]:
+    """Make the figures of a column."""
     found: dict[str, Any] = {"bits": bits}
     for name in ("prefill", "token", "keystroke"):
-        for key in ("_ms", "_least_ms", "_cpu_ms"):
-            found[name + key] = typed if name == "keystroke" else figure
+        for key in ("_ms", "_min_ms", "_cpu_ms"):
+            found[name + key] = keystroke if name == "keystroke" else figure
     return found
 
 
-def test_ratios_are_of_the_best_at_equal_bits() -> None:
-    """A keystroke's is over llama.cpp's server, whatever else is quicker; without a rival there is none."""
+def test_ratios_compare_the_best_at_equal_bits() -> None:
+    """A keystroke is compared with llama.cpp's server, even if another is faster; without a peer there is no ratio."""
     rows = {
-        "ours (int8)": row(8, 4.0, 20.0),
-        "ours int8": row(8, 2.0, 10.0),
-        "ours float32": row(32, 1.0, 1.0),
-        f"{peers.SERVER} Q8_0": row(8, 8.0, 40.0),
-        f"{peers.LIBRARY} Q8_0": row(8, 5.0, 5.0),
-        "OpenVINO int8": row(8, 4.0, None),
+        "ours (int8)": make_row(8, 4.0, 20.0),
+        "ours int8": make_row(8, 2.0, 10.0),
+        "ours float32": make_row(32, 1.0, 1.0),
+        f"{peers.SERVER} Q8_0": make_row(8, 8.0, 40.0),
+        f"{peers.LIBRARY} Q8_0": make_row(8, 5.0, 5.0),
+        "OpenVINO int8": make_row(8, 4.0, None),
     }
-    found = {said["figure"]: said["median"] for said in peers.ratios(rows)}
+    found = {ratio["figure"]: ratio["median"] for ratio in peers.compute_ratios(rows)}
     assert found == {
         "prefill": {"ratio": 0.5, "ours": "ours int8", "theirs": "OpenVINO int8"},
         "token": {"ratio": 0.5, "ours": "ours int8", "theirs": "OpenVINO int8"},
@@ -132,16 +141,16 @@ def test_ratios_are_of_the_best_at_equal_bits() -> None:
     }
 
 
-@pytest.mark.skipif(not (peers.PYTHON.parent.parent / "installed").exists(), reason=peers.MISSING)
+@pytest.mark.skipif(not (peers.PYTHON.parent.parent / "installed").exists(), reason=peers.NOT_INSTALLED)
 @pytest.mark.parametrize("engine", peers.ENGINES)
-def test_each_engine_writes_our_tokens(engine: str) -> None:
-    """In float32, after a prefill and, where it keeps a prefix, after a longer prompt."""
+def test_each_engine_decodes_our_tokens(engine: str) -> None:
+    """In float32, after a prefill and, if it reuses prefixes, after a longer prompt."""
     subject, prompt = Subject("toy", checkpoints.make_module("gpt_neox")), [7, 9, 11, 7, 9, 300, 2]
-    peer = peers.opened(subject, engine, "float32", 1)
-    assert peers.agreement(subject, peer, prompt, 8) == 8 and peer.version
-    wrote = peer.tokens
+    peer = peers.open_peer(subject, engine, "float32", 1)
+    assert peers.count_same_tokens(subject, peer, prompt, 8) == 8 and peer.version
+    expected = peer.tokens
     peer.decode(8)
-    assert peer.tokens == wrote, "it did not go back to its prompt"
-    if isinstance(peer, peers.TypedPeer):
-        peer.keystroke([*prompt, wrote[0]], 7)
-        assert peer.reuses_prefix and peer.tokens == wrote[1:]
+    assert peer.tokens == expected, "it did not return to its prompt"
+    if isinstance(peer, peers.KeystrokePeer):
+        peer.keystroke([*prompt, expected[0]], 7)
+        assert peer.reuses_prefix and peer.tokens == expected[1:]
