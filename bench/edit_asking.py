@@ -162,7 +162,6 @@ async def made(
         model: the engine's name of it.
         begin: called with the model and the prompt, on the engine's thread, before anything is read.
     """
-
     name = asking.document.uri.rsplit("/", 1)[-1]
     ask = WatchedAsk(name, asking.shown, asking.message, sampling["max_tokens"], family, way.constrained, begin)
     options = Sampling(**sampling, use_drafts=way.drafts, candidates=way.candidates, greedy_first=True)

@@ -1,5 +1,6 @@
-"""Other engines compared with ours: llama.cpp, CTranslate2 and OpenVINO, each in a process of its own, in the
-environment that `make bench-peers` makes.
+"""Compare other engines with ours: llama.cpp, CTranslate2 and OpenVINO, each in a process of its own.
+
+They are installed in the environment that `make bench-peers` makes.
 
     python -m bench.peers [--quick] [--models shipped,34M,125M,350M] [--threads 1,2]
 

@@ -1,4 +1,4 @@
-"""Draw training samples (continuation, infill, edit) as token ids and pack them into rows.
+r"""Draw training samples (continuation, infill, edit) as token ids and pack them into rows.
 
 The formats are those that the server builds at inference, segment by segment. A control token is an id; text is encoded
 by a tokenizer without added tokens:
@@ -6,7 +6,7 @@ by a tokenizer without added tokens:
 - continuation: text, END
 - infill, SPM (suffix first, as the server does): SUFFIX text PREFIX text MIDDLE text END; a few are PSM (prefix first):
   PREFIX text SUFFIX text MIDDLE text END
-- edit: NAME " name\\n" BEFORE " file" MESSAGE " message\\n" DIFF " hunks" END
+- edit: NAME " name\n" BEFORE " file" MESSAGE " message\n" DIFF " hunks" END
 
 Every use draws new samples. Rows come in groups. A group depends only on the seed and its number, so that several
 processes can make groups, and a run can resume from a number. Knows nothing of models.

@@ -43,8 +43,10 @@ class Metrics:
     _open: dict[str, _Open] = field(default_factory=dict, repr=False)
 
     def offer(self, document: Document, offset: int, text: str, replaces: int = 0) -> None:
-        """A suggestion is sent to be shown; what was shown before in the document, and does not go on in it, is
-        dismissed."""
+        """Record that a suggestion is sent to be shown.
+
+        One shown before in the document counts as dismissed unless this one continues it.
+        """
         before = self._open.get(document.uri)
         if before is not None and before.text[before.typed :] == text and before.offset + before.typed == offset:
             return

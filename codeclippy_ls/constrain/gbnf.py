@@ -1,5 +1,6 @@
-"""The grammar of a unified diff of one document, written down for services that hold a model to one (GBNF, as llama.cpp
-and xgrammar read it), and what a diff does that followed it.
+"""The grammar of a unified diff of one document, for services that constrain a model, and what such a diff does.
+
+The grammar is written in GBNF, as llama.cpp and xgrammar read it.
 
 It is the language of ``diff`` without what needs a tokenizer: hunks begin at a line of the document and go on with its
 lines, in order, kept or removed; only added lines are the model's own. A hunk changes something and has a line of the
@@ -31,8 +32,11 @@ def write_gbnf(lines: Sequence[str]) -> str:
 
 
 def _rules(lines: Sequence[str]) -> Iterator[str]:
-    """``t``: the number of a hunk's first line. Within a hunk, before line i: ``s`` nothing was written, ``u`` lines
-    were kept, ``x`` lines were added, ``c`` something was changed and a line stands there."""
+    """Yield the rules, one for each state.
+
+    ``t``: the number of a hunk's first line. Within a hunk, before line i: ``s`` nothing was written, ``u`` lines were
+    kept, ``x`` lines were added, ``c`` something was changed and a line stands there.
+    """
     count = len(lines)
     yield 'n ::= [0-9]{1,4} ("," [0-9]{1,4})?'
     yield f'add ::= "+" [^\\r\\n]{{0,{_LONGEST_LINE}}} "\\n"'

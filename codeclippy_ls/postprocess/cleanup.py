@@ -93,8 +93,10 @@ def _find_unmatched(text: str) -> list[str]:
 
 
 def cut_at_unprintable(text: str, context: CursorContext) -> str:
-    """The text up to a character that could not be decoded, or that reorders what a reader sees (bidirectional
-    controls; CVE-2021-42574)."""
+    """Cut the text at a character that could not be decoded or that reorders what a reader sees.
+
+    The latter are bidirectional controls (CVE-2021-42574).
+    """
     return _UNPRINTABLE.split(text, maxsplit=1)[0]
 
 

@@ -84,8 +84,11 @@ def breaks_syntax(text: str, prefix: str, suffix: str, language: str) -> bool:
 
 
 def introduces_syntax_error(before: str, after: str, language: str) -> bool:
-    """Whether a text that was whole is not any more: by the language's own parser where that is light, by brackets and
-    quotes where these must pair up. Of other languages nothing is known."""
+    """Return whether a text that was valid no longer is.
+
+    By the language's own parser if that is light, else by brackets and quotes if these must pair up. Nothing is known
+    of other languages.
+    """
     if language in _BRACKETED:
         return _scan(before, "", language) == ("", []) and _scan(after, "", language) != ("", [])
     whole = _WHOLE.get(language)
@@ -116,16 +119,21 @@ class _Around:
         return not _balanced(text, self.quote, self.open_before, self.suffix, self.language) if told is None else told
 
     def _meets_string(self, text: str) -> bool:
-        """Whether a word of the suggestion would stand right before a string of the suffix, which none but its prefix
-        may."""
+        """Return whether a word of the suggestion would stand right before a string of the suffix.
+
+        Only a string's prefix may.
+        """
         if self.language != "python" or self.quote or self.suffix[:1] not in ("'", '"'):
             return False
         word = _LAST_WORD.search(text)
         return word is not None and word.group().lower() not in _STRING_PREFIXES and not _scan(text, "", "python")[0]
 
     def _told_by_parser(self, text: str) -> bool | None:
-        """What Python's parser says; ``None`` where it cannot say: the code does not parse for other reasons, is too
-        long to be parsed between two keystrokes, or the cursor is in a long string, where statements are not found."""
+        """Return what Python's parser says, or ``None`` if it cannot say.
+
+        It cannot if the code does not parse for other reasons, is too long to be parsed between two keystrokes, or the
+        cursor is in a long string, in which statements are not found.
+        """
         if self.language != "python" or len(self.quote) == 3 or len(self.before) + len(self.after) > _MOST_PARSED:
             return None
         if is_valid_python(self.before + text + self.after):

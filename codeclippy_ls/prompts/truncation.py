@@ -12,8 +12,10 @@ _LEAST_ANSWER = 160  # tokens kept for a diff: a small change with its context
 
 
 def find_aligned_start(text: str, cut: int, skipped: int) -> int | None:
-    """Where a window over the end of ``text`` begins that may not begin before ``cut``: at a line whose number is a
-    multiple of a step. ``None`` where there is no line's start."""
+    """Return where a window over the end of ``text`` begins that may not begin before ``cut``.
+
+    At a line whose number is a multiple of a step; ``None`` if no line starts there.
+    """
     newline = text.find("\n", max(cut - 1, 0))
     if newline < 0:  # one long line
         return None
@@ -30,8 +32,9 @@ def find_aligned_start(text: str, cut: int, skipped: int) -> int | None:
 def fit_lines(
     count: Callable[[str], int], lines: Sequence[str], first: int, last: int, room: int, reserve: int
 ) -> tuple[int, int]:
-    """The lines ``[first, last]`` and what fits around them, in ``room`` tokens less ``reserve``, or less the
-    least answer where the selection needs that.
+    """Return the lines ``[first, last]`` and as many around them as fit.
+
+    They fit into ``room`` tokens less ``reserve``, or less the smallest answer if the selection needs that.
 
     Args:
         count: tokens of a text.

@@ -201,8 +201,10 @@ async def accepted(server: Server, arguments: list[Any]) -> None:
 
 
 async def figures(server: Server, arguments: list[Any]) -> dict[str, Any]:
-    """The command that says what became of suggestions: a message, unless its one argument has ``quiet``, and the
-    figures themselves as its result."""
+    """Show the metrics of suggestions in a message, and return them.
+
+    There is no message if the command's one argument has ``quiet``.
+    """
     assert server.client is not None
     if server.assistant is None:
         return {}

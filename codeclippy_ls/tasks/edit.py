@@ -92,8 +92,10 @@ class EditTask(Task):
         return ContextDiff(state.diff(), *prompt.lines)
 
     def _placed(self, candidate: Candidate, prompt: TextPrompt) -> ContextDiff:
-        """A diff of a service, written anew: one that followed the grammar does what it says; of another the hunks are
-        looked for by their text."""
+        """Rewrite a diff of a service.
+
+        One that followed the grammar is applied as it stands; the hunks of another are searched for by their text.
+        """
         start, end = prompt.lines
         written = cut_at_control_token(candidate.text, prompt)
         lines = [line + "\n" for line in self.shown.lines[start:end]]

@@ -1,5 +1,6 @@
-"""CUDA graphs of passes: for a few tokens, kernel-launch overhead exceeds compute time, so passes are captured and
-replayed.
+"""CUDA graphs of passes: capture and replay.
+
+For a few tokens, kernel-launch overhead exceeds compute time.
 
 A captured graph always reads and writes the same memory. So there are a few *slots*, each with the keys and values of
 one sequence. An input is assigned to a slot, its tokens and past length are written to the memory that the graph reads,

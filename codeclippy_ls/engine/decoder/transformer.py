@@ -197,8 +197,10 @@ class Transformer:
     def compute_logits(
         self, token_ids: Sequence[int] | Tensor, batch: AttentionBatch, logits_slices: list[slice] | None
     ) -> Tensor:
-        """Compute the logits of the tokens in ``logits_slices``, or of all: (tokens, vocab_size), float32, on the
-        device. The keys and values of all tokens are written to the caches."""
+        """Compute the logits of the tokens in ``logits_slices``, or of all: (tokens, vocab_size), float32.
+
+        They stay on the device. The keys and values of all tokens are written to the caches.
+        """
         x = self._run_inner_layers(token_ids, batch)
         x = self._run_layer(self._layers[-1], x, batch, logits_slices)
         return self._lm_head(self._final_norm(x)).float()

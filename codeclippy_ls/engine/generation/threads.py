@@ -33,8 +33,10 @@ def count_cores() -> int:
 
 
 def list_thread_counts() -> tuple[int, ...]:
-    """List the counts worth trying, most promising first: half the logical cores (many are SMT siblings), all but one,
-    one."""
+    """List the counts worth trying, most promising first.
+
+    Half the logical cores (many are SMT siblings), all but one, one.
+    """
     return tuple(dict.fromkeys(min(max(1, count), MAX_THREADS) for count in (count_cores() // 2, count_cores() - 1, 1)))
 
 
