@@ -1,5 +1,5 @@
-"""The engine's laws: greedy output is transformers' own, the same with the prefix cache on or off, interrupted or not;
-every ticket is answered once; nothing stops the thread but its own end."""
+"""Laws of the engine: greedy output equals transformers', with the prefix cache on or off, interrupted or not; every
+handle is resolved once; no fault of a request stops the thread."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ from tests.editor import TIMEOUT
 from tests.scripted import PrebuiltTask
 
 EXACT = WeightFormats("float32", "float32")
-CASES = [f"{architecture}{own}" for architecture in checkpoints.ARCHITECTURES for own in ("", " by its module")]
+CASES = [f"{name}{runner}" for name in checkpoints.ARCHITECTURES for runner in ("", " with transformers")]
 
 
 def model(case: str, seed: int = 0) -> Model:
-    """A toy model behind the engine's face, run by our decoder, or by transformers' module."""
-    architecture, _, module = case.partition(" ")
-    made = checkpoints.make_module(architecture, seed)
-    runner = ModuleRunner(made) if module else Transformer(made.config, made.state_dict(), EXACT)
-    ends = read_stop_token_ids(made.config, made.generation_config.eos_token_id)
-    return Model(runner, Tokenizer(checkpoints.make_tokenizer_json()), case, stop_token_ids=ends)
+    """Make a toy model that the native decoder runs, or transformers' module."""
+    architecture, _, with_transformers = case.partition(" ")
+    module = checkpoints.make_module(architecture, seed)
+    runner = ModuleRunner(module) if with_transformers else Transformer(module.config, module.state_dict(), EXACT)
+    stop_token_ids = read_stop_token_ids(module.config, module.generation_config.eos_token_id)
+    return Model(runner, Tokenizer(checkpoints.make_tokenizer_json()), case, stop_token_ids=stop_token_ids)
 
 
 @lru_cache
 def original(case: str) -> Any:
-    """The module whose weights a toy model has."""
+    """Make the module whose weights a toy model has."""
     return checkpoints.make_module(case.partition(" ")[0])
 
 
 def prompts(count: int, seed: int) -> list[list[int]]:
-    """Prompts that share heads, as successive keystrokes do."""
+    """Make prompts that share prefixes, as successive keystrokes do."""
     chance = random.Random(seed)
     tokens = [chance.randrange(8, checkpoints.VOCAB_SIZE) for _ in range(150)]
     return [
@@ -67,7 +67,7 @@ def prompts(count: int, seed: int) -> list[list[int]]:
 
 
 def reference(subject: Model, prompt: list[int], tokens: int) -> list[int]:
-    """What transformers' own ``generate`` continues with, greedily."""
+    """Continue a prompt greedily with transformers' ``generate``."""
     ids = torch.tensor([prompt])
     out = original(subject.name).generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, pad_token_id=0
@@ -76,25 +76,25 @@ def reference(subject: Model, prompt: list[int], tokens: int) -> list[int]:
 
 
 def run(subject: Model, cache: PrefixCache, prompt: list[int], tokens: int, drafts: bool = True) -> list[int]:
-    """The engine's decoding of one prompt, to its end."""
+    """Continue a prompt greedily with the engine's decoding."""
     prefix = cache.acquire(prompt, subject.new_cache)
-    made = [token for step in steps(subject, prefix, prompt, tokens, drafts) for token in step.token_ids]
+    output = [token for step in steps(subject, prefix, prompt, tokens, drafts) for token in step.token_ids]
     cache.release(prefix)
-    return made
+    return output
 
 
 def steps(
     subject: Model, prefix: CachedPrefix, prompt: list[int], tokens: int, drafts: bool = True
 ) -> Iterator[DecodingStep]:
-    """The turns of one greedy continuation."""
+    """Return the decoding steps of one greedy continuation."""
     room = min(tokens, subject.context_length - len(prompt))
     state = DecodingState(prefix, None, subject.stop_token_ids, Sampler(), room, subject.pass_cost if drafts else None)
     return generate(subject.forward, state, prompt)
 
 
 @pytest.mark.parametrize("architecture", CASES)
-def test_greedy_is_generate_with_cache_on_and_off(architecture: str) -> None:
-    """Token for token, for every architecture, over prompts that share heads."""
+def test_greedy_output_equals_generate_with_prefix_cache_on_and_off(architecture: str) -> None:
+    """Token for token, for every architecture, over prompts that share prefixes."""
     subject = model(architecture)
     warm = PrefixCache(1 << 30)
     reused = 0
@@ -105,24 +105,24 @@ def test_greedy_is_generate_with_cache_on_and_off(architecture: str) -> None:
         reused += len(before.token_ids)
         warm.release(before)
         assert run(subject, warm, prompt, 16) == expected
-    assert reused > 200, "the prefix cache was never of use"
+    assert reused > 200, "the prefix cache was never used"
 
 
 @pytest.mark.parametrize("architecture", CASES)
-def test_greedy_is_the_same_interrupted_and_resumed(architecture: str) -> None:
-    """Two jobs that take turns step by step, and one that is dropped half way, change nothing."""
+def test_greedy_output_is_the_same_interrupted_and_resumed(architecture: str) -> None:
+    """Two jobs that alternate step by step, and one that is dropped half way, change nothing."""
     subject = model(architecture)
     one, other, third = prompts(3, seed=2)
     cache = PrefixCache(1 << 30)
 
-    def turns(prompt: list[int]) -> Generator[Any, None, None]:
+    def job_steps(prompt: list[int]) -> Generator[Any, None, None]:
         prefix = cache.acquire(prompt, subject.new_cache)
         try:
             yield from steps(subject, prefix, prompt, 16)
         finally:
             cache.release(prefix)
 
-    first, dropped, second = turns(one), turns(third), turns(other)
+    first, dropped, second = job_steps(one), job_steps(third), job_steps(other)
     texts: list[list[int]] = [[], []]
     next(dropped)
     next(dropped)
@@ -146,8 +146,8 @@ def linear_cost(num_tokens: int) -> float:
 
 
 @pytest.mark.parametrize("architecture", CASES)
-def test_drafts_change_nothing_but_the_number_of_passes(architecture: str) -> None:
-    """Greedy and sampled text is the same with drafts and without, free or under a constraint; copies take fewer."""
+def test_drafts_reduce_the_passes_and_change_no_output(architecture: str) -> None:
+    """Greedy and sampled output, free or constrained; text with repetitions needs fewer passes with drafts."""
     subject = model(architecture)
     lines = ["def f(x):", "    y = x + 1", "    return y", "", "", "def g(x):", "    y = x + 2", "    return y"]
     text = subject.tokenizer.encode("\n".join(lines) + "\n")
@@ -160,7 +160,7 @@ def test_drafts_change_nothing_but_the_number_of_passes(architecture: str) -> No
             return forward(inputs)
 
         subject.forward = counted
-        made = []
+        outputs = []
         for seed in range(6):
             constraint = diff_constraint(subject.tokenizer, lines, [0], max_added=4) if seed % 2 else None
             state = DecodingState(
@@ -171,20 +171,20 @@ def test_drafts_change_nothing_but_the_number_of_passes(architecture: str) -> No
                 60,
                 linear_cost if drafts else None,
             )
-            found = [token for step in generate(subject.forward, state, text) for token in step.token_ids]
+            output = [token for step in generate(subject.forward, state, text) for token in step.token_ids]
             assert subject.tokenizer.vocab_size >= max(state.prefix.token_ids) and state.prefix.kv_cache.length == len(
                 state.prefix.token_ids
             )
-            made.append(found)
+            outputs.append(output)
         subject.forward = forward
-        return made
+        return outputs
 
     assert texts(True) == texts(False)
     assert passes[True] < passes[False]
 
 
-def test_the_best_draft_is_long_where_guesses_are_good_and_passes_cheap() -> None:
-    """By the expected tokens of a pass, of which one is chosen in any case."""
+def test_optimal_draft_is_long_if_guesses_are_good_and_passes_cheap() -> None:
+    """By the expected number of tokens of a pass, of which one is certain."""
     flat, steep = (lambda n: 1.0), (lambda n: float(n))
     assert optimal_draft_length(0.5, flat, 20) == 20 and optimal_draft_length(0.9, steep, 20) == 0
     assert 0 < optimal_draft_length(0.6, linear_cost, 20) < optimal_draft_length(0.9, linear_cost, 20)
@@ -195,9 +195,8 @@ def test_the_best_draft_is_long_where_guesses_are_good_and_passes_cheap() -> Non
     assert NgramProposer([1, 2]).propose(3) == []
 
 
-def test_what_a_longer_pass_costs_is_learned() -> None:
-    """From passes that were run; a guess before, between what was measured a straight line, and one bad pass is no
-    news."""
+def test_pass_cost_is_learned_from_measured_passes() -> None:
+    """Estimated before, interpolated between measured lengths; one slow outlier changes little."""
     cost = PassCost()
     assert (cost(1), cost(11)) == pytest.approx((1, 1.6))
     for _ in range(200):
@@ -210,15 +209,15 @@ def test_what_a_longer_pass_costs_is_learned() -> None:
     assert cost(16) < 2.3
 
 
-def test_prompts_longer_than_a_chunk_and_up_to_the_window() -> None:
-    """Prefill in chunks, and an answer that the window cuts."""
+def test_long_prompt_is_prefilled_in_chunks_and_answer_is_cut_at_context_length() -> None:
+    """Both equal transformers' output."""
     subject = model("gpt_neox")
     prompt = [8 + index % 500 for index in range(checkpoints.CONTEXT_LENGTH - 5)]
     assert run(subject, PrefixCache(0), prompt, 50) == reference(subject, prompt, 5)
 
 
-def test_sampling_is_reproducible_and_in_proportion() -> None:
-    """The same seed draws the same tokens, and the frequencies are those of the nucleus."""
+def test_sampling_is_reproducible_and_follows_the_distribution() -> None:
+    """The same seed samples the same tokens, and the frequencies are those of the nucleus."""
     logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
     draws = [Sampler(1.0, 0.9, seed).sample(logits, None)[0] for seed in range(2000)]
     assert draws == [Sampler(1.0, 0.9, seed).sample(logits, None)[0] for seed in range(2000)]
@@ -231,7 +230,7 @@ def test_sampling_is_reproducible_and_in_proportion() -> None:
 
 @dataclass(frozen=True)
 class Only:
-    """A constraint to some ids."""
+    """A constraint that allows some ids."""
 
     ids: tuple[int, ...]
 
@@ -254,8 +253,8 @@ class Only:
         return ()
 
 
-def test_cache_keeps_to_its_budget_and_finds_the_longest_prefix() -> None:
-    """Least recently used entries go; another document's entry is copied, not cropped."""
+def test_prefix_cache_keeps_its_budget_and_finds_the_longest_prefix() -> None:
+    """The least recently used entries are dropped; another document's entry is copied, not cropped."""
     subject = model("gpt_neox")
     cache = PrefixCache(1 << 30, max_entries=3)
     for prompt in prompts(6, seed=3):
@@ -272,20 +271,20 @@ def test_cache_keeps_to_its_budget_and_finds_the_longest_prefix() -> None:
     assert common_prefix_length([1, 2, 3], [1, 2, 4]) == 2 and common_prefix_length([1], [1, 2]) == 1
 
 
-@pytest.mark.parametrize("own", [True, False])
-def test_nan_weights_are_found(own: bool) -> None:
-    """NaN never becomes a token."""
+@pytest.mark.parametrize("native", [True, False])
+def test_nan_weights_are_reported(native: bool) -> None:
+    """NaN logits never become a token."""
     module = checkpoints.make_module("gpt_neox")
     with torch.no_grad():
         module.get_output_embeddings().weight.fill_(float("nan"))
-    runner = Transformer(module.config, module.state_dict(), EXACT) if own else ModuleRunner(module)
+    runner = Transformer(module.config, module.state_dict(), EXACT) if native else ModuleRunner(module)
     subject = Model(runner, Tokenizer(checkpoints.make_tokenizer_json()), "gpt_neox")
     with pytest.raises(NonFiniteError, match="NaN"):
         run(subject, PrefixCache(0), [9, 10], 2)
 
 
-def test_tokenizer_keeps_user_text_apart_from_control_tokens() -> None:
-    """Whatever is encoded comes back byte for byte, and no control id is among the ids."""
+def test_user_text_never_becomes_control_tokens() -> None:
+    """Any text is decoded to the same bytes, and its ids contain no control token."""
     tokenizer = Tokenizer(checkpoints.make_tokenizer_json())
     for text in ("def f():\n\treturn 'é😀'\n", "".join(checkpoints.CONTROL_TOKENS), "<|MID|> <DFF>\r\n\x0c\x85"):
         ids = tokenizer.encode(text)
@@ -297,45 +296,45 @@ def test_tokenizer_keeps_user_text_apart_from_control_tokens() -> None:
 
 
 @pytest.mark.parametrize("text", ["aé", "a😀b", "日本", "plain"])
-def test_unfinished_characters_are_held_back(text: str) -> None:
-    """A text cut at any byte decodes to a head of it, without U+FFFD."""
+def test_incomplete_characters_are_held_back(text: str) -> None:
+    """A text cut at any byte decodes to a prefix of it, without U+FFFD."""
     data = text.encode()
     for end in range(len(data) + 1):
         assert text.startswith(decode_complete(data[:end]))
     assert decode_complete(b"a\xff") == "a\ufffd"
 
 
-# The thread, by a host that does what the test says.
+# The queue, with a worker that does what the test says.
 
 
 class Script:
-    """A host whose jobs yield once per release: fakes are for laws of the queue, beside the real models above."""
+    """A worker whose jobs take one step per release of the gate; used for laws of the queue only."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
         self.gate = threading.Semaphore(0)
         self.load_error = ""
         self.load_delay = 0.0
-        self._news = threading.Condition()
+        self._log_changed = threading.Condition()
 
-    def say(self, entry: str) -> None:
-        """Write an entry of the log."""
-        with self._news:
+    def write(self, entry: str) -> None:
+        """Append an entry to the log."""
+        with self._log_changed:
             self.log.append(entry)
-            self._news.notify_all()
+            self._log_changed.notify_all()
 
     async def reached(self, entry: str) -> None:
-        """Wait until the thread has written an entry."""
+        """Wait until the log has an entry."""
 
         def wait() -> bool:
-            with self._news:
-                return self._news.wait_for(lambda: entry in self.log, TIMEOUT)
+            with self._log_changed:
+                return self._log_changed.wait_for(lambda: entry in self.log, TIMEOUT)
 
-        assert await asyncio.to_thread(wait), f"{entry} was not reached: {self.log}"
+        assert await asyncio.to_thread(wait), f"the log lacks {entry}: {self.log}"
 
     def load(self, name: str, spec: Any) -> Any:
-        """Load, or fail with the reason that the test set."""
-        self.say(f"load {name}")
+        """Load, or fail with the test's reason."""
+        self.write(f"load {name}")
         time.sleep(self.load_delay)
         if self.load_error == "exit":
             raise SystemExit("a library exits")
@@ -344,18 +343,18 @@ class Script:
         return SimpleNamespace(name=name)
 
     def unload(self, name: str) -> None:
-        """Say so."""
-        self.say(f"unload {name}")
+        """Write it to the log."""
+        self.write(f"unload {name}")
 
-    def start(self, ticket: RequestHandle) -> Iterator[Generation | None]:
-        """Steps named by the request's ask."""
-        name, steps = ticket.request.task.prompt(None, 0)
+    def start(self, handle: RequestHandle) -> Iterator[Generation | None]:
+        """Return as many steps as the task says."""
+        name, steps = handle.request.task.prompt(None, 0)
         for step in range(steps):
-            if ticket.cancel_reason is not None:
-                self.say(f"{name} stopped")
+            if handle.cancel_reason is not None:
+                self.write(f"{name} stopped")
                 return
             self.gate.acquire(timeout=TIMEOUT)
-            self.say(f"{name}{step}")
+            self.write(f"{name}{step}")
             yield None
         if name == "boom":
             raise RuntimeError("a fault")
@@ -365,20 +364,20 @@ class Script:
 
 
 def job(name: str, steps: int = 1, key: str | None = None) -> Request:
-    """A scripted request."""
+    """Make a scripted request."""
     return Request(PrebuiltTask((name, steps)), key=key)
 
 
-async def settle(script: Script, permits: int) -> None:
-    """Let the thread take as many steps."""
-    for _ in range(permits):
+async def allow_steps(script: Script, steps: int) -> None:
+    """Let the thread take some steps."""
+    for _ in range(steps):
         script.gate.release()
         await asyncio.sleep(0)
 
 
 @pytest.fixture
 def scripted() -> Iterator[tuple[ThreadEngine, Script]]:
-    """An engine with a scripted host."""
+    """Open an engine with a scripted worker."""
     script = Script()
     engine = ThreadEngine(lambda: script, {"default": ModelSpec()})
     yield engine, script
@@ -388,14 +387,14 @@ def scripted() -> Iterator[tuple[ThreadEngine, Script]]:
     assert engine.join(TIMEOUT)
 
 
-async def test_a_keystroke_goes_before_an_edit_and_the_edit_resumes(scripted: tuple[ThreadEngine, Script]) -> None:
-    """Pre-emption between two steps, and nothing of the edit is lost."""
+async def test_keystroke_preempts_edit_and_edit_resumes(scripted: tuple[ThreadEngine, Script]) -> None:
+    """Between two steps, and nothing of the edit is lost."""
     engine, script = scripted
     edit = engine.submit(job("edit", 3), Priority.EDIT)
-    await settle(script, 1)
+    await allow_steps(script, 1)
     await script.reached("edit0")
     key = engine.submit(job("key", 1), Priority.KEYSTROKE)
-    await settle(script, 6)
+    await allow_steps(script, 6)
     assert (await key.result()).text == "key" and (await edit.result()).text == "edit"
     assert [entry for entry in script.log if entry != "load default"] in (
         ["edit0", "key0", "edit1", "edit2"],
@@ -403,72 +402,72 @@ async def test_a_keystroke_goes_before_an_edit_and_the_edit_resumes(scripted: tu
     )
 
 
-async def test_the_newest_of_a_key_wins(scripted: tuple[ThreadEngine, Script]) -> None:
-    """The losers are answered at once, waiting or running."""
+async def test_newest_request_of_a_key_wins(scripted: tuple[ThreadEngine, Script]) -> None:
+    """The others are resolved at once, whether they wait or run."""
     engine, script = scripted
     running = engine.submit(job("a", 5, key="doc"))
-    await settle(script, 1)
+    await allow_steps(script, 1)
     await script.reached("a0")
     waiting = engine.submit(job("b", 1, key="doc"))
     newest = engine.submit(job("c", 1, key="doc"))
     assert (await running.result()).finish_reason is FinishReason.SUPERSEDED
     assert (await waiting.result()).finish_reason is FinishReason.SUPERSEDED
-    await settle(script, 5)
+    await allow_steps(script, 5)
     assert (await newest.result()).finish_reason is FinishReason.END
     assert "b0" not in script.log
 
 
-async def test_cancelling_frees_the_engine_within_a_step(scripted: tuple[ThreadEngine, Script]) -> None:
-    """The ticket is answered at once; the thread goes on after the step it is in."""
+async def test_cancelled_request_frees_the_engine_within_a_step(scripted: tuple[ThreadEngine, Script]) -> None:
+    """Its handle is resolved at once; the thread continues after the current step."""
     engine, script = scripted
-    ticket = engine.submit(job("long", 50))
-    await settle(script, 2)
+    handle = engine.submit(job("long", 50))
+    await allow_steps(script, 2)
     await script.reached("long1")
-    awaiting = asyncio.ensure_future(ticket.result())
+    awaiting = asyncio.ensure_future(handle.result())
     await asyncio.sleep(0)
     awaiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await awaiting
     after = engine.submit(job("after", 1))
-    await settle(script, 3)
+    await allow_steps(script, 3)
     await after.result()
     assert sum(entry.startswith("long") for entry in script.log) <= 4
 
 
-async def test_a_fault_fails_its_ticket_only(scripted: tuple[ThreadEngine, Script]) -> None:
-    """The next request runs as if nothing had been."""
+async def test_exception_fails_only_its_own_request(scripted: tuple[ThreadEngine, Script]) -> None:
+    """The next request runs normally."""
     engine, script = scripted
     bad, good = engine.submit(job("boom", 1)), engine.submit(job("good", 1))
-    await settle(script, 2)
+    await allow_steps(script, 2)
     with pytest.raises(EngineError, match="RuntimeError"):
         await bad.result()
     assert (await good.result()).text == "good"
 
 
-async def test_a_dead_thread_answers_everybody(scripted: tuple[ThreadEngine, Script]) -> None:
-    """Whatever escapes fails the running and the waiting tickets, and later ones, each with the reason."""
+async def test_dead_thread_fails_all_requests_with_the_reason(scripted: tuple[ThreadEngine, Script]) -> None:
+    """The running one, the waiting ones and later ones."""
     engine, script = scripted
     dying, waiting = engine.submit(job("exit", 1)), engine.submit(job("never", 1))
-    await settle(script, 1)
-    for ticket in (dying, waiting):
+    await allow_steps(script, 1)
+    for handle in (dying, waiting):
         with pytest.raises(EngineError, match="the engine stopped"):
-            await ticket.result()
+            await handle.result()
     with pytest.raises(EngineError, match="the engine stopped"):
         await engine.submit(job("late", 1)).result()
     assert engine.status().state is ModelState.FAILED
 
 
-async def test_a_step_that_does_not_end_fails_the_engine() -> None:
-    """Everybody is answered, also those who come later; loading may take as long as it likes."""
+async def test_hanging_step_fails_the_engine() -> None:
+    """All requests fail, also later ones. Loading has no time limit."""
     script = Script()
     engine = ThreadEngine(lambda: script, {"default": ModelSpec()}, step_timeout=0.2)
     script.load_delay = 0.5
     try:
         await engine.load().result()
         hung, waiting = engine.submit(job("hung", 1)), engine.submit(job("never", 1))
-        for ticket in (hung, waiting):
+        for handle in (hung, waiting):
             with pytest.raises(EngineError, match="hangs"):
-                await asyncio.wait_for(ticket.result(), TIMEOUT)
+                await asyncio.wait_for(handle.result(), TIMEOUT)
         assert engine.failure and engine.status().state is ModelState.FAILED
         with pytest.raises(EngineError, match="hangs"):
             await engine.submit(job("late", 1)).result()
@@ -479,47 +478,47 @@ async def test_a_step_that_does_not_end_fails_the_engine() -> None:
     assert "never0" not in script.log
 
 
-async def test_a_lost_device_fails_the_engine_and_not_the_request_alone() -> None:
-    """After a device-side assert no later request could succeed in this process."""
+async def test_lost_device_fails_the_whole_engine() -> None:
+    """After a device-side assert no later request can succeed in this process."""
     subject = model("gpt_neox")
 
     def lost(inputs: Any) -> Any:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered\nmore")
 
     subject.forward = lost
-    engine = ThreadEngine(lambda: Loaded(subject), {"default": ModelSpec()})
+    engine = ThreadEngine(lambda: PreloadedWorker(subject), {"default": ModelSpec()})
     try:
-        tickets = [engine.submit(prompt(list(range(20, 60)))) for _ in range(2)]
-        for ticket in tickets:
+        handles = [engine.submit(prompt(list(range(20, 60)))) for _ in range(2)]
+        for handle in handles:
             with pytest.raises(EngineError, match=r"device failed \(CUDA error: device-side assert triggered\)"):
-                await ticket.result()
+                await handle.result()
         assert engine.failure is not None
     finally:
         engine.close()
         assert engine.join(TIMEOUT)
 
 
-async def test_clients_take_turns_below_keystrokes(
+async def test_clients_share_the_engine_by_time_slices(
     scripted: tuple[ThreadEngine, Script], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An editor's edit does not wait for the end of another's; one editor's own edits come one after the other."""
+    """A client's edit does not wait for the end of another client's; one client's own edits run one after the other."""
     monkeypatch.setattr("codeclippy_ls.engine.thread_engine._TIME_SLICE", 0.0)
     engine, script = scripted
     first = engine.submit(replace(job("a", 3), client=1), Priority.EDIT)
-    await settle(script, 1)
+    await allow_steps(script, 1)
     await script.reached("a0")
     others = [
         engine.submit(replace(job(name, 2), client=client), Priority.EDIT) for name, client in (("b", 1), ("c", 2))
     ]
-    await settle(script, 6)
-    for ticket in (first, *others):
-        assert (await ticket.result()).finish_reason is FinishReason.END
+    await allow_steps(script, 6)
+    for handle in (first, *others):
+        assert (await handle.result()).finish_reason is FinishReason.END
     steps = [entry for entry in script.log if entry != "load default"]
     assert steps.index("c0") < steps.index("a2")
 
 
-async def test_loading_fails_with_its_reason_and_can_be_tried_again(scripted: tuple[ThreadEngine, Script]) -> None:
-    """By ``prepare`` again, without a new engine."""
+async def test_failed_load_reports_the_reason_and_can_be_retried(scripted: tuple[ThreadEngine, Script]) -> None:
+    """By ``load``, without a new engine."""
     engine, script = scripted
     script.load_error = "no such model"
     with pytest.raises(EngineError, match="no such model"):
@@ -531,39 +530,39 @@ async def test_loading_fails_with_its_reason_and_can_be_tried_again(scripted: tu
     assert engine.status().state is ModelState.READY
 
 
-async def test_a_thread_that_dies_while_loading_answers_everybody(scripted: tuple[ThreadEngine, Script]) -> None:
-    """The load's own ticket too."""
+async def test_thread_that_dies_while_loading_fails_all_requests(scripted: tuple[ThreadEngine, Script]) -> None:
+    """Also the handle of the load."""
     engine, script = scripted
     script.load_error = "exit"
     loading, waiting = engine.load(), engine.submit(job("never", 1))
-    for ticket in (loading, waiting):
+    for handle in (loading, waiting):
         with pytest.raises(EngineError, match="the engine stopped: SystemExit"):
-            await asyncio.wait_for(ticket.result(), TIMEOUT)
+            await asyncio.wait_for(handle.result(), TIMEOUT)
 
 
-async def test_closing_answers_the_waiting(scripted: tuple[ThreadEngine, Script]) -> None:
-    """And refuses what comes later."""
+async def test_close_cancels_waiting_requests(scripted: tuple[ThreadEngine, Script]) -> None:
+    """And rejects later ones."""
     engine, script = scripted
-    tickets = [engine.submit(job(name, 3)) for name in "ab"]
+    handles = [engine.submit(job(name, 3)) for name in "ab"]
     await script.reached("load default")
     engine.close()
-    assert [(await ticket.result()).finish_reason for ticket in tickets] == [FinishReason.CANCELLED] * 2
+    assert [(await handle.result()).finish_reason for handle in handles] == [FinishReason.CANCELLED] * 2
     with pytest.raises(EngineError, match="closed"):
         await engine.submit(job("c", 1)).result()
 
 
-# The real host.
+# The real worker.
 
 
-class Loaded(ModelWorker):
-    """The real host over a model made in the test."""
+class PreloadedWorker(ModelWorker):
+    """The real worker with a model that the test made."""
 
     def __init__(self, subject: Model) -> None:
         super().__init__()
         self.subject = subject
 
     def load(self, name: str, spec: Any) -> Any:
-        """Take the model that is there."""
+        """Return the test's model."""
         self._models[name] = self.subject, PrefixCache(1 << 30)
         return self.subject
 
@@ -575,30 +574,30 @@ class UntilText(PrebuiltTask):
     text: str
 
     def is_done(self, text: str, prompt: Any) -> bool:
-        """Whether it does."""
+        """Return whether it does."""
         return self.text in text
 
 
 def prompt(tokens: list[int], **extra: Any) -> Request:
-    """A request for plain tokens."""
+    """Make a request for plain tokens."""
     return Request(PrebuiltTask(token_prompt(tokens)), sampling=Sampling(**extra))
 
 
 def token_prompt(tokens: Sequence[int]) -> SimpleNamespace:
-    """A prompt of plain tokens."""
+    """Make a prompt of plain tokens."""
     return SimpleNamespace(tokens=tuple(tokens), ends=frozenset(), constraint=None)
 
 
-async def test_streaming_budgets_stops_and_candidates() -> None:
-    """Pieces make up the text; budgets and stop strings end it; candidates share the prompt and differ by seed."""
+async def test_streaming_limits_and_candidates() -> None:
+    """Deltas make up the text; limits and the task end it; candidates share the prompt and differ by seed."""
     subject = model("gpt_neox")
-    engine = ThreadEngine(lambda: Loaded(subject), {"default": ModelSpec()})
+    engine = ThreadEngine(lambda: PreloadedWorker(subject), {"default": ModelSpec()})
     tokens = list(range(20, 60))
     try:
-        ticket = engine.submit(prompt(tokens, max_tokens=12))
-        pieces = [piece async for piece in ticket.deltas()]
-        whole = await ticket.result()
-        assert "".join(pieces) == whole.text and whole.finish_reason is FinishReason.LENGTH
+        handle = engine.submit(prompt(tokens, max_tokens=12))
+        deltas = [delta async for delta in handle.deltas()]
+        whole = await handle.result()
+        assert "".join(deltas) == whole.text and whole.finish_reason is FinishReason.LENGTH
         assert list(whole.candidates[0].token_ids) == reference(subject, tokens, 12)
         again = await engine.submit(prompt(tokens, max_tokens=12)).result()
         assert again.text == whole.text and again.cached_tokens == len(tokens) - 1
@@ -618,10 +617,10 @@ async def test_streaming_budgets_stops_and_candidates() -> None:
         assert engine.join(TIMEOUT)
 
 
-async def test_a_forward_pass_that_fails_spoils_no_cache() -> None:
-    """Keys that were written before the fault are not continued from."""
+async def test_failed_forward_pass_leaves_no_corrupt_prefix() -> None:
+    """A KV cache that the failed pass wrote to is not used again."""
     subject = model("gpt_neox")
-    engine = ThreadEngine(lambda: Loaded(subject), {"default": ModelSpec()})
+    engine = ThreadEngine(lambda: PreloadedWorker(subject), {"default": ModelSpec()})
     tokens = list(range(20, 60))
     forward = subject.forward
     try:
@@ -629,7 +628,7 @@ async def test_a_forward_pass_that_fails_spoils_no_cache() -> None:
 
         def faulty(inputs: Any) -> Any:
             forward(inputs)
-            raise RuntimeError("after the keys were written")
+            raise RuntimeError("after the KV cache was written")
 
         subject.forward = faulty
         with pytest.raises(EngineError, match="RuntimeError"):
@@ -647,24 +646,24 @@ async def test_a_forward_pass_that_fails_spoils_no_cache() -> None:
     "error",
     [torch.OutOfMemoryError("scripted"), MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
 )
-async def test_out_of_memory_is_tried_again_at_half_the_window(error: BaseException) -> None:
+async def test_out_of_memory_is_retried_at_half_the_context_length(error: BaseException) -> None:
     """Once; then only that request fails."""
     subject = model("gpt_neox")
-    windows: list[int] = []
+    context_lengths: list[int] = []
 
-    class Refused(Task):
-        def prompt(self, model: Any, window: int) -> Any:
-            windows.append(window)
-            if window == checkpoints.CONTEXT_LENGTH or len(windows) > 2:
+    class FailingTask(Task):
+        def prompt(self, model: Any, context_length: int) -> Any:
+            context_lengths.append(context_length)
+            if context_length == checkpoints.CONTEXT_LENGTH or len(context_lengths) > 2:
                 raise error
             return token_prompt((9, 10, 11))
 
-    engine = ThreadEngine(lambda: Loaded(subject), {"default": ModelSpec()})
+    engine = ThreadEngine(lambda: PreloadedWorker(subject), {"default": ModelSpec()})
     try:
-        assert (await engine.submit(Request(Refused(), Sampling(max_tokens=2))).result()).candidates
-        assert windows == [checkpoints.CONTEXT_LENGTH, checkpoints.CONTEXT_LENGTH // 2]
+        assert (await engine.submit(Request(FailingTask(), Sampling(max_tokens=2))).result()).candidates
+        assert context_lengths == [checkpoints.CONTEXT_LENGTH, checkpoints.CONTEXT_LENGTH // 2]
         with pytest.raises(EngineError, match="out of memory"):
-            await engine.submit(Request(Refused(), Sampling(max_tokens=2))).result()
+            await engine.submit(Request(FailingTask(), Sampling(max_tokens=2))).result()
     finally:
         engine.close()
         assert engine.join(TIMEOUT)

@@ -1,6 +1,6 @@
-"""Checkpoints of every kind: the good ones load as transformers loads them, the bad ones are refused in one sentence.
+"""Loading checkpoints of all kinds: good ones load like in transformers, bad ones are rejected in one sentence.
 
-Nothing in a checkpoint is ever run, and a ``.bin`` is read once, without its pickles, and kept as safetensors.
+No code in a checkpoint is ever run, and a ``.bin`` is read once, without running its pickles, and converted.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Each test converts into a cache of its own, and leaves the number of threads as it was."""
+    """Give each test a cache folder of its own for converted checkpoints."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture(scope="session", params=checkpoints.ARCHITECTURES)
-def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole checkpoint of each architecture; not to be changed."""
-    return checkpoints.save_checkpoint(tmp_path_factory.mktemp("whole") / request.param, request.param)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete checkpoint of each architecture; not to be changed."""
+    return checkpoints.save_checkpoint(tmp_path_factory.mktemp("checkpoint") / request.param, request.param)
 
 
 @pytest.fixture(scope="session")
 def master(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One whole checkpoint; not to be changed."""
+    """One complete checkpoint; not to be changed."""
     return checkpoints.save_checkpoint(tmp_path_factory.mktemp("master") / "toy")
 
 
@@ -78,38 +78,38 @@ def toy(master: Path, tmp_path: Path) -> Path:
 
 
 def spec(folder: Path, **extra: Any) -> ModelSpec:
-    """A folder's model on the CPU in float32."""
+    """Make a spec of a folder's model on the CPU in float32."""
     return ModelSpec(str(folder), **{"device": "cpu", "dtype": "float32", **extra})
 
 
 def logits(model: Model) -> torch.Tensor:
-    """What a loaded model says after the same few tokens."""
+    """Return a loaded model's logits after the same few tokens."""
     return model.forward([ModelInput(TOKENS, model.new_cache())])[0][0]
 
 
 def reference(folder: Path) -> torch.Tensor:
-    """What transformers' own loading makes of the folder."""
-    made = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    """Return the logits of the folder's model as transformers loads it."""
+    module = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.inference_mode():
-        return torch.Tensor(made.eval()(torch.tensor([TOKENS])).logits[0, -1])
+        return torch.Tensor(module.eval()(torch.tensor([TOKENS])).logits[0, -1])
 
 
 def configure(folder: Path, **changes: Any) -> None:
-    """Change a checkpoint's config.json; ``None`` takes a key away."""
+    """Change a checkpoint's config.json; ``None`` removes a key."""
     path = folder / "config.json"
-    written = {**json.loads(path.read_text(encoding="utf-8")), **changes}
-    path.write_text(json.dumps({key: value for key, value in written.items() if value is not None}), encoding="utf-8")
+    values = {**json.loads(path.read_text(encoding="utf-8")), **changes}
+    path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}), encoding="utf-8")
 
 
-def reweigh(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
     """Change a checkpoint's weights."""
     weights = load_file(folder / "model.safetensors")
     change(weights)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def refusal(folder: Path, **extra: Any) -> str:
-    """The one sentence with which a checkpoint is refused."""
+def rejection(folder: Path, **extra: Any) -> str:
+    """Return the one sentence with which a checkpoint is rejected."""
     with pytest.raises(ModelError) as caught:
         load(spec(folder, **extra))
     sentence = str(caught.value)
@@ -117,25 +117,25 @@ def refusal(folder: Path, **extra: Any) -> str:
     return sentence
 
 
-# What loads.
+# Checkpoints that load.
 
 
-def test_float32_is_transformers_own(whole: Path) -> None:
-    """Every architecture's logits, from safetensors, by our own decoder and by transformers' module."""
+def test_float32_logits_equal_transformers(checkpoint: Path) -> None:
+    """For every architecture, with the native decoder and with transformers' module."""
     for native in (True, False):
-        model = load(spec(whole), native=native)
-        torch.testing.assert_close(logits(model), reference(whole), rtol=1e-4, atol=1e-4)
+        model = load(spec(checkpoint), native=native)
+        torch.testing.assert_close(logits(model), reference(checkpoint), rtol=1e-4, atol=1e-4)
         assert (
-            model.architecture == whole.name
+            model.architecture == checkpoint.name
             and model.context_length == checkpoints.CONTEXT_LENGTH
             and model.stop_token_ids == {0}
         )
         assert model.dtype == "float32" and (model.module is None) == native
-        assert model.num_parameters == checkpoints.make_module(whole.name).num_parameters()
+        assert model.num_parameters == checkpoints.make_module(checkpoint.name).num_parameters()
 
 
-def test_what_our_decoder_runs_needs_no_transformers(tmp_path: Path) -> None:
-    """Importing it takes as long as importing torch; nor is anything of it loaded for a module that is not used."""
+def test_native_decoder_loads_without_importing_transformers(tmp_path: Path) -> None:
+    """Importing transformers takes as long as importing torch."""
     code = (
         "import sys\nfrom codeclippy_ls.engine.loading.loader import load\n"
         "from codeclippy_ls.inference.spec import ModelSpec\n"
@@ -148,9 +148,9 @@ def test_what_our_decoder_runs_needs_no_transformers(tmp_path: Path) -> None:
     assert done.stdout.split() == ["False"] * (len(folders) + 1)
 
 
-def test_weights_under_other_names_are_found_by_transformers(tmp_path: Path) -> None:
-    """GPT-2's own checkpoints lack a part of each name; our decoder runs them all the same."""
-    folder = toy_of(tmp_path / "gpt2", WINDOWS[0][0])
+def test_weights_with_unusual_names_are_read_by_transformers(tmp_path: Path) -> None:
+    """GPT-2's own checkpoints lack a prefix of each name; the native decoder runs them nevertheless."""
+    folder = save_toy(tmp_path / "gpt2", CONTEXT_LENGTHS[0][0])
     expected = logits(load(spec(folder)))
     weights = load_file(folder / "model.safetensors")
     save_file(
@@ -163,52 +163,54 @@ def test_weights_under_other_names_are_found_by_transformers(tmp_path: Path) -> 
     assert model.module is None
 
 
-def test_a_configuration_of_an_older_version_is_read_by_transformers(whole: Path, tmp_path: Path) -> None:
-    """What it leaves out is transformers' to know."""
-    folder = Path(shutil.copytree(whole, tmp_path / "older"))
+def test_configuration_of_an_older_version_is_read_by_transformers(checkpoint: Path, tmp_path: Path) -> None:
+    """Only transformers knows the defaults of what it leaves out."""
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "older"))
     configure(folder, transformers_version="4.30.0", tie_word_embeddings=None)
-    if whole.name == "gpt_neo":  # tied by default
+    if checkpoint.name == "gpt_neo":  # tied by default
         configure(folder, tie_word_embeddings=True)
-    torch.testing.assert_close(logits(load(spec(folder))), reference(whole), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits(load(spec(folder))), reference(checkpoint), rtol=1e-4, atol=1e-4)
 
 
-def test_the_number_format_is_the_one_asked_for(whole: Path) -> None:
-    """All weights are in it, and the logits are float32 still and nearly the same."""
-    model = load(spec(whole, dtype="bfloat16"), native=False)
+def test_weights_have_the_requested_number_format(checkpoint: Path) -> None:
+    """The logits are float32 nevertheless, and nearly the same."""
+    model = load(spec(checkpoint, dtype="bfloat16"), native=False)
     assert {weight.dtype for weight in model.module.parameters()} == {torch.bfloat16}
-    for made in (model, *(load(spec(whole, dtype=dtype)) for dtype in ("bfloat16", *INT8))):
+    for made in (model, *(load(spec(checkpoint, dtype=dtype)) for dtype in ("bfloat16", *INT8))):
         assert logits(made).dtype is torch.float32
-        # At toy widths a factor per row is coarse.
-        assert torch.cosine_similarity(logits(made), reference(whole), 0) > (0.95 if made.dtype == "int8" else 0.99)
-    assert load(spec(whole, dtype="bfloat16")).dtype == "bfloat16"
+        # With the few columns of a toy model, one scale per row is coarse.
+        assert torch.cosine_similarity(logits(made), reference(checkpoint), 0) > (
+            0.95 if made.dtype == "int8" else 0.99
+        )
+    assert load(spec(checkpoint, dtype="bfloat16")).dtype == "bfloat16"
 
 
-def test_int8_is_half_of_bfloat16(whole: Path) -> None:
-    """And a quarter of float32, but for the factors; only our decoder has it."""
+def test_int8_takes_half_the_memory(checkpoint: Path) -> None:
+    """Less than half of float32, scales included; only the native decoder has it."""
     if not INT8:
         pytest.skip("no int8 on this machine")
-    assert load(spec(whole, dtype="int8")).nbytes < 0.5 * load(spec(whole)).nbytes
+    assert load(spec(checkpoint, dtype="int8")).nbytes < 0.5 * load(spec(checkpoint)).nbytes
     with pytest.raises(ModelError, match="cannot use 'int8'"):
-        load(spec(whole, dtype="int8"), native=False)
+        load(spec(checkpoint, dtype="int8"), native=False)
 
 
 @pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation", "_attn_implementation_internal"])
 @pytest.mark.parametrize("value", ["kernels-community/flash-attn", "flash_attention_2", "eager"])
-def test_attention_is_ours_to_choose(toy: Path, key: str, value: str) -> None:
-    """Whatever a config.json asks for."""
+def test_attention_kernel_of_config_json_is_ignored(toy: Path, key: str, value: str) -> None:
+    """Whatever it asks for, SDPA is used."""
     configure(toy, **{key: value})
     assert load(spec(toy), native=False).module.config._attn_implementation == "sdpa"
 
 
-def test_attention_falls_back_where_an_architecture_has_no_other(tmp_path: Path) -> None:
-    """CodeGen has the plain one only."""
+def test_attention_falls_back_to_eager_without_sdpa(tmp_path: Path) -> None:
+    """CodeGen has no SDPA implementation."""
     folder = checkpoints.save_checkpoint(tmp_path / "codegen", "codegen")
     configure(folder, _attn_implementation="flash_attention_2")
     assert load(spec(folder), native=False).module.config._attn_implementation == "eager"
 
 
-def toy_of(folder: Path, config: Any) -> Path:
-    """A checkpoint of another architecture."""
+def save_toy(folder: Path, config: Any) -> Path:
+    """Save a checkpoint of another architecture."""
     torch.manual_seed(0)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     (folder / "tokenizer.json").write_text(checkpoints.make_tokenizer_json(), encoding="utf-8")
@@ -216,7 +218,7 @@ def toy_of(folder: Path, config: Any) -> Path:
 
 
 SMALL = {"vocab_size": checkpoints.VOCAB_SIZE, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-WINDOWS = [
+CONTEXT_LENGTHS = [
     (transformers.GPT2Config(vocab_size=600, n_embd=32, n_layer=2, n_head=2, n_positions=64), 64),
     (transformers.GPTBigCodeConfig(vocab_size=600, n_embd=32, n_layer=2, n_head=2, n_positions=96), 96),
     (transformers.MptConfig(vocab_size=600, d_model=32, n_layers=2, n_heads=2, max_seq_len=128), 128),
@@ -230,14 +232,16 @@ WINDOWS = [
 ]
 
 
-@pytest.mark.parametrize(("config", "window"), WINDOWS, ids=lambda value: getattr(value, "model_type", ""))
-def test_windows_by_their_many_names(tmp_path: Path, config: Any, window: int) -> None:
-    """And a sensible one where a configuration names none."""
-    assert load(spec(toy_of(tmp_path / "other", config))).context_length == window
+@pytest.mark.parametrize(
+    ("config", "context_length"), CONTEXT_LENGTHS, ids=lambda value: getattr(value, "model_type", "")
+)
+def test_context_length_is_found_under_its_many_names(tmp_path: Path, config: Any, context_length: int) -> None:
+    """With a sensible default for a configuration without one."""
+    assert load(spec(save_toy(tmp_path / "other", config))).context_length == context_length
 
 
-def test_a_configuration_within_a_configuration(tmp_path: Path) -> None:
-    """The text model's own window and end, where a checkpoint reads pictures too."""
+def test_text_configuration_within_a_multimodal_one_is_used(tmp_path: Path) -> None:
+    """Context length and stop tokens are those of the text model, if a checkpoint also reads images."""
     text = {
         **SMALL,
         "head_dim": 16,
@@ -256,13 +260,13 @@ def test_a_configuration_within_a_configuration(tmp_path: Path) -> None:
         "patch_size": 14,
     }
     config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
-    model = load(spec(toy_of(tmp_path / "nested", config)))
+    model = load(spec(save_toy(tmp_path / "nested", config)))
     assert model.context_length == 160 and model.stop_token_ids >= {0, 3}
     assert model.module.config.get_text_config()._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize(
-    ("config", "generation", "ends"),
+    ("config", "generation", "stop_token_ids"),
     [
         ({"eos_token_id": [0, 3]}, None, {0, 3}),
         ({"eos_token_id": 3}, {"eos_token_id": [4, 5]}, {3, 4, 5}),
@@ -271,19 +275,19 @@ def test_a_configuration_within_a_configuration(tmp_path: Path) -> None:
         ({"eos_token_id": 6}, {}, {6}),
     ],
 )
-def test_ends_are_all_that_a_checkpoint_names(
-    toy: Path, config: dict[str, Any], generation: dict[str, Any] | None, ends: set[int]
+def test_stop_tokens_are_all_that_a_checkpoint_names(
+    toy: Path, config: dict[str, Any], generation: dict[str, Any] | None, stop_token_ids: set[int]
 ) -> None:
-    """And none that it does not: an architecture's own default is an ordinary token of another vocabulary."""
+    """And no others: an architecture's default is an ordinary token of another vocabulary."""
     configure(toy, **config)
     (toy / "generation_config.json").unlink()
     if generation is not None:
         (toy / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
-    assert load(spec(toy)).stop_token_ids == ends
+    assert load(spec(toy)).stop_token_ids == stop_token_ids
 
 
-def test_threads_are_those_asked_for(master: Path) -> None:
-    """As many as are asked for, and never more than there are cores; else one of the counts that were measured."""
+def test_thread_count_follows_the_setting(master: Path) -> None:
+    """Never more than there are cores; with 0 one of the measured counts."""
     before = torch.get_num_threads()
     try:
         for wanted in (1, 2, 10**6):
@@ -299,8 +303,8 @@ def test_threads_are_those_asked_for(master: Path) -> None:
         torch.set_num_threads(before)
 
 
-def test_the_shipped_model_is_whole() -> None:
-    """It has the hash on its card, and loads when nothing is set."""
+def test_shipped_model_is_complete() -> None:
+    """It has the hash of its card, and is loaded by default."""
     if not (SHIPPED_FOLDER / "model.safetensors").is_file():
         pytest.skip("there is no shipped model yet")
     card = read_shipped_card()
@@ -310,17 +314,17 @@ def test_the_shipped_model_is_whole() -> None:
     assert model.tokenizer.vocab_size <= card["vocabulary"]
 
 
-def test_an_embedding_may_be_larger_than_the_tokenizer(tmp_path: Path) -> None:
-    """As padded vocabularies are."""
-    folder = toy_of(tmp_path / "padded", checkpoints.make_config("gpt_neox", vocab_size=640))
+def test_embedding_may_have_more_rows_than_the_tokenizer_has_ids(tmp_path: Path) -> None:
+    """Padded vocabularies do."""
+    folder = save_toy(tmp_path / "padded", checkpoints.make_config("gpt_neox", vocab_size=640))
     assert load(spec(folder)).tokenizer.vocab_size == checkpoints.VOCAB_SIZE
 
 
 # Weights that are pickles.
 
 
-class Evil:
-    """Unpickled freely, it creates a file."""
+class MaliciousPickle:
+    """Creates a folder if it is unpickled without restrictions."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -330,7 +334,7 @@ class Evil:
 
 
 def to_bin(folder: Path, shards: int = 1, **extra: Any) -> dict[str, torch.Tensor]:
-    """Keep a checkpoint's weights as old checkpoints do."""
+    """Store a checkpoint's weights as ``.bin``, as old checkpoints do."""
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(weights)
@@ -340,32 +344,32 @@ def to_bin(folder: Path, shards: int = 1, **extra: Any) -> dict[str, torch.Tenso
     return weights
 
 
-def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """All that a folder holds, with the times of writing."""
+def read_files(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Return a folder's files with their contents and modification times."""
     return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-def test_bins_are_converted_once(toy: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
-    """The second start reads the kept copy, and the folder is left as it was."""
+def test_bin_is_converted_once(toy: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
+    """The second start reads the converted copy; the folder is not changed."""
     expected = reference(toy)
     to_bin(toy, shards, step=7, notes="plain values beside the weights")
-    before = contents(toy)
+    before = read_files(toy)
     torch.testing.assert_close(logits(load(spec(toy))), expected)
-    assert contents(toy) == before
-    kept = list((own_cache / "codeclippy-ls" / "converted").glob("*/*"))
-    assert len(kept) == 1 and len(list(kept[0].glob("*.safetensors"))) == shards
+    assert read_files(toy) == before
+    copies = list((own_cache / "codeclippy-ls" / "converted").glob("*/*"))
+    assert len(copies) == 1 and len(list(copies[0].glob("*.safetensors"))) == shards
 
     def refuse(*arguments: Any, **options: Any) -> None:
-        raise AssertionError("read again")
+        raise AssertionError("the .bin is read again")
 
     monkeypatch.setattr(torch, "load", refuse)
     torch.testing.assert_close(logits(load(spec(toy))), expected)
 
 
-def test_a_bin_shared_tied_and_in_old_format(tmp_path: Path) -> None:
-    """Tensors that share memory, that are not contiguous, and that carry gradients."""
-    folder = toy_of(tmp_path / "tied", WINDOWS[0][0])
+def test_bin_with_shared_tensors_in_old_format_loads(tmp_path: Path) -> None:
+    """With tensors that share memory, that are not contiguous, and that require gradients."""
+    folder = save_toy(tmp_path / "tied", CONTEXT_LENGTHS[0][0])
     expected, weights = reference(folder), load_file(folder / "model.safetensors")
     weights["lm_head.weight"] = weights["transformer.wte.weight"]
     weights["transformer.wpe.weight"] = weights["transformer.wpe.weight"].t().contiguous().t()
@@ -375,14 +379,14 @@ def test_a_bin_shared_tied_and_in_old_format(tmp_path: Path) -> None:
     torch.testing.assert_close(logits(load(spec(folder))), expected)
 
 
-def test_safetensors_go_before_bins(toy: Path) -> None:
+def test_safetensors_have_priority_over_bins(toy: Path) -> None:
     """A ``.bin`` beside them is not even opened."""
     (toy / "pytorch_model.bin").write_bytes(b"never read")
     load(spec(toy))
 
 
-def test_a_changed_bin_is_converted_again_and_the_old_copy_goes(toy: Path, own_cache: Path) -> None:
-    """Also changed ends count, which lie beside the weights."""
+def test_changed_bin_is_converted_again_and_the_old_copy_deleted(toy: Path, own_cache: Path) -> None:
+    """Changed stop tokens, in another file, are noticed, too."""
     weights = to_bin(toy)
     before = logits(load(spec(toy)))
     weights["embed_out.weight"] = -weights["embed_out.weight"]
@@ -395,26 +399,26 @@ def test_a_changed_bin_is_converted_again_and_the_old_copy_goes(toy: Path, own_c
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "bare"])
-def test_nothing_in_a_pickle_is_run(toy: Path, tmp_path: Path, own_cache: Path, form: str) -> None:
-    """A pickle that would create a file is refused, and the file is not there."""
+def test_no_code_in_a_pickle_is_run(toy: Path, tmp_path: Path, own_cache: Path, form: str) -> None:
+    """A pickle that would create a folder is rejected, and does not create it."""
     marker = tmp_path / "owned"
     to_bin(toy)
-    state, file = {"embed_out.weight": Evil(marker)}, toy / "pytorch_model.bin"
+    state, file = {"embed_out.weight": MaliciousPickle(marker)}, toy / "pytorch_model.bin"
     if form == "bare":
         file.write_bytes(pickle.dumps(state))
     else:
         torch.save(state, file, _use_new_zipfile_serialization=form == "zip")
-    assert str(file) in refusal(toy)
+    assert str(file) in rejection(toy)
     assert not marker.exists() and not list(own_cache.rglob("*.safetensors"))
     torch.load(file, weights_only=False) if form != "bare" else pickle.loads(file.read_bytes())
-    assert marker.is_dir(), "the trap is none"
+    assert marker.is_dir(), "the trap does not work"
 
 
 @pytest.mark.parametrize("fault", [OSError("no space left on device"), KeyboardInterrupt()])
-def test_a_conversion_that_is_cut_off_leaves_nothing(
+def test_interrupted_conversion_leaves_nothing(
     toy: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
 ) -> None:
-    """And the next start converts afresh."""
+    """And the next start converts again."""
     to_bin(toy, shards=2)
     files: list[str] = []
 
@@ -433,18 +437,18 @@ def test_a_conversion_that_is_cut_off_leaves_nothing(
 
 
 @pytest.mark.parametrize("state", [[1, 2], {"a": 1}, {}, "text", {"state_dict": {"a": torch.ones(1)}}])
-def test_bins_without_weights_by_name(toy: Path, state: Any) -> None:
-    """Are refused as such."""
+def test_bin_without_named_weights_is_rejected(toy: Path, state: Any) -> None:
+    """The message says so."""
     to_bin(toy)
     torch.save(state, toy / "pytorch_model.bin")
-    assert "no weights by name" in refusal(toy)
+    assert "no weights by name" in rejection(toy)
 
 
-def test_a_shard_that_is_missing(toy: Path) -> None:
-    """Is missed, and when it has come the checkpoint loads."""
+def test_missing_shard_is_reported(toy: Path) -> None:
+    """Once it is there, the checkpoint loads."""
     to_bin(toy, shards=2)
     away = (toy / "pytorch_model-00002-of-00002.bin").rename(toy / "away")
-    assert "lacks" in refusal(toy)
+    assert "lacks" in rejection(toy)
     away.rename(toy / "pytorch_model-00002-of-00002.bin")
     load(spec(toy))
 
@@ -452,8 +456,8 @@ def test_a_shard_that_is_missing(toy: Path) -> None:
 # Code in a checkpoint.
 
 
-def plant(folder: Path, marker: Path) -> None:
-    """Code that would leave a mark, for every class that a checkpoint may bring along."""
+def add_code(folder: Path, marker: Path) -> None:
+    """Add code that would create a folder, for every class that a checkpoint may define."""
     code = f"import os\nos.mkdir({str(marker)!r})\nclass C: pass\n"
     (folder / "modeling_x.py").write_text(code, encoding="utf-8")
     own = dict.fromkeys(("AutoConfig", "AutoModel", "AutoModelForCausalLM"), "modeling_x.C")
@@ -462,24 +466,24 @@ def plant(folder: Path, marker: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer), encoding="utf-8")
 
 
-def test_code_beside_a_known_architecture_is_left_alone(toy: Path, tmp_path: Path) -> None:
-    """The checkpoint loads by the architecture that is known."""
-    plant(toy, tmp_path / "owned")
+def test_code_of_a_known_architecture_is_ignored(toy: Path, tmp_path: Path) -> None:
+    """The checkpoint loads with transformers' own architecture."""
+    add_code(toy, tmp_path / "owned")
     assert load(spec(toy)).architecture == "gpt_neox"
     assert not (tmp_path / "owned").exists()
 
 
 def test_code_of_an_unknown_architecture_is_never_run(toy: Path, tmp_path: Path) -> None:
-    """Nor of a tokenizer that has to be converted."""
-    plant(toy, tmp_path / "owned")
+    """Nor is that of a tokenizer that has to be converted."""
+    add_code(toy, tmp_path / "owned")
     (toy / "tokenizer.json").rename(toy / "vocab.json")
-    refusal(toy)
+    rejection(toy)
     configure(toy, model_type="x")
-    assert "never run" in refusal(toy)
+    assert "never run" in rejection(toy)
     assert not (tmp_path / "owned").exists()
 
 
-# What is refused.
+# Checkpoints that are rejected.
 
 
 def write(name: str, data: bytes) -> Callable[[Path], None]:
@@ -518,7 +522,7 @@ def drop(name: str) -> Callable[[Path], None]:
 
 def lose(key: str) -> Callable[[Path], None]:
     """A damage: a tensor that is not there."""
-    return lambda folder: reweigh(folder, lambda weights: weights.pop(key))
+    return lambda folder: change_weights(folder, lambda weights: weights.pop(key))
 
 
 def pointer_bin(folder: Path) -> None:
@@ -583,17 +587,17 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_checkpoint_is_refused_in_a_sentence(toy: Path, name: str) -> None:
-    """Which names it and says what is wrong; nothing else is raised."""
+def test_damaged_checkpoint_is_rejected_in_one_sentence(toy: Path, name: str) -> None:
+    """The sentence names the checkpoint and says what is wrong; nothing else is raised."""
     damage, expected = DAMAGES[name]
     damage(toy)
-    sentence = refusal(toy)
+    sentence = rejection(toy)
     assert expected in sentence and str(toy) in sentence
 
 
-def test_weights_that_are_not_numbers(toy: Path) -> None:
-    """Are found on loading."""
-    reweigh(toy, lambda weights: [weight.fill_(float("nan")) for weight in weights.values()])
+def test_nan_weights_are_rejected(toy: Path) -> None:
+    """They are found when the model is loaded."""
+    change_weights(toy, lambda weights: [weight.fill_(float("nan")) for weight in weights.values()])
     with pytest.raises(NonFiniteError, match="NaN"):
         load(spec(toy))
 
@@ -606,19 +610,19 @@ def test_weights_that_are_not_numbers(toy: Path) -> None:
     ],
     ids=lambda config: config.model_type,
 )
-def test_models_whose_memory_cannot_be_cropped(tmp_path: Path, config: Any) -> None:
-    """Recurrent ones load in transformers, and would write nonsense behind a prefix cache."""
-    assert "does not work with a KV cache" in refusal(toy_of(tmp_path / "recurrent", config))
+def test_models_without_croppable_cache_are_rejected(tmp_path: Path, config: Any) -> None:
+    """Transformers loads recurrent models, but with a prefix cache they would generate nonsense."""
+    assert "does not work with a KV cache" in rejection(save_toy(tmp_path / "recurrent", config))
 
 
-def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:
-    """Ids of text beyond the embedding would crash, on CUDA for good."""
-    folder = toy_of(tmp_path / "small", checkpoints.make_config("gpt_neox", vocab_size=500))
-    assert "ids up to 599, but the model has only 500" in refusal(folder)
+def test_tokenizer_of_another_model_is_rejected(tmp_path: Path) -> None:
+    """Ids beyond the embedding would crash; on CUDA the process could not recover."""
+    folder = save_toy(tmp_path / "small", checkpoints.make_config("gpt_neox", vocab_size=500))
+    assert "ids up to 599, but the model has only 500" in rejection(folder)
 
 
-def test_added_tokens_without_an_embedding_do_not_exist(toy: Path) -> None:
-    """Many fine-tuned checkpoints have a padding token like this; text is encoded without it."""
+def test_added_tokens_without_an_embedding_are_dropped(toy: Path) -> None:
+    """Many fine-tuned checkpoints have such a padding token; text is encoded without it."""
     data = json.loads((toy / "tokenizer.json").read_text(encoding="utf-8"))
     plain = {**data["added_tokens"][0], "special": True}
     data["added_tokens"] += [{**plain, "id": 600, "content": "[PAD]"}, {**plain, "id": 601, "content": "    "}]
@@ -650,21 +654,21 @@ def test_added_tokens_without_an_embedding_do_not_exist(toy: Path) -> None:
         "owner/",
     ],
 )
-def test_names_of_nothing(name: str) -> None:
-    """Are refused by the setting that holds them, before any network is asked."""
+def test_invalid_model_name_is_rejected_with_the_setting(name: str) -> None:
+    """Before any network access."""
     with pytest.raises(ModelError) as caught:
         load(ModelSpec(name))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
     assert 'setting "model.completion"' in str(caught.value) or "config.json" in str(caught.value)
 
 
-def test_a_file_is_no_folder(toy: Path) -> None:
-    """And the message says so."""
-    assert "is a file" in refusal(toy / "config.json")
+def test_file_instead_of_a_folder_is_rejected(toy: Path) -> None:
+    """The message says that it is a file."""
+    assert "is a file" in rejection(toy / "config.json")
 
 
-def test_a_hub_name_while_offline() -> None:
-    """The message has the cure."""
+def test_hub_name_offline_is_rejected_with_a_fix() -> None:
+    """The message says what to set instead."""
     with pytest.raises(ModelError, match="'owner/model'") as caught:
         load(ModelSpec("owner/model"))
     assert 'set "model.completion" or "model.edit" to a local folder' in str(caught.value) and "offline" in str(
@@ -672,8 +676,8 @@ def test_a_hub_name_while_offline() -> None:
     )
 
 
-def test_the_hub_cache_is_enough(master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A repository with both kinds of weights, of which one was downloaded, loads without the network."""
+def test_model_in_the_hub_cache_loads_offline(master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the repository has both kinds of weights, and only one was downloaded."""
     tree = pytest.importorskip("huggingface_hub._tree_cache")
     commit, repository = "a" * 40, tmp_path / "hub" / "models--owner--toy"
     shutil.copytree(master, repository / "snapshots" / commit)
@@ -688,28 +692,28 @@ def test_the_hub_cache_is_enough(master: Path, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta", "hpu", "privateuseone", "", "cpu:x"])
-def test_devices_that_are_not_there(master: Path, device: str) -> None:
-    """Are refused by the setting that names them."""
-    assert f'setting "model.device": {device!r}' in refusal(master, device=device)
+def test_unavailable_device_is_rejected_with_the_setting(master: Path, device: str) -> None:
+    """The message names the setting and the value."""
+    assert f'setting "model.device": {device!r}' in rejection(master, device=device)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_cuda_where_there_is_none(master: Path) -> None:
-    """With the setting that always works."""
-    assert 'try "auto"' in refusal(master, device="cuda")
+def test_missing_cuda_is_rejected_with_a_fix(master: Path) -> None:
+    """The message has the value that always works."""
+    assert 'try "auto"' in rejection(master, device="cuda")
 
 
 @pytest.mark.parametrize("dtype", ["nonsense", "int4", ""])
-def test_number_formats_that_are_none(master: Path, dtype: str) -> None:
-    """Are refused by the setting that names them."""
-    assert f'setting "model.dtype": {dtype!r}' in refusal(master, dtype=dtype)
+def test_unknown_number_format_is_rejected_with_the_setting(master: Path, dtype: str) -> None:
+    """The message names the setting and the value."""
+    assert f'setting "model.dtype": {dtype!r}' in rejection(master, dtype=dtype)
 
 
 # Tokenizers.
 
 
 def some_text(seed: int) -> str:
-    """Text with blanks, tabs, line ends, control tokens' names and characters of every length."""
+    """Make text of spaces, tabs, line ends, control tokens' names and characters of every length."""
     chance = random.Random(seed)
     pieces = [
         "def",
@@ -740,8 +744,8 @@ def some_text(seed: int) -> str:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "codegen", "codeclippy", "neox", "fim-neox"])
-def test_decoding_is_transformers_own(name: str) -> None:
-    """On any text, which comes back as it was and has no control ids; blanks that are special are text."""
+def test_decoding_equals_transformers(name: str) -> None:
+    """Any text is decoded unchanged and contains no control token; added tokens of whitespace are text."""
     folder = tokenizer_folder(name)
     ours, theirs = read_tokenizer(folder), transformers.AutoTokenizer.from_pretrained(folder)
     for seed in range(200):
@@ -754,13 +758,13 @@ def test_decoding_is_transformers_own(name: str) -> None:
 
 
 def vocabulary() -> tuple[dict[str, int], list[Any]]:
-    """Words and merges of the toy tokenizer."""
+    """Return vocabulary and merges of the toy tokenizer."""
     model = json.loads(checkpoints.make_tokenizer_json())["model"]
     return model["vocab"], [merge if isinstance(merge, list) else merge.split(" ", 1) for merge in model["merges"]]
 
 
-def old_tokenizer(folder: Path) -> Path:
-    """The toy tokenizer in GPT-2's old files, with blanks as added tokens."""
+def save_old_tokenizer(folder: Path) -> Path:
+    """Save the toy tokenizer in GPT-2's old files, with whitespace as added tokens."""
     vocab, merges = vocabulary()
     (folder / "tokenizer.json").unlink(missing_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
@@ -770,10 +774,10 @@ def old_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def test_old_files_are_converted(tmp_path: Path) -> None:
-    """With GPT-2's own ids, and the added blanks."""
-    folder = toy_of(tmp_path / "old", checkpoints.make_config("gpt_neo", vocab_size=640))
-    tokenizer = load(spec(old_tokenizer(folder))).tokenizer
+def test_old_tokenizer_files_are_converted(tmp_path: Path) -> None:
+    """With GPT-2's own ids, and the added whitespace tokens."""
+    folder = save_toy(tmp_path / "old", checkpoints.make_config("gpt_neo", vocab_size=640))
+    tokenizer = load(spec(save_old_tokenizer(folder))).tokenizer
     vocab, merges = vocabulary()
     plain = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, [tuple(merge) for merge in merges]))
     plain.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -783,8 +787,8 @@ def test_old_files_are_converted(tmp_path: Path) -> None:
     assert tokenizer.decode([602, 600, 601]) == "    \t\t  " and tokenizer.token_to_id("<|endoftext|>") == 0
 
 
-def test_added_tokens_beside_a_tokenizer_json(toy: Path) -> None:
-    """Are added where it lacks them, and nothing else changes."""
+def test_added_tokens_json_completes_tokenizer_json(toy: Path) -> None:
+    """Tokens that it lacks are added; nothing else changes."""
     before = Tokenizer(checkpoints.make_tokenizer_json())
     (toy / "added_tokens.json").write_text('{"    ": 600, "<extra>": 601, "<|MID|>": 3}', encoding="utf-8")
     tokenizer = read_tokenizer(toy)
@@ -794,7 +798,7 @@ def test_added_tokens_beside_a_tokenizer_json(toy: Path) -> None:
 
 
 def sentencepiece(path: str = "normalizer") -> str:
-    """A tokenizer as Code Llama's: a blank in front, bytes to fall back on, merges that lead to control tokens."""
+    """Make a tokenizer like Code Llama's: space prefix, byte fallback, merges that lead to control tokens."""
     trained = tokenizers.Tokenizer(tokenizers.models.BPE())
     trained.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
     trained.train_from_iterator(
@@ -870,20 +874,20 @@ def test_blanks_in_front_are_not_put_in_the_middle(path: str) -> None:
     assert len(tokenizer.encode_continuation("self")) < 4
 
 
-def test_control_tokens_with_a_blank_in_their_name() -> None:
-    """Code Llama's are found by name, and no text can write them, though its merges lead to them."""
+def test_control_tokens_with_a_space_in_their_name() -> None:
+    """Code Llama's are found by name, and no text becomes one, although its merges lead to them."""
     tokenizer = Tokenizer(sentencepiece())
     raw = tokenizers.Tokenizer.from_str(sentencepiece())
     for token in ("▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"):
         id = tokenizer.control_token_to_id(token)
         assert id is not None and id == tokenizer.token_to_id(token) == raw.token_to_id(token)
         assert tokenizer.decode([id]) == ""
-    assert raw.token_to_id("▁<PRE>") in raw.encode("x <PRE> y", add_special_tokens=False).ids, "the trap is none"
+    assert raw.token_to_id("▁<PRE>") in raw.encode("x <PRE> y", add_special_tokens=False).ids, "the trap does not work"
     assert tokenizer.decode(tokenizer.encode_continuation("x <PRE> y")) == "x <PRE> y"
 
 
 def changed(**changes: Any) -> str:
-    """The toy tokenizer with other values in its model."""
+    """Return the toy tokenizer with other values in its model."""
     data = json.loads(checkpoints.make_tokenizer_json())
     return json.dumps({**data, "model": {**data["model"], **changes}})
 
@@ -903,54 +907,54 @@ def changed(**changes: Any) -> str:
     ],
     ids=lambda value: value[-12:],
 )
-def test_tokenizers_that_cannot_be(definition: str, expected: str) -> None:
-    """Are refused; some of them make the library abort the whole process."""
+def test_unusable_tokenizer_is_rejected(definition: str, expected: str) -> None:
+    """Some of these make the library abort the whole process."""
     with pytest.raises(ModelError, match=expected) as caught:
         Tokenizer(definition)
     assert "\n" not in str(caught.value)
 
 
-def test_an_id_has_one_name() -> None:
-    """Else user text could write a control token by another name."""
+def test_id_with_two_names_is_rejected() -> None:
+    """Otherwise user text could become a control token by its other name."""
     data = json.loads(checkpoints.make_tokenizer_json())
     data["added_tokens"].append({**data["added_tokens"][0], "id": 100, "content": "<|extra|>"})
     with pytest.raises(ModelError, match="gives the id 100 to both"):
         Tokenizer(json.dumps(data))
 
 
-# The engine's life.
+# Loading in an engine.
 
 
 @pytest.fixture
 def engine(toy: Path) -> Iterator[ThreadEngine]:
-    """An engine over a checkpoint that the test may damage."""
+    """Open an engine with a checkpoint that the test may damage."""
     made = ThreadEngine(ModelWorker, {"default": spec(toy, threads=1)})
     yield made
     made.close()
     assert made.join(TIMEOUT)
 
 
-def answer() -> Request:
-    """A request of four tokens."""
+def four_tokens() -> Request:
+    """Make a request for four tokens."""
     built = SimpleNamespace(tokens=tuple(TOKENS), ends=frozenset(), constraint=None)
     return Request(PrebuiltTask(built), sampling=Sampling(max_tokens=4))
 
 
-def test_a_model_is_let_go_with_its_last_name(toy: Path) -> None:
-    """Its memory is free then, and it can be loaded again."""
-    host, wanted = ModelWorker(), spec(toy, threads=1)
+def test_model_is_released_with_its_last_name(toy: Path) -> None:
+    """Then its memory is free, and it can be loaded again."""
+    worker, model_spec = ModelWorker(), spec(toy, threads=1)
     for name in ("complete", "edit"):
-        host.load(name, wanted)
-    subject = weakref.ref(host._models["edit"][0])
-    host.unload("complete")
+        worker.load(name, model_spec)
+    subject = weakref.ref(worker._models["edit"][0])
+    worker.unload("complete")
     assert subject() is not None
-    host.unload("edit")
+    worker.unload("edit")
     assert subject() is None
-    host.load("complete", wanted)
+    worker.load("complete", model_spec)
 
 
-async def test_a_repaired_checkpoint_loads_in_the_same_engine(engine: ThreadEngine, toy: Path) -> None:
-    """After every failure the engine lives, says why, and ``prepare`` tries again."""
+async def test_repaired_checkpoint_loads_in_the_same_engine(engine: ThreadEngine, toy: Path) -> None:
+    """After every failure the engine says why, and ``load`` tries again."""
     good = (toy / "model.safetensors").read_bytes()
     for bad in (b"", POINTER, good[:-100]):
         (toy / "model.safetensors").write_bytes(bad)
@@ -958,14 +962,14 @@ async def test_a_repaired_checkpoint_loads_in_the_same_engine(engine: ThreadEngi
             await engine.load().result()
         assert engine.status().state is ModelState.FAILED and str(toy) in engine.status().reason
         with pytest.raises(EngineError, match=re.escape(str(toy))):
-            await engine.submit(answer()).result()
+            await engine.submit(four_tokens()).result()
     (toy / "model.safetensors").write_bytes(good)
     await engine.load().result()
-    assert len((await engine.submit(answer()).result()).candidates[0].token_ids) == 4
+    assert len((await engine.submit(four_tokens()).result()).candidates[0].token_ids) == 4
 
 
-async def test_a_tokenizer_that_panics_does_not_end_the_engine(engine: ThreadEngine, toy: Path) -> None:
-    """A panic of the library is no ``Exception``, and would take the thread with it."""
+async def test_panic_of_the_tokenizers_library_does_not_end_the_engine(engine: ThreadEngine, toy: Path) -> None:
+    """A panic is not an ``Exception``, and would end the thread."""
     good = (toy / "tokenizer.json").read_text(encoding="utf-8")
     (toy / "tokenizer.json").write_text(changed(continuing_subword_prefix="ab"), encoding="utf-8")
     with pytest.raises(EngineError, match="tokenizer"):
@@ -974,9 +978,9 @@ async def test_a_tokenizer_that_panics_does_not_end_the_engine(engine: ThreadEng
     await engine.load().result()
 
 
-def test_loading_is_silent(toy: Path, tmp_path: Path, own_cache: Path) -> None:
-    """No progress bar, no report, no warning: from safetensors, from a bin, with an old tokenizer, and on failure."""
-    old = old_tokenizer(toy_of(tmp_path / "old", checkpoints.make_config("gpt_neo", vocab_size=640)))
+def test_loading_prints_nothing(toy: Path, tmp_path: Path, own_cache: Path) -> None:
+    """From safetensors, from a ``.bin``, with an old tokenizer, and on failure."""
+    old = save_old_tokenizer(save_toy(tmp_path / "old", checkpoints.make_config("gpt_neo", vocab_size=640)))
     to_bin(old)
     code = """
 import sys
@@ -990,7 +994,7 @@ for name in sys.argv[1:]:
         pass
 """
     lacking = Path(shutil.copytree(toy, tmp_path / "lacking"))
-    reweigh(lacking, lambda weights: weights.pop("embed_out.weight"))
+    change_weights(lacking, lambda weights: weights.pop("embed_out.weight"))
     encoder = tmp_path / "tokenizer-model"
     shutil.copytree(toy, encoder)
     (encoder / "tokenizer.json").rename(encoder / "tokenizer.model")
@@ -1003,11 +1007,11 @@ for name in sys.argv[1:]:
     assert (done.stdout, done.stderr) == ("", "")
 
 
-# Over several devices.
+# Split over several devices.
 
 
-def test_a_module_over_several_devices_says_the_same(master: Path) -> None:
-    """By accelerate, which brings what is elsewhere when it is wanted; here a layer stays in the file."""
+def test_module_split_over_devices_has_the_same_logits(master: Path) -> None:
+    """Accelerate moves offloaded layers when they are needed; here one stays in the file."""
     config = read_transformers_config(master)
     parts = ("gpt_neox.embed_in", "gpt_neox.rotary_emb", "gpt_neox.final_layer_norm", "gpt_neox.layers.0", "lm_head")
     away = {f"gpt_neox.layers.{layer}": "disk" for layer in range(1, config.num_hidden_layers)}
@@ -1018,14 +1022,14 @@ def test_a_module_over_several_devices_says_the_same(master: Path) -> None:
     assert torch.allclose(found, plain.forward([ModelInput(TOKENS, plain.new_cache())])[0], atol=1e-4)
 
 
-def test_all_devices_together_are_the_one_there_is(master: Path) -> None:
-    """Where there is no GPU ``balanced`` is the CPU, and transformers runs the model, also one of our own layouts."""
+def test_balanced_device_without_gpu_is_the_cpu(master: Path) -> None:
+    """Transformers then runs the model, even if the native decoder could."""
     model = load(spec(master, device=BALANCED))
     assert model.module is not None and model.device.type == "cpu"
     assert torch.allclose(logits(model), logits(load(spec(master))), atol=1e-4)
 
 
-def test_without_accelerate_the_cure_is_named(master: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is an extra of the package."""
+def test_missing_accelerate_is_reported_with_a_fix(master: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an optional dependency of the package."""
     monkeypatch.setattr(loader, "find_spec", lambda name: None)
-    assert "codeclippy-ls[split]" in refusal(master, device=BALANCED)
+    assert "codeclippy-ls[split]" in rejection(master, device=BALANCED)
