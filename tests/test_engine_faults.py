@@ -1,7 +1,7 @@
-"""What goes wrong in an engine, seen by a client of the real server process, in four ways to reach it.
+"""Faults of an engine, seen by a client of the real server process, over each transport.
 
-However it ends, each request has one answer and the session its end (``tests.editor`` keeps that), the user is told
-once where there is something to tell, the texts stay true, and what comes next is done or refused with the reason.
+Whatever happens, each request gets one response and the session can be ended (``tests.editor`` checks that), the user
+is told of a fault once, documents stay in sync, and later requests succeed or fail with the reason.
 """
 
 from __future__ import annotations
@@ -24,105 +24,110 @@ from tests.transports import TRANSPORT_PARAMS, TRANSPORTS, ServerConnection, fin
 PROGRAM = ("-m", "tests.scripted_server")
 TEXT = "def add(a, b):\n    return a + b\n\n\n# ü😀\nx = "
 HUNKS = "@@ -1,2 +1,3 @@\n def add(a, b):\n+    # sums\n     return a + b\n"
-# What makes one look ahead or remember would make requests that the script has not foreseen.
+# Prefetching would make requests that the script does not expect.
 OPTIONS = {"completion": {"prefetch": False, "candidates": 1, "timeBudgetMs": 60000}, "model": {"engine": "in-process"}}
-linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes by /proc")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 transports = pytest.mark.parametrize("transport", TRANSPORT_PARAMS)
 
 
-class Play:
-    """A session with one document, and the script that the engine follows."""
+class Session:
+    """A session with one document and a scripted engine.
 
-    def __init__(self, server: ServerConnection, script: Path, **always: Any) -> None:
-        self.server, self.script, self.always = server, script, always
+    Args:
+        script: the engine's script, read again for every job (see ``tests.scripted_server``).
+        defaults: keys that every version of the script has.
+    """
+
+    def __init__(self, server: ServerConnection, script: Path, **defaults: Any) -> None:
+        self.server, self.script, self.defaults = server, script, defaults
         self.editor = Editor(server.reader, server.writer.write)
-        self.texts = 0
+        self.typed_lines = 0
         self.buffer: Buffer
 
     async def start(self) -> None:
-        """As an editor does."""
-        can = {"workspace": {"applyEdit": True}, "window": {"workDoneProgress": True}}
-        await self.editor.start(can, OPTIONS, ready=False)
-        await self.ready()
-        self.quiet()
+        """Start the session like an editor, wait until the engine is ready, and open the document."""
+        capabilities = {"workspace": {"applyEdit": True}, "window": {"workDoneProgress": True}}
+        await self.editor.start(capabilities, OPTIONS, ready=False)
+        await self.wait_until_ready()
+        self.drop_progress_requests()
         self.buffer = self.editor.open(TEXT)
 
-    def says(self, **keys: Any) -> None:
+    def write_script(self, **keys: Any) -> None:
         """Replace the script."""
         new = self.script.with_suffix(".new")
-        new.write_text(json.dumps({**self.always, **keys}))
+        new.write_text(json.dumps({**self.defaults, **keys}))
         new.replace(self.script)
 
-    async def ready(self) -> None:
-        """Wait until the engine says that it is ready, which it has not since it was asked here."""
+    async def wait_until_ready(self) -> None:
+        """Wait for a status that says that the engine is ready, since the last call."""
         await self.editor.until("codeclippy/status", lambda m: m["params"]["state"] == "ready")
         self.editor.seen.clear()
 
     def type(self) -> int:
-        """Type something that was not there before, at the end; the offset of the cursor."""
-        self.texts += 1
-        return self.editor.type(self.buffer, len(self.buffer.text), f"v{self.texts} +\nx = ")
+        """Type a new line at the end; return the cursor's offset."""
+        self.typed_lines += 1
+        return self.editor.type(self.buffer, len(self.buffer.text), f"v{self.typed_lines} +\nx = ")
 
-    def ask(self) -> asyncio.Future[Any]:
-        """Ask for a suggestion at the end, after some typing."""
+    def request_suggestion(self) -> asyncio.Future[Any]:
+        """Type a new line, and request a suggestion there."""
         place = self.editor.at(self.buffer, self.type())
         return self.editor.request("textDocument/inlineCompletion", {**place, "context": {"triggerKind": 1}})
 
-    async def asked(self) -> Any:
-        """The suggestions' texts."""
-        result = await asyncio.wait_for(self.ask(), TIMEOUT)
+    async def get_suggestions(self) -> Any:
+        """Request suggestions; return their texts."""
+        result = await asyncio.wait_for(self.request_suggestion(), TIMEOUT)
         return [item["insertText"] for item in result["items"]]
 
-    async def edited(self) -> dict[str, Any]:
-        """Ask for an edit; its outcome."""
+    async def get_edit(self) -> dict[str, Any]:
+        """Request an edit; return its outcome."""
         await self.editor.edit(self.buffer, "Add a comment", 0, 15)
         outcome = await self.editor.outcome()
-        self.quiet()
+        self.drop_progress_requests()
         return outcome
 
-    async def lost(self, fault: str, edit: bool) -> str:
-        """Have a fault while requests for two documents are under way, an edit too or not; what the user is told."""
-        self.says(fault=fault)
+    async def trigger_fault(self, fault: str, edit: bool) -> str:
+        """Trigger a fault during requests for two documents, and perhaps an edit; return the message to the user."""
+        self.write_script(fault=fault)
         other = self.editor.open(TEXT, "file:///other.py")
         if edit:
             await self.editor.edit(self.buffer, "Add a comment", 0, 15)
         place = self.editor.at(other, len(other.text))
-        for answer in (self.ask(), self.editor.request("textDocument/completion", place)):
+        for answer in (self.request_suggestion(), self.editor.request("textDocument/completion", place)):
             assert (await asyncio.wait_for(answer, TIMEOUT))["items"] == []
         message: str = (await self.editor.until("window/showMessage"))["message"]
         assert ("no edit" in message) == edit
-        self.quiet()
+        self.drop_progress_requests()
         return message
 
-    def quiet(self) -> None:
-        """Take the requests for progress as read."""
+    def drop_progress_requests(self) -> None:
+        """Drop the requests to create a progress from the unread messages."""
         self.editor.unread[:] = [m for m in self.editor.unread if m["method"] != "window/workDoneProgress/create"]
 
-    def told(self) -> list[str]:
-        """What the user was told, and take it as read."""
-        self.quiet()
+    def pop_messages(self) -> list[str]:
+        """Return the messages to the user, and drop them from the unread ones."""
+        self.drop_progress_requests()
         found = [m["params"]["message"] for m in self.editor.unread if m["method"] == "window/showMessage"]
         self.editor.unread[:] = [m for m in self.editor.unread if m["method"] != "window/showMessage"]
         return found
 
-    async def works(self) -> None:
-        """What comes next is answered, for the text as it is now; nobody is told anything."""
-        self.says(seen=len(self.buffer.text) + len(f"v{self.texts + 1} +\nx = "), edit=HUNKS)
-        found = await self.asked()
-        assert found == [checksum_name(self.buffer.text, len(self.buffer.text))], "not for the text as it is"
+    async def check_works(self) -> None:
+        """Check that later requests succeed with the current text, without a message to the user."""
+        self.write_script(seen=len(self.buffer.text) + len(f"v{self.typed_lines + 1} +\nx = "), edit=HUNKS)
+        found = await self.get_suggestions()
+        assert found == [checksum_name(self.buffer.text, len(self.buffer.text))], "the suggestion is for another text"
         before = self.buffer.text
-        outcome = await self.edited()
+        outcome = await self.get_edit()
         assert outcome.get("edit"), outcome
         assert self.buffer.text == before.replace("    return", "    # sums\n    return", 1)
         self.restore(before)
-        assert self.told() == []
+        assert self.pop_messages() == []
 
     def restore(self, text: str) -> None:
         """Undo an edit."""
         self.editor.type(self.buffer, 0, text, end=len(self.buffer.text))
 
     async def stop(self) -> None:
-        """The end of the session: everything was answered, and the process ends well."""
+        """End the session; check that the process exits successfully."""
         await self.editor.stop()
         if self.server.is_shared:
             assert self.server.child.returncode is None
@@ -131,65 +136,65 @@ class Play:
 
 
 @asynccontextmanager
-async def play(transport: str, folder: Path, *arguments: str, **always: Any) -> AsyncIterator[Play]:
+async def start_session(transport: str, folder: Path, *arguments: str, **defaults: Any) -> AsyncIterator[Session]:
     """A session in one transport, with what the script always says."""
     script = folder / f"{folder.name}.json"
-    script.write_text(json.dumps(always))
+    script.write_text(json.dumps(defaults))
     async with run_server(transport, (*PROGRAM, *arguments, str(script)), folder) as found:
-        made = Play(found, script, **always)
-        await made.start()
-        yield made
+        session = Session(found, script, **defaults)
+        await session.start()
+        yield session
 
 
 @transports
-async def test_requests_that_fail_or_make_noise_cost_nothing_else(transport: str, tmp_path: Path) -> None:
-    """One after the other in one session."""
-    async with play(transport, tmp_path) as played:
-        for fault in ("sleep", "stray", "ask", "flood"):  # which end well
-            played.says(fault=fault, complete="value", edit=HUNKS)
-            assert await played.asked() == ["value"], fault
-            before = played.buffer.text
-            assert (await played.edited()).get("edit"), fault
-            played.restore(before)
-            assert played.told() == [], fault
-            await played.works()
+async def test_failing_and_noisy_requests_affect_no_others(transport: str, tmp_path: Path) -> None:
+    """One fault after the other in one session."""
+    async with start_session(transport, tmp_path) as session:
+        for fault in ("sleep", "stray", "ask", "flood"):
+            session.write_script(fault=fault, complete="value", edit=HUNKS)
+            assert await session.get_suggestions() == ["value"], fault
+            before = session.buffer.text
+            assert (await session.get_edit()).get("edit"), fault
+            session.restore(before)
+            assert session.pop_messages() == [], fault
+            await session.check_works()
         for fault, reason in (("error", "RuntimeError"), ("memory", "out of memory"), ("nan", "NaN")):
-            played.says(fault=fault)
+            session.write_script(fault=fault)
             for _ in range(3):
-                assert await played.asked() == []
-            (message,) = played.told()
+                assert await session.get_suggestions() == []
+            (message,) = session.pop_messages()
             assert reason in message, message
-            outcome = await played.edited()
+            outcome = await session.get_edit()
             assert "no edit" in outcome["message"] and reason in outcome["message"]
-            await played.works()
-        played.says(fault="endless")
-        assert all(len(text) < 1000 for text in await played.asked())
-        before = played.buffer.text
-        await played.edited()
-        played.restore(before)
-        await played.works()
+            await session.check_works()
+        session.write_script(fault="endless")
+        assert all(len(text) < 1000 for text in await session.get_suggestions())
+        before = session.buffer.text
+        await session.get_edit()
+        session.restore(before)
+        await session.check_works()
         assert (tmp_path / "stdout").read_bytes() == b""
-        said = played.server.stderr.read_bytes()
+        said = session.server.stderr.read_bytes()
         assert said.count(b"stray print") == 40 and said.count(b"stray child") == 2 and said.count(b"may I? ") == 2
-        await played.stop()
+        await session.stop()
 
 
-async def test_a_client_that_does_not_read_what_is_logged_waits_for_nothing(tmp_path: Path) -> None:
-    """The pipe is full after some hundred messages; the rest is lost, and the session is as it was, to its end."""
+async def test_client_that_does_not_read_stderr_blocks_nothing(tmp_path: Path) -> None:
+    """The pipe is full after some hundred messages; later ones are dropped, and the session continues normally."""
     script, pipe = tmp_path / "script.json", tmp_path / "log"
     script.write_text("{}")
     os.mkfifo(pipe)
     unread = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
         async with run_server("stdio", (*PROGRAM, str(script)), tmp_path, pipe) as found:
-            played = Play(found, script)
-            await played.start()
+            session = Session(found, script)
+            await session.start()
             for _ in range(2):
-                played.says(fault="flood", complete="value")
-                assert await played.asked() == ["value"]
-            await played.works()
-            await played.stop()
-        assert len(os.read(unread, 1 << 20)) > 60_000, "the pipe was not full, so nothing was shown"
+                session.write_script(fault="flood", complete="value")
+                assert await session.get_suggestions() == ["value"]
+            await session.check_works()
+            await session.stop()
+        assert len(os.read(unread, 1 << 20)) > 60_000, "the pipe was never full, so the test proves nothing"
     finally:
         os.close(unread)
 
@@ -202,27 +207,27 @@ async def test_a_client_that_does_not_read_what_is_logged_waits_for_nothing(tmp_
         for fault in ("hang", "leave", "device")
     ],
 )
-async def test_an_engine_that_is_lost_is_said_once(transport: str, fault: str, tmp_path: Path) -> None:
-    """By the edit, where one is under way; what comes later is refused, the documents stay, and so does the session."""
+async def test_lost_engine_is_reported_once(transport: str, fault: str, tmp_path: Path) -> None:
+    """By the edit if one is running. Later requests fail with the reason; documents and session remain."""
     step_timeout = {} if fault == "device" else {"step_timeout": 1.0}  # importing torch takes longer than that
     reason = {"hang": "the engine hangs", "leave": "SystemExit", "device": "CUDA error: device-side assert"}[fault]
-    async with play(transport, tmp_path, **step_timeout) as played:
-        await played.works()
-        message = await played.lost(fault, edit=fault == "hang")
-        before = played.buffer.text
+    async with start_session(transport, tmp_path, **step_timeout) as session:
+        await session.check_works()
+        message = await session.trigger_fault(fault, edit=fault == "hang")
+        before = session.buffer.text
         assert reason in message and message.endswith("restart the server")
-        await played.editor.until("codeclippy/status", lambda m: m["params"]["state"] == "failed")
-        played.says(complete="value")
-        assert await played.asked() == [] and played.told() == []
-        outcome = await played.edited()
-        assert reason in outcome["message"] and played.told() == []
-        assert played.buffer.text.startswith(before)
-        if transport == "tcp":  # another client's engine is another one
-            second = Play(await played.server.connect_again(), played.script, **played.always)
+        await session.editor.until("codeclippy/status", lambda m: m["params"]["state"] == "failed")
+        session.write_script(complete="value")
+        assert await session.get_suggestions() == [] and session.pop_messages() == []
+        outcome = await session.get_edit()
+        assert reason in outcome["message"] and session.pop_messages() == []
+        assert session.buffer.text.startswith(before)
+        if transport == "tcp":  # each client has its own engine
+            second = Session(await session.server.connect_again(), session.script, **session.defaults)
             await second.start()
-            await second.works()
+            await second.check_works()
             await second.editor.stop()
-        await played.stop()
+        await session.stop()
 
 
 @linux
@@ -236,29 +241,29 @@ async def test_an_engine_that_is_lost_is_said_once(transport: str, fault: str, t
         ("stdio", "hang"),
     ],
 )
-async def test_a_host_that_is_lost_is_said_once_and_another_comes(transport: str, fault: str, tmp_path: Path) -> None:
-    """By the edit, where one is under way; the session goes on over another host, and leaves none behind."""
-    async with play(transport, tmp_path, "--hosted") as played:
-        await played.works()
-        (first,) = find_processes(f"{played.script}") - {played.server.child.pid}
-        message = await played.lost(fault, edit=fault == "hang")
+async def test_lost_host_is_reported_once_and_restarted(transport: str, fault: str, tmp_path: Path) -> None:
+    """By the edit if one is running. The session continues with another host; no process is left at the end."""
+    async with start_session(transport, tmp_path, "--hosted") as session:
+        await session.check_works()
+        (first,) = find_processes(f"{session.script}") - {session.server.child.pid}
+        message = await session.trigger_fault(fault, edit=fault == "hang")
         assert "is started again" in message
-        played.says()
-        await played.ready()
-        await played.works()
-        assert first not in find_processes(f"{played.script}")
-        await played.stop()
-    await wait_until_gone(f"{played.script}")
+        session.write_script()
+        await session.wait_until_ready()
+        await session.check_works()
+        assert first not in find_processes(f"{session.script}")
+        await session.stop()
+    await wait_until_gone(f"{session.script}")
 
 
 @linux
 @transports
-async def test_a_server_that_dies_leaves_nothing(transport: str, tmp_path: Path) -> None:
-    """With its engine, in the middle of a request: the client's stream ends."""
-    async with play(transport, tmp_path) as played:
-        played.says(fault="die")
+async def test_dying_server_leaves_no_process(transport: str, tmp_path: Path) -> None:
+    """Also in the middle of a request; the client's stream ends."""
+    async with start_session(transport, tmp_path) as session:
+        session.write_script(fault="die")
         with pytest.raises(ConnectionError):
-            await played.ask()
-        assert await played.server.wait_for_exit() == 9
-        assert played.told() == []
-    assert not find_processes(f"{played.script}")
+            await session.request_suggestion()
+        assert await session.server.wait_for_exit() == 9
+        assert session.pop_messages() == []
+    assert not find_processes(f"{session.script}")

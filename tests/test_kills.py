@@ -18,7 +18,7 @@ import pytest
 
 from tests import checkpoints
 from tests.editor import TIMEOUT, Editor
-from tests.test_engine_faults import PROGRAM, Play, play
+from tests.test_engine_faults import PROGRAM, Session, start_session
 from tests.transports import TRANSPORT_PARAMS, ServerConnection, find_processes, run_server, wait_until_gone
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes by /proc")
@@ -61,17 +61,17 @@ async def kill_server(transport: str, activity: str, folder: Path) -> None:
     script = folder / f"{transport}-{activity}.json"
     script.write_text(json.dumps({} if activity != "load" else slow))
     async with run_server(transport, (*PROGRAM, "--hosted", str(script)), folder) as server:
-        session = Play(server, script)
+        session = Session(server, script)
         if activity == "load":
             await session.editor.start(ready=False)
             await session.editor.until("codeclippy/status", lambda m: m["params"]["state"] == "loading")
         else:
             await session.start()
-            session.says(**slow)
+            session.write_script(**slow)
         if activity == "edit":
             await session.editor.edit(session.buffer, "Add a comment")
         elif activity == "complete":
-            session.ask().add_done_callback(lambda answer: answer.exception())
+            session.request_suggestion().add_done_callback(lambda answer: answer.exception())
         await wait_for_processes(2, str(script))  # the host runs, or is about to start
         server.child.kill()
         await server.child.wait()
@@ -89,8 +89,8 @@ async def test_killed_server_leaves_nothing(transport: str, tmp_path: Path) -> N
 async def test_server_starts_after_server_and_host_were_killed(tmp_path: Path) -> None:
     """Their lock and socket remain, and have no effect."""
     for _ in range(2):
-        async with play("stdio", tmp_path, "--hosted") as session:
-            await session.works()
+        async with start_session("stdio", tmp_path, "--hosted") as session:
+            await session.check_works()
             for process in find_processes(str(session.script)):
                 os.kill(process, signal.SIGKILL)
             await wait_until_gone(str(session.script))
@@ -102,17 +102,17 @@ async def test_server_starts_after_server_and_host_were_killed(tmp_path: Path) -
 @transports
 async def test_server_exits_if_its_client_is_killed(transport: str, tmp_path: Path) -> None:
     """Even if its work hangs; a server with other clients goes on and serves them."""
-    async with play(transport, tmp_path) as session:
-        session.says(fault="hang")
-        pending = session.ask()
+    async with start_session(transport, tmp_path) as session:
+        session.write_script(fault="hang")
+        pending = session.request_suggestion()
         pending.add_done_callback(lambda answer: answer.exception())
         await asyncio.sleep(0.2)
         session.server.writer.transport.abort()
         if session.server.is_shared:
-            second = Play(await session.server.connect_again(), session.script)
-            session.says()
+            second = Session(await session.server.connect_again(), session.script)
+            session.write_script()
             await second.start()
-            await second.works()
+            await second.check_works()
             await second.editor.stop()
         else:
             await wait_for_exit(session.server.child)
@@ -196,7 +196,7 @@ async def test_server_disconnects_client_that_stops_reading(transport: str, tmp_
     """If 64 MB are unread; other clients do not notice."""
     script = tmp_path / "script.json"
     async with run_server(transport, (*PROGRAM, str(script)), tmp_path) as server:
-        other = Play(await server.connect_again(), script) if server.is_shared else None
+        other = Session(await server.connect_again(), script) if server.is_shared else None
         if other is not None:
             await other.start()
 
@@ -214,7 +214,7 @@ async def test_server_disconnects_client_that_stops_reading(transport: str, tmp_
         if other is not None:
             with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
                 await asyncio.wait_for(server.reader.readexactly(90 << 20), TIMEOUT)
-            await other.works()
+            await other.check_works()
             await other.editor.stop()
         else:
             await wait_for_exit(server.child)
