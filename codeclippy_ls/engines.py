@@ -15,7 +15,8 @@ from codeclippy_ls.engine.thread_engine import ThreadEngine
 from codeclippy_ls.engine.worker import ModelWorker
 from codeclippy_ls.host.address import HostAddress, HostError, resolve_host_address
 from codeclippy_ls.host.client import HostEngine
-from codeclippy_ls.host.start import HostConnection, Notifications, connect_or_start
+from codeclippy_ls.host.messages import Notifications
+from codeclippy_ls.host.start import HostConnection, connect_or_start
 from codeclippy_ls.inference.engine import Engine, StatusListener
 from codeclippy_ls.inference.spec import ModelSpec
 from codeclippy_ls.model_specs import resolve_model_specs

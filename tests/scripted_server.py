@@ -30,7 +30,8 @@ from codeclippy_ls import cli
 from codeclippy_ls.engine.thread_engine import ThreadEngine
 from codeclippy_ls.host.address import HostAddress, prepare_runtime_folder
 from codeclippy_ls.host.client import HostEngine
-from codeclippy_ls.host.start import HostConnection, Notifications, connect_or_start
+from codeclippy_ls.host.messages import Notifications
+from codeclippy_ls.host.start import HostConnection, connect_or_start
 from codeclippy_ls.inference.engine import STEP_TIMEOUT, Engine, ModelStatus
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import Generation, Priority

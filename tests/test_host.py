@@ -28,7 +28,8 @@ from codeclippy_ls.host import address, client, messages
 from codeclippy_ls.host.address import HostAddress, HostError, prepare_runtime_folder, resolve_host_address
 from codeclippy_ls.host.client import HostEngine
 from codeclippy_ls.host.engine_host import EngineHost, run_host
-from codeclippy_ls.host.start import HostConnection, Notifications, connect_or_start
+from codeclippy_ls.host.messages import Notifications
+from codeclippy_ls.host.start import HostConnection, connect_or_start
 from codeclippy_ls.inference.engine import ModelState, ModelStatus, StatusListener
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Request, Sampling

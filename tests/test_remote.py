@@ -825,7 +825,7 @@ async def test_https_needs_a_trusted_certificate(tmp_path: Path, monkeypatch: py
 
 def test_context_length_is_read_from_the_list() -> None:
     """By the field names that services use; too much of it is not used unless the settings say so."""
-    for entry, window in (
+    for entry, context_length in (
         ({"max_model_len": 4096}, 4096),
         ({"meta": {"n_ctx": 1024, "n_ctx_train": 9999}}, 1024),
         ({"max_model_len": 131072}, 8192),
@@ -833,7 +833,7 @@ def test_context_length_is_read_from_the_list() -> None:
         ({"max_model_len": "many"}, 2048),
     ):
         listed = {"data": [{"id": "m", **entry}]}
-        assert select_model(listed, "", 0, False, "u").window == window
+        assert select_model(listed, "", 0, False, "u").window == context_length
         assert select_model(listed, "", 300, False, "u").window == 300
 
 

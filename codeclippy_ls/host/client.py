@@ -11,12 +11,13 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from functools import partial
-from typing import Any
 
 from codeclippy_ls.host import messages
 from codeclippy_ls.host.address import HostError
-from codeclippy_ls.host.start import HostConnection, Notifications
+from codeclippy_ls.host.messages import JsonObject, Notifications
+from codeclippy_ls.host.start import HostConnection
 from codeclippy_ls.inference.client_engine import ClientEngine
 from codeclippy_ls.inference.engine import ModelState, ModelStatus, StatusListener
 from codeclippy_ls.inference.errors import EngineError
@@ -143,7 +144,7 @@ class HostEngine(ClientEngine[ModelSpec]):
 
     # From the host.
 
-    def _on_response(self, id: int, response: Any) -> None:
+    def _on_response(self, id: int, response: Future[JsonObject]) -> None:
         was_streamed = id in self._streamed
         handle = self._forget(id)
         if handle is None:
@@ -157,24 +158,24 @@ class HostEngine(ClientEngine[ModelSpec]):
             handle.emit(generation.text)
         handle.resolve(generation)
 
-    def _on_load_response(self, spec: ModelSpec, response: Any) -> None:
+    def _on_load_response(self, spec: ModelSpec, response: Future[JsonObject]) -> None:
         error = response.exception()
         if error is not None and self._get_status(spec).state is ModelState.LOADING:
             self._set_status(spec, ModelStatus(ModelState.FAILED, _message_of(error)))
         for handle in self._load_handles.pop(spec, ()):
             handle.resolve(Generation(FinishReason.END) if error is None else EngineError(_message_of(error)))
 
-    def _on_delta(self, params: Any) -> None:
+    def _on_delta(self, params: JsonObject) -> None:
         if (handle := self._handles.get(params["id"])) is not None:
             self._streamed.add(params["id"])
             handle.emit(params["text"])
 
-    def _on_status_message(self, params: Any) -> None:
+    def _on_status_message(self, params: JsonObject) -> None:
         spec, status = messages.decode_status(params)
         if status.state is not ModelState.ABSENT:
             self._set_status(spec, status)
 
-    def _on_failed(self, params: Any) -> None:
+    def _on_failed(self, params: JsonObject) -> None:
         self._loss_reason = str(params["reason"]).removesuffix("; restart the server")
 
     # The connection.

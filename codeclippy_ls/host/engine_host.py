@@ -14,7 +14,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -27,6 +26,7 @@ from codeclippy_ls.host.address import (
     listen,
     read_code_version,
 )
+from codeclippy_ls.host.messages import JsonObject
 from codeclippy_ls.inference.engine import STEP_TIMEOUT, LocalEngine, ModelState, ModelStatus, StatusListener
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.handles import RequestHandle
@@ -137,7 +137,7 @@ class EngineHost:
                     self.engine.unload(unused)
         return key
 
-    def statuses(self) -> list[Any]:
+    def statuses(self) -> list[JsonObject]:
         """Return the status of each model, as JSON."""
         return [messages.encode_status(spec, self.engine.status(key)) for key, spec in self.specs.items()]
 
@@ -179,12 +179,12 @@ class Session:
         for handle in self._handles.values():
             handle.cancel()
 
-    def notify(self, method: str, params: Any) -> None:
+    def notify(self, method: str, params: JsonObject) -> None:
         """Notify the client, if the handshake is done."""
         if self._handshake_done:
             self.peer.notify(method, params)
 
-    async def handshake(self, params: dict[str, Any]) -> Any:
+    async def handshake(self, params: JsonObject) -> JsonObject:
         """Accept a client that has the token and runs the same code."""
         asyncio.get_running_loop().call_later(_REJECTION_DELAY, self._close_without_handshake)
         if not hmac.compare_digest(str(params.get("token")).encode(), self._host.token.encode()):
@@ -195,15 +195,15 @@ class Session:
         self._host.idle_seconds = float(params.get("idle_seconds", self._host.idle_seconds))
         return {"process": os.getpid(), "statuses": self._host.statuses()}
 
-    async def ping(self, params: Any) -> None:
+    async def ping(self, params: JsonObject) -> None:
         """Show that this loop runs."""
 
-    async def load(self, params: dict[str, Any]) -> None:
+    async def load(self, params: JsonObject) -> None:
         """Load a model."""
         engine = self._engine()
         await self._result(engine.load(self._host.use_model(messages.decode_spec(params["spec"]), self)))
 
-    async def submit(self, params: dict[str, Any]) -> Any:
+    async def submit(self, params: JsonObject) -> JsonObject:
         """Run a request, and send its text as it grows if the client wants that."""
         engine, id = self._engine(), params["id"]
         if len(self._handles) >= _MAX_REQUESTS:
@@ -220,7 +220,7 @@ class Session:
         finally:
             del self._handles[id]
 
-    def cancel(self, params: dict[str, Any]) -> None:
+    def cancel(self, params: JsonObject) -> None:
         """Cancel a request."""
         if (handle := self._handles.get(params["id"])) is not None:
             handle.cancel()

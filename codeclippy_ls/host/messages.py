@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 from cattrs import Converter
@@ -31,9 +32,12 @@ _FAILED = 1  # code of an error whose message is for the user
 _INTERNAL_ERROR = -32603
 _CANCELLED = -32800
 
+JsonObject = dict[str, Any]
+Notifications = Mapping[str, Callable[[JsonObject], None]]
+
 _CONVERTER = Converter()
 # The kinds of tasks, each with the type of its answers.
-_TASK_KINDS: dict[str, tuple[type[Task], type[Any]]] = {
+_TASK_KINDS: dict[str, tuple[type[Task], type[object]]] = {
     "complete": (CompletionTask, str),
     "edit": (EditTask, ContextDiff),
 }
@@ -50,8 +54,8 @@ class Peer(JsonRPCProtocol):
     def __init__(
         self,
         writer: asyncio.StreamWriter,
-        requests: Mapping[str, Callable[[Any], Any]],
-        notifications: Mapping[str, Callable[[Any], None]],
+        requests: Mapping[str, Callable[[JsonObject], Awaitable[object]]],
+        notifications: Notifications,
     ) -> None:
         super().__init__(self, Converter())  # type: ignore[arg-type]  # pygls does not use its server here
         self.frames = StreamWriter(writer)
@@ -71,7 +75,7 @@ class Peer(JsonRPCProtocol):
         finally:
             self.frames.close()
 
-    def _handle_message(self, message: Any) -> None:
+    def _handle_message(self, message: object) -> None:
         if not isinstance(message, dict):
             raise ValueError("a message must be an object")
         id, method, error = message.get("id"), message.get("method"), message.get("error")
@@ -82,14 +86,14 @@ class Peer(JsonRPCProtocol):
         elif id is not None:
             self._handle_request(id, method, message.get("params"))
         elif method in self._notifications:
-            self._notifications[method](message.get("params"))
+            self._notifications[method](message["params"])
 
-    def _get_handler(self, feature_name: str) -> Any:
+    def _get_handler(self, feature_name: str) -> Callable[[JsonObject], Awaitable[object]]:
         if (handler := self._requests.get(feature_name)) is None:
             raise JsonRpcMethodNotFound.of(feature_name)
         return handler
 
-    def _send_handler_result(self, future: Any, *, msg_id: Any) -> None:
+    def _send_handler_result(self, future: Future[Any], *, msg_id: str | int) -> None:
         self._request_futures.pop(msg_id, None)
         if future.cancelled():
             self._send_response(msg_id, error=_make_error(_CANCELLED, "cancelled"))
@@ -101,11 +105,11 @@ class Peer(JsonRPCProtocol):
         else:
             self._send_response(msg_id, result=future.result())
 
-    def _send_data(self, data: Any) -> None:
+    def _send_data(self, data: object) -> None:
         # In ASCII, since UTF-8 cannot encode a lone surrogate.
         self.frames.write(encode_frame(json.dumps(data, default=self._serialize_message).encode("ascii")))
 
-    def _report_server_error(self, error: Exception, source: Any) -> None:
+    def _report_server_error(self, error: Exception, source: object) -> None:
         log.warning("%s", type(error).__name__)
 
 
@@ -113,44 +117,49 @@ def _make_error(code: int, message: str) -> Any:
     return JsonRpcException(message, code).to_response_error()
 
 
-def encode_spec(spec: ModelSpec) -> Any:
+def _encode(value: object) -> JsonObject:
+    encoded: JsonObject = _CONVERTER.unstructure(value)
+    return encoded
+
+
+def encode_spec(spec: ModelSpec) -> JsonObject:
     """Convert a spec to JSON."""
-    return _CONVERTER.unstructure(spec)
+    return _encode(spec)
 
 
-def decode_spec(data: Any) -> ModelSpec:
+def decode_spec(data: JsonObject) -> ModelSpec:
     """Read a spec from JSON."""
     return _CONVERTER.structure(data, ModelSpec)
 
 
-def encode_sampling(sampling: Sampling) -> Any:
+def encode_sampling(sampling: Sampling) -> JsonObject:
     """Convert sampling parameters to JSON."""
-    return _CONVERTER.unstructure(sampling)
+    return _encode(sampling)
 
 
-def decode_sampling(data: Any) -> Sampling:
+def decode_sampling(data: JsonObject) -> Sampling:
     """Read sampling parameters from JSON."""
     return _CONVERTER.structure(data, Sampling)
 
 
-def encode_task(task: Task) -> dict[str, Any]:
+def encode_task(task: Task) -> JsonObject:
     """Convert a task to JSON, with its kind."""
     kind = next(kind for kind, (task_type, _) in _TASK_KINDS.items() if type(task) is task_type)
-    return {"kind": kind, **_CONVERTER.unstructure(task)}
+    return {"kind": kind, **_encode(task)}
 
 
-def decode_task(data: dict[str, Any]) -> Task:
+def decode_task(data: JsonObject) -> Task:
     """Read a task from JSON."""
     task_type, _ = _TASK_KINDS[data["kind"]]
     return _CONVERTER.structure(data, task_type)
 
 
-def encode_generation(generation: Generation) -> Any:
+def encode_generation(generation: Generation) -> JsonObject:
     """Convert a generation to JSON."""
-    return _CONVERTER.unstructure(generation)
+    return _encode(generation)
 
 
-def decode_generation(data: dict[str, Any], task: Task) -> Generation:
+def decode_generation(data: JsonObject, task: Task) -> Generation:
     """Read the generation that answers a task from JSON."""
     answer_type = next(answer_type for task_type, answer_type in _TASK_KINDS.values() if type(task) is task_type)
     for candidate in data["candidates"]:
@@ -158,12 +167,12 @@ def decode_generation(data: dict[str, Any], task: Task) -> Generation:
     return _CONVERTER.structure(data, Generation)
 
 
-def encode_status(spec: ModelSpec, status: ModelStatus) -> dict[str, Any]:
+def encode_status(spec: ModelSpec, status: ModelStatus) -> JsonObject:
     """Convert a spec's status to JSON."""
-    return {"spec": encode_spec(spec), **_CONVERTER.unstructure(status)}
+    return {"spec": encode_spec(spec), **_encode(status)}
 
 
-def decode_status(data: dict[str, Any]) -> tuple[ModelSpec, ModelStatus]:
+def decode_status(data: JsonObject) -> tuple[ModelSpec, ModelStatus]:
     """Read a spec and its status from JSON."""
     info = _CONVERTER.structure(data["info"], ModelInfo) if data["info"] else None
     return decode_spec(data["spec"]), ModelStatus(ModelState(data["state"]), data["reason"], info)

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pygls.exceptions import JsonRpcException
@@ -22,7 +22,7 @@ from codeclippy_ls.host.address import (
     open_connection,
     read_code_version,
 )
-from codeclippy_ls.host.messages import Peer
+from codeclippy_ls.host.messages import JsonObject, Notifications, Peer
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,6 @@ _START_TIMEOUT = 60.0  # seconds until a host listens; by then it has imported n
 _HANDSHAKE_TIMEOUT = 10.0  # seconds
 _RETRY_INTERVAL = 0.03  # seconds
 _MAX_LOG_BYTES = 1 << 20
-
-Notifications = Mapping[str, Callable[[Any], None]]
 
 
 class HostConnection:
@@ -42,10 +40,10 @@ class HostConnection:
         statuses: the statuses of the host's models, as JSON.
     """
 
-    def __init__(self, peer: Peer, reading: asyncio.Task[None], handshake: Mapping[str, Any]) -> None:
+    def __init__(self, peer: Peer, reading: asyncio.Task[None], handshake: JsonObject) -> None:
         self.peer = peer
         self.process: int = handshake["process"]
-        self.statuses: list[Any] = handshake["statuses"]
+        self.statuses: list[JsonObject] = handshake["statuses"]
         self._reading = reading
 
     async def wait_until_ended(self, timeout: float, response: asyncio.Future[Any] | None = None) -> bool:

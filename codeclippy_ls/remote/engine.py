@@ -14,7 +14,6 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
 
 from codeclippy_ls.inference.client_engine import ClientEngine
 from codeclippy_ls.inference.engine import ModelState, ModelStatus, StatusListener
@@ -24,6 +23,7 @@ from codeclippy_ls.inference.requests import FinishReason, Generation, Priority
 from codeclippy_ls.inference.spec import ModelRole, ModelSpec
 from codeclippy_ls.remote.endpoint import parse_endpoint, read_key
 from codeclippy_ls.remote.errors import ErrorKind, RemoteError
+from codeclippy_ls.remote.events import JsonObject
 from codeclippy_ls.remote.generation import RemoteGeneration
 from codeclippy_ls.remote.http_client import HttpClient
 from codeclippy_ls.remote.models import select_model
@@ -210,7 +210,7 @@ class RemoteEngine(ClientEngine[str]):
             self._set_all_failed(reason)
             raise
 
-    async def _list_models(self, client: HttpClient) -> Any:
+    async def _list_models(self, client: HttpClient) -> JsonObject:
         """Return the service's list of models; an empty one if it has none, but the settings name all models."""
         try:
             return await client.get("/models")

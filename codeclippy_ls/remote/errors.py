@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import json
-from typing import Any
 
 from codeclippy_ls.inference.errors import EngineError
 
@@ -118,7 +117,7 @@ def quote_message(body: bytes, sent: str, key: str) -> str:
     return "" if not quote or (key and key in quote) or (len(quote) >= _MAX_ECHO and echoes) else quote
 
 
-def _find_message(body: Any) -> str:
+def _find_message(body: object) -> str:
     """Return the text of an error, in any of the forms that these services use."""
     for name in ("error", "message", "detail"):
         if isinstance(body, dict) and body.get(name):

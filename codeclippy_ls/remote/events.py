@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from codeclippy_ls.inference.requests import FinishReason
 from codeclippy_ls.remote.errors import ErrorKind, RemoteError
+
+JsonObject = dict[str, Any]
 
 _MAX_LINE = 1 << 20  # bytes; an event with log-probabilities has a few hundred
 _MAX_BYTES = 32 << 20
@@ -28,7 +30,7 @@ class EventStreamParser:
         self._data: list[str] = []
         self.done = False
 
-    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
+    def feed(self, data: bytes) -> Iterator[JsonObject]:
         """Yield the events that end in these bytes.
 
         Raises:
@@ -45,7 +47,7 @@ class EventStreamParser:
             if (event := self._feed_line(line.rstrip(b"\r"))) is not None:
                 yield event
 
-    def _feed_line(self, line: bytes) -> dict[str, Any] | None:
+    def _feed_line(self, line: bytes) -> JsonObject | None:
         """Return the event that ends with this line, if one does."""
         try:
             text = line.decode("utf-8")
@@ -67,7 +69,7 @@ class EventStreamParser:
         return parse_json_object(data, self._url)
 
 
-def parse_json_object(data: str | bytes, url: str) -> dict[str, Any]:
+def parse_json_object(data: str | bytes, url: str) -> JsonObject:
     """Parse the JSON object of a response or an event.
 
     Raises:
@@ -110,7 +112,7 @@ class StreamedChoices:
         """Whether each choice has ended."""
         return all(choice.finish_reason is not None for choice in self.choices)
 
-    def add_event(self, event: Mapping[str, Any]) -> int | None:
+    def add_event(self, event: JsonObject) -> int | None:
         """Add an event's text to its choice, and return the index of the choice.
 
         ``None`` for events without choices (usage, role-only deltas) and for choices that have ended.

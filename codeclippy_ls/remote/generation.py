@@ -17,7 +17,7 @@ from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Sampling
 from codeclippy_ls.prompts.text_prompts import RemoteModel, TextPrompt, cut_at_control_token
 from codeclippy_ls.remote.errors import ErrorKind, RemoteError
-from codeclippy_ls.remote.events import StreamedChoice, StreamedChoices
+from codeclippy_ls.remote.events import JsonObject, StreamedChoice, StreamedChoices
 from codeclippy_ls.remote.http_client import HttpClient
 from codeclippy_ls.tasks.model_info import ModelInfo
 
@@ -154,10 +154,10 @@ class RemoteGeneration:
         """Return whether a candidate needs no more text: the task is done, or the text spells a control token."""
         return len(cut_at_control_token(text, self.prompt)) < len(text) or self._task.is_done(text, self.prompt)
 
-    def _make_request(self, call: CompletionCall) -> tuple[str, dict[str, Any]]:
+    def _make_request(self, call: CompletionCall) -> tuple[str, JsonObject]:
         """Return the path and the body of an HTTP request."""
         prompt = self.prompt
-        body: dict[str, Any] = {
+        body: JsonObject = {
             "model": self._model,
             "stream": True,
             "temperature": call.temperature,
@@ -174,10 +174,10 @@ class RemoteGeneration:
         path = _CHAT_PATH if prompt.chat else _COMPLETIONS_PATH
         return path, body if self._minimal_params else {**body, **self._optional_params(call)}
 
-    def _optional_params(self, call: CompletionCall) -> dict[str, Any]:
+    def _optional_params(self, call: CompletionCall) -> JsonObject:
         """Return the fields that only some services know."""
         prompt = self.prompt
-        params: dict[str, Any] = {"logprobs": True if prompt.chat else 1}
+        params: JsonObject = {"logprobs": True if prompt.chat else 1}
         if call.count > 1:
             params["n"] = call.count
         if prompt.stop:

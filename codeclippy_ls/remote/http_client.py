@@ -13,11 +13,11 @@ import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from codeclippy_ls.remote.endpoint import Endpoint, is_loopback_address
 from codeclippy_ls.remote.errors import ErrorKind, RemoteError, make_status_error
-from codeclippy_ls.remote.events import EventStreamParser, parse_json_object
+from codeclippy_ls.remote.events import EventStreamParser, JsonObject, parse_json_object
 
 if TYPE_CHECKING:
     import httpx2
@@ -42,7 +42,7 @@ class HttpClient:
         self._client: httpx2.AsyncClient | None = None
         self._opening = asyncio.Lock()
 
-    async def get(self, path: str) -> dict[str, Any]:
+    async def get(self, path: str) -> JsonObject:
         """Return the JSON object at a path.
 
         Raises:
@@ -51,7 +51,7 @@ class HttpClient:
         async with self._request("GET", path, None) as response:
             return parse_json_object(await self._read_body(response), self.endpoint.url)
 
-    async def stream_events(self, path: str, body: dict[str, Any], sent: str) -> AsyncGenerator[dict[str, Any], None]:
+    async def stream_events(self, path: str, body: JsonObject, sent: str) -> AsyncGenerator[JsonObject, None]:
         """Post a request and yield the events of the response; a single one if the service does not stream.
 
         Args:
@@ -85,7 +85,7 @@ class HttpClient:
 
     @asynccontextmanager
     async def _request(
-        self, method: str, path: str, body: dict[str, Any] | None, sent: str = ""
+        self, method: str, path: str, body: JsonObject | None, sent: str = ""
     ) -> AsyncIterator[httpx2.Response]:
         """Send a request and yield the response with status 200, whose body has not been read."""
         client = await self._open()
@@ -192,7 +192,7 @@ class HttpClient:
         )
 
 
-async def _send(client: httpx2.AsyncClient, method: str, url: str, body: dict[str, Any] | None) -> httpx2.Response:
+async def _send(client: httpx2.AsyncClient, method: str, url: str, body: JsonObject | None) -> httpx2.Response:
     """Send a request and return the response, whose body has not been read.
 
     The service may have closed a connection that was kept open: a request that fails on one is sent again, once.
@@ -202,7 +202,7 @@ async def _send(client: httpx2.AsyncClient, method: str, url: str, body: dict[st
     for is_last_try in (False, True):
         is_new_connection = False
 
-        async def trace(name: str, details: Any) -> None:
+        async def trace(name: str, details: object) -> None:
             nonlocal is_new_connection
             is_new_connection = is_new_connection or name.startswith("connection.connect")
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from codeclippy_ls.remote.errors import ErrorKind, RemoteError
+from codeclippy_ls.remote.events import JsonObject
 from codeclippy_ls.tasks.model_info import ModelInfo
 
 # If the service says nothing; every model of today has as much.
@@ -25,7 +23,7 @@ _CONTEXT_LENGTH_FIELDS = (
 _INSTRUCT_NAMES = ("instruct", "chat", "-it", ":it", "assistant", "gpt-oss", "qwen3-coder")
 
 
-def select_model(listed: Any, wanted: str, context_length: int, for_edits_only: bool, url: str) -> ModelInfo:
+def select_model(listed: JsonObject, wanted: str, context_length: int, for_edits_only: bool, url: str) -> ModelInfo:
     """Choose a role's model and collect its metadata.
 
     Args:
@@ -52,12 +50,12 @@ def select_model(listed: Any, wanted: str, context_length: int, for_edits_only: 
     return ModelInfo(name, chat=chat, window=length, device=url, served=served)
 
 
-def _entries(listed: Any) -> list[Mapping[str, Any]]:
-    entries = listed.get("data") if isinstance(listed, dict) else None
+def _entries(listed: JsonObject) -> list[JsonObject]:
+    entries = listed.get("data")
     return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
-def _context_length(entry: Mapping[str, Any]) -> int:
+def _context_length(entry: JsonObject) -> int:
     """Return the context length that the service states for a model, 0 if it states none."""
     for fields in (entry, entry.get("meta")):
         for name in _CONTEXT_LENGTH_FIELDS if isinstance(fields, dict) else ():
