@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from codeclippy_ls.engine.decoder.architectures import ARCHITECTURES, is_supported
+from codeclippy_ls.engine.decoder.architectures import ARCHITECTURES, TransformersConfig, is_supported
 from codeclippy_ls.engine.loading.files import read_json_object, summarize_error
 from codeclippy_ls.inference.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 _DEFAULT_CONTEXT_LENGTH = 2048  # if a configuration has none: BLOOM's, and most models' of its time
 _COMPLETE_VERSION = "5."  # transformers of this version writes all values that matter, under these names
@@ -28,7 +31,7 @@ _STANDARD_NAMES = {
 _DTYPES = (None, "float32", "bfloat16", "float16")
 
 
-def read_config(folder: Path) -> Any:
+def read_config(folder: Path) -> TransformersConfig:
     """Read the configuration: a ``SimpleNamespace`` if that is enough, otherwise transformers' object.
 
     Raises:
@@ -55,7 +58,7 @@ def _make_simple_config(values: dict[str, Any]) -> SimpleNamespace | None:
     return config if is_supported(config) else None
 
 
-def read_transformers_config(folder: Path) -> Any:
+def read_transformers_config(folder: Path) -> PreTrainedConfig:
     """Read the configuration with transformers.
 
     Raises:
@@ -95,7 +98,7 @@ def read_generation_config(folder: Path) -> dict[str, Any]:
     return read_json_object(path) if path.is_file() else {}
 
 
-def read_context_length(config: Any, model: str) -> int:
+def read_context_length(config: TransformersConfig, model: str) -> int:
     """Return the maximum number of tokens of prompt and output together.
 
     Args:
@@ -117,7 +120,7 @@ def read_context_length(config: Any, model: str) -> int:
     return _DEFAULT_CONTEXT_LENGTH
 
 
-def read_stop_token_ids(config: Any, generation_eos: Any) -> frozenset[int]:
+def read_stop_token_ids(config: TransformersConfig, generation_eos: Any) -> frozenset[int]:
     """Return the ids that end a text: those of the configuration and of the generation configuration.
 
     Args:

@@ -12,11 +12,10 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 
-from codeclippy_ls.engine.decoder.architectures import ModelConfig, parse_config
+from codeclippy_ls.engine.decoder.architectures import ModelConfig, TransformersConfig, parse_config
 from codeclippy_ls.engine.decoder.linear import FLOAT_FORMATS, WeightFormats
 from codeclippy_ls.engine.decoder.transformer import Transformer
 from codeclippy_ls.engine.generation.threads import count_cores, list_thread_counts
@@ -80,7 +79,7 @@ def load(spec: ModelSpec, native: bool = True) -> Model:
 
 
 def _load_native(
-    folder: Path, config: Any, model_config: ModelConfig, device: torch.device, formats: WeightFormats
+    folder: Path, config: TransformersConfig, model_config: ModelConfig, device: torch.device, formats: WeightFormats
 ) -> Transformer:
     """Read the weights straight from the files, or, if their names are unusual, through transformers' module."""
     with ExitStack() as stack:
@@ -91,7 +90,7 @@ def _load_native(
 
 
 def _load_transformers(
-    folder: Path, config: Any, device: torch.device, dtype: torch.dtype, spec: ModelSpec
+    folder: Path, config: TransformersConfig, device: torch.device, dtype: torch.dtype, spec: ModelSpec
 ) -> ModuleRunner:
     if spec.dtype == "int8":
         raise ModelError(f'setting "model.dtype": the model in {folder} cannot use {spec.dtype!r}; try "auto"')

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from codeclippy_ls.engine.loading.files import summarize_error
 from codeclippy_ls.engine.loading.weights import read_int8_weights
 from codeclippy_ls.inference.errors import ModelError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
 
 class ModuleRunner:
     """Runs one of transformers' causal language models; implements `model.Runner`.
@@ -33,7 +36,7 @@ class ModuleRunner:
         module: transformers' module.
     """
 
-    def __init__(self, module: Any, name: str = "") -> None:
+    def __init__(self, module: PreTrainedModel, name: str = "") -> None:
         self.module = module.eval()
         self.architecture: str = module.config.model_type
         self.context_length = read_context_length(module.config, name)
@@ -106,7 +109,9 @@ class ModuleKVCache:
         return other
 
 
-def load_module(folder: Path, config: Any, dtype: torch.dtype, device_map: Any = None) -> Any:
+def load_module(
+    folder: Path, config: PreTrainedConfig, dtype: torch.dtype, device_map: str | dict[str, str] | None = None
+) -> PreTrainedModel:
     """Load transformers' module for a configuration, with a folder's weights.
 
     Args:
@@ -141,7 +146,7 @@ def load_module(folder: Path, config: Any, dtype: torch.dtype, device_map: Any =
     return module
 
 
-def _find_module_class(folder: Path, config: Any) -> Any:
+def _find_module_class(folder: Path, config: PreTrainedConfig) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
     config_class = type(config)
@@ -155,7 +160,7 @@ def _find_module_class(folder: Path, config: Any) -> Any:
     return MODEL_FOR_CAUSAL_LM_MAPPING[config_class]
 
 
-def _make_generation_config(folder: Path, config: Any) -> Any:
+def _make_generation_config(folder: Path, config: PreTrainedConfig) -> Any:
     from transformers import GenerationConfig
 
     path = folder / "generation_config.json"
@@ -168,7 +173,7 @@ def _make_generation_config(folder: Path, config: Any) -> Any:
         raise ModelError(f"{path} cannot be used: {summarize_error(error)}") from error
 
 
-def _check_weights_match(folder: Path, module: Any, report: dict[str, Any]) -> None:
+def _check_weights_match(folder: Path, module: PreTrainedModel, report: dict[str, Any]) -> None:
     """Reject weights that do not fill the module (the rest would be random), or that have more layers."""
     if missing := sorted(report["missing_keys"]):
         raise ModelError(
