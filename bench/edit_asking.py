@@ -23,7 +23,7 @@ from codeclippy_ls.engine.worker import ModelWorker
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Sampling
 from codeclippy_ls.inference.spec import ModelSpec
-from codeclippy_ls.prompts.build import Prompt
+from codeclippy_ls.prompts.token_prompts import TokenPrompt
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.tasks.edit import EditTask
 from codeclippy_ls.tasks.edit_context import EditContext, Marker
@@ -137,11 +137,11 @@ class WatchedAsk(EditTask):
     """The assistant's own, without the grammar where that is not wanted; ``begin`` is told the model and the prompt."""
 
     constrained: bool = True
-    begin: Callable[[Any, Prompt], None] | None = None
+    begin: Callable[[Any, TokenPrompt], None] | None = None
 
-    def prompt(self, model: Any, window: int) -> Prompt:
+    def build_prompt(self, model: Any, context_length: int) -> TokenPrompt:
         """The assistant's prompt."""
-        prompt = EditTask.prompt(self, model, window)
+        prompt = EditTask.build_prompt(self, model, context_length)
         if self.begin is not None:
             self.begin(model, prompt)
         return prompt if self.constrained else replace(prompt, constraint=None)
@@ -154,7 +154,7 @@ async def made(
     way: Way,
     sampling: Mapping[str, Any],
     family: str = "",
-    begin: Callable[[Any, Prompt], None] | None = None,
+    begin: Callable[[Any, TokenPrompt], None] | None = None,
 ) -> Made:
     """Ask for an edit.
 
@@ -189,14 +189,14 @@ def _free(asking: Asking, generation: Generation) -> Made:
     With the selection as a hint, and where that does not help, without it.
     """
     start, end = generation.candidates[0].answer.start, generation.candidates[0].answer.end
-    numbers = asking.shown.numbers[start:end]
+    numbers = asking.shown.line_numbers[start:end]
     text, document = generation.text, asking.document
     part = Document(document.uri, "".join(document.line(number) + "\n" for number in numbers))
     near = part.starts[max(asking.shown.first - start, 0)]
     whole = generation.finish_reason is FinishReason.END
-    reading = read_diff(text, part, near, whole=whole)
+    reading = read_diff(text, part, near, complete=whole)
     if not reading.edits:
-        reading = read_diff(text, part, whole=whole)
+        reading = read_diff(text, part, complete=whole)
     if not reading.edits:
         return Made(generation, diff=text, reason=f"the model's diff was refused: {reading.problems[-1].reason}")
     head, tail = document.starts[numbers[0]], document.line_span(numbers[-1])[1] + 1

@@ -27,7 +27,7 @@ from bench import edit_documents
 from bench.edit_asking import Asking, Facts, Made, Way, loading, made, open_engine
 from codeclippy_ls.engine.thread_engine import ThreadEngine
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER
-from codeclippy_ls.prompts.build import Prompt
+from codeclippy_ls.prompts.token_prompts import TokenPrompt
 from codeclippy_ls.tasks.edit_context import find_marker, select_edit_context
 from codeclippy_ls.text import Document, replace_surrogates, split_lines, to_lf
 
@@ -36,7 +36,7 @@ _WEIGHTS = {"shipped": 14, "codegen": 3, "gpt2": 2, "neox": 2, "fim-neox": 1}
 _MOST_SHOWN = 20
 # What may be refused: nothing was changed, or the user is told what stands in the way. All else breaks the law.
 _ALLOWED = re.compile(
-    "the model proposed no change|invisible characters|mixes kinds of line ends|changes nothing|the text holds <"
+    "the model proposed no change|invisible characters|mixes kinds of line ends|changes nothing|the text contains <"
     "|selection is too long|message is too long|would break the code"
 )
 
@@ -67,7 +67,7 @@ class Failure:
         one = self.trial.asking
         return (
             f"{self.trial.name} ({self.trial.kind}, {self.trial.model}): {self.problem}\n  {one.document.text!r}\n"
-            f"  lines {one.shown.numbers[:1]} to {one.shown.numbers[-1:]}, message {one.message!r}, "
+            f"  lines {one.shown.line_numbers[:1]} to {one.shown.line_numbers[-1:]}, message {one.message!r}, "
             f"{self.trial.sampling}, lean {self.trial.lean}\n  {self.diff!r}"
         )
 
@@ -224,7 +224,7 @@ def problem(trial: Trial, found: Made, judges: Judges) -> str:
         return "not well formed"
     assert found.generation is not None
     shown = found.generation.candidates[0].answer
-    document, numbers = trial.asking.document, trial.asking.shown.numbers[shown.start : shown.end]
+    document, numbers = trial.asking.document, trial.asking.shown.line_numbers[shown.start : shown.end]
     patched, said = judges.patched("".join(document.line(number) + "\n" for number in numbers), found.diff)
     if said:
         return said
@@ -253,10 +253,10 @@ async def _answers(trials: Iterator[Trial], engine: ThreadEngine, facts: dict[st
     for one in trials:
         known = facts[one.model]
 
-        def begin(view: Any, prompt: Prompt, one: Trial = one, known: Facts = known) -> None:
+        def begin(view: Any, prompt: TokenPrompt, one: Trial = one, known: Facts = known) -> None:
             assert known.watch is not None
-            known.watch.begin(len(prompt.tokens))
-            ends, heat = view.stop_token_ids | prompt.ends, one.sampling["temperature"]
+            known.watch.begin(len(prompt.token_ids))
+            ends, heat = view.stop_token_ids | prompt.stop_token_ids, one.sampling["temperature"]
 
             def leaning(logits: Any, history: Sequence[int]) -> Any:
                 return logits + heat * _leaning(view.tokenizer, ends, len(logits), *one.lean)

@@ -40,7 +40,7 @@ from bench.edit_replay import Teacher, random_codegen, true_diff
 from codeclippy_ls.engine.thread_engine import ThreadEngine
 from codeclippy_ls.inference.requests import FinishReason
 from codeclippy_ls.inference.spec import ModelSpec
-from codeclippy_ls.prompts.build import Prompt
+from codeclippy_ls.prompts.token_prompts import TokenPrompt
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.tasks.edit_context import EditContext, select_edit_context
 from codeclippy_ls.text import Document
@@ -97,7 +97,7 @@ def asking(case: Case, whole: bool = False) -> Asking:
     if not whole:
         return Asking(document, select_edit_context(document, span, None), case.message)
     every = select_edit_context(document, None, None)
-    return Asking(document, EditContext(every.lines, every.numbers, *span), case.message)
+    return Asking(document, EditContext(every.lines, every.line_numbers, *span), case.message)
 
 
 async def outcome(
@@ -134,9 +134,9 @@ async def asked(
     def make(spec: ModelSpec) -> Model:
         return facts.note(load(ModelSpec(model)))
 
-    def begin(view: Any, prompt: Prompt) -> None:
+    def begin(view: Any, prompt: TokenPrompt) -> None:
         assert facts.watch is not None
-        facts.watch.begin(len(prompt.tokens))
+        facts.watch.begin(len(prompt.token_ids))
 
     return await _all_ways(cases, facts, make, lambda case: begin, ways)
 
@@ -154,14 +154,14 @@ async def replayed(
     def told(case: Case) -> Callable[..., None]:
         after = case.after.split("\n")[:-1]
 
-        def begin(view: Any, prompt: Prompt) -> None:
+        def begin(view: Any, prompt: TokenPrompt) -> None:
             assert facts.watch is not None
             lines = case.before.split("\n")[:-1]
-            start, end = prompt.lines
+            start, end = prompt.line_range
             text = true_diff(lines[start:end], after[start : len(after) - (len(lines) - end)])
-            facts.watch.begin(len(prompt.tokens))
-            ends = view.stop_token_ids | prompt.ends
-            facts.watch.change = Teacher(view.tokenizer, len(prompt.tokens), text, ends).change
+            facts.watch.begin(len(prompt.token_ids))
+            ends = view.stop_token_ids | prompt.stop_token_ids
+            facts.watch.change = Teacher(view.tokenizer, len(prompt.token_ids), text, ends).change
 
         return begin
 

@@ -160,10 +160,13 @@ def asked(columns: Sequence[Any], ids: Sequence[int], tokens: int, found: dict[s
 
 def prompt(model: Any, prefix: str, suffix: str, tokens: int) -> list[int]:
     """The token ids that the server asks its engine with."""
-    from codeclippy_ls.prompts.build import CompletionContext, build_completion_prompt
+    from codeclippy_ls.prompts.context import CompletionContext
+    from codeclippy_ls.prompts.token_prompts import build_completion_prompt
 
     reserve = min(tokens + 8, model.context_length // 2)
-    return list(build_completion_prompt(model, CompletionContext(prefix, suffix), model.context_length, reserve).tokens)
+    return list(
+        build_completion_prompt(model, CompletionContext(prefix, suffix), model.context_length, reserve).token_ids
+    )
 
 
 def beside(subject: Subject, peers: bool) -> list[Column]:

@@ -32,7 +32,7 @@ from typing import Any
 
 from codeclippy_ls.assist.assistant import Assistant
 from codeclippy_ls.engines import open_thread_engine
-from codeclippy_ls.prompts import build as building
+from codeclippy_ls.prompts import pipeline, token_prompts
 from codeclippy_ls.prompts.context_snippets import OpenFile
 from codeclippy_ls.settings import CLEAN_UP_STEPS, parse
 from codeclippy_ls.text import Document
@@ -236,7 +236,7 @@ class Way:
     candidates: int = 1
 
 
-_SHARED = building._shared
+_FIT = pipeline.fit_prefix_suffix
 _CLEAN_UP = [name for name in CLEAN_UP_STEPS if name not in ("scope", "syntaxCheck")]
 WITHOUT = {
     "nothing": Way(),
@@ -246,16 +246,16 @@ WITHOUT = {
     "syntaxCheck": Way({"disabledFilters": ["syntaxCheck"]}),
     "clean-up": Way({"disabledFilters": _CLEAN_UP}),
     "both": Way({"disabledFilters": [*_CLEAN_UP, "syntaxCheck"]}),
-    "healing": Way(patch=(building, "find_partial_word", lambda prefix: "")),
+    "healing": Way(patch=(token_prompts, "find_partial_word", lambda prefix: "")),
     "suffix": Way(
         patch=(
-            building,
-            "_shared",
-            lambda tokenizer, prefix, suffix, budget, skipped: _SHARED(tokenizer, prefix, "", budget, skipped),
+            pipeline,
+            "fit_prefix_suffix",
+            lambda renderer, prefix, suffix, budget, skipped: _FIT(renderer, prefix, "", budget, skipped),
         )
     ),
     "other files": Way({"context": "off"}),
-    "the file's head": Way(patch=(building, "extract_outline", lambda skipped, shown, most: "")),
+    "the file's head": Way(patch=(pipeline, "extract_outline", lambda skipped, shown, most: "")),
 }
 
 

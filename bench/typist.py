@@ -58,7 +58,7 @@ class Variant:
 UNSHOWN: dict[str, Any] = {"completion": {"candidates": 2, "temperature": 0, "prefetch": False}}
 _NO_GATE = "from codeclippy_ls.assist import gates; gates.finished = gates.inside_word = lambda *all: False; "
 _NO_MEMORY = "from codeclippy_ls.assist import memory; memory.Memory.find = lambda *all: None; "
-_NO_HEALING = "from codeclippy_ls.prompts import build; build.find_partial_word = lambda prefix: ''; "
+_NO_HEALING = "from codeclippy_ls.prompts import token_prompts; token_prompts.find_partial_word = lambda prefix: ''; "
 _NO_DRAFTS = "from codeclippy_ls.engine.generation import drafting; drafting.optimal_draft_length = lambda *all: 0; "
 SWITCHES = {
     "all on": Variant(),

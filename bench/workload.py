@@ -21,7 +21,7 @@ FILES = (
     "commands.py",
     "tasks/edit_context.py",
     "server/transport.py",
-    "prompts/build.py",
+    "prompts/token_prompts.py",
     "diffs/matching.py",
     "engine/generation/kv_cache.py",
 )

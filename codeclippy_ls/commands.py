@@ -98,13 +98,13 @@ def models(parsed: argparse.Namespace, options: dict[str, Any]) -> int:
     """``models``: the families with their jobs, window, licence and cautions, and what is on this machine."""
     import textwrap
 
+    from codeclippy_ls.families import FAMILIES
     from codeclippy_ls.inference.spec import list_cached_hub_models, read_shipped_card
-    from codeclippy_ls.prompts.families import FAMILIES
 
     found = list_cached_hub_models()
     for family in FAMILIES:
         print(
-            f"{family.name}: {', '.join(job.value for job in family.jobs)}; window {family.window}; "
+            f"{family.name}: {', '.join(one.value for one in family.capabilities)}; context {family.context_length}; "
             f"licence: {family.licence}"
         )
         print(f"  models: {', '.join(family.examples)}")

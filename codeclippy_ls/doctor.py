@@ -120,16 +120,19 @@ async def _try(report: Report, settings: Any) -> None:
         started = time.monotonic()
         await assistant.prepare()
         model = assistant.engine.status(ModelRole.COMPLETE).info
-        family = model.family(settings.model.family)
-        if model.served:
+        family = model.detect_family(settings.model.family)
+        if model.served_by:
             report.good(
                 "model",
-                f"{model.name} at {model.device}, served by {model.served}, found in "
+                f"{model.name} at {model.device}, served by {model.served_by}, found in "
                 f"{time.monotonic() - started:.1f} s",
             )
         else:
             _here(report, model, time.monotonic() - started)
-        report.good("family", f"{family.name}: {', '.join(job.value for job in family.jobs)}; window {model.window}")
+        report.good(
+            "family",
+            f"{family.name}: {', '.join(one.value for one in family.capabilities)}; context {model.context_length}",
+        )
         result = await assistant.complete(Document("file:///sample.py", _SAMPLE, language="python"), len(_SAMPLE))
         generation = result.generation
         if generation is None or not generation.candidates[0].text:
@@ -150,16 +153,16 @@ def _here(report: Report, model: Any, seconds: float) -> None:
     report.good(
         "model",
         f"{Path(model.name).name if model.name else 'shipped'} ({model.architecture}, "
-        f"{model.parameters / 1e6:.0f} million parameters) on {model.device}, "
+        f"{model.num_parameters / 1e6:.0f} million parameters) on {model.device}, "
         f"loaded in {seconds:.1f} s",
     )
     report.good(
         "runs by",
         f"{_runner(model)}; weights: {model.dtype}, {model.nbytes / 2**20:.0f} MiB; "
-        f"threads: {model.threads}; a pass over 8 tokens costs {model.cost:.1f} of one"
-        + (f"; passes: {model.passes}" if model.passes else ""),
+        f"threads: {model.threads}; a pass over 8 tokens costs {model.pass_cost:.1f} of one"
+        + (f"; passes: {model.cuda_graphs}" if model.cuda_graphs else ""),
     )
 
 
 def _runner(model: Any) -> str:
-    return "its own decoder" if model.own else "transformers' module"
+    return "its own decoder" if model.is_native else "transformers' module"

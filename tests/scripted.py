@@ -20,7 +20,7 @@ from codeclippy_ls.inference.errors import EngineError, ModelError
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Task
 from codeclippy_ls.inference.spec import ModelSpec
-from codeclippy_ls.prompts.build import markers
+from codeclippy_ls.prompts.token_prompts import collect_control_token_ids
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.tasks.model_info import ModelInfo
 from tests import checkpoints
@@ -32,7 +32,7 @@ class PrebuiltTask(Task):
 
     built: Any
 
-    def prompt(self, model: Any, context_length: int) -> Any:
+    def build_prompt(self, model: Any, context_length: int) -> Any:
         """Return the prompt."""
         return self.built
 
@@ -71,7 +71,7 @@ class ScriptedWorker:
         if self.load_error:
             raise ModelError(self.load_error)
         tokenizer = Tokenizer(checkpoints.make_tokenizer_json())
-        return ModelInfo("", "gpt_neox", markers(tokenizer), window=2048)
+        return ModelInfo("", "gpt_neox", collect_control_token_ids(tokenizer), context_length=2048)
 
     def unload(self, name: str) -> None:
         """Record that a model was unloaded."""
@@ -86,8 +86,8 @@ class ScriptedWorker:
             chat=None,
             tokenizer=Tokenizer(checkpoints.make_tokenizer_json()),
         )
-        prompt = handle.request.task.prompt(model, 2048)
-        self.prompts.append(model.tokenizer.decode_bytes(prompt.tokens).decode() + prompt.heal)
+        prompt = handle.request.task.build_prompt(model, 2048)
+        self.prompts.append(model.tokenizer.decode_bytes(prompt.token_ids).decode() + prompt.healing_prefix)
         self.started.set()
         yield None
         while self.gate is not None and not self.gate.wait(0.01):
@@ -101,16 +101,16 @@ class ScriptedWorker:
         texts = [response] if isinstance(response, str) else response
         task = handle.request.task
         candidates = tuple(
-            replace(candidate, answer=task.answer(candidate, prompt))
+            replace(candidate, answer=task.parse_answer(candidate, prompt))
             for candidate in (self._make_candidate(model, prompt, text) for text in texts)
         )
         handle.emit(candidates[0].text)
-        yield Generation(FinishReason.END, candidates, len(prompt.tokens))
+        yield Generation(FinishReason.END, candidates, len(prompt.token_ids))
 
     def _make_candidate(self, model: Any, prompt: Any, text: str) -> Candidate:
-        text = prompt.heal + text  # a model would have to generate the healed text first, too
+        text = prompt.healing_prefix + text  # a model would have to generate the healed text first, too
         state = prompt.constraint
-        if state is None or prompt.heal:
+        if state is None or prompt.healing_prefix:
             return Candidate(text, tuple(model.tokenizer.encode(text)), -0.1, FinishReason.END)
         tokens: list[int] = []
         # Encoded line by line, as the constraint encodes the document's lines.

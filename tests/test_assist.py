@@ -15,7 +15,7 @@ from codeclippy_ls.engines import open_thread_engine
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.spec import ModelRole
 from codeclippy_ls.settings import parse
-from codeclippy_ls.tasks.edit_context import find_marker, scope, select_edit_context
+from codeclippy_ls.tasks.edit_context import find_enclosing_scope, find_marker, select_edit_context
 from codeclippy_ls.text import Document, apply_edits
 from tests import checkpoints
 from tests.editor import in_process
@@ -191,7 +191,7 @@ VALUE = 1
 )
 def test_the_scope_around_a_line(line: int, expected: tuple[int, int]) -> None:
     """The innermost function or class, with its decorators; the whole of a short document outside of one."""
-    assert scope(Document("file:///x.py", PYTHON), line) == expected
+    assert find_enclosing_scope(Document("file:///x.py", PYTHON), line) == expected
 
 
 @pytest.mark.parametrize(
@@ -235,5 +235,5 @@ def test_the_lines_shown(
     """Never none of a document that has text: a selection of the comment alone, or past the end, counts as a cursor."""
     document = Document("file:///x.py", "\n".join(lines))
     shown = select_edit_context(document, span, find_marker(document, None, "clippy:"))
-    assert (shown.numbers, (shown.first, shown.last)) == (numbers, selection)
-    assert shown.new == (not numbers)
+    assert (shown.line_numbers, (shown.first, shown.last)) == (numbers, selection)
+    assert shown.is_new == (not numbers)

@@ -205,7 +205,7 @@ def test_the_teacher_writes_its_text_under_the_grammar(tokenizer: Tokenizer) -> 
         for one in (token, *state.advance(token).get_forced_tokens()):
             state = state.advance(one)
             written.append(one)
-    assert state.diff().split("\n")[1:] == DIFF.split("\n")[1:]
+    assert state.format_diff().split("\n")[1:] == DIFF.split("\n")[1:]
 
 
 def test_the_teacher_finds_back_at_the_next_line(tokenizer: Tokenizer) -> None:

@@ -130,7 +130,7 @@ def test_models_lists_every_family_and_what_is_here() -> None:
     done = run("models")
     assert done.returncode == 0
     for expected in (
-        "fim-neox: complete, infill",
+        "fim-neox: completion, fim",
         "diff-codegen: edit",
         "Salesforce/codegen-16B-mono",
         "BSD-3-Clause",

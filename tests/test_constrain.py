@@ -72,7 +72,7 @@ def test_any_walk_gives_a_diff_that_applies(tokenizer: Tokenizer, document: str,
     changed = 0
     for seed in range(25):
         state = walk(tokenizer, lines, random.Random(seed))
-        if diff := state.diff():
+        if diff := state.format_diff():
             changed += 1
             assert "\ufffd" not in diff
             assert patched(tmp_path, document, diff) is not None
@@ -86,7 +86,7 @@ def test_walks_over_published_vocabularies(name: str, tmp_path: Path) -> None:
     document = "def f():\n    e\u0301 = [ 1 ]\n    return e\u0301  # über\n"
     for seed in range(15):
         state = walk(tokenizer, document.split("\n")[:-1], random.Random(seed))
-        if diff := state.diff():
+        if diff := state.format_diff():
             patched(tmp_path, document, diff)
 
 
@@ -111,14 +111,14 @@ def test_headers_are_rewritten_from_what_was_done(tokenizer: Tokenizer) -> None:
     lines = ["a", "b", "c", "d", "e"]
     state = choose(tokenizer, lines, " @@ -5,1 +5,9 @@\n b\n-c\n+C\n+CC\n@@ -4,2 +5,1 @@\n-e\n")
     assert state.complete
-    assert state.diff() == "@@ -1,5 +1,5 @@\n a\n b\n-c\n+C\n+CC\n d\n-e\n"
+    assert state.format_diff() == "@@ -1,5 +1,5 @@\n a\n b\n-c\n+C\n+CC\n d\n-e\n"
 
 
 def test_the_header_breaks_ties_between_equal_lines(tokenizer: Tokenizer) -> None:
     """A line that stands twice is the one nearer to the number."""
     lines = ["x", "y", "x", "z"]
-    assert choose(tokenizer, lines, " @@ -3,1 +3,1 @@\n-x\n").diff() == "@@ -1,4 +1,3 @@\n x\n y\n-x\n z\n"
-    assert choose(tokenizer, lines, " @@ -1,1 +1,1 @@\n-x\n").diff() == "@@ -1,4 +1,3 @@\n-x\n y\n x\n z\n"
+    assert choose(tokenizer, lines, " @@ -3,1 +3,1 @@\n-x\n").format_diff() == "@@ -1,4 +1,3 @@\n x\n y\n-x\n z\n"
+    assert choose(tokenizer, lines, " @@ -1,1 +1,1 @@\n-x\n").format_diff() == "@@ -1,4 +1,3 @@\n-x\n y\n x\n z\n"
 
 
 def test_lines_that_are_not_the_document_s_are_not_allowed(tokenizer: Tokenizer) -> None:
@@ -137,7 +137,7 @@ def test_nothing_ends_without_a_change_and_context_is_bounded(tokenizer: Tokeniz
     assert not state.complete and END not in state.get_allowed_tokens()
     assert {tokenizer.token_bytes[token][:1] for token in state.get_allowed_tokens()} == {b"-", b"+"}
     assert choose(tokenizer, lines, " @@ -1,4 +1,4 @@\n line 0\n+new\n").complete
-    assert choose(tokenizer, lines, " @@ -5,1 +5,2 @@\n line 4\n+new\n").diff() == (
+    assert choose(tokenizer, lines, " @@ -5,1 +5,2 @@\n line 4\n+new\n").format_diff() == (
         "@@ -3,6 +3,7 @@\n line 2\n line 3\n line 4\n+new\n line 5\n line 6\n line 7\n"
     )
 
@@ -145,7 +145,7 @@ def test_nothing_ends_without_a_change_and_context_is_bounded(tokenizer: Tokeniz
 def test_an_empty_document_takes_added_lines_only(tokenizer: Tokenizer) -> None:
     """The form of a new file."""
     state = choose(tokenizer, [], " @@ -0,0 +1,2 @@\n+one\n+two\n")
-    assert state.diff() == "@@ -0,0 +1,2 @@\n+one\n+two\n"
+    assert state.format_diff() == "@@ -0,0 +1,2 @@\n+one\n+two\n"
 
 
 def test_forced_text_is_the_rest_of_the_line(tokenizer: Tokenizer) -> None:
@@ -189,7 +189,7 @@ def test_a_token_that_goes_on_in_the_next_line_speaks_for_the_line_s_end() -> No
 def test_added_text_is_utf_8_at_every_token(tokenizer: Tokenizer) -> None:
     """A character may be written byte by byte, but no other way than UTF-8 has it."""
     head = " @@ -1,1 +1,1 @@\n-x\n"
-    assert choose(tokenizer, ["x"], head + "+é😀\u2028日\n").diff() == "@@ -1,1 +1,1 @@\n-x\n+é😀\u2028日\n"
+    assert choose(tokenizer, ["x"], head + "+é😀\u2028日\n").format_diff() == "@@ -1,1 +1,1 @@\n-x\n+é😀\u2028日\n"
     table = tokenizer.token_bytes
     for begun in (b"\xc3", b"\xf0\x9f", b"\xed"):
         state = choose(tokenizer, ["x"], head + "+")
@@ -216,7 +216,7 @@ def test_added_lines_that_repeat_are_dropped(tokenizer: Tokenizer, added: str, k
     state = choose(tokenizer, ["x", "y"], f" @@ -1,1 +1,9 @@\n-x\n{text}")
     assert state.tired == (added != kept)
     assert any(tokenizer.token_bytes[id][:1] == b"+" for id in state.get_allowed_tokens()) != state.tired
-    assert "".join(line[1:] + "\n" for line in state.diff().splitlines() if line[0] == "+") == kept
+    assert "".join(line[1:] + "\n" for line in state.format_diff().splitlines() if line[0] == "+") == kept
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -276,6 +276,6 @@ def test_added_lines_are_indented_like_the_document(tokenizer: Tokenizer) -> Non
 def test_lines_removed_and_added_again_are_context(tokenizer: Tokenizer) -> None:
     """What is done again is not done; the diff is as small as its meaning."""
     lines = ["a", "b", "c"]
-    assert choose(tokenizer, lines, " @@ -1,1 +1,1 @@\n-a\n+a\n").diff() == ""
+    assert choose(tokenizer, lines, " @@ -1,1 +1,1 @@\n-a\n+a\n").format_diff() == ""
     state = choose(tokenizer, lines, " @@ -1,3 +1,3 @@\n-a\n-b\n-c\n+a\n+B\n+c\n")
-    assert state.diff() == "@@ -1,3 +1,3 @@\n a\n-b\n+B\n c\n"
+    assert state.format_diff() == "@@ -1,3 +1,3 @@\n a\n-b\n+B\n c\n"

@@ -31,7 +31,7 @@ MARKER = "\\ No newline at end of file\n"
 
 def read(text: str, before: str, near: int | None = None, *, whole: bool = False) -> tuple[str | None, list[str]]:
     """The text afterwards, ``None`` where the diff is refused, and the problems as lines."""
-    edits, problems = read_diff(text, Document("untitled:1", before), near, whole=whole)
+    edits, problems = read_diff(text, Document("untitled:1", before), near, complete=whole)
     assert bool(edits) != any(problem.fatal for problem in problems)
     assert edits == sorted(edits, key=lambda edit: edit.start)
     assert all(one.end < other.start for one, other in itertools.pairwise(edits)), "edits touch"
@@ -342,7 +342,7 @@ CRAFTED = {
 def test_crafted_texts_are_read_in_no_time(before: str, text: str) -> None:
     document = Document("untitled:1", before)
     start = time.process_time()
-    read_diff(text, document, 0, whole=True)
+    read_diff(text, document, 0, complete=True)
     assert time.process_time() - start < 20  # of the CPU's time, 0.1 s; quadratic code takes minutes
 
 

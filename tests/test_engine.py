@@ -348,7 +348,7 @@ class Script:
 
     def start(self, handle: RequestHandle) -> Iterator[Generation | None]:
         """Return as many steps as the task says."""
-        name, steps = handle.request.task.prompt(None, 0)
+        name, steps = handle.request.task.build_prompt(None, 0)
         for step in range(steps):
             if handle.cancel_reason is not None:
                 self.write(f"{name} stopped")
@@ -585,7 +585,7 @@ def prompt(tokens: list[int], **extra: Any) -> Request:
 
 def token_prompt(tokens: Sequence[int]) -> SimpleNamespace:
     """Make a prompt of plain tokens."""
-    return SimpleNamespace(tokens=tuple(tokens), ends=frozenset(), constraint=None)
+    return SimpleNamespace(token_ids=tuple(tokens), stop_token_ids=frozenset(), constraint=None)
 
 
 async def test_streaming_limits_and_candidates() -> None:
@@ -652,7 +652,7 @@ async def test_out_of_memory_is_retried_at_half_the_context_length(error: BaseEx
     context_lengths: list[int] = []
 
     class FailingTask(Task):
-        def prompt(self, model: Any, context_length: int) -> Any:
+        def build_prompt(self, model: Any, context_length: int) -> Any:
             context_lengths.append(context_length)
             if context_length == checkpoints.CONTEXT_LENGTH or len(context_lengths) > 2:
                 raise error

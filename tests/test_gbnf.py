@@ -106,7 +106,7 @@ def test_whatever_follows_the_grammar_applies(lines: list[str], tmp_path: Path) 
     for seed in range(60):
         text = grammar.walk(random.Random(seed))
         hunks += text.count("@@ -")
-        made = apply_gbnf_diff(text, lines, whole=True)
+        made = apply_gbnf_diff(text, lines, complete=True)
         assert made is not None, text
         after = "".join(line + "\n" for line in made)
         assert after != before or "+" in text or "\n-" in text
@@ -152,11 +152,11 @@ def test_of_one_that_was_cut_the_hunk_under_way_is_left_out() -> None:
     text = "@@ -1 +1 @@\n-a\n+A\n@@ -3 +3 @@\n-c\n+C\n"
     first, both = ["A", "b", "c", "d"], ["A", "b", "C", "d"]
     for end in range(1, len(text)):
-        made = apply_gbnf_diff(text[:end], lines, whole=False)
+        made = apply_gbnf_diff(text[:end], lines, complete=False)
         assert made is None or made in (lines, first), text[:end]
         if end > text.index("@@ -3") + 3:
             assert made is None or made == first
-    assert apply_gbnf_diff(text, lines, whole=True) == both
+    assert apply_gbnf_diff(text, lines, complete=True) == both
 
 
 def test_a_long_document_has_none() -> None:
@@ -169,8 +169,8 @@ def test_an_edit_takes_what_followed_it_and_what_did_not(answer: str) -> None:
     """A service that has no grammars answers as it did."""
     document = Document("file:///a.py", "a\nb\nc\n")
     ask = EditTask("a.py", EditContext(("a", "b", "c"), (0, 1, 2), 0, 3), "Make b large", 200)
-    prompt = ask.text_prompt(RemoteModel("qwen2.5-coder-7b-instruct", 4096, chat=True))
+    prompt = ask.build_text_prompt(RemoteModel("qwen2.5-coder-7b-instruct", 4096, is_chat=True))
     assert 't1 ::= "2"' in prompt.grammar
-    made = ask.answer(Candidate(answer, (), 0.0, FinishReason.END), prompt)
+    made = ask.parse_answer(Candidate(answer, (), 0.0, FinishReason.END), prompt)
     assert isinstance(made, ContextDiff)
     assert apply_edits(document.text, read_diff(made.text, document).edits) == "a\nB\nc\n"

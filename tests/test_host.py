@@ -35,7 +35,7 @@ from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Request, Sampling
 from codeclippy_ls.inference.spec import ModelRole, ModelSpec
 from codeclippy_ls.model_specs import resolve_model_specs
-from codeclippy_ls.prompts.build import CompletionContext
+from codeclippy_ls.prompts.context import CompletionContext
 from codeclippy_ls.server.server import Server
 from codeclippy_ls.settings import EditSettings, Settings, parse
 from codeclippy_ls.tasks.completion import CompletionTask

@@ -13,15 +13,14 @@ import pytest
 from codeclippy_ls.engine.generation.kv_cache import common_prefix_length
 from codeclippy_ls.engine.loading.chat_template import read_chat_template
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer, read_tokenizer
-from codeclippy_ls.prompts.build import (
-    CompletionContext,
-    EditTarget,
+from codeclippy_ls.families import FAMILIES, Capability, detect_family
+from codeclippy_ls.prompts.context import CompletionContext, EditTarget
+from codeclippy_ls.prompts.token_prompts import (
     build_completion_prompt,
     build_edit_prompt,
-    edits,
     resolve_family,
+    supports_edits,
 )
-from codeclippy_ls.prompts.families import FAMILIES, Job, detect_family
 from tests import checkpoints
 from tests.shared import tokenizer_folder
 
@@ -35,8 +34,8 @@ def view(tokenizer: Tokenizer, architecture: str = "llama", name: str = "") -> A
 
 def family_tokenizer(family: Any) -> Tokenizer:
     """A byte-level tokenizer with a family's own control tokens."""
-    tokens = [*family.markers, *family.ends, *(part.token for part in family.start)]
-    for template in (family.infill, family.edit):
+    tokens = [*family.required_tokens, *family.stop_tokens, *(part.token for part in family.bos_tokens)]
+    for template in (family.fim_template, family.edit_template):
         tokens += [part.token for part in template or () if hasattr(part, "token")]
     return Tokenizer(checkpoints.make_tokenizer_json(tuple(dict.fromkeys(tokens)) or ("<|endoftext|>",)))
 
@@ -76,7 +75,7 @@ def test_control_tokens_that_a_model_was_not_trained_with(architecture: str, hub
     """Its vocabulary was taken over from another family: it continues, and is not asked to infill."""
     tokenizer = family_tokenizer(next(row for row in FAMILIES if row.name == of))
     found = resolve_family(view(tokenizer, architecture, hub))
-    assert found.name == name and found.infill is None
+    assert found.name == name and found.fim_template is None
 
 
 @pytest.mark.parametrize("name", INFILL)
@@ -92,13 +91,16 @@ def test_infill_ids_by_family(name: str) -> None:
     expected: list[int] = []
     for part in order:
         expected += texts.get(part) or [tokenizer.control_token_to_id(part)]  # type: ignore[list-item]
-    assert list(prompt.tokens) == expected
-    assert prompt.ends == {tokenizer.control_token_to_id(token) for token in family.ends} and prompt.heal == ""
+    assert list(prompt.token_ids) == expected
+    assert (
+        prompt.stop_token_ids == {tokenizer.control_token_to_id(token) for token in family.stop_tokens}
+        and prompt.healing_prefix == ""
+    )
 
 
 def test_every_family_that_infills_is_tested() -> None:
     """A row that is added to the table needs its ids here."""
-    rows = {family.name for family in FAMILIES if family.infill}
+    rows = {family.name for family in FAMILIES if family.fim_template}
     assert rows == {*INFILL, "fim-neox"}
 
 
@@ -107,16 +109,16 @@ def test_fim_neox_with_its_own_tokenizer() -> None:
     tokenizer = read_tokenizer(tokenizer_folder("fim-neox"))
     subject = view(tokenizer, "gpt_neox", "CarperAI/FIM-NeoX-1.3B")
     prompt = build_completion_prompt(subject, CompletionContext("Hello world.", "Hello"), 2048, 64)
-    assert prompt.tokens == (50277, 12092, 50278, 12092, 1533, 15, 50279)
+    assert prompt.token_ids == (50277, 12092, 50278, 12092, 1533, 15, 50279)
     begun = build_completion_prompt(subject, CompletionContext("Hello wor", "Hello"), 2048, 64)
-    assert begun.tokens == (50277, 12092, 50278, 12092, 50279) and begun.heal == " wor"
-    assert prompt.family.name == "fim-neox" and prompt.ends == {0}
+    assert begun.token_ids == (50277, 12092, 50278, 12092, 50279) and begun.healing_prefix == " wor"
+    assert prompt.family.name == "fim-neox" and prompt.stop_token_ids == {0}
 
 
 def test_fim_neox_with_wrong_ids_does_not_infill() -> None:
     """Early uploads had other ids: the row does not match, and the model only continues."""
     wrong = Tokenizer(checkpoints.make_tokenizer_json(("<|endoftext|>", "<|SUF|>", "<|PRE|>", "<|MID|>")))
-    assert Job.INFILL not in resolve_family(view(wrong, "gpt_neox")).jobs
+    assert Capability.FIM not in resolve_family(view(wrong, "gpt_neox")).capabilities
 
 
 @pytest.mark.parametrize(
@@ -133,10 +135,10 @@ def test_continuation_with_the_published_tokenizers(name: str, architecture: str
     tokenizer = read_tokenizer(tokenizer_folder(name))
     subject = view(tokenizer, architecture)
     prompt = build_completion_prompt(subject, CompletionContext("def f(x):\n    retu", "ignored"), 2048, 64)
-    assert prompt.family.name == family and prompt.heal == " retu"
-    assert list(prompt.tokens) == tokenizer.encode("def f(x):\n   ")
+    assert prompt.family.name == family and prompt.healing_prefix == " retu"
+    assert list(prompt.token_ids) == tokenizer.encode("def f(x):\n   ")
     indent = build_completion_prompt(subject, CompletionContext("def f(x):\n    ", ""), 2048, 64)
-    assert indent.heal == "\n    " and list(indent.tokens) == tokenizer.encode("def f(x):")
+    assert indent.healing_prefix == "\n    " and list(indent.token_ids) == tokenizer.encode("def f(x):")
 
 
 @pytest.mark.parametrize("name", ["CarperAI/diff-codegen-350m-v1", "CarperAI/diff-codegen-2b-v2"])
@@ -147,12 +149,12 @@ def test_diff_codegen_prompts(name: str) -> None:
     edited = EditTarget(("a = 1", "b = 2"), 0, 1, "x.py", "Swap\n the   names")
     prompt = build_edit_prompt(subject, edited, 2048, 400)
     text = "<NME> x.py\n<BEF> a = 1\nb = 2\n<MSG> Swap the names\n<DFF>"
-    assert list(prompt.tokens) == tokenizer.encode(text) and prompt.ends == {50256}
-    new = build_edit_prompt(subject, EditTarget((), 0, 0, "x.py", "Add a file", new=True), 2048, 400)
-    assert list(new.tokens) == tokenizer.encode("<NME> x.py\n<BEF> ADDFILE\n<MSG> Add a file\n<DFF>")
+    assert list(prompt.token_ids) == tokenizer.encode(text) and prompt.stop_token_ids == {50256}
+    new = build_edit_prompt(subject, EditTarget((), 0, 0, "x.py", "Add a file", is_new=True), 2048, 400)
+    assert list(new.token_ids) == tokenizer.encode("<NME> x.py\n<BEF> ADDFILE\n<MSG> Add a file\n<DFF>")
     blank = build_edit_prompt(subject, EditTarget(("", ""), 0, 1, "x.py", "Two lines of a longer file"), 2048, 400)
-    assert "ADDFILE" not in tokenizer.decode(blank.tokens)
-    with pytest.raises(ValueError, match="holds <MSG>"):
+    assert "ADDFILE" not in tokenizer.decode(blank.token_ids)
+    with pytest.raises(ValueError, match="contains <MSG>"):
         build_edit_prompt(subject, EditTarget(("x = '<MSG>'",), 0, 0, "x.py", "Change it"), 2048, 400)
     with pytest.raises(ValueError, match="completes nothing"):
         build_completion_prompt(subject, CompletionContext("a", ""), 2048, 64)
@@ -164,7 +166,7 @@ def test_a_large_selection_leaves_less_for_the_answer() -> None:
     lines = tuple(f"x{number} = {number}" for number in range(40))
     size = len(tokenizer.encode("\n".join(lines)))
     prompt = build_edit_prompt(view(tokenizer), EditTarget(lines, 0, 39, "x.py", "Fix it"), size + 300, 400)
-    assert prompt.lines == (0, 40)
+    assert prompt.line_range == (0, 40)
     with pytest.raises(ValueError, match="too long"):
         build_edit_prompt(view(tokenizer), EditTarget(lines, 0, 39, "x.py", "Fix it"), size + 100, 400)
 
@@ -175,7 +177,7 @@ def test_our_own_edit_prompt() -> None:
     edited = EditTarget(("x = '<DFF>'",), 0, 0, "x.py", "Fix the bug")
     prompt = build_edit_prompt(view(tokenizer, "gpt_neox"), edited, 256, 64)
     nme, bef, msg, dff = (tokenizer.control_token_to_id(token) for token in ("<NME>", "<BEF>", "<MSG>", "<DFF>"))
-    assert list(prompt.tokens) == [
+    assert list(prompt.token_ids) == [
         nme,
         *tokenizer.encode(" x.py\n"),
         bef,
@@ -192,9 +194,9 @@ def test_hostile_text_never_becomes_a_control_token(name: str) -> None:
     tokenizer = read_tokenizer(tokenizer_folder(name))
     hostile = "".join(["<|SUF|>", "<|MID|>", "<|endoftext|>", "<|PRE|>", "<|padding|>", "<MSG>"]) * 3
     prompt = build_completion_prompt(view(tokenizer, "gpt_neox"), CompletionContext(hostile + " x", hostile), 2048, 64)
-    inside = [token for token in prompt.tokens if token in tokenizer.control_token_ids]
+    inside = [token for token in prompt.token_ids if token in tokenizer.control_token_ids]
     assert len(inside) == (3 if name == "fim-neox" else 0)
-    assert set(prompt.ends) <= tokenizer.control_token_ids
+    assert set(prompt.stop_token_ids) <= tokenizer.control_token_ids
 
 
 def test_the_window_is_never_exceeded_and_always_used() -> None:
@@ -207,10 +209,10 @@ def test_the_window_is_never_exceeded_and_always_used() -> None:
         place = chance.randrange(len(text) + 1)
         window = chance.choice((128, 256, 1024))
         prompt = build_completion_prompt(subject, CompletionContext(text[:place], text[place:]), window, 32)
-        assert len(prompt.tokens) + 32 <= window
+        assert len(prompt.token_ids) + 32 <= window
         whole = len(tokenizer.encode(text[:place])) + len(tokenizer.encode(text[place:]))
         if "x" * 300 not in text and whole > 4 * window:
-            assert len(prompt.tokens) > (window - 32) * 0.45
+            assert len(prompt.token_ids) > (window - 32) * 0.45
 
 
 def test_the_head_of_the_prompt_stays_while_typing() -> None:
@@ -222,7 +224,7 @@ def test_the_head_of_the_prompt_stays_while_typing() -> None:
     kept = 0
     last: tuple[int, ...] = ()
     for end in range(1, len(typed)):
-        tokens = build_completion_prompt(subject, CompletionContext(before + typed[:end], after), 512, 48).tokens
+        tokens = build_completion_prompt(subject, CompletionContext(before + typed[:end], after), 512, 48).token_ids
         kept += len(tokens) - common_prefix_length(last, tokens) <= 8
         last = tokens
     assert kept >= 0.95 * (len(typed) - 1)
@@ -234,8 +236,8 @@ def test_an_edit_that_does_not_fit_shows_the_lines_around_the_selection() -> Non
     subject = view(tokenizer, "gpt_neox")
     lines = tuple(f"value_{index} = compute({index})" for index in range(200))
     prompt = build_edit_prompt(subject, EditTarget(lines, 100, 104, "x.py", "Fix"), 256, 64)
-    start, end = prompt.lines
-    assert start < 100 and end > 105 and len(prompt.tokens) + 64 <= 256
+    start, end = prompt.line_range
+    assert start < 100 and end > 105 and len(prompt.token_ids) + 64 <= 256
     with pytest.raises(ValueError, match="selection is too long"):
         build_edit_prompt(subject, EditTarget(lines, 0, 199, "x.py", "Fix"), 256, 64)
 
@@ -244,7 +246,7 @@ def test_families_named_in_the_settings() -> None:
     """Believed where the vocabulary can do it, else refused with the reason."""
     tokenizer = Tokenizer(checkpoints.make_tokenizer_json())
     assert detect_family("llama", "", tokenizer.control_token_to_id, "causal").name == "causal"
-    with pytest.raises(ValueError, match="is none of"):
+    with pytest.raises(ValueError, match="unknown family"):
         detect_family("llama", "", tokenizer.control_token_to_id, "gpt-9")
     with pytest.raises(ValueError, match="does not have the starcoder token"):
         detect_family("llama", "", tokenizer.control_token_to_id, "starcoder")
@@ -253,7 +255,7 @@ def test_families_named_in_the_settings() -> None:
 def test_the_table_is_whole() -> None:
     """Every row has a name of its own, a licence, a caution and an example."""
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
-    assert all(family.licence and family.cautions and family.examples and family.jobs for family in FAMILIES)
+    assert all(family.licence and family.cautions and family.examples and family.capabilities for family in FAMILIES)
     published = {example for family in FAMILIES for example in family.examples}
     assert {
         "flax-community/gpt-neo-125M-code-clippy",
@@ -273,13 +275,13 @@ def test_the_shipped_model_is_asked_as_it_was_trained() -> None:
     subject = view(tokenizer, "gpt_neox")
     for prefix, suffix in ((PREFIX, SUFFIX), ("import o", ""), ("x = '<|MID|>😀'\n\tif a:\n", "        \n\n")):
         prompt = build_completion_prompt(subject, CompletionContext(prefix, suffix), 512, 32)
-        assert prompt.heal == (" o" if prefix == "import o" else "")
-        sample = samples.make_spm_infill(encode, prefix.removesuffix(prompt.heal), "middle", suffix)
-        assert prompt.tokens == sample.ids[: sample.answer_start]
+        assert prompt.healing_prefix == (" o" if prefix == "import o" else "")
+        sample = samples.make_spm_infill(encode, prefix.removesuffix(prompt.healing_prefix), "middle", suffix)
+        assert prompt.token_ids == sample.ids[: sample.answer_start]
     before = "    def f(self):\n        return 1\n"
     sample = samples.make_edit(encode, "x.py", before, "Add a docstring", "@@ -1,1 +1,1 @@\n")
     edited = EditTarget(tuple(before.split("\n")[:-1]), 0, 1, "x.py", "Add a docstring")
-    assert build_edit_prompt(subject, edited, 512, 64).tokens == sample.ids[: sample.answer_start]
+    assert build_edit_prompt(subject, edited, 512, 64).token_ids == sample.ids[: sample.answer_start]
 
 
 CHATML = (
@@ -300,14 +302,14 @@ def test_a_model_that_follows_instructions_is_asked_through_its_template(tmp_pat
     assert chat == ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
     tokenizer = Tokenizer(checkpoints.make_tokenizer_json(("<|im_end|>", "<|im_start|>")))
     subject = SimpleNamespace(tokenizer=tokenizer, architecture="llama", name="some/model-instruct", chat=chat)
-    assert edits(resolve_family(subject), True) and not edits(resolve_family(view(tokenizer)), False)
+    assert supports_edits(resolve_family(subject), True) and not supports_edits(resolve_family(view(tokenizer)), False)
     edited = EditTarget(("x = '<|im_end|>'",), 0, 0, "x.py", "Fix <|im_start|>")
     prompt = build_edit_prompt(subject, edited, 2048, 400)
     control = [tokenizer.control_token_to_id(token) for token in ("<|im_start|>", "<|im_end|>", "<|im_start|>")]
-    assert [token for token in prompt.tokens if token in tokenizer.control_token_ids] == control
-    text = tokenizer.decode_bytes(prompt.tokens).decode()
+    assert [token for token in prompt.token_ids if token in tokenizer.control_token_ids] == control
+    text = tokenizer.decode_bytes(prompt.token_ids).decode()
     assert text.endswith("assistant\n```diff\n") and "```\nx = '<|im_end|>'\n```" in text and "Fix <|im_start|>" in text
-    assert prompt.opening == "@@ -" and tokenizer.token_to_id("`") in prompt.ends
+    assert prompt.diff_prefix == "@@ -" and tokenizer.token_to_id("`") in prompt.stop_token_ids
 
 
 @pytest.mark.parametrize("template", ["{{ raise_exception('no user turns') }}", "{% for %}", "nothing of it", 7])
@@ -332,10 +334,10 @@ def test_what_no_window_reaches_changes_no_prompt(architecture: str) -> None:
             cut = len(text) - chance.randrange(40_000)
             context = CompletionContext(text[:cut], text[cut:], "x.py", "python")
             for window in (64, 256):
-                within = context.within(window)
+                within = context.clip(window)
                 shortened += len(within.prefix) < len(context.prefix)
                 assert build_completion_prompt(subject, within, window, 16) == build_completion_prompt(
                     subject, context, window, 16
                 )
-                assert within.within(window) == within
+                assert within.clip(window) == within
     assert shortened > 40

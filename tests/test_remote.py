@@ -228,7 +228,7 @@ async def test_text_that_spells_a_control_token_is_not_sent() -> None:
     """A service would read it as one; the message names the token."""
     async with run_stub(answer_text("x")) as service, open_assistant(make_settings(service.url)) as assistant:
         await assistant.prepare()
-        with pytest.raises(EngineError, match=re.escape("holds <|fim_middle|>")):
+        with pytest.raises(EngineError, match=re.escape("contains <|fim_middle|>")):
             await complete(assistant, 'TOKEN = "<|fim_middle|>"\nx = ')
         assert not service.posts
 
@@ -833,8 +833,8 @@ def test_context_length_is_read_from_the_list() -> None:
         ({"max_model_len": "many"}, 2048),
     ):
         listed = {"data": [{"id": "m", **entry}]}
-        assert select_model(listed, "", 0, False, "u").window == context_length
-        assert select_model(listed, "", 300, False, "u").window == 300
+        assert select_model(listed, "", 0, False, "u").context_length == context_length
+        assert select_model(listed, "", 300, False, "u").context_length == 300
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Sampling
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER, ModelRole
 from codeclippy_ls.model_specs import resolve_model_specs
-from codeclippy_ls.prompts.build import CompletionContext
+from codeclippy_ls.prompts.context import CompletionContext
 from codeclippy_ls.remote.engine import RemoteEngine
 from codeclippy_ls.settings import Settings, parse
 from codeclippy_ls.tasks.completion import CompletionTask
@@ -155,7 +155,7 @@ async def test_long_file_fits_the_context_length(service: Service) -> None:
     async with open_remote(
         service, **({} if service.kind == "llama.cpp" else {"endpointContextLength": 1024})
     ) as assistant:
-        assert assistant.engine.status(ModelRole.COMPLETE).info.window == 1024
+        assert assistant.engine.status(ModelRole.COMPLETE).info.context_length == 1024
         generation = await generate(assistant.engine, code, 16)
         assert generation.text
 

@@ -10,22 +10,23 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer
+from codeclippy_ls.families import FAMILIES, Family, detect_served_family
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER
-from codeclippy_ls.prompts.build import CompletionContext, EditTarget, build_completion_prompt
+from codeclippy_ls.prompts.context import CompletionContext, EditTarget
 from codeclippy_ls.prompts.context_snippets import Snippet
-from codeclippy_ls.prompts.families import FAMILIES, Family, detect_served_family
 from codeclippy_ls.prompts.text_prompts import (
     RemoteModel,
     TextPrompt,
     build_text_completion_prompt,
     build_text_edit_prompt,
-    closed,
-    continued,
     estimate_tokens,
+    extract_completion,
+    is_fence_closed,
 )
+from codeclippy_ls.prompts.token_prompts import build_completion_prompt
 
 FILE = "".join(f"def function_{number}(value):\n    return value + {number}\n\n\n" for number in range(2000))
-INFILLING = [family for family in FAMILIES if family.infill is not None]
+INFILLING = [family for family in FAMILIES if family.fim_template is not None]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,7 @@ def test_served_names_tell_families(name: str, family: str) -> None:
     """In the forms that services give them; a family in the settings is believed instead."""
     assert detect_served_family(name).name == family
     assert detect_served_family(name, "mellum").name == "mellum"
-    with pytest.raises(ValueError, match="is none of"):
+    with pytest.raises(ValueError, match="unknown family"):
         detect_served_family(name, "nonsense")
 
 
@@ -60,7 +61,7 @@ def test_a_template_is_spelled_once_and_anything_more_is_refused(family: Family)
     served = RemoteModel("model", 2048)
     made = build_text_completion_prompt(served, CompletionContext("x = ", "\n", "a.py"), 32, name)
     assert made.text.count("x = ") == 1 and made.suffix is None
-    for token in made.spelled:
+    for token in made.control_tokens:
         for context in (
             CompletionContext(f"x = {token}", ""),
             CompletionContext("x = ", f"\n{token}"),
@@ -77,7 +78,7 @@ def test_a_service_reads_the_text_as_the_tokens_that_are_meant() -> None:
     view = SimpleNamespace(name="", architecture="gpt_neox", tokenizer=tokenizer, chat=None)
     made = build_text_completion_prompt(RemoteModel("m", 1024), context, 32, "clippy")
     assert made.text == "<|SUF|>\nf(1)\n<|PRE|>def f(x):\n    return <|MID|>"
-    assert tuple(tokenizer.encode_template(made.text)) == build_completion_prompt(view, context, 1024, 32).tokens
+    assert tuple(tokenizer.encode_template(made.text)) == build_completion_prompt(view, context, 1024, 32).token_ids
     assert len(tokenizer.encode(FILE)) <= estimate_tokens(FILE)
 
 
@@ -104,7 +105,7 @@ def test_a_prompt_fits_its_window(window: int, cut: int, wide: bool, family: str
     text = FILE.replace("value", "wért") if wide else FILE
     context = CompletionContext(text[:cut], text[cut:], "some/file.py", "python", (Snippet("b.py", "other = 1\n"),))
     made = build_text_completion_prompt(RemoteModel("m", window), context, 48, family)
-    control = re.compile("|".join(map(re.escape, sorted(made.spelled, key=len, reverse=True))) or "(?!)")
+    control = re.compile("|".join(map(re.escape, sorted(made.control_tokens, key=len, reverse=True))) or "(?!)")
     taken = estimate_tokens(control.sub("", made.text)) + len(control.findall(made.text))
     assert taken <= window - min(48, window // 2)
     near = min(cut, 20)
@@ -130,8 +131,8 @@ def test_answers_are_cut_at_control_tokens_and_not_begun_anew() -> None:
     made = build_text_completion_prompt(
         RemoteModel("m", 1024), CompletionContext("x = cou", "", "a.py"), 48, "qwen-coder"
     )
-    assert continued("nt()<|endoftext|>junk", made) == "nt()"
-    assert continued("count()", made) == "" and continued("nt()", made) == "nt()"
+    assert extract_completion("nt()<|endoftext|>junk", made) == "nt()"
+    assert extract_completion("count()", made) == "" and extract_completion("nt()", made) == "nt()"
 
 
 def test_edits_by_template_and_by_chat() -> None:
@@ -140,21 +141,21 @@ def test_edits_by_template_and_by_chat() -> None:
     assert build_text_edit_prompt(RemoteModel("m", 1024), edited, 100, "clippy").text == (
         "<NME> a.py\n<BEF> def f():\n    pass\n<MSG> add a docstring\n<DFF>"
     )
-    chat = build_text_edit_prompt(RemoteModel("m-instruct", 1024, chat=True), edited, 100)
-    assert chat.chat and "```\ndef f():\n    pass\n```" in chat.text and "add a docstring" in chat.text
+    chat = build_text_edit_prompt(RemoteModel("m-instruct", 1024, is_chat=True), edited, 100)
+    assert chat.is_chat and "```\ndef f():\n    pass\n```" in chat.text and "add a docstring" in chat.text
     with pytest.raises(ValueError, match="not known to write diffs"):
         build_text_edit_prompt(RemoteModel("m", 1024), edited, 100)
     for token, family in (("<BEF>", "clippy"), ("<|im_start|>", "")):
         wrong = EditTarget(("def f():", f"    {token}"), 0, 1, "a.py", "x")
         with pytest.raises(ValueError, match=re.escape(token)):
-            build_text_edit_prompt(RemoteModel("m", 1024, chat=True), wrong, 100, family)
+            build_text_edit_prompt(RemoteModel("m", 1024, is_chat=True), wrong, 100, family)
 
 
 def test_a_long_document_is_cut_around_the_selection() -> None:
     """And a selection that is too long is refused."""
     lines = tuple(FILE.split("\n"))
     made = build_text_edit_prompt(RemoteModel("m", 1024), EditTarget(lines, 4000, 4002, "a.py", "x"), 200, "clippy")
-    start, end = made.lines
+    start, end = made.line_range
     assert 0 < start <= 4000 and 4002 < end < len(lines) and estimate_tokens(made.text) <= 1024
     with pytest.raises(ValueError, match="too long"):
         build_text_edit_prompt(RemoteModel("m", 1024), EditTarget(lines, 0, 4000, "a.py", "x"), 200, "clippy")
@@ -162,12 +163,12 @@ def test_a_long_document_is_cut_around_the_selection() -> None:
 
 def test_a_fence_that_closes_ends_an_answer() -> None:
     """Of a chat; elsewhere fences are text."""
-    chat = TextPrompt("", FAMILIES[-1], chat=True)
-    assert not closed("Sure:\n```diff\n@@ -1 +1 @@\n-a\n+b\n", chat)
-    assert closed("Sure:\n```diff\n@@ -1 +1 @@\n-a\n+b\n```", chat)
-    assert not closed("```\n```", TextPrompt("", FAMILIES[-1]))
+    chat = TextPrompt("", FAMILIES[-1], is_chat=True)
+    assert not is_fence_closed("Sure:\n```diff\n@@ -1 +1 @@\n-a\n+b\n", chat)
+    assert is_fence_closed("Sure:\n```diff\n@@ -1 +1 @@\n-a\n+b\n```", chat)
+    assert not is_fence_closed("```\n```", TextPrompt("", FAMILIES[-1]))
 
 
 def test_the_table_names_each_family_that_infills() -> None:
     """Without a name a family cannot be recognised behind a service; ours is not served under any."""
-    assert {family.name for family in INFILLING if not family.names} == {"clippy"}
+    assert {family.name for family in INFILLING if not family.served_names} == {"clippy"}

@@ -72,7 +72,7 @@ class Assistant:
         await self.engine.load(ModelRole.COMPLETE).result()
         model = self.engine.status(ModelRole.COMPLETE).info
         try:
-            writes_diffs = model.writes_diffs(self.settings.model.family)
+            writes_diffs = model.supports_edits(self.settings.model.family)
         except ValueError as error:
             raise EngineError(str(error)) from error
         if not self.settings.model.edit and not writes_diffs:
@@ -99,7 +99,7 @@ class Assistant:
         # A family named in the settings is meant for the model of completion, unless one is set for edits.
         wanted = self.settings.model.family if status.info.name else ""
         try:
-            return bool(status.info.writes_diffs(wanted))
+            return bool(status.info.supports_edits(wanted))
         except ValueError:
             return False
 

@@ -76,7 +76,7 @@ def _made(document: Document, shown: EditContext, marker: Marker | None, candida
             "" if candidate.finish_reason is FinishReason.END else f" within the {candidate.finish_reason.value} budget"
         )
         return Refusal(f"the model proposed no change{unfinished}")
-    edits, problems = read_diff_at(diff, document, shown.numbers[start:end], (marker.line,) if marker else ())
+    edits, problems = read_diff_at(diff, document, shown.line_numbers[start:end], (marker.line,) if marker else ())
     if not edits:
         return Refusal(f"the model's diff was refused: {problems[-1].reason}")
     if _HIDDEN.search("".join(edit.text for edit in edits)):

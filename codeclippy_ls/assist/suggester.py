@@ -21,7 +21,7 @@ from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER, ModelRole
 from codeclippy_ls.postprocess.cleanup import clean_up, count_replaced
 from codeclippy_ls.postprocess.syntax_check import find_longest_valid_prefix
-from codeclippy_ls.prompts.build import CompletionContext
+from codeclippy_ls.prompts.context import CompletionContext
 from codeclippy_ls.prompts.context_snippets import OpenFile, Snippet, select_snippets
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.tasks.completion import CompletionTask
@@ -135,8 +135,8 @@ class Suggester:
         context = CompletionContext(
             cursor.prefix, cursor.suffix, name, cursor.document.language, self._shown_beside(settings, cursor)
         )
-        if (facts := self.engine.status(ModelRole.COMPLETE).info) is not None and facts.window:
-            context = context.within(facts.window)  # a large file need not cross a process's border at each key
+        if (facts := self.engine.status(ModelRole.COMPLETE).info) is not None and facts.context_length:
+            context = context.clip(facts.context_length)  # a large file need not cross a process's border at each key
         ask = CompletionTask(
             context, wanted.max_tokens, cursor.multiline, settings.model.family, wanted.disabled_filters
         )

@@ -57,14 +57,14 @@ def _rules(lines: Sequence[str]) -> Iterator[str]:
     yield f'c{count} ::= add c{count} | ""'
 
 
-def apply_gbnf_diff(text: str, lines: Sequence[str], whole: bool) -> list[str] | None:
+def apply_gbnf_diff(text: str, lines: Sequence[str], complete: bool) -> list[str] | None:
     """The document's lines after a diff that followed the grammar; ``None`` where it did not.
 
     Args:
-        whole: whether the model came to its end; else the hunk under way is left out.
+        complete: whether the model came to its end; else the hunk under way is left out.
     """
     *written, rest = text.removeprefix(" ").split("\n")
-    if rest and whole:
+    if rest and complete:
         return None
     made: list[str] = []
     safe: tuple[int, int] = (0, 0)  # what is made, and what was read, at the last hunk's end
@@ -87,7 +87,7 @@ def apply_gbnf_diff(text: str, lines: Sequence[str], whole: bool) -> list[str] |
             made += [body] if sign == " " else []
         else:
             return None
-    if not whole and not rest.startswith("@"):
+    if not complete and not rest.startswith("@"):
         del made[safe[0] :]
         at = safe[1]
     return made + list(lines[at:])

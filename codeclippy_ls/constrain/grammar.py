@@ -353,11 +353,11 @@ class DiffState:
             tired=False,
         )
 
-    def finished_hunks(self) -> DiffState:
+    def drop_open_hunk(self) -> DiffState:
         """Without the hunk under way: of a diff that was cut off, it may lack its other half."""
         return replace(self, body=(), changed=False)
 
-    def diff(self) -> str:
+    def format_diff(self) -> str:
         """What was done by whole lines so far, as a diff with three lines of context and headers that are right.
 
         Written anew from the operations: GNU patch takes a hunk with less context after its changes than before them
@@ -406,7 +406,7 @@ def _stutters(text: bytes) -> bool:
 
 
 def diff_constraint(
-    tokenizer: Tokenizer, lines: Sequence[str], ends: Iterable[int], max_added: int = 200, opening: str = " @@ -"
+    tokenizer: Tokenizer, lines: Sequence[str], ends: Iterable[int], max_added: int = 200, prefix: str = " @@ -"
 ) -> DiffState:
     """The state before a diff of a document of these lines, given without their line ends.
 
@@ -416,5 +416,5 @@ def diff_constraint(
         opening: what the family's diffs begin with; the seed format puts a blank between <DFF> and the first header.
     """
     document = tuple(line.encode() for line in lines)
-    frame = Frame(vocabulary(tokenizer), document, ends, max_added, opening.encode())
+    frame = Frame(vocabulary(tokenizer), document, ends, max_added, prefix.encode())
     return DiffState(frame, header=Header(frame.opening, min(len(document), 1), len(document), 0))

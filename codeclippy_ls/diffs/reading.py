@@ -21,7 +21,7 @@ class DiffResult(NamedTuple):
     problems: list[Problem]
 
 
-def read_diff(text: str, document: Document, near: int | None = None, *, whole: bool = False) -> DiffResult:
+def read_diff(text: str, document: Document, near: int | None = None, *, complete: bool = False) -> DiffResult:
     """The edits that a diff makes in a document: all hunks or none.
 
     Numbers in headers are hints. A hunk stands where its kept and removed lines stand, trailing blanks aside; where
@@ -33,7 +33,7 @@ def read_diff(text: str, document: Document, near: int | None = None, *, whole: 
     have the document's own, else those of the document's first line. The final line end stays as it is, unless the
     diff marks it as missing on one side only.
 
-    Unless the text is ``whole``, a last hunk that may have been cut is left out with a note. It counts as cut when
+    Unless the text is ``complete``, a last hunk that may have been cut is left out with a note. It counts as cut when
     nothing follows it and
 
     - the text does not end with a line end, or
@@ -45,11 +45,11 @@ def read_diff(text: str, document: Document, near: int | None = None, *, whole: 
         text: the diff, which may stand in fences and between prose.
         document: what it is about; paths in the diff mean nothing.
         near: offset of the selection or cursor.
-        whole: the writer is known to have come to its end (a model that was not stopped at a limit).
+        complete: the writer is known to have come to its end (a model that was not stopped at a limit).
     """
     if document.line_count > MAX_DOCUMENT_LINES:
         return _refused(Problem(f"The document has more than {MAX_DOCUMENT_LINES} lines."))
-    hunks, problems = parse_hunks(text, whole=whole, empty_document=not document.text)
+    hunks, problems = parse_hunks(text, whole=complete, empty_document=not document.text)
     if any(problem.fatal for problem in problems):
         return DiffResult([], problems)
     ground = LineIndex(document)

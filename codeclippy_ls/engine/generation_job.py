@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class Prompt(Protocol):
-    """What a job needs of the prompt that `Task.prompt` builds."""
+    """What a job needs of the prompt that `Task.build_prompt` builds."""
 
     @property
-    def tokens(self) -> Sequence[int]:
+    def token_ids(self) -> Sequence[int]:
         """Token ids; at least one."""
 
     @property
-    def ends(self) -> frozenset[int]:
+    def stop_token_ids(self) -> frozenset[int]:
         """Ids that end the answer, beside the model's own stop tokens."""
 
     @property
@@ -90,7 +90,7 @@ class GenerationJob:
     def run(self) -> Iterator[None]:
         """Run until each candidate has ended or the time is up; yield between two forward passes."""
         first = self._new_sequence(self._prefix, 0)
-        for chunk in prefill_chunks(self._prefix, (*self._prompt.tokens, *first.decoding.forced_prefix)):
+        for chunk in prefill_chunks(self._prefix, (*self._prompt.token_ids, *first.decoding.forced_prefix)):
             (prompt_logits,) = self._model.forward([chunk])
             self._prefix.token_ids.extend(chunk.token_ids)
             yield
@@ -126,9 +126,9 @@ class GenerationJob:
         decoding = DecodingState(
             prefix,
             self._prompt.constraint,
-            model.stop_token_ids | self._prompt.ends,
+            model.stop_token_ids | self._prompt.stop_token_ids,
             Sampler(0.0 if is_greedy else sampling.temperature, sampling.top_p, sampling.seed + index),
-            min(sampling.max_tokens, model.context_length - len(self._prompt.tokens)),
+            min(sampling.max_tokens, model.context_length - len(self._prompt.token_ids)),
             model.pass_cost if sampling.use_drafts else None,
         )
         return _Sequence(decoding)
@@ -160,4 +160,4 @@ class GenerationJob:
     def _make_candidate(self, sequence: _Sequence) -> Candidate:
         logprob = sequence.logprob / max(sequence.num_choices, 1)
         candidate = Candidate(sequence.text, tuple(sequence.token_ids), logprob, sequence.finish_reason)
-        return replace(candidate, answer=self._task.answer(candidate, self._prompt))
+        return replace(candidate, answer=self._task.parse_answer(candidate, self._prompt))

@@ -108,10 +108,10 @@ class ModelWorker:
         if handle.cancel_reason is not None:
             return
         try:
-            prompt = handle.request.task.prompt(model, context_length)
+            prompt = handle.request.task.build_prompt(model, context_length)
         except ValueError as error:  # its message is for the user
             raise EngineError(str(error)) from error
-        num_tokens = len(prompt.tokens)
+        num_tokens = len(prompt.token_ids)
         if not 0 < num_tokens < context_length:
             raise EngineError(f"the prompt has {num_tokens} tokens, but the context length is {context_length}")
         is_keystroke = handle.priority is Priority.KEYSTROKE
@@ -119,7 +119,7 @@ class ModelWorker:
         # A user who types has been waiting since the request was submitted; an edit's budget is for generating.
         budget_start = handle.submitted_at if is_keystroke else started
         deadline = Deadline(math.inf if budget is None else budget_start + budget)
-        prefix = cache.acquire(prompt.tokens, model.new_cache)
+        prefix = cache.acquire(prompt.token_ids, model.new_cache)
         num_cached, first_token_seconds = len(prefix.token_ids), 0.0
         job, is_consistent = GenerationJob(handle, model, prompt, prefix, deadline), True
         try:

@@ -24,7 +24,7 @@ class FinishReason(enum.Enum):
     """Why a generation ended."""
 
     END = "end"  # the model ended its text
-    STOP = "stop"  # a stop string, or the task is done
+    STOP = "stop"  # the task is done, or a stop string of a service
     LENGTH = "length"  # the token budget or the context length
     TIME = "time"  # the time budget
     CANCELLED = "cancelled"  # by the caller
@@ -36,7 +36,7 @@ class Task:
 
     __slots__ = ()
 
-    def prompt(self, model: Any, context_length: int) -> Any:
+    def build_prompt(self, model: Any, context_length: int) -> Any:
         """Build the prompt for a model, within ``context_length`` tokens.
 
         It is built when the job starts, so that a request that was superseded before costs nothing.
@@ -46,10 +46,10 @@ class Task:
         """
         raise NotImplementedError
 
-    def text_prompt(self, served: Any) -> Any:
+    def build_text_prompt(self, remote: Any) -> Any:
         """Build the prompt as text, for a model that another program serves.
 
-        `is_done` and `answer` accept it like a prompt of token ids.
+        `is_done` and `parse_answer` accept it like a prompt of token ids.
 
         Raises:
             ValueError: the task cannot be asked, or must not leave this machine; the message is for the user.
@@ -60,7 +60,7 @@ class Task:
         """Return whether the text so far is all that is wanted."""
         return False
 
-    def answer(self, candidate: Candidate, prompt: Any) -> Any:
+    def parse_answer(self, candidate: Candidate, prompt: Any) -> Any:
         """Turn a finished candidate into the caller's terms, as plain data."""
         return candidate.text
 

@@ -16,7 +16,7 @@ from codeclippy_ls.text import indent_width, to_lf
 _IMPORT = re.compile(
     r"(?:import|from|use|using|package|require|#include|#import|namespace|open|library)\b|(?:const|let|var)\b.*\brequire\("
 )
-SCOPE = re.compile(
+SCOPE_PATTERN = re.compile(
     r"\s*(?:(?:export|default|public|private|protected|static|async|pub|abstract|final|inline)\s+)*"
     r"(?:def|class|function|fn|func|fun|interface|struct|enum|impl|trait|module|namespace|sub)\b"
 )
@@ -92,7 +92,7 @@ def extract_outline(skipped: str, shown: str, most: int) -> str:
             break
         if line.strip() and (columns := indent_width(line)) < depth and line.strip()[0] not in ")]}#":
             depth = columns
-            heads += [line] if SCOPE.match(line) else []
+            heads += [line] if SCOPE_PATTERN.match(line) else []
     scopes = "\n".join(reversed(heads))[-most:]
     kept: list[str] = []
     room = most - len(scopes)

@@ -1,9 +1,9 @@
-"""Prompts as text, for a service that has the tokenizer at its side: control tokens in their own spelling.
+"""Prompts as text, for a service that has the tokenizer: control tokens in their own spelling, sizes in bytes.
 
-Such a service reads a control token wherever one is spelled. So a prompt is refused where the user's text, wherever it
-touches the template, spells one that the template did not put there; of what is shown beside, such a passage is left
-out. Tokens that begin every text are left to the service, which puts them itself. Sizes are estimates, on the safe
-side. Nothing holds the answer to the prompt's last word, so the word stays where it is. Pure.
+Such a service reads a control token wherever one is spelled. So a prompt is refused if the user's text, also together
+with the template around it, spells a token that the template did not put there; snippets that do are dropped. BOS
+tokens are left to the service, which adds them. Sizes are estimates, on the safe side. Nothing holds the answer to the
+prompt's last word, so the word stays where it is. Pure.
 """
 
 from __future__ import annotations
@@ -13,31 +13,35 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from codeclippy_ls.prompts.build import (
-    NEW_FILE,
-    CompletionContext,
-    EditTarget,
-    find_partial_word,
-    instruction,
-    reject_marker_text,
+from codeclippy_ls.families import (
+    FAMILIES,
+    MARKUP_TOKENS,
+    Control,
+    Family,
+    Slot,
+    Template,
+    detect_served_family,
+    list_control_tokens,
 )
-from codeclippy_ls.prompts.context_snippets import Snippet, extract_outline, format_as_comment
-from codeclippy_ls.prompts.families import FAMILIES, Control, Family, Slot, Template, detect_served_family
-from codeclippy_ls.prompts.truncation import find_aligned_start, fit_lines
+from codeclippy_ls.prompts.context import CompletionContext, EditTarget
+from codeclippy_ls.prompts.pipeline import (
+    find_partial_word,
+    fit_completion,
+    fit_edit,
+    format_edit_slots,
+    format_instruction,
+    reject_marker_text,
+    require_completion,
+)
 from codeclippy_ls.text import replace_surrogates, to_lf
 
-# Code has three to four characters a token with the vocabularies of today; what is dense in signs has fewer, and a
+# Code has three to four characters per token with today's vocabularies; text full of punctuation has fewer, and a
 # letter of another script is two or three bytes.
 _BYTES_PER_TOKEN = 2
-_SUFFIX_SHARE = 0.25
-_HEAD_SHARE = 0.125
-_BESIDE_SHARE = 0.25
-_SUFFIX_STEP = 256  # bytes, so that typing does not move the suffix's end
-_MOST_STOPS = 4  # of OpenAI's interface
-_LEAST_REPEATED = 2  # letters of a begun word that an answer repeats
-# Of a model of which nothing is known, these are markup more often than control tokens.
-_MARKUP = frozenset({"<s>", "</s>", "<bos>", "<eos>", "<NME>", "<BEF>", "<MSG>", "<DFF>", "<filename>"})
-_CHAT = (
+_MIN_BUDGET = 64  # bytes of a prompt
+_MAX_STOP_STRINGS = 4  # of OpenAI's API
+_MIN_REPEATED = 2  # letters of a partial word that an answer repeats
+_CHAT_TOKENS = (
     "<|im_start|>",
     "<|im_end|>",
     "<|start_header_id|>",
@@ -57,249 +61,219 @@ _CHAT = (
     "<|message|>",
     "<|channel|>",
 )
-_CLOSED = re.compile(r"```[^\n]*\n(?:.*\n)?```", re.DOTALL)
+_CLOSED_FENCE = re.compile(r"```[^\n]*\n(?:.*\n)?```", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteModel:
-    """A model behind a service: its name there, its window in tokens, and how it is asked.
+    """A model behind a service: its name there, its context length in tokens, and how to prompt it.
 
     Attributes:
-        chat: whether it follows instructions, by the service's own chat template.
-        infill: how a hole is asked for: by our ``template``, as the service's ``suffix``, or not (``none``); ``auto``
-            is the template where the family has one.
+        is_chat: it follows instructions, by the service's own chat template.
+        fim_mode: how to request fill-in-the-middle: by our ``template``, as the service's ``suffix``, or not
+            (``none``); ``auto`` is the template if the family has one.
     """
 
     name: str
-    window: int
-    chat: bool = False
-    infill: str = "auto"
+    context_length: int
+    is_chat: bool = False
+    fim_mode: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
-    """A prompt as text, or with ``chat`` a user's message, and what ends the answer.
+    """A prompt as text, or with ``is_chat`` a user's message, and the strings that end the answer.
 
     Attributes:
-        suffix: what follows the hole, where the service makes the prompt.
-        stop: texts that end the answer.
-        spelled: control tokens that are no part of any answer.
-        begun: the word that the prompt ends in.
-        heal: nothing: no text is cut from the prompt.
-        lines: of an edit, the document's lines ``[start, end)`` that the prompt shows.
-        grammar: of an edit's answer, for services that hold a model to one.
+        suffix: the text after the middle, if the service makes the prompt.
+        stop: strings that end the answer.
+        control_tokens: tokens that are no part of any answer.
+        partial_word: the word that the prompt ends in.
+        healing_prefix: empty: no text is cut from the prompt.
+        line_range: of an edit, the document's lines ``[start, end)`` that the prompt shows.
+        grammar: of an edit's answer, for services that support one.
     """
 
     text: str
     family: Family
     suffix: str | None = None
-    chat: bool = False
+    is_chat: bool = False
     stop: tuple[str, ...] = ()
-    spelled: tuple[str, ...] = ()
-    begun: str = ""
-    heal: str = ""
-    lines: tuple[int, int] = (0, 0)
+    control_tokens: tuple[str, ...] = ()
+    partial_word: str = ""
+    healing_prefix: str = ""
+    line_range: tuple[int, int] = (0, 0)
     grammar: str = ""
 
 
+class _TextRenderer:
+    """Renders a prompt as UTF-8; see `pipeline.Renderer`."""
+
+    reach = 1
+    suffix_step = 256
+    outline_reach = 1
+
+    def __init__(self, control_tokens: tuple[str, ...]) -> None:
+        self._control_tokens = control_tokens
+
+    def encode(self, text: str) -> list[int]:
+        return list(replace_surrogates(text).encode())
+
+    def decode(self, units: list[int]) -> str:
+        return bytes(units).decode("utf-8", "ignore")
+
+    def encode_control(self, part: Control) -> list[int]:
+        return [] if part.optional else list(part.token.encode())
+
+    def has_token(self, token: str) -> bool:
+        return True
+
+    def accepts(self, text: str) -> bool:
+        return not (self._control_tokens and _pattern(self._control_tokens).search(text))
+
+
 def estimate_tokens(text: str) -> int:
-    """About the most tokens that a text has."""
+    """Estimate the number of tokens of a text, on the high side."""
     return -(-len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN)
 
 
 def build_text_completion_prompt(
-    served: RemoteModel, context: CompletionContext, reserve: int, wanted: str = ""
+    remote: RemoteModel, context: CompletionContext, reserve: int, configured: str = ""
 ) -> TextPrompt:
-    """The prompt for the cursor.
+    """Build the prompt for a cursor.
 
     Args:
         reserve: tokens kept for the answer.
+        configured: family named in the settings.
 
     Raises:
         ValueError: the family does not complete, the text spells a control token, or the window is too small.
     """
-    family = detect_served_family(served.name, wanted)
-    if not family.continues:
-        raise ValueError(f"{family.name} writes diffs and completes nothing; set another model for completion")
-    template = _template(family, served.infill)
-    room = (served.window - min(reserve, served.window // 2) - len(template)) * _BYTES_PER_TOKEN
-    if room < 64:
-        raise ValueError(f"a window of {served.window} tokens leaves no room for a prompt")
-    spelled = _spelled(family)
-    front, beside = _beside(family, context, spelled, int(room * _BESIDE_SHARE))
-    room -= _size(_joined((*front, *beside)))
-    holed = Slot.SUFFIX in template or served.infill == "suffix"
-    before, after = _shared(context, context.suffix if holed else "", room)
-    slots = {Slot.PREFIX: "".join(beside) + before, Slot.SUFFIX: after}
-    text = _guarded((*front, *_filled(template, slots)), family, spelled)
-    suffix = None
-    if served.infill == "suffix":
-        suffix = _guarded((after,), family, spelled)
+    family = detect_served_family(remote.name, configured)
+    require_completion(family)
+    template = _select_template(family, remote.fim_mode)
+    answer = min(reserve, remote.context_length // 2)
+    budget = (remote.context_length - answer - len(template)) * _BYTES_PER_TOKEN
+    if budget < _MIN_BUDGET:
+        raise ValueError(f"a window of {remote.context_length} tokens leaves no room for a prompt")
+    control_tokens = _collect_control_tokens(family)
+    renderer = _TextRenderer(control_tokens)
+    suffix = context.suffix if Slot.SUFFIX in template or remote.fim_mode == "suffix" else ""
+    prefix, suffix = to_lf(context.prefix), to_lf(suffix[:budget])
+    fitted = fit_completion(renderer, family, template, context, prefix, suffix, budget)
+    parts = [part if isinstance(part, Control) else renderer.decode(part) for part in fitted.parts]
     return TextPrompt(
-        text or "\n",
+        _join_checked(parts, family, control_tokens) or "\n",
         family,
-        suffix,
-        stop=family.ends[:_MOST_STOPS],
-        spelled=spelled,
-        begun=find_partial_word(before).strip(),
+        _join_checked((renderer.decode(fitted.suffix),), family, control_tokens)
+        if remote.fim_mode == "suffix"
+        else None,
+        stop=family.stop_tokens[:_MAX_STOP_STRINGS],
+        control_tokens=control_tokens,
+        partial_word=find_partial_word(renderer.decode(fitted.prefix)).strip(),
     )
 
 
-def build_text_edit_prompt(served: RemoteModel, edited: EditTarget, reserve: int, wanted: str = "") -> TextPrompt:
-    """The prompt for a diff, by the family's template, or as a message for a model that follows instructions.
+def build_text_edit_prompt(remote: RemoteModel, target: EditTarget, reserve: int, configured: str = "") -> TextPrompt:
+    """Build the prompt for a diff: the family's template, or a message to a model that follows instructions.
 
     Raises:
         ValueError: the model writes no diffs, the text spells a control token, or the selection does not fit.
     """
-    family = detect_served_family(served.name, wanted)
-    if family.edit is None and not served.chat:
+    family = detect_served_family(remote.name, configured)
+    is_chat = family.edit_template is None
+    if is_chat and not remote.is_chat:
         raise ValueError(
-            f"{served.name} is not known to write diffs; set a diff model of the endpoint, or one that "
+            f"{remote.name} is not known to write diffs; set a diff model of the endpoint, or one that "
             "follows instructions, as the model for edits"
         )
-    if family.edit is not None:
-        reject_marker_text(family, edited)
-    fixed = {Slot.NAME: edited.name or "file", Slot.MESSAGE: " ".join(edited.message.split())}
-    spelled = _spelled(family) if family.edit is not None else tuple(dict.fromkeys((*_spelled(family), *_CHAT)))
+    if family.edit_template is not None:
+        reject_marker_text(family, target)
+    fixed = format_edit_slots(target)
+    control_tokens = _collect_control_tokens(family)
+    if is_chat:
+        control_tokens = tuple(dict.fromkeys((*control_tokens, *_CHAT_TOKENS)))
 
-    def filled(document: str) -> tuple[str | Control, ...]:
+    def fill(document: str) -> Sequence[str | Control]:
         slots = {**fixed, Slot.DOCUMENT: document}
-        return _filled(family.edit, slots) if family.edit is not None else (instruction(slots),)
+        if family.edit_template is None:
+            return (format_instruction(slots),)
+        return _fill_template(family.edit_template, slots)
 
-    room = served.window - sum(estimate_tokens(_text(part)) for part in filled("")) - 4
-    start, end = fit_lines(
-        estimate_tokens, edited.lines, edited.first, edited.last, room, min(reserve, served.window // 2)
-    )
-    new = NEW_FILE if family.edit is not None else ""
-    shown = f"{new}\n" if edited.new else "\n".join(edited.lines[start:end]) + "\n"
-    text = _guarded(filled(shown), family, spelled)
-    chat = family.edit is None
+    room = remote.context_length - sum(estimate_tokens(_spell(part)) for part in fill("")) - 4
+    document, line_range = fit_edit(target, family, estimate_tokens, room, min(reserve, remote.context_length // 2))
     return TextPrompt(
-        text, family, chat=chat, stop=() if chat else family.ends[:_MOST_STOPS], spelled=spelled, lines=(start, end)
+        _join_checked(fill(document), family, control_tokens),
+        family,
+        is_chat=is_chat,
+        stop=() if is_chat else family.stop_tokens[:_MAX_STOP_STRINGS],
+        control_tokens=control_tokens,
+        line_range=line_range,
     )
 
 
-def continued(text: str, prompt: TextPrompt) -> str:
-    """What an answer adds at the cursor: without control tokens, and nothing where it begins the last word anew."""
+def extract_completion(text: str, prompt: TextPrompt) -> str:
+    """Extract the text that an answer adds at the cursor; empty if the answer begins the last word anew."""
     text = cut_at_control_token(text, prompt)
-    return "" if len(prompt.begun) >= _LEAST_REPEATED and text.startswith(prompt.begun) else text
+    return "" if len(prompt.partial_word) >= _MIN_REPEATED and text.startswith(prompt.partial_word) else text
 
 
 def cut_at_control_token(text: str, prompt: TextPrompt) -> str:
-    """An answer up to the first control token that a service spelled in it."""
-    found = [at for token in prompt.spelled if (at := text.find(token)) >= 0]
+    """Cut an answer at the first control token that the service spelled in it."""
+    found = [at for token in prompt.control_tokens if (at := text.find(token)) >= 0]
     return text[: min(found)] if found else text
 
 
-def closed(text: str, prompt: TextPrompt) -> bool:
-    """Whether an answer in a fence is at its end."""
-    return prompt.chat and _CLOSED.search(text) is not None
+def is_fence_closed(text: str, prompt: TextPrompt) -> bool:
+    """Return whether a chat model has closed the fence of its answer."""
+    return prompt.is_chat and _CLOSED_FENCE.search(text) is not None
 
 
-def _template(family: Family, infill: str) -> Template:
-    if infill == "template" and family.infill is None:
-        raise ValueError(f'setting "model.endpointFim": {family.name} models have no template for infilling')
-    return family.infill if family.infill is not None and infill in ("auto", "template") else (Slot.PREFIX,)
+def _select_template(family: Family, fim_mode: str) -> Template:
+    if fim_mode == "template" and family.fim_template is None:
+        raise ValueError(f'setting "model.endpointFim": {family.name} models have no template for fill-in-the-middle')
+    if family.fim_template is not None and fim_mode in ("auto", "template"):
+        return family.fim_template
+    return (Slot.PREFIX,)
 
 
-def _filled(template: Template, slots: dict[Slot, str]) -> tuple[str | Control, ...]:
-    """The parts of a template; what stands at the beginning of every text is left to the service."""
-    return tuple(
+def _fill_template(template: Template, slots: dict[Slot, str]) -> list[str | Control]:
+    """Fill a template without its optional control tokens, which are the service's to add."""
+    return [
         slots[part] if isinstance(part, Slot) else part
         for part in template
         if not (isinstance(part, Control) and part.optional)
-    )
+    ]
 
 
-def _text(part: str | Control) -> str:
+def _spell(part: str | Control) -> str:
     return part.token if isinstance(part, Control) else part
 
 
 @lru_cache(maxsize=64)
-def _spelled(family: Family) -> tuple[str, ...]:
-    """The control tokens that a model of a family may read in a text; of an unknown model, those of all families."""
-    rows = (family,) if family is not FAMILIES[-1] else FAMILIES
-    parts = [part for row in rows for template in (row.infill or (), row.edit or (), row.start) for part in template]
-    found = [part.token for part in parts if isinstance(part, Control)]
-    found += [token for row in rows for token in (*row.markers, *row.ends, row.file) if token]
-    plain = len(rows) > 1
-    return tuple(
-        token for token in dict.fromkeys(found) if not plain or (token.startswith("<") and token not in _MARKUP)
-    )
+def _collect_control_tokens(family: Family) -> tuple[str, ...]:
+    """Collect the tokens that a model of a family may read in a text; of an unknown model, those of all families.
+
+    Tokens that are common markup count only for a known family.
+    """
+    if family is not FAMILIES[-1]:
+        return family.control_tokens
+    return tuple(token for token in list_control_tokens() if token.startswith("<") and token not in MARKUP_TOKENS)
 
 
 @lru_cache(maxsize=64)
-def _pattern(spelled: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(token) for token in sorted(spelled, key=len, reverse=True)))
+def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
 
 
-def _guarded(parts: Sequence[str | Control], family: Family, spelled: tuple[str, ...]) -> str:
-    """The text of parts; refused where it spells another control token than they put there."""
-    text = replace_surrogates("".join(_text(part) for part in parts))
-    meant = [part.token for part in parts if isinstance(part, Control)]
-    found = _pattern(spelled).findall(text) if spelled else []
+def _join_checked(parts: Iterable[str | Control], family: Family, control_tokens: tuple[str, ...]) -> str:
+    """Join parts to a text; raise ValueError if it spells a control token that is not one of the parts."""
+    parts = list(parts)
+    text = replace_surrogates("".join(map(_spell, parts)))
+    expected = [part.token for part in parts if isinstance(part, Control)]
+    found = _pattern(control_tokens).findall(text) if control_tokens else []
     for token in found:
-        if not meant or token != meant.pop(0):
-            of = f"{family.name} models" if family is not FAMILIES[-1] else "a served model"
-            raise ValueError(f"the text holds {token}, which {of} would take for their own marker")
+        if not expected or token != expected.pop(0):
+            models = f"{family.name} models" if family is not FAMILIES[-1] else "a served model"
+            raise ValueError(f"the text contains {token}, which {models} would take for their own marker")
     return text
-
-
-def _beside(
-    family: Family, context: CompletionContext, spelled: tuple[str, ...], most: int
-) -> tuple[list[str | Control], list[str]]:
-    """What goes before everything, and what goes before the prefix, at most so many bytes together."""
-    named = bool(family.file and context.name)
-    front: list[str | Control] = [Control(family.file), f"{context.name}\n"] if named else []
-    used = _size(_joined(front))
-    shown: list[list[str | Control]] = []
-    for snippet in reversed(context.passages):  # the most relevant is the last, and the first to have room
-        parts = _render_snippet(family, snippet, context.language)
-        user = "".join(part for part in parts if isinstance(part, str))
-        if spelled and _pattern(spelled).search(user):
-            continue
-        if used + _size(_joined(parts)) <= most:
-            used += _size(_joined(parts))
-            shown.insert(0, parts)
-    flat = [part for parts in shown for part in parts]
-    return ([*flat, *front], []) if family.file else ([], [_text(part) for part in flat])
-
-
-def _render_snippet(family: Family, snippet: Snippet, language: str) -> list[str | Control]:
-    if family.file:
-        return [Control(family.file), f"{snippet.path}\n{snippet.text}\n"]
-    return [format_as_comment(snippet, language)]
-
-
-def _joined(parts: Iterable[str | Control]) -> str:
-    return "".join(_text(part) for part in parts)
-
-
-def _shared(context: CompletionContext, suffix: str, room: int) -> tuple[str, str]:
-    """The parts of prefix and suffix that fit ``room`` bytes together."""
-    prefix = to_lf(context.prefix)
-    after = to_lf(suffix[:room])
-    least = int(room * _SUFFIX_SHARE)
-    spare = (room - _size(prefix[-room:])) // _SUFFIX_STEP * _SUFFIX_STEP - _SUFFIX_STEP
-    after = _start(after, max(least, spare))
-    room -= max(least, _size(after)) if suffix else 0
-    if len(prefix) <= room and _size(prefix) <= room:
-        return prefix, after
-    most = int(room * _HEAD_SHARE)
-    kept = _end(prefix, room - most)
-    start = find_aligned_start(prefix, len(prefix) - len(kept), context.skipped)
-    shown = kept if start is None else prefix[start:]
-    head = _start(extract_outline(prefix[: len(prefix) - len(shown)], shown, most), most)
-    return head + shown, after
-
-
-def _size(text: str) -> int:
-    return len(text.encode("utf-8", "replace"))
-
-
-def _start(text: str, most: int) -> str:
-    return text[:most].encode("utf-8", "replace")[:most].decode("utf-8", "ignore")
-
-
-def _end(text: str, most: int) -> str:
-    return text[-most:].encode("utf-8", "replace")[-most:].decode("utf-8", "ignore") if most > 0 else ""

@@ -62,7 +62,7 @@ class RemoteGeneration:
     ) -> None:
         self._client = client
         self._url = client.endpoint.url
-        self._model, self._served_by = info.name, info.served
+        self._model, self._served_by = info.name, info.served_by
         self._handle = handle
         self._task, self._sampling = handle.request.task, handle.request.sampling
         self._minimal_params = minimal_params
@@ -70,7 +70,9 @@ class RemoteGeneration:
         self._first_text: float | None = None  # time at which it came
         self.has_emitted = False
         try:
-            self.prompt: TextPrompt = self._task.text_prompt(RemoteModel(info.name, info.window, info.chat, fim))
+            self.prompt: TextPrompt = self._task.build_text_prompt(
+                RemoteModel(info.name, info.context_length, info.is_chat, fim)
+            )
         except ValueError as error:
             raise EngineError(str(error)) from error
 
@@ -113,7 +115,7 @@ class RemoteGeneration:
         for choice in choices:
             reason = choice.finish_reason or FinishReason.TIME
             candidate = Candidate(choice.text, (), choice.mean_logprob, reason)
-            answer = self._task.answer(candidate, self.prompt)
+            answer = self._task.parse_answer(candidate, self.prompt)
             candidates.append(Candidate(choice.text, (), choice.mean_logprob, reason, answer))
         return tuple(candidates)
 
@@ -165,19 +167,19 @@ class RemoteGeneration:
         }
         if call.temperature > 0:
             body["top_p"] = self._sampling.top_p
-        if prompt.chat:
+        if prompt.is_chat:
             body["messages"] = [{"role": "user", "content": prompt.text}]
         else:
             body["prompt"] = prompt.text
         if prompt.suffix is not None:
             body["suffix"] = prompt.suffix
-        path = _CHAT_PATH if prompt.chat else _COMPLETIONS_PATH
+        path = _CHAT_PATH if prompt.is_chat else _COMPLETIONS_PATH
         return path, body if self._minimal_params else {**body, **self._optional_params(call)}
 
     def _optional_params(self, call: CompletionCall) -> JsonObject:
         """Return the fields that only some services know."""
         prompt = self.prompt
-        params: JsonObject = {"logprobs": True if prompt.chat else 1}
+        params: JsonObject = {"logprobs": True if prompt.is_chat else 1}
         if call.count > 1:
             params["n"] = call.count
         if prompt.stop:

@@ -47,7 +47,7 @@ def select_model(listed: JsonObject, wanted: str, context_length: int, for_edits
     length = context_length or min(listed_length, _MAX_DEFAULT_CONTEXT_LENGTH)
     owner = (entry or {}).get("owned_by")
     served = owner if isinstance(owner, str) and owner else "a service"
-    return ModelInfo(name, chat=chat, window=length, device=url, served=served)
+    return ModelInfo(name, is_chat=chat, context_length=length, device=url, served_by=served)
 
 
 def _entries(listed: JsonObject) -> list[JsonObject]:

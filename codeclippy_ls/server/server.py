@@ -34,7 +34,7 @@ from codeclippy_ls.server.edits import Edits
 from codeclippy_ls.server.features import COMMANDS, FEATURES, bound, bound_command
 from codeclippy_ls.server.protocol import GuardedProtocol
 from codeclippy_ls.settings import Settings, parse
-from codeclippy_ls.tasks.edit_context import find_marker, is_new
+from codeclippy_ls.tasks.edit_context import find_marker, is_new_document
 from codeclippy_ls.text import Change, Document, Documents, Edit
 
 log = logging.getLogger(__name__)
@@ -300,7 +300,7 @@ class Server(LanguageServer):
         settings = self.settings.edit
         marker = find_marker(document, lines, settings.comment_marker)
         # There is nothing in an empty document that a preset could be about; a comment can ask for a new text.
-        presets = () if is_new(document, marker) else settings.presets
+        presets = () if is_new_document(document, marker) else settings.presets
         found = [(convert.title(preset), preset) for preset in presets]
         if marker:
             found.insert(0, (convert.title(marker.message), ""))

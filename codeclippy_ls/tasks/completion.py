@@ -8,17 +8,19 @@ from typing import Any
 from codeclippy_ls.constrain.healing import healing_constraint
 from codeclippy_ls.inference.requests import Candidate, Task
 from codeclippy_ls.postprocess.cleanup import is_finished
-from codeclippy_ls.prompts.build import CompletionContext, Prompt, build_completion_prompt
+from codeclippy_ls.prompts.context import CompletionContext
 from codeclippy_ls.prompts.text_prompts import (
     RemoteModel,
     TextPrompt,
     build_text_completion_prompt,
-    continued,
+    extract_completion,
 )
+from codeclippy_ls.prompts.token_prompts import TokenPrompt, build_completion_prompt
 from codeclippy_ls.secret_files import is_secret_name, refuse_secret_file
 from codeclippy_ls.text import to_lf
 
 _TAIL = 4000  # characters before the cursor that decide where a suggestion ends
+_SLACK = 8  # tokens that are kept for the answer beyond its limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,40 +29,44 @@ class CompletionTask(Task):
 
     Attributes:
         context: the text around the cursor.
-        tokens: most that the answer may have.
-        multiline: whether it may have more than a line.
-        family: the model's, where the settings name one.
-        off: steps of the clean-up that are left out.
+        max_tokens: of the answer.
+        multiline: it may have more than one line.
+        family: of the model, if the settings name one.
+        disabled_steps: steps of the clean-up that are skipped.
     """
 
     context: CompletionContext
-    tokens: int
+    max_tokens: int
     multiline: bool = True
     family: str = ""
-    off: tuple[str, ...] = ()
+    disabled_steps: tuple[str, ...] = ()
 
-    def prompt(self, model: Any, window: int) -> Prompt:
-        """The prompt; a word that was begun is cut from it and becomes a constraint on the answer."""
-        reserve = min(self.tokens + 8, window // 2)
-        prompt = build_completion_prompt(model, self.context, window, reserve, self.family)
-        return replace(prompt, constraint=healing_constraint(model.tokenizer, prompt.heal))
+    def build_prompt(self, model: Any, context_length: int) -> TokenPrompt:
+        """Build the prompt; a partial word is cut from it and becomes a constraint on the answer."""
+        reserve = min(self.max_tokens + _SLACK, context_length // 2)
+        prompt = build_completion_prompt(model, self.context, context_length, reserve, self.family)
+        return replace(prompt, constraint=healing_constraint(model.tokenizer, prompt.healing_prefix))
 
-    def text_prompt(self, served: RemoteModel) -> TextPrompt:
-        """The prompt as text, without anything of a file that holds secrets."""
+    def build_text_prompt(self, remote: RemoteModel) -> TextPrompt:
+        """Build the prompt as text, without anything from a file that holds secrets."""
         refuse_secret_file(self.context.name)
-        shown = tuple(snippet for snippet in self.context.passages if not is_secret_name(_base(snippet.path)))
-        return build_text_completion_prompt(served, replace(self.context, passages=shown), self.tokens + 8, self.family)
+        snippets = tuple(snippet for snippet in self.context.snippets if not is_secret_name(_base_name(snippet.path)))
+        context = replace(self.context, snippets=snippets)
+        return build_text_completion_prompt(remote, context, self.max_tokens + _SLACK, self.family)
 
-    def is_done(self, text: str, prompt: Prompt | TextPrompt) -> bool:
-        """Whether the suggestion is at its end."""
-        return is_finished(text[len(prompt.heal) :], to_lf(self.context.prefix[-_TAIL:]), self.multiline, self.off)
+    def is_done(self, text: str, prompt: TokenPrompt | TextPrompt) -> bool:
+        """Return whether the suggestion has reached its end."""
+        prefix = to_lf(self.context.prefix[-_TAIL:])
+        return is_finished(text[len(prompt.healing_prefix) :], prefix, self.multiline, self.disabled_steps)
 
-    def answer(self, candidate: Candidate, prompt: Prompt | TextPrompt) -> str:
-        """The text without the word that was begun; nothing where it goes on otherwise."""
+    def parse_answer(self, candidate: Candidate, prompt: TokenPrompt | TextPrompt) -> str:
+        """Return the text after the partial word; empty if the candidate does not continue that word."""
         if isinstance(prompt, TextPrompt):
-            return continued(candidate.text, prompt)
-        return candidate.text[len(prompt.heal) :] if candidate.text.startswith(prompt.heal) else ""
+            return extract_completion(candidate.text, prompt)
+        if not candidate.text.startswith(prompt.healing_prefix):
+            return ""
+        return candidate.text[len(prompt.healing_prefix) :]
 
 
-def _base(path: str) -> str:
+def _base_name(path: str) -> str:
     return path.replace("\\", "/").rpartition("/")[2]

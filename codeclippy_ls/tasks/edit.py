@@ -10,14 +10,15 @@ from codeclippy_ls.constrain.grammar import diff_constraint
 from codeclippy_ls.diffs.reading import read_diff
 from codeclippy_ls.diffs.writing import write_diff
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Task
-from codeclippy_ls.prompts.build import EditTarget, Prompt, build_edit_prompt
+from codeclippy_ls.prompts.context import EditTarget
 from codeclippy_ls.prompts.text_prompts import (
     RemoteModel,
     TextPrompt,
     build_text_edit_prompt,
-    closed,
     cut_at_control_token,
+    is_fence_closed,
 )
+from codeclippy_ls.prompts.token_prompts import TokenPrompt, build_edit_prompt
 from codeclippy_ls.secret_files import refuse_secret_file
 from codeclippy_ls.tasks.edit_context import EditContext
 from codeclippy_ls.text import Document, apply_edits
@@ -25,7 +26,7 @@ from codeclippy_ls.text import Document, apply_edits
 
 @dataclass(frozen=True, slots=True)
 class ContextDiff:
-    """A diff of the lines ``[start, end)`` of those that were shown, or why what was written is none."""
+    """A diff of the lines ``[start, end)`` of an `EditContext`, or the problem if the answer is not a diff."""
 
     text: str
     start: int
@@ -35,80 +36,78 @@ class ContextDiff:
 
 @dataclass(frozen=True, slots=True)
 class EditTask(Task):
-    """A diff of the shown lines by message, held to the grammar; its answer is a `ContextDiff`.
+    """A diff of the context's lines by message, held to the grammar; its answer is a `ContextDiff`.
 
     Attributes:
-        name: the file's.
-        tokens: most that the answer may have.
-        family: the model's, where the settings name one.
+        file_name: shown to the model.
+        max_tokens: of the answer.
+        family: of the model, if the settings name one.
     """
 
-    name: str
-    shown: EditContext
+    file_name: str
+    context: EditContext
     message: str
-    tokens: int
+    max_tokens: int
     family: str = ""
 
-    def prompt(self, model: Any, window: int) -> Prompt:
-        """The prompt with the grammar that the answer is held to.
+    def build_prompt(self, model: Any, context_length: int) -> TokenPrompt:
+        """Build the prompt with the grammar that the answer is held to.
 
         Raises:
-            ValueError: the model writes no diffs, or the shown lines do not fit; the message is for the user.
+            ValueError: the model writes no diffs, or the selected lines do not fit; the message is for the user.
         """
-        shown = self.shown
-        prompt = build_edit_prompt(model, self._edit_target(), window, min(self.tokens, window // 2), self.family)
-        start, end = prompt.lines
-        state = diff_constraint(
-            model.tokenizer, shown.lines[start:end], model.stop_token_ids | prompt.ends, opening=prompt.opening
+        reserve = min(self.max_tokens, context_length // 2)
+        prompt = build_edit_prompt(model, self._target, context_length, reserve, self.family)
+        start, end = prompt.line_range
+        stop_token_ids = model.stop_token_ids | prompt.stop_token_ids
+        constraint = diff_constraint(
+            model.tokenizer, self.context.lines[start:end], stop_token_ids, prefix=prompt.diff_prefix
         )
-        return replace(prompt, constraint=state)
+        return replace(prompt, constraint=constraint)
 
-    def text_prompt(self, served: RemoteModel) -> TextPrompt:
-        """The prompt as text, with the grammar written down; nothing of a file that holds secrets."""
-        refuse_secret_file(self.name)
-        prompt = build_text_edit_prompt(served, self._edit_target(), self.tokens, self.family)
-        start, end = prompt.lines
-        return replace(prompt, grammar=write_gbnf(self.shown.lines[start:end]))
+    def build_text_prompt(self, remote: RemoteModel) -> TextPrompt:
+        """Build the prompt as text, with a GBNF grammar; refuse a file that holds secrets."""
+        refuse_secret_file(self.file_name)
+        prompt = build_text_edit_prompt(remote, self._target, self.max_tokens, self.family)
+        start, end = prompt.line_range
+        return replace(prompt, grammar=write_gbnf(self.context.lines[start:end]))
 
-    def _edit_target(self) -> EditTarget:
-        shown = self.shown
-        return EditTarget(shown.lines, shown.first, shown.last, self.name, self.message, shown.new)
+    @property
+    def _target(self) -> EditTarget:
+        context = self.context
+        return EditTarget(context.lines, context.first, context.last, self.file_name, self.message, context.is_new)
 
-    def is_done(self, text: str, prompt: Prompt | TextPrompt) -> bool:
-        """Whether the diff is at its end, where it stands in a fence."""
-        return isinstance(prompt, TextPrompt) and closed(text, prompt)
+    def is_done(self, text: str, prompt: TokenPrompt | TextPrompt) -> bool:
+        """Return whether a diff in a fence has reached its end."""
+        return isinstance(prompt, TextPrompt) and is_fence_closed(text, prompt)
 
-    def answer(self, candidate: Candidate, prompt: Prompt | TextPrompt) -> ContextDiff:
-        """The diff rewritten from what was done; of one that was cut off, the finished hunks."""
+    def parse_answer(self, candidate: Candidate, prompt: TokenPrompt | TextPrompt) -> ContextDiff:
+        """Rewrite the diff from the operations of its grammar; of one that was cut off, take the finished hunks."""
         if isinstance(prompt, TextPrompt):
-            return self._placed(candidate, prompt)
+            return self._parse_text(candidate, prompt)
         state = prompt.constraint
         if state is None:
-            return ContextDiff(candidate.text, *prompt.lines)
+            return ContextDiff(candidate.text, *prompt.line_range)
         for token in candidate.token_ids:
             state = state.advance(token)
         if candidate.finish_reason is not FinishReason.END:
-            state = state.finished_hunks()
-        return ContextDiff(state.diff(), *prompt.lines)
+            state = state.drop_open_hunk()
+        return ContextDiff(state.format_diff(), *prompt.line_range)
 
-    def _placed(self, candidate: Candidate, prompt: TextPrompt) -> ContextDiff:
-        """Rewrite a diff of a service.
-
-        One that followed the grammar is applied as it stands; the hunks of another are searched for by their text.
-        """
-        start, end = prompt.lines
-        written = cut_at_control_token(candidate.text, prompt)
-        lines = [line + "\n" for line in self.shown.lines[start:end]]
+    def _parse_text(self, candidate: Candidate, prompt: TextPrompt) -> ContextDiff:
+        """Rewrite a service's diff: apply it as it stands if it followed the grammar, else locate its hunks by text."""
+        start, end = prompt.line_range
+        answer = cut_at_control_token(candidate.text, prompt)
+        lines = [line + "\n" for line in self.context.lines[start:end]]
         document = Document("", "".join(lines))
-        near = sum(map(len, lines[: max(0, self.shown.first - start)]))
-        whole = candidate.finish_reason in (FinishReason.END, FinishReason.STOP)
-        made = apply_gbnf_diff(written, self.shown.lines[start:end], whole)
-        if made is not None:
-            after = "".join(line + "\n" for line in made)
-            return ContextDiff(write_diff(document.text, after, self.name or "file"), start, end)
-        edits, problems = read_diff(written, document, near, whole=whole) if written.strip() else ([], [])
-        if not edits:
-            return ContextDiff("", start, end, problems[-1].reason if problems else "")
-        return ContextDiff(
-            write_diff(document.text, apply_edits(document.text, edits), self.name or "file"), start, end
-        )
+        complete = candidate.finish_reason in (FinishReason.END, FinishReason.STOP)
+        changed = apply_gbnf_diff(answer, self.context.lines[start:end], complete)
+        if changed is not None:
+            after = "".join(line + "\n" for line in changed)
+        else:
+            near = sum(map(len, lines[: max(0, self.context.first - start)]))
+            edits, problems = read_diff(answer, document, near, complete=complete) if answer.strip() else ([], [])
+            if not edits:
+                return ContextDiff("", start, end, problems[-1].reason if problems else "")
+            after = apply_edits(document.text, edits)
+        return ContextDiff(write_diff(document.text, after, self.file_name or "file"), start, end)

@@ -1,19 +1,19 @@
-"""Which lines an edit is about: a selection, the function around a cursor, a comment that holds a message. Pure."""
+"""The lines that an edit is about: a selection, the function around a cursor, a comment with a message. Pure."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from codeclippy_ls.prompts.context_snippets import SCOPE
+from codeclippy_ls.prompts.context_snippets import SCOPE_PATTERN
 from codeclippy_ls.text import Document, indent_width
 
-_MOST_SHOWN = 60
+_MAX_LINES = 60  # around a cursor outside of a function
 
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """A comment that holds a message: its line and the message."""
+    """A comment with a message: its line and the message."""
 
     line: int
     message: str
@@ -24,51 +24,51 @@ class EditContext:
     """The lines of a document that an edit is about; a marker's own line is left out.
 
     Attributes:
-        numbers: the document's line number of each of them.
-        first, last: the selection within ``lines``, kept whole where a window must be cut.
-        new: whether there is no text yet, so that the edit is the text of a new file.
+        line_numbers: the document's line number of each of them.
+        first, last: the selection within ``lines``; it is shown whole even if the rest is cut to fit.
+        is_new: the document has no text yet, so that the edit is the text of a new file.
     """
 
     lines: tuple[str, ...]
-    numbers: tuple[int, ...]
+    line_numbers: tuple[int, ...]
     first: int
     last: int
-    new: bool = False
+    is_new: bool = False
 
 
-def is_new(document: Document, marker: Marker | None) -> bool:
-    """Whether a document holds nothing, but perhaps a comment that says what it should hold."""
+def is_new_document(document: Document, marker: Marker | None) -> bool:
+    """Return whether a document is empty, except for a comment that describes its content."""
     count = document.line_count
     return not any(document.line(line).strip() for line in range(count) if marker is None or line != marker.line)
 
 
 def select_edit_context(document: Document, span: tuple[int, int] | None, marker: Marker | None) -> EditContext:
-    """The lines to show the model for a span: the span itself, or the function around where it is a mere cursor.
+    """Select the lines to show the model for a span: the span itself, or the function around a cursor.
 
-    A span that holds nothing but the comment with the message counts as a cursor there: what it asks for is about the
-    code around it, and an edit of no line at all would have no place.
+    A span of nothing but the comment with the message counts as a cursor: the message is about the code around it, and
+    an edit of no line at all could not be located.
     """
-    if is_new(document, marker):
-        return EditContext((), (), 0, 0, new=True)
+    if is_new_document(document, marker):
+        return EditContext((), (), 0, 0, is_new=True)
     count = document.line_count
-    end = count - 1 if document.line(count - 1) else count - 2  # what follows the final line end is no line of the text
+    end = count - 1 if document.line(count - 1) else count - 2  # an empty last line does not count
     first, last = (0, end) if span is None else (max(span[0], 0), min(span[1], end))
     at = first
-    alone = marker is not None and at == last == marker.line
-    cursor = span is not None and (span[0] == span[1] or alone or at > last)
-    if cursor:
-        first, last = scope(document, at)
+    only_marker = marker is not None and at == last == marker.line
+    is_cursor = span is not None and (span[0] == span[1] or only_marker or at > last)
+    if is_cursor:
+        first, last = find_enclosing_scope(document, at)
         last = min(last, end)
     numbers = tuple(line for line in range(first, last + 1) if marker is None or line != marker.line)
     texts = tuple(document.line(line) for line in numbers)
-    if not cursor:
+    if not is_cursor:
         return EditContext(texts, numbers, 0, max(len(texts) - 1, 0) if span else 0)
-    place = min(sum(number < at for number in numbers), max(len(texts) - 1, 0))
-    return EditContext(texts, numbers, place, place)
+    index = min(sum(number < at for number in numbers), max(len(texts) - 1, 0))
+    return EditContext(texts, numbers, index, index)
 
 
 def find_marker(document: Document, span: tuple[int, int] | None, marker: str) -> Marker | None:
-    """The message in a comment on one of the lines, as in ``# clippy: add a docstring``; any comment sign will do."""
+    """Find a message in a comment on one of the lines, as in ``# clippy: add a docstring``, in any comment syntax."""
     if not marker.strip():
         return None
     pattern = re.compile(r"\s*(?:#+|//+|--|;+|%+|/\*+|<!--)\s*" + re.escape(marker.strip()) + r"\s*(\S.*)")
@@ -80,8 +80,11 @@ def find_marker(document: Document, span: tuple[int, int] | None, marker: str) -
     return None
 
 
-def scope(document: Document, line: int) -> tuple[int, int]:
-    """First and last line of the function or class around a line, by indentation; the whole document outside of one."""
+def find_enclosing_scope(document: Document, line: int) -> tuple[int, int]:
+    """Find the function or class around a line, by indentation, as its first and last line.
+
+    Outside of one it is the whole document, or the nearest lines of a long one.
+    """
     count = document.line_count
     line = min(max(line, 0), count - 1)
     while line + 1 < count and not document.line(line).strip():
@@ -90,16 +93,16 @@ def scope(document: Document, line: int) -> tuple[int, int]:
     while start >= 0:
         text = document.line(start)
         if text.strip() and indent_width(text) < depth:
-            if SCOPE.match(text):
+            if SCOPE_PATTERN.match(text):
                 break
             depth = indent_width(text)
         start -= 1
     if start < 0:
-        return _around(document, line)
-    return _decorated(document, start), _scope_end(document, start)
+        return _find_nearest_lines(document, line)
+    return _include_decorators(document, start), _find_scope_end(document, start)
 
 
-def _scope_end(document: Document, start: int) -> int:
+def _find_scope_end(document: Document, start: int) -> int:
     depth, end = indent_width(document.line(start)), start
     for line in range(start + 1, document.line_count):
         text = document.line(line)
@@ -110,14 +113,14 @@ def _scope_end(document: Document, start: int) -> int:
     return end
 
 
-def _decorated(document: Document, start: int) -> int:
+def _include_decorators(document: Document, start: int) -> int:
     while start > 0 and document.line(start - 1).lstrip().startswith("@"):
         start -= 1
     return start
 
 
-def _around(document: Document, line: int) -> tuple[int, int]:
-    if document.line_count <= _MOST_SHOWN:
+def _find_nearest_lines(document: Document, line: int) -> tuple[int, int]:
+    if document.line_count <= _MAX_LINES:
         return 0, document.line_count - 1
-    first = max(0, line - _MOST_SHOWN // 2)
-    return first, min(first + _MOST_SHOWN, document.line_count) - 1
+    first = max(0, line - _MAX_LINES // 2)
+    return first, min(first + _MAX_LINES, document.line_count) - 1

@@ -1,71 +1,71 @@
-"""What is known of a loaded model, as plain data: whoever asks about one need not have it at hand. Pure."""
+"""`ModelInfo`: metadata of a loaded model as plain data, so that a caller needs no access to the model. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from codeclippy_ls.prompts.build import edits, markers
-from codeclippy_ls.prompts.families import Family, detect_family, detect_served_family
+from codeclippy_ls.families import Family, detect_family, detect_served_family
+from codeclippy_ls.prompts.token_prompts import collect_control_token_ids, supports_edits
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What is known of a loaded model, as plain data.
+    """Metadata of a loaded model.
 
     Attributes:
-        name: the folder or hub name it was asked for by; empty is the shipped model.
-        markers: ids of the control tokens that families are recognised by.
-        chat: whether it follows instructions.
-        window: the most tokens that prompt and answer have together.
-        parameters: numbers in the weights; ``nbytes`` is the memory that they take.
+        name: folder or hub name it was loaded by; empty is the shipped model.
+        control_token_ids: ids of the control tokens that families are detected by.
+        is_chat: it follows instructions.
+        context_length: tokens that prompt and answer have together at most.
+        num_parameters: numbers in the weights; ``nbytes`` is the memory that they take.
         device, dtype, threads: where and how it runs.
-        own: whether our own decoder runs it.
-        passes: whether it runs recorded passes on a GPU, in words; empty elsewhere.
-        cost: of a pass over eight tokens, in passes over one.
-        served: by whom, where another program serves it, so that its vocabulary is not known.
+        is_native: our own decoder runs it.
+        cuda_graphs: how captured CUDA graphs are used, in words; empty without them.
+        pass_cost: cost of a forward pass over eight tokens, relative to a pass over one.
+        served_by: the service's name if another program serves the model, so that its vocabulary is unknown.
     """
 
     name: str
     architecture: str = ""
-    markers: tuple[tuple[str, int], ...] = ()
-    chat: bool = False
-    window: int = 0
-    parameters: int = 0
+    control_token_ids: tuple[tuple[str, int], ...] = ()
+    is_chat: bool = False
+    context_length: int = 0
+    num_parameters: int = 0
     nbytes: int = 0
     device: str = ""
     dtype: str = ""
     threads: int = 0
-    own: bool = False
-    passes: str = ""
-    cost: float = 1.0
-    served: str = ""
+    is_native: bool = False
+    cuda_graphs: str = ""
+    pass_cost: float = 1.0
+    served_by: str = ""
 
-    def family(self, wanted: str = "") -> Family:
-        """Its row in the table of families.
-
-        Raises:
-            ValueError: the family named in the settings does not fit.
-        """
-        if self.served:
-            return detect_served_family(self.name, wanted)
-        return detect_family(self.architecture, self.name, dict(self.markers).get, wanted)
-
-    def writes_diffs(self, wanted: str = "") -> bool:
-        """Whether it does: by its training, or because it follows instructions.
+    def detect_family(self, configured: str = "") -> Family:
+        """Return its row in the table of families.
 
         Raises:
-            ValueError: the family named in the settings does not fit.
+            ValueError: the configured family does not fit.
         """
-        return edits(self.family(wanted), self.chat)
+        if self.served_by:
+            return detect_served_family(self.name, configured)
+        return detect_family(self.architecture, self.name, dict(self.control_token_ids).get, configured)
+
+    def supports_edits(self, configured: str = "") -> bool:
+        """Return whether it writes diffs: by its training, or because it follows instructions.
+
+        Raises:
+            ValueError: the configured family does not fit.
+        """
+        return supports_edits(self.detect_family(configured), self.is_chat)
 
 
 def describe_model(model: Any) -> ModelInfo:
-    """What there is to say of a model that the engine has loaded."""
+    """Collect the metadata of a model that the engine has loaded."""
     return ModelInfo(
         model.name,
         model.architecture,
-        markers(model.tokenizer),
+        collect_control_token_ids(model.tokenizer),
         model.chat is not None,
         model.context_length,
         model.num_parameters,

@@ -1,0 +1,53 @@
+"""What a prompt is built from: `CompletionContext` around a cursor, `EditTarget` for an edit. Plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from codeclippy_ls.prompts.context_snippets import IMPORT_REACH, SCOPE_REACH, Snippet
+from codeclippy_ls.prompts.truncation import CHARACTERS_PER_TOKEN
+
+_SLACK = 4096  # characters beyond the window: a word that is cut off, and what the clean-up looks at
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionContext:
+    """The text around a cursor, with any line ends, the file's name and language, and snippets of other files.
+
+    ``skipped_lines`` of the prefix were left out, at a place that no prompt reaches.
+    """
+
+    prefix: str
+    suffix: str
+    name: str = ""
+    language: str = ""
+    snippets: tuple[Snippet, ...] = ()
+    skipped_lines: int = 0
+
+    def clip(self, context_length: int) -> CompletionContext:
+        """Drop the text that no prompt of ``context_length`` tokens can show; every such prompt stays the same."""
+        reach = context_length * CHARACTERS_PER_TOKEN + _SLACK
+        # Twice: the reaches are counted with one character per line end.
+        head, tail = 2 * IMPORT_REACH, reach + 2 * SCOPE_REACH
+        prefix, skipped = self.prefix, self.skipped_lines
+        if len(prefix) > head + tail:
+            prefix, skipped = prefix[:head] + prefix[-tail:], skipped + prefix[head:-tail].count("\n")
+        return replace(self, prefix=prefix, suffix=self.suffix[:reach], skipped_lines=skipped)
+
+
+@dataclass(frozen=True, slots=True)
+class EditTarget:
+    """A document to edit and the user's message.
+
+    Attributes:
+        lines: without line ends.
+        first, last: selected lines, which are shown whole even if the rest is cut to fit.
+        is_new: the document is empty, so that a file is to be written.
+    """
+
+    lines: tuple[str, ...]
+    first: int
+    last: int
+    name: str
+    message: str
+    is_new: bool = False
