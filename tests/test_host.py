@@ -652,7 +652,7 @@ async def test_unused_models_are_unloaded_only_for_another() -> None:
 @posix
 async def test_host_disconnects_client_that_stops_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     """Others are served during that and afterwards."""
-    monkeypatch.setattr(framing, "MAX_UNSENT", 1 << 20)  # beside what the system's buffers hold
+    monkeypatch.setattr(framing, "MAX_UNSENT", 1 << 20)  # in addition to the system's buffers
     host_address, script = HostAddress(prepare_runtime_folder(), "unread"), ScriptedWorker()
     spec = messages.encode_spec(ModelSpec())
 

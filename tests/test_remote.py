@@ -624,7 +624,7 @@ async def test_request_on_a_stale_connection_is_sent_again() -> None:
 
 
 async def test_service_without_a_list_works_if_the_model_is_named() -> None:
-    """If the settings name none, the error says that there is no list."""
+    """Without a name in the settings, the error says that there is no list."""
     async with run_stub(answer_text("width")) as service:
         service.models = json_response({"detail": "no list"}, "500 Internal")
         async with open_assistant(make_settings(service.url, completion="org/starcoder2-3b")) as assistant:
@@ -643,11 +643,13 @@ async def test_newer_request_supersedes_and_closing_answers_every_request() -> N
         open_assistant(make_settings(service.url)) as assistant,
     ):
         await assistant.prepare()
-        asked = [asyncio.create_task(assistant.complete(Document("file:///a.py", CODE), len(CODE))) for _ in range(2)]
-        generation = (await asked[0]).generation
+        requests = [
+            asyncio.create_task(assistant.complete(Document("file:///a.py", CODE), len(CODE))) for _ in range(2)
+        ]
+        generation = (await requests[0]).generation
         assert generation is not None and generation.finish_reason is FinishReason.SUPERSEDED
         await assistant.close()
-        generation = (await asked[1]).generation
+        generation = (await requests[1]).generation
         assert generation is not None and generation.finish_reason is FinishReason.CANCELLED
         handle = assistant.engine.submit(Request(None, model=ModelRole.COMPLETE), Priority.EDIT)  # type: ignore[arg-type]
         with pytest.raises(EngineError, match="closed"):
@@ -844,12 +846,12 @@ async def test_commands_can_use_an_endpoint(tmp_path: Path) -> None:
     file.write_text(CODE)
     line, column = CODE.count("\n") + 1, len(CODE.rpartition("\n")[2]) + 1
 
-    async def run(url: str, *verb: str) -> tuple[int | None, str]:
+    async def run(url: str, *arguments: str) -> tuple[int | None, str]:
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "codeclippy_ls",
-            *verb,
+            *arguments,
             "--endpoint",
             url,
             "--model",
@@ -857,13 +859,13 @@ async def test_commands_can_use_an_endpoint(tmp_path: Path) -> None:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        said, _ = await child.communicate()
-        return child.returncode, said.decode()
+        output, _ = await child.communicate()
+        return child.returncode, output.decode()
 
     async with run_stub(answer_text("width")) as service:
-        code, said = await run(service.url, "doctor")
-        assert code == 0 and f"qwen2.5-coder-7b at {service.url}" in said and "shipped" not in said, said
+        code, output = await run(service.url, "doctor")
+        assert code == 0 and f"qwen2.5-coder-7b at {service.url}" in output and "shipped" not in output, output
         assert await run(service.url, "complete", f"{file}:{line}:{column}") == (0, "width\n")
-        gone = service.url
-    code, said = await run(gone, "doctor")
-    assert code == 1 and "FAIL  model" in said and "is the service running there" in said, said
+        closed_url = service.url
+    code, output = await run(closed_url, "doctor")
+    assert code == 1 and "FAIL  model" in output and "is the service running there" in output, output

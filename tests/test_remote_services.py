@@ -207,7 +207,7 @@ async def test_edit_is_made_or_refused_with_the_reason(service: Service) -> None
 async def test_unknown_model_is_named_in_the_error(service: Service) -> None:
     """By the service's own words; llama.cpp's server takes any name for its only model."""
     if service.kind == "llama.cpp":
-        pytest.skip("it has one model, whatever it is called")
+        pytest.skip("it has a single model, which answers to any name")
     async with open_remote(service, completion="nobody/nothing") as assistant:
         with pytest.raises(EngineError, match="nobody/nothing"):
             await generate(assistant.engine, "import os\n", 4)
