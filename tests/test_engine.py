@@ -596,16 +596,16 @@ async def test_streaming_limits_and_candidates() -> None:
     try:
         handle = engine.submit(prompt(tokens, max_tokens=12))
         deltas = [delta async for delta in handle.deltas()]
-        whole = await handle.result()
-        assert "".join(deltas) == whole.text and whole.finish_reason is FinishReason.LENGTH
-        assert list(whole.candidates[0].token_ids) == reference(subject, tokens, 12)
+        full = await handle.result()
+        assert "".join(deltas) == full.text and full.finish_reason is FinishReason.LENGTH
+        assert list(full.candidates[0].token_ids) == reference(subject, tokens, 12)
         again = await engine.submit(prompt(tokens, max_tokens=12)).result()
-        assert again.text == whole.text and again.cached_tokens == len(tokens) - 1
-        stop = whole.text[3:6]
+        assert again.text == full.text and again.cached_tokens == len(tokens) - 1
+        stop = full.text[3:6]
         task = UntilText(token_prompt(tokens), stop)
         stopped = await engine.submit(Request(task, sampling=Sampling(max_tokens=12))).result()
         assert stopped.finish_reason is FinishReason.STOP and stop in stopped.text
-        assert whole.text.startswith(stopped.text) and stopped.text != whole.text
+        assert full.text.startswith(stopped.text) and stopped.text != full.text
         timed = await engine.submit(prompt(tokens, max_tokens=200, seconds=0.0)).result()
         assert timed.finish_reason is FinishReason.TIME and len(timed.candidates[0].token_ids) <= 1
         several = await engine.submit(prompt(tokens, max_tokens=8, temperature=1.0, candidates=3, seed=5)).result()

@@ -137,7 +137,7 @@ class Session:
 
 @asynccontextmanager
 async def start_session(transport: str, folder: Path, *arguments: str, **defaults: Any) -> AsyncIterator[Session]:
-    """A session in one transport, with what the script always says."""
+    """Start a session over one transport."""
     script = folder / f"{folder.name}.json"
     script.write_text(json.dumps(defaults))
     async with run_server(transport, (*PROGRAM, *arguments, str(script)), folder) as found:

@@ -164,7 +164,7 @@ def test_weights_with_unusual_names_are_read_by_transformers(tmp_path: Path) -> 
 
 
 def test_configuration_of_an_older_version_is_read_by_transformers(checkpoint: Path, tmp_path: Path) -> None:
-    """Only transformers knows the defaults of what it leaves out."""
+    """Only transformers knows the defaults of the values that it leaves out."""
     folder = Path(shutil.copytree(checkpoint, tmp_path / "older"))
     configure(folder, transformers_version="4.30.0", tie_word_embeddings=None)
     if checkpoint.name == "gpt_neo":  # tied by default
@@ -487,7 +487,7 @@ def test_code_of_an_unknown_architecture_is_never_run(toy: Path, tmp_path: Path)
 
 
 def write(name: str, data: bytes) -> Callable[[Path], None]:
-    """A damage: a file's bytes."""
+    """Damage: other contents of a file."""
 
     def damage(folder: Path) -> None:
         (folder / name).write_bytes(data)
@@ -496,7 +496,7 @@ def write(name: str, data: bytes) -> Callable[[Path], None]:
 
 
 def cut(name: str) -> Callable[[Path], None]:
-    """A damage: half a file."""
+    """Damage: half of a file is missing."""
 
     def damage(folder: Path) -> None:
         (folder / name).write_bytes((folder / name).read_bytes()[: (folder / name).stat().st_size // 2])
@@ -505,34 +505,34 @@ def cut(name: str) -> Callable[[Path], None]:
 
 
 def empty(folder: Path) -> None:
-    """A damage: nothing is left in the folder."""
+    """Damage: the folder is empty."""
     for path in folder.iterdir():
         path.unlink()
 
 
 def settings(**changes: Any) -> Callable[[Path], None]:
-    """A damage: other values in config.json."""
+    """Damage: other values in config.json."""
     return lambda folder: configure(folder, **changes)
 
 
 def drop(name: str) -> Callable[[Path], None]:
-    """A damage: a file that is not there."""
+    """Damage: a missing file."""
     return lambda folder: (folder / name).unlink()
 
 
 def lose(key: str) -> Callable[[Path], None]:
-    """A damage: a tensor that is not there."""
+    """Damage: a missing tensor."""
     return lambda folder: change_weights(folder, lambda weights: weights.pop(key))
 
 
 def pointer_bin(folder: Path) -> None:
-    """A damage: a pointer where the only weights should be."""
+    """Damage: a pointer instead of the only weights."""
     to_bin(folder)
     (folder / "pytorch_model.bin").write_bytes(POINTER)
 
 
 def index_to(file: str) -> Callable[[Path], None]:
-    """A damage: an index that leads elsewhere."""
+    """Damage: an index that refers to another file."""
     return write("model.safetensors.index.json", json.dumps({"weight_map": {"embed_out.weight": file}}).encode())
 
 
@@ -668,7 +668,7 @@ def test_file_instead_of_a_folder_is_rejected(toy: Path) -> None:
 
 
 def test_hub_name_offline_is_rejected_with_a_fix() -> None:
-    """The message says what to set instead."""
+    """The message says which setting to change, and how."""
     with pytest.raises(ModelError, match="'owner/model'") as caught:
         load(ModelSpec("owner/model"))
     assert 'set "model.completion" or "model.edit" to a local folder' in str(caught.value) and "offline" in str(
@@ -864,8 +864,8 @@ def sentencepiece(path: str = "normalizer") -> str:
 
 
 @pytest.mark.parametrize("path", ["normalizer", "pre_tokenizer"])
-def test_blanks_in_front_are_not_put_in_the_middle(path: str) -> None:
-    """Text that continues comes back as it is; text that begins has the blank the model was trained with."""
+def test_continued_text_gets_no_space_prefix(path: str) -> None:
+    """Continued text is decoded unchanged; text at the start gets the space that the model was trained with."""
     tokenizer = Tokenizer(sentencepiece(path))
     for text in [some_text(seed) for seed in range(200)] + ["\n\nx", "\n", "", " x", "x"]:
         ids = tokenizer.encode_continuation(text)

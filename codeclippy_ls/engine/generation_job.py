@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Prompt(Protocol):
-    """What a job needs of the prompt that `Task.build_prompt` builds."""
+    """The part of a prompt that a job needs; `Task.build_prompt` builds it."""
 
     @property
     def token_ids(self) -> Sequence[int]:
@@ -46,7 +46,7 @@ class Deadline:
 
     @property
     def has_passed(self) -> bool:
-        """Whether it has."""
+        """The deadline is over."""
         return time.monotonic() > self.at
 
 
@@ -84,7 +84,7 @@ class GenerationJob:
 
     @property
     def is_prefilled(self) -> bool:
-        """Whether the prompt is in the KV cache, so that tokens are being generated."""
+        """The prompt is in the KV cache, and tokens are being generated."""
         return bool(self._sequences)
 
     def run(self) -> Iterator[None]:

@@ -47,7 +47,7 @@ class Job:
 
     @property
     def is_started(self) -> bool:
-        """Whether it holds a prefix of the cache, which only its own steps can release."""
+        """It holds a cached prefix, which only its own steps can release."""
         return self.steps is not None
 
 
@@ -57,7 +57,7 @@ class ThreadEngine:
     ``_condition`` guards the queues, the pending loads and unloads, and ``_running``.
 
     Args:
-        make_worker: called on the engine thread; makes what loads models and runs jobs.
+        make_worker: called on the engine thread; makes the worker that loads models and runs jobs.
         specs: the models by the name that requests use.
         on_status: called from any thread when a model's status changes.
         step_timeout: seconds for one step, after which the engine counts as hung.

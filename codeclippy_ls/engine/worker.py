@@ -1,4 +1,4 @@
-"""What the engine thread runs: models with their prefix caches, and requests as iterators of steps.
+"""The work of the engine thread: models with their prefix caches, and requests as iterators of steps.
 
 Imports torch only when it is used, on the engine thread. Knows no queue and no documents.
 """
@@ -136,7 +136,7 @@ class ModelWorker:
             is_consistent = False  # the prefix's KV cache and tokens may differ
             raise
         finally:
-            # Keep what was prefilled, also of a cancelled job; the output's part serves a suggestion that is accepted.
+            # Keep the prefilled tokens, also of a cancelled job, and the output's: the suggestion may be accepted.
             if is_consistent:
                 cache.release(prefix)
         candidates = job.make_candidates()

@@ -1,1 +1,1 @@
-"""From a checkpoint folder or hub name to a model that has been tried: files, configuration, tokenizer, weights."""
+"""Loading: from a checkpoint's name to a model that has run its first tokens. `loader.load` is the way through."""

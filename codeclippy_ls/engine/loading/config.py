@@ -2,7 +2,7 @@
 
 Importing transformers takes as long as importing torch. So a configuration is used as it is, without transformers, if
 the present version of transformers wrote it and the native decoder supports its architecture. Every other one is read
-by transformers, which knows older names and the defaults of what was left out.
+by transformers, which knows older names and the defaults of missing values.
 """
 
 from __future__ import annotations

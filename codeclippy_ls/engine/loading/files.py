@@ -1,4 +1,4 @@
-"""Read a checkpoint's JSON files, and say in one line what is wrong with a file."""
+"""Read a checkpoint's JSON files, reject files that are placeholders, and summarize errors in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Model`: a causal language model with its tokenizer, and the `Runner` protocol of what computes it.
+"""`Model`: a causal language model with its tokenizer, and the `Runner` protocol of its implementations.
 
 Knows token ids only. Belongs to the engine thread.
 """

@@ -43,7 +43,7 @@ class ModuleRunner:
         parameters = list(module.parameters())
         self.num_parameters = sum(parameter.numel() for parameter in parameters)
         self.nbytes = sum(parameter.nbytes for parameter in parameters)
-        # Where token ids go. Of a module over several devices, accelerate moves what is offloaded ("meta") when needed.
+        # The device of the token ids. If a module is split, accelerate moves offloaded ("meta") parts when needed.
         self.device: torch.device = next(
             (parameter.device for parameter in parameters if parameter.device.type != "meta"), torch.device("cpu")
         )

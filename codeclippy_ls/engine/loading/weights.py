@@ -1,7 +1,7 @@
 """Read weights from a checkpoint's safetensors files, tensor by tensor, when they are asked for.
 
 Matrices may be stored as int8 with a scale per row, which keeps the shipped model small: ``weight = int8 * scale[:,
-None]``. Knows files and names; does not know what a weight is for.
+None]``. Knows files and names; knows nothing of the weights' meaning.
 """
 
 from __future__ import annotations
