@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import time
@@ -154,9 +155,18 @@ class Nvim:
         self.wait_until(lambda: text in self.get_screen(), f"{text!r} on the screen")
 
     def close(self) -> None:
-        """Exit without saving; this ends the server, too."""
+        """Exit without saving, which ends the server, too, and close the pipes to the process."""
         with contextlib.suppress(Exception):
             self.rpc.input("<Esc><Esc>:qa!<CR>")
-            time.sleep(0.3)
+        # pynvim closes its event loop before the loop has closed the pipes.
+        *_, process = self.rpc._session.loop._to_close
+        end = time.monotonic() + TIMEOUT
+        while time.monotonic() < end and process.get_returncode() is None:
+            self._run_loop()
+        self._run_loop()
         with contextlib.suppress(Exception):
             self.rpc.close()
+
+    def _run_loop(self) -> None:
+        with contextlib.suppress(RuntimeError):  # pynvim stops the loop when the process exits
+            self.rpc.loop.run_until_complete(asyncio.sleep(0.05))
