@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
+from tests.editor import TIMEOUT
 from tests.editors.conftest import CLIENTS, ROOT
 from tests.editors.terminal import draw
 
 VERSIONS = ("28", "30")
 CLIENT = CLIENTS / "emacs" / "codeclippy.el"
 INIT = Path(__file__).parent / "emacs" / "init.el"
-TIMEOUT = float(os.environ.get("EDITOR_PATIENCE", "60"))  # seconds; a busy machine is slow
 WIDTH, HEIGHT = 100, 28
 
 
@@ -45,7 +45,7 @@ def run_batch(version: str, home: Path, *arguments: str) -> str:
     home.mkdir(exist_ok=True)
     command = [find_binary(version), "-q", "--batch", *arguments]
     environment = {**os.environ, "HOME": str(home), "LANG": "C.UTF-8"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     return "\n".join(line for line in output.splitlines() if not line.startswith("Loading /"))
@@ -97,7 +97,7 @@ class Emacs:
         self.wait_until(self._socket.exists, "the editor to start")
 
     def _tmux(self, *arguments: str) -> str:
-        done = subprocess.run([*self._terminal, *arguments], capture_output=True, text=True, timeout=30)
+        done = subprocess.run([*self._terminal, *arguments], capture_output=True, text=True, timeout=TIMEOUT)
         return done.stdout
 
     def eval_lisp(self, form: str) -> Any:

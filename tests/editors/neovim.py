@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from tests.editor import TIMEOUT
 from tests.editors.conftest import CLIENTS, ROOT, require_installed
 
 BINARIES = {"0.11": ROOT / "nvim-0.11" / "bin" / "nvim", "0.12": ROOT / "nvim-0.12" / "nvim"}
-TIMEOUT = 40.0  # seconds; a busy machine is slow
 
 
 class Nvim:

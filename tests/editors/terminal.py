@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.editor import TIMEOUT
+
 
 class Terminal:
     """A session of its own tmux server; skips the test if tmux is not installed."""
@@ -77,7 +79,7 @@ class Terminal:
         """Return the text on the screen, without colours."""
         return self._tmux("capture-pane", "-p")
 
-    def wait_until(self, condition: Callable[[], bool], description: str, seconds: float = 40.0) -> None:
+    def wait_until(self, condition: Callable[[], bool], description: str, seconds: float = TIMEOUT) -> None:
         """Wait until a condition holds; fail the test with the screen if it does not."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -86,7 +88,7 @@ class Terminal:
             time.sleep(0.1)
         pytest.fail(f"timed out waiting for {description}:\n{self.get_screen()}")
 
-    def wait_for_screen(self, text: str, seconds: float = 40.0) -> None:
+    def wait_for_screen(self, text: str, seconds: float = TIMEOUT) -> None:
         """Wait until a text is on the screen."""
         self.wait_until(lambda: text in self.get_screen(), f"{text!r} on the screen", seconds)
 

@@ -43,7 +43,7 @@ def helix(tmp_path: Path, script: Script, request: pytest.FixtureRequest) -> Ter
 
 def request_until_drawn(helix: Terminal, answer: str, *keys: str) -> None:
     """Press the keys until the answer is drawn: Helix does not show when the server is ready."""
-    for _ in range(15):
+    for _ in range(60):
         helix.press(*keys)
         end = time.monotonic() + 3
         while time.monotonic() < end:
@@ -55,7 +55,7 @@ def request_until_drawn(helix: Terminal, answer: str, *keys: str) -> None:
 
 def request_code_actions(helix: Terminal, answer: str) -> None:
     """Open the code actions until the answer is drawn; Escape closes them."""
-    for _ in range(15):
+    for _ in range(60):
         helix.press("Space", "a")
         time.sleep(2)
         if answer in helix.get_screen():

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.editor import TIMEOUT
 from tests.editors.emacs import Emacs
 from tests.editors.hosts import UNFINISHED, Hosts
 from tests.editors.neovim import Nvim
@@ -25,7 +26,7 @@ def cleanup() -> Iterator[ExitStack]:
 
 def wait_until(condition: Callable[[], Any], description: str) -> None:
     """Wait until a condition on another process holds."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < end, description
         time.sleep(0.05)

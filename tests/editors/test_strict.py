@@ -54,7 +54,7 @@ def play_session(
             "LANG": "C.UTF-8",
         }
         done = subprocess.run(
-            command, env={**os.environ, **variables, **environment}, capture_output=True, text=True, timeout=120
+            command, env={**os.environ, **variables, **environment}, capture_output=True, text=True, timeout=600
         )
     assert done.returncode == 0 and "\n{" in f"\n{done.stdout}", done.stdout + done.stderr
     results: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])

@@ -207,7 +207,7 @@ def port(profile: Path) -> Iterator[int]:
 
 def wait_until(condition: Callable[[], object], failure: str) -> None:
     """Wait until a condition on another process holds."""
-    for _ in range(600):
+    for _ in range(3000):
         if condition():
             return
         time.sleep(0.1)

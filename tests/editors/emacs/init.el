@@ -20,7 +20,7 @@
       ring-bell-function #'ignore
       use-short-answers t
       eglot-sync-connect 60
-      eglot-connect-timeout 60
+      eglot-connect-timeout 180
       eldoc-idle-delay 3600
       confirm-kill-processes nil
       frame-background-mode 'dark)  ; as the screenshots are
