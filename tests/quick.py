@@ -17,11 +17,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 OURS = ("codeclippy_ls", "tests", "bench", "training")
 HEAVY = {"torch", "transformers"}
-# Helpers that start processes, and the toy models; the toy tokenizer is quick.
+# Helpers that start processes.
 SLOW_HELPERS = {"tests.editor.process", "tests.transports", "tests.services"}
 EXAMPLES = 10
 _LAW = "_hypothesis_internal_use_settings"
-MODEL_MAKERS = {"module", "save", "config"}  # of tests.checkpoints
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -97,10 +96,25 @@ def _imported(node: ast.AST) -> Iterator[str]:
 def _makes_model(node: ast.AST) -> bool:
     return (
         isinstance(node, ast.Attribute)
-        and node.attr in MODEL_MAKERS
+        and node.attr in _model_makers()
         and isinstance(node.value, ast.Name)
         and node.value.id == "checkpoints"
     )
+
+
+@cache
+def _model_makers() -> frozenset[str]:
+    """List the functions of ``tests.checkpoints`` that import a heavy library, or call one that does."""
+    tree = ast.parse((ROOT / "tests" / "checkpoints.py").read_text(encoding="utf-8"))
+    functions = {node.name: list(ast.walk(node)) for node in tree.body if isinstance(node, ast.FunctionDef)}
+    found = {name for name, nodes in functions.items() if any(HEAVY & set(_imported(node)) for node in nodes)}
+    while more := {
+        name
+        for name, nodes in functions.items()
+        if name not in found and any(isinstance(node, ast.Name) and node.id in found for node in nodes)
+    }:
+        found |= more
+    return frozenset(found)
 
 
 def _files_of(names: set[str] | frozenset[str]) -> list[Path]:

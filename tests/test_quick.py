@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pkgutil
 from pathlib import Path
 
 import pytest
 
-from tests.quick import is_quick
+from tests.quick import SLOW_HELPERS, is_quick
 
 TESTS = Path(__file__).parent
 
@@ -22,6 +23,12 @@ def test_files_with_a_model_or_a_server_process_are_not(name: str) -> None:
     assert not is_quick(TESTS / f"test_{name}.py")
 
 
+@pytest.mark.parametrize("name", sorted(SLOW_HELPERS))
+def test_slow_helpers_exist(name: str) -> None:
+    """A module, or a function of one."""
+    pkgutil.resolve_name(name)
+
+
 @pytest.mark.parametrize(
     ("source", "quick"),
     [
@@ -29,8 +36,8 @@ def test_files_with_a_model_or_a_server_process_are_not(name: str) -> None:
         ("def test_it():\n    import torch", False),
         ("from typing import TYPE_CHECKING\nfrom tests.editor import in_process", True),
         ("from tests.editor import process", False),
-        ("from tests import checkpoints\nTEXT = checkpoints.definition()", True),
-        ("from tests import checkpoints\ndef test_it():\n    checkpoints.save(None)", False),
+        ("from tests import checkpoints\nTEXT = checkpoints.make_tokenizer_json()", True),
+        ("from tests import checkpoints\ndef test_it():\n    checkpoints.save_checkpoint(None)", False),
         ("import bench.gpu", False),
     ],
 )
