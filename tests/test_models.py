@@ -936,7 +936,7 @@ def engine(toy: Path) -> Iterator[ThreadEngine]:
 
 def four_tokens() -> Request:
     """Make a request for four tokens."""
-    built = SimpleNamespace(tokens=tuple(TOKENS), ends=frozenset(), constraint=None)
+    built = SimpleNamespace(token_ids=tuple(TOKENS), stop_token_ids=frozenset(), constraint=None)
     return Request(PrebuiltTask(built), sampling=Sampling(max_tokens=4))
 
 
