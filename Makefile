@@ -1,7 +1,7 @@
 # Everything runs in an environment of its own, .venv, which the first target that needs it makes.
 PYTHON ?= python3
 VENV := .venv
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PEERS := .venv-peers
 SERVICES := .venv-services
 TORCH ?= torch==2.13.0
@@ -32,7 +32,7 @@ test-quick: $(VENV)/installed-test
 test-all: $(VENV)/installed-test ## the slow tests too; as CI does
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not editors"
 
-editors: $(VENV)/bin/python ## install the real editors beside the system's, where they can be had (apt needs root)
+editors: $(BIN)/python ## install the real editors beside the system's, where they can be had (apt needs root)
 	for editor in neovim helix emacs vscode; do \
 		PYTHON=$(abspath $(BIN)/python) sh tests/editors/install/$$editor.sh "$(EDITORS_ROOT)" || exit 1; done
 
@@ -63,11 +63,11 @@ bench-peers: $(VENV)/installed $(PEERS)/installed ## other engines, in an enviro
 train-rehearsal: $(VENV)/installed-train ## the whole training chain in minutes, on the CPU
 	PYTHON=$(BIN)/python sh training/rehearsal.sh
 
-$(VENV)/bin/python:
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # torch first and pinned: a wider request would bring its newest build.
-$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -c constraints.txt "$(TORCH)"
 	$(PIP) install -c constraints.txt -e .
 	touch $@
