@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codeclippy_ls.families import list_control_tokens
 from codeclippy_ls.postprocess.cleanup import STEPS, clean_up, count_replaced, cut_repetition, is_finished
 from codeclippy_ls.settings import CLEAN_UP_STEPS
 
@@ -30,9 +31,9 @@ code = st.text(st.sampled_from("ab ()[]{}:\n\t\"'=+é"), max_size=60)
 
 @settings(derandomize=True, max_examples=300)
 @given(code, code, code, st.booleans())
-def test_what_is_kept_is_a_head_of_the_answer(answer: str, before: str, after: str, multiline: bool) -> None:
-    """Nothing is ever made up, a single line stays one, and a suggestion is never blank."""
-    kept = clean_up(answer, before, after, multiline, off={"indentation"})
+def test_result_is_a_prefix_of_the_answer(answer: str, before: str, after: str, multiline: bool) -> None:
+    """Nothing is invented, a single line stays one, and a suggestion is never only white space."""
+    kept = clean_up(answer, before, after, multiline, disabled={"indentation"})
     assert answer.startswith(kept) or answer.lstrip(" ").startswith(kept)
     assert not kept or kept.strip()
     assert multiline or kept.lstrip("\n").count("\n") <= 1
@@ -40,18 +41,18 @@ def test_what_is_kept_is_a_head_of_the_answer(answer: str, before: str, after: s
 
 @settings(derandomize=True, max_examples=300)
 @given(code, code, code, st.booleans())
-def test_generation_stops_only_where_nothing_more_would_be_kept(
+def test_generation_stops_only_if_nothing_more_would_be_kept(
     answer: str, more: str, before: str, multiline: bool
 ) -> None:
-    """Whatever the model would have written after the stop, the suggestion is the same."""
+    """The suggestion is the same, whatever the model would have written after the stop."""
     if is_finished(answer, before, multiline):
         assert clean_up(answer + more, before, "", multiline) == clean_up(answer, before, "", multiline)
 
 
 @settings(derandomize=True, max_examples=300)
 @given(st.text(st.sampled_from("ab\n"), max_size=60))
-def test_what_goes_round_is_noticed_while_it_is_written(answer: str) -> None:
-    """Character by character, whatever would be cut for repeating itself ends the answer."""
+def test_repetition_is_noticed_during_generation(answer: str) -> None:
+    """Character by character, any text that would be cut as a repetition ends the answer."""
     if cut_repetition(answer) != answer:
         assert any(is_finished(f"{answer}\n"[:end], "", multiline=True) for end in range(len(answer) + 2))
 
@@ -64,6 +65,19 @@ def test_only_indentation_is_ever_changed(answer: str, before: str, after: str) 
     assert [line.lstrip() for line in kept.split("\n")] == [line.lstrip() for line in plain.split("\n")]
 
 
+@pytest.mark.parametrize("token", list_control_tokens())
+def test_every_family_control_token_is_cut(token: str) -> None:
+    """The pattern comes from the table of families: DeepSeek, Code Llama, Codestral and Seed-Coder count, too."""
+    assert clean_up(f"value {token}more", "x = ", "", multiline=False) == "value"
+    assert clean_up(f"value {token}more", f"x = {token!r}\ny = ", "", multiline=False) == f"value {token}more"
+
+
+def test_code_like_control_tokens_are_kept_after_a_name() -> None:
+    """An index and a type parameter are code."""
+    for text in ("names[PREFIX] + 1", "f(x)[SUFFIX]", "vector<s> y"):
+        assert clean_up(text, "x = ", "", multiline=False) == text
+
+
 def test_every_step_can_be_disabled_and_is_documented() -> None:
     """The setting's values and the table in the docs name the steps of the pipeline in its order, then the syntax
     check."""
@@ -72,13 +86,13 @@ def test_every_step_can_be_disabled_and_is_documented() -> None:
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_every_filter_has_a_case_that_needs_it(name: str) -> None:
-    """Switched off, some case comes out otherwise: no filter is there for nothing, and every switch works."""
+def test_every_step_has_a_case_that_needs_it(name: str) -> None:
+    """With the step disabled, the result of some case differs."""
 
     def outcome(case: str) -> str:
         document = re.split(r"^---\n?", CASES[case], maxsplit=1, flags=re.MULTILINE)[0]
         before, answer, after = re.split("[⟪⟫]", document.removesuffix("\n"))
-        return clean_up(answer, before, after, case.endswith("block"), off={name})
+        return clean_up(answer, before, after, case.endswith("block"), disabled={name})
 
     kept = {case: re.split(r"^---\n?", CASES[case], maxsplit=1, flags=re.MULTILINE)[1] for case in CASES}
     assert any(outcome(case) != kept[case].removesuffix("\n") for case in CASES)
@@ -104,6 +118,6 @@ def test_every_filter_has_a_case_that_needs_it(name: str) -> None:
         ("a);", " );", 3),
     ],
 )
-def test_what_a_suggestion_takes_the_place_of(text: str, suffix: str, count: int) -> None:
-    """Closing signs that the editor put there, where the suggestion brings them along in their order."""
+def test_closing_punctuation_is_replaced(text: str, suffix: str, count: int) -> None:
+    """Closing punctuation of the editor is replaced if the suggestion has it in the same order."""
     assert count_replaced(text, suffix) == count

@@ -1,4 +1,4 @@
-"""Clean-up of what a model wrote, and the check that it leaves the code around it intact.
+"""Clean-up of model answers, and the check that they do not break the code around them.
 
-Knows text only: no models, no threads, no LSP.
+Knows text and the names of control tokens only: no models, no threads, no LSP.
 """

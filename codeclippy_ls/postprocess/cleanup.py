@@ -1,8 +1,8 @@
-"""What is kept of a model's answer: a pipe of small named filters, each of which may shorten it to nothing.
+"""Clean-up of a model's answer: a pipeline of small named steps, each of which may shorten it to nothing.
 
-A suggestion that repeats what already stands after the cursor, or that says the same thing again and again, is worse
-than none. Every filter takes the text and the place it is meant for, and can be switched off by its name. All texts
-are in LF. Knows no model and no LSP.
+A suggestion that repeats the text after the cursor, or the same text again and again, is worse than no suggestion.
+Each step takes the text and the cursor's context, and can be disabled by its name. All texts have LF line ends. Knows
+no model and no LSP.
 """
 
 from __future__ import annotations
@@ -12,83 +12,103 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 
+from codeclippy_ls.families import list_control_tokens
 from codeclippy_ls.text import indent_width
 
 _UNPRINTABLE = re.compile("[\ufffd\u202a-\u202e\u2066-\u2069]")
-# Control tokens of the families, as text: what a model writes that was shown them as plain text in its training.
-_CONTROL = re.compile(
-    r"<\|(?:endoftext|im_end|im_start|eot_id|end_of_text|fim_\w+|file_sep(?:arator)?|repo_name|SUF|PRE|MID)\|>"
-    r"|<fim[_-](?:prefix|middle|suffix|pad)>|<(?:file_sep|repo_name|reponame|filename|gh_stars|PRE|SUF|MID|EOT)>"
-    r"|<(?:NME|BEF|MSG|DFF)>"
+# Control tokens that models spell out beside their family's own: of chats, and of other versions of a family.
+_OTHER_CONTROL_TOKENS = (
+    r"<\|(?:im_start|eot_id|fim_\w+|file_sep|repo_name)\|>"
+    r"|<fim[_-]pad>|<(?:file_sep|repo_name|reponame|filename|gh_stars|EOT)>"
 )
+# They may also be code: an index or a type parameter, if they follow a name.
+_CODE_LIKE_TOKENS = frozenset({"[PREFIX]", "[SUFFIX]", "<s>"})
 _OPENING = {"(": ")", "[": "]", "{": "}"}
-_MOST_LINES = 8  # of one statement whose brackets are open
+_MAX_STATEMENT_LINES = 8  # of one statement whose brackets are open
 _CLOSING = {closing: opening for opening, closing in _OPENING.items()}
-_CLOSERS_ONLY = re.compile(r"[ \t]*[)\]}\"'`]+[ \t]*[:;,{]?")
-_WORTH = re.compile(r"\w|[)\]}:;]")
+_CLOSING_ONLY = re.compile(r"[ \t]*[)\]}\"'`]+[ \t]*[:;,{]?")
+_NOT_TRIVIAL = re.compile(r"\w|[)\]}:;]")
+
+
+def _compile_control_tokens() -> re.Pattern[str]:
+    """Compile a pattern of all families' control tokens as text."""
+    patterns = []
+    for token in list_control_tokens():
+        # SentencePiece writes a space as U+2581; decoded text may have either or neither in front.
+        spelled = re.escape(token.removeprefix("\u2581"))
+        before = "\u2581?" if token.startswith("\u2581") else ""
+        patterns.append(rf"(?<![\w)\]]){spelled}" if token in _CODE_LIKE_TOKENS else before + spelled)
+    return re.compile("|".join((*patterns, _OTHER_CONTROL_TOKENS)))
+
+
+_CONTROL_TOKEN = _compile_control_tokens()
 
 
 @dataclass(frozen=True, slots=True)
 class CursorContext:
-    """A cursor: the text before and after it, and whether more than one line may be suggested there."""
+    """Text before and after a cursor; ``multiline`` allows more than one line to be suggested there."""
 
     prefix: str
     suffix: str
     multiline: bool
 
 
-def clean_up(text: str, prefix: str, suffix: str, multiline: bool, off: Collection[str] = ()) -> str:
-    """The part of an answer worth showing at a cursor between ``prefix`` and ``suffix``; empty where none is.
+def clean_up(text: str, prefix: str, suffix: str, multiline: bool, disabled: Collection[str] = ()) -> str:
+    """Return the part of an answer to show at a cursor between ``prefix`` and ``suffix``; may be empty.
 
     Args:
-        multiline: whether more than one line may be suggested here.
-        off: names of filters that are not applied.
+        multiline: more than one line may be suggested here.
+        disabled: names of steps to skip.
     """
     context = CursorContext(prefix, suffix, multiline)
-    for name, filter in STEPS.items():
-        if text and name not in off:
-            text = filter(text, context)
+    for name, step in STEPS.items():
+        if text and name not in disabled:
+            text = step(text, context)
     return text if text.strip() else ""
 
 
-def is_finished(text: str, prefix: str, multiline: bool, off: Collection[str] = ()) -> bool:
-    """Whether whatever may still come would be cut away: generation can stop here."""
-    goes_round = multiline and "repetition" not in off and _ends_in_repetition(text)
-    if "scope" in off:
-        return goes_round
-    if "indentation" not in off:
+def is_finished(text: str, prefix: str, multiline: bool, disabled: Collection[str] = ()) -> bool:
+    """Return whether generation can stop, because any further text would be cut."""
+    repeats = multiline and "repetition" not in disabled and _ends_in_repetition(text)
+    if "scope" in disabled:
+        return repeats
+    if "indentation" not in disabled:
         text = match_indentation(text, CursorContext(prefix, "", multiline))
     if multiline:
-        return len(cut_to_block(text, prefix)) < len(text.rpartition("\n")[0]) or goes_round
+        return len(cut_to_block(text, prefix)) < len(text.rpartition("\n")[0]) or repeats
     return len(cut_to_line(text)) < len(text.rpartition("\n")[0] or text)
 
 
 def count_replaced(text: str, suffix: str) -> int:
-    """How many characters after the cursor a suggestion takes the place of: closing signs that it brings along.
+    """Count the characters after the cursor that a suggestion replaces: closing punctuation that it contains itself.
 
-    Editors close brackets and quotes as they are opened, so that a cursor often stands before nothing but these. A
-    suggestion that goes on behind them (``a, b):`` before ``)``) replaces them, where it holds them in their order.
+    Editors close brackets and quotes as they are opened, so that a cursor often precedes nothing but these. A
+    suggestion that continues after them (``a, b):`` before ``)``) replaces them if it has them in the same order.
     """
     rest = suffix.partition("\n")[0]
-    match = _CLOSERS_ONLY.match(rest)
+    match = _CLOSING_ONLY.match(rest)
     if match is None or rest[match.end() :].strip() or "\n" in text:
         return 0
-    signs = iter(_find_unmatched(text))
-    wanted = [sign for sign in match.group() if not sign.isspace()]
-    return match.end() if all(any(sign == other for other in signs) for sign in wanted) else 0
+    unmatched = iter(_find_unmatched(text))
+    wanted = [character for character in match.group() if not character.isspace()]
+    return match.end() if all(any(character == other for other in unmatched) for character in wanted) else 0
 
 
 def _find_unmatched(text: str) -> list[str]:
-    """Closing brackets that close nothing in the text, the last quote of an odd number, and a sign at its end."""
-    found, open_ = [], list[str]()
-    odd = {quote: text.rfind(quote) for quote in "\"'`" if text.count(quote) % 2}
-    for index, sign in enumerate(text):
-        if sign in _OPENING:
-            open_.append(sign)
-        elif sign in _CLOSING and open_ and open_[-1] == _CLOSING[sign]:
-            open_.pop()
-        elif sign in _CLOSING or odd.get(sign) == index or (sign in ":;,{" and not text[index + 1 :].strip()):
-            found.append(sign)
+    """Find closing brackets that close nothing, the last quote of an odd number, and punctuation at the end."""
+    found, open_brackets = [], list[str]()
+    odd_quotes = {quote: text.rfind(quote) for quote in "\"'`" if text.count(quote) % 2}
+    for index, character in enumerate(text):
+        if character in _OPENING:
+            open_brackets.append(character)
+        elif character in _CLOSING and open_brackets and open_brackets[-1] == _CLOSING[character]:
+            open_brackets.pop()
+        elif (
+            character in _CLOSING
+            or odd_quotes.get(character) == index
+            or (character in ":;,{" and not text[index + 1 :].strip())
+        ):
+            found.append(character)
     return found
 
 
@@ -101,45 +121,45 @@ def cut_at_unprintable(text: str, context: CursorContext) -> str:
 
 
 def cut_at_control_token(text: str, context: CursorContext) -> str:
-    """The text up to a control token that the model spelled out, unless the file is about such tokens."""
-    for match in _CONTROL.finditer(text):
+    """Cut the text at a control token that the model spelled out, unless the file contains that token."""
+    for match in _CONTROL_TOKEN.finditer(text):
         if match.group() not in context.prefix and match.group() not in context.suffix:
             return text[: match.start()]
     return text
 
 
 def drop_duplicate_space(text: str, context: CursorContext) -> str:
-    """The text without a blank at its start where one stands before the cursor already, behind text on its line."""
+    """Drop spaces at the start if the cursor's line has text that ends in a space."""
     typed = context.prefix.rpartition("\n")[2]
     return text.lstrip(" ") if typed.endswith(" ") and typed.strip() else text
 
 
 def limit_to_scope(text: str, context: CursorContext) -> str:
-    """The rest of the line, or the block."""
+    """Cut the text at the end of the line, or of the block."""
     return cut_to_block(text, context.prefix) if context.multiline else cut_to_line(text)
 
 
 def cut_to_line(text: str) -> str:
-    """The rest of the cursor's line, with the lines up to where the brackets that it opens are closed.
+    """Cut the text after the cursor's line, or after the line that closes the brackets opened there.
 
-    Where the rest is empty, also the next line, so that Enter is suggested with it.
+    If the rest of the line is empty, keep the next line, so that Enter is suggested with it.
     """
     lines = text.split("\n")
     last = 0 if lines[0].strip() or len(lines) == 1 else 1
-    depth = sum(map(_bracket_balance, lines[: last + 1]))
-    while depth > 0 and last + 1 < len(lines) and last < _MOST_LINES:
+    depth = sum(map(_count_open_brackets, lines[: last + 1]))
+    while depth > 0 and last + 1 < len(lines) and last < _MAX_STATEMENT_LINES:
         last += 1
-        depth += _bracket_balance(lines[last])
+        depth += _count_open_brackets(lines[last])
     return "\n".join(lines[: last + 1])
 
 
-def _bracket_balance(line: str) -> int:
-    """How many brackets more a line opens than it closes; those in strings count, which costs a line at worst."""
+def _count_open_brackets(line: str) -> int:
+    """Count opening less closing brackets; those in strings count as well, which costs a line at worst."""
     return sum(line.count(opening) - line.count(closing) for opening, closing in _OPENING.items())
 
 
 def cut_to_block(text: str, prefix: str) -> str:
-    """The text up to where its block ends: the first line that is indented less than the cursor's line."""
+    """Cut the text at the first line that is indented less than the cursor's line."""
     depth = indent_width(prefix.rpartition("\n")[2])
     kept: list[str] = []
     for index, line in enumerate(text.split("\n")):
@@ -150,7 +170,7 @@ def cut_to_block(text: str, prefix: str) -> str:
 
 
 def cut_repetition(text: str, context: CursorContext | None = None) -> str:
-    """The text up to where it repeats itself: the second of three equal lines, or a unit four times in a row."""
+    """Cut the text where it repeats itself: after two of three equal lines, or after one of four equal units."""
     lines = text.split("\n")
     for index in range(2, len(lines)):
         if lines[index].strip() and lines[index] == lines[index - 1] == lines[index - 2]:
@@ -160,7 +180,7 @@ def cut_repetition(text: str, context: CursorContext | None = None) -> str:
 
 
 def _ends_in_repetition(text: str) -> bool:
-    """Whether the text ends in what `cut_repetition` cuts away: asked after every token, so without a search."""
+    """Return whether the text ends in a repetition for `cut_repetition`; called per token, so it does not search."""
     *_, third, second, last, rest = ["", "", "", "", *text.split("\n")][-4:]
     if not rest and last.strip() and third == second == last:
         return True
@@ -169,7 +189,7 @@ def _ends_in_repetition(text: str) -> bool:
 
 
 def drop_overlap(text: str, context: CursorContext) -> str:
-    """The text without an end that stands after the cursor already."""
+    """Drop an end of the text that follows the cursor already."""
     suffix = context.suffix
     rest = suffix.split("\n", 1)[0]
     if rest.strip() and (stripped := text.rstrip()).endswith(rest.strip()) and len(stripped) >= len(rest.strip()):
@@ -186,7 +206,7 @@ def drop_overlap(text: str, context: CursorContext) -> str:
 
 
 def drop_surplus_closing_brackets(text: str, context: CursorContext) -> str:
-    """The text without closing brackets at its end that stand right after the cursor already."""
+    """Drop closing brackets at the end that directly follow the cursor already."""
     after = context.suffix.split("\n", 1)[0].strip()
     while after and text and text[-1] in _CLOSING and after[0] == text[-1]:
         if text.count(text[-1]) <= text.count(_CLOSING[text[-1]]):
@@ -196,14 +216,14 @@ def drop_surplus_closing_brackets(text: str, context: CursorContext) -> str:
 
 
 def match_indentation(text: str, context: CursorContext) -> str:
-    """The text with its lines after the first indented by tabs where the file is, by blanks where the file is."""
+    """Indent the lines after the first by tabs or by spaces, as the file does."""
     first, newline, others = text.partition("\n")
     if not others:
         return text
-    tabs, steps = _indents(f"{context.prefix}\n{context.suffix}")
+    tabs, steps = _collect_indents(f"{context.prefix}\n{context.suffix}")
     if tabs and not steps:
-        own = _indents(f"\n{others}")[1]
-        # Four where that fits: from the widths alone, eight blanks could be one level or two.
+        own = _collect_indents(f"\n{others}")[1]
+        # Four if that divides all: from the widths alone, eight spaces could be one level or two.
         if unit := next((unit for unit in (4, 2) if not any(step % unit for step in own)), 0):
             others = re.sub(r"^ +", lambda match: "\t" * (len(match.group()) // unit), others, flags=re.M)
     elif steps and not tabs:
@@ -211,25 +231,25 @@ def match_indentation(text: str, context: CursorContext) -> str:
     return first + newline + others
 
 
-@lru_cache(maxsize=8)  # of the file, which is the same for every token of an answer
-def _indents(text: str) -> tuple[int, frozenset[int]]:
-    """How many lines begin with a tab, and the widths of those that begin with two blanks or more."""
+@lru_cache(maxsize=8)  # the file is the same for every token of an answer
+def _collect_indents(text: str) -> tuple[int, frozenset[int]]:
+    """Count the lines that begin with a tab, and collect the widths of those that begin with two spaces or more."""
     widths = frozenset(map(len, re.findall(r"^( {2,})\S", text, re.M)))
     return len(re.findall(r"^\t+\S", text, re.M)), widths
 
 
 def strip_trailing_whitespace(text: str, context: CursorContext) -> str:
-    """The text without white space at its end; a line end stays where it is all that is missing before the suffix."""
+    """Strip white space at the end; a line end stays if only that is missing before the suffix."""
     return text.rstrip(" \t\n") if not context.suffix.strip("\n") or "\n" in text else text.rstrip(" \t")
 
 
 def drop_duplicate_text(text: str, context: CursorContext) -> str:
-    """Nothing, where the suffix begins with the text."""
+    """Drop the text if the suffix begins with it."""
     return "" if context.suffix.lstrip(" ").startswith(text.strip(" ")) else text
 
 
 def drop_duplicate_line(text: str, context: CursorContext) -> str:
-    """Nothing, where a whole-line suggestion is just the line before or after the cursor again."""
+    """Drop a line that equals the line before or after the cursor."""
     line = (context.prefix.rpartition("\n")[2] + text).strip()
     before = [other.strip() for other in context.prefix.split("\n")[:-1] if other.strip()][-1:]
     after = [other.strip() for other in context.suffix.split("\n")[1:] if other.strip()][:1]
@@ -237,8 +257,8 @@ def drop_duplicate_line(text: str, context: CursorContext) -> str:
 
 
 def drop_trivial(text: str, context: CursorContext) -> str:
-    """Nothing, where there is neither a word nor the end of anything in it: a lone quote, comma or comment sign."""
-    return text if _WORTH.search(text) else ""
+    """Drop text without a word and without an end of anything: a lone quote, comma or comment character."""
+    return text if _NOT_TRIVIAL.search(text) else ""
 
 
 STEPS: dict[str, Callable[[str, CursorContext], str]] = {
