@@ -231,7 +231,7 @@ def test_plain_eglot_serves_a_mode_without_another_server(emacs: Emacs, file: Fi
     emacs.wait_until(lambda: emacs.eval_lisp("(and (eglot-current-server) t)"), "eglot to connect")
     assert emacs.eval_lisp('(format "%s" (eieio-object-class (eglot-current-server)))') == "codeclippy-eglot-server"
     assert emacs.eval_lisp("(equal (car (last eglot-server-programs)) '(prog-mode . codeclippy-eglot-contact))"), (
-        "appended"
+        "it is at the end"
     )
 
 
@@ -366,7 +366,7 @@ def test_a_diff_is_shown_and_the_next_candidate_is_chosen(
         ask()
         emacs.press("M-n")
         emacs.wait_for_screen("+    # sums", "(2 of 2)")
-        assert "# adds" not in emacs.get_screen(), "one window serves both"
+        assert "# adds" not in emacs.get_screen(), "both candidates use one window"
         emacs.press("y")
         wait_for_body(emacs, COMMENTED.replace("adds", "sums"), "the edit")
         assert emacs.eval_lisp("(length (window-list))") == 1 and emacs.eval_lisp("(buffer-name)") == path.name
@@ -374,7 +374,7 @@ def test_a_diff_is_shown_and_the_next_candidate_is_chosen(
         wait_for_body(emacs, PLAIN, "one undo to revert it")
         ask()
         emacs.press("q")
-        emacs.wait_until(lambda: "y apply" not in emacs.get_screen(), "the diff to go")
+        emacs.wait_until(lambda: "y apply" not in emacs.get_screen(), "the diff to close")
         time.sleep(0.3)
         assert get_body(emacs) == PLAIN and emacs.eval_lisp("(length (window-list))") == 1
     finally:

@@ -574,10 +574,10 @@ def test_two_windows_have_a_server_each(shared: Window, script: Script, tmp_path
     script.set(complete="total / len(values)")
     shared.open(MEAN)
     started = len(shared.list_servers())
-    beside = tmp_path / "beside.py"
-    beside.write_text(MEAN)
+    other = tmp_path / "other.py"
+    other.write_text(MEAN)
     shared.run(
-        "useSecondWindow", folder=str(tmp_path), file=str(beside), line=5, type=" ", expected="total / len(values)"
+        "useSecondWindow", folder=str(tmp_path), file=str(other), line=5, type=" ", expected="total / len(values)"
     )
     assert len(shared.list_servers()) == started + 1
 
