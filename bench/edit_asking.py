@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from codeclippy_ls.assist.proposals import Proposal, Refusal, proposal_from
+from codeclippy_ls.assist.proposals import Proposal, Refusal, make_proposal
 from codeclippy_ls.diffs.reading import read_diff
 from codeclippy_ls.engine.generation.kv_cache import KVCache, ModelInput
 from codeclippy_ls.engine.loading import loader
@@ -175,11 +175,11 @@ async def made(
 
 
 def _constrained(asking: Asking, generation: Generation) -> Made:
-    found = proposal_from(asking.document, asking.shown, asking.marker, generation)
+    found = make_proposal(asking.document, asking.shown, asking.marker, generation)
     if isinstance(found, Refusal):
         return Made(generation, reason=found.reason)
     assert isinstance(found, Proposal)
-    others = tuple(Made(generation, other.after, other.diff) for other in found.others)
+    others = tuple(Made(generation, other.after, other.diff) for other in found.alternatives)
     return Made(generation, found.after, found.diff, others=others)
 
 

@@ -94,9 +94,9 @@ def watched() -> Watch:
     watch.around(worker, "_accept", "text")
     watch.around(suggester, "clean_up", "tidy")
     watch.around(suggester, "find_longest_valid_prefix", "tidy")
-    watch.around(suggester.Suggester, "copied", "tidy")
+    watch.around(suggester.Suggester, "find_source", "tidy")
     watch.around(Documents, "change", "change")
-    watch.around(convert, "inline_item", "answer")
+    watch.around(convert, "to_inline_item", "answer")
     return watch
 
 
@@ -104,7 +104,7 @@ async def typed(keys: int) -> list[dict[str, float]]:
     """Milliseconds by stage of each key that got an answer from the model."""
     settings = Settings(completion=CompletionSettings(prefetch=False))  # which would be told as the next key's
     subject = Assistant(open_thread_engine(settings), settings)
-    await subject.prepare()
+    await subject.load()
     watch, rows = watched(), []
     text = SAMPLE.read_text(encoding="utf-8")
     place = text.index("def offset_at")
@@ -119,15 +119,15 @@ async def typed(keys: int) -> list[dict[str, float]]:
         line, column = (line + 1, 0) if key == "\n" else (line, column + 1)
         document = documents.get("file:///text.py")
         assert document is not None
-        subject.forget(document.uri)  # typing through what is shown would cost nothing
+        subject.forget_document(document.uri)  # typing through what is shown would cost nothing
         found = await subject.complete(document, place + version)
         for item in found.items:
-            convert.inline_item(document, item, None, "utf-16")
+            convert.to_inline_item(document, item, None, "utf-16")
         total = time.perf_counter() - started
         if found.generation is not None:
             stages = {name: 1000 * watch.seconds[name] for name in STAGES if name != "rest"}
             rows.append({**stages, "rest": max(1000 * total - sum(stages.values()), 0.0), "total": 1000 * total})
-    await subject.close()
+    await subject.aclose()
     return rows
 
 

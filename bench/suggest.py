@@ -189,21 +189,27 @@ def beside(hole: Hole, package: list[File]) -> list[OpenFile]:
 
 
 async def measure(
-    assistant: Assistant, way: Way, cut: list[Hole], packages: dict[str, list[File]], name: str, show: bool
+    assistant: Assistant,
+    open_files: dict[str, list[OpenFile]],
+    way: Way,
+    cut: list[Hole],
+    packages: dict[str, list[File]],
+    name: str,
+    show: bool,
 ) -> dict[str, float]:
     """The figures of a kind of place; ``name`` names the documents and must be new."""
     shown = exact = whole = harm = 0
     similar, seconds = list[float](), list[float]()
     for number, hole in enumerate(cut):
         document = Document(f"file:///bench/{name}/{number}.py", hole.prefix + hole.suffix, 1, "python")
-        others = beside(hole, packages[hole.file.package])
-        assistant.suggester.others = lambda uri, others=others: others  # type: ignore[misc]
+        open_files[document.uri] = beside(hole, packages[hole.file.package])
         began = time.monotonic()
         found = await assistant.complete(
             document, len(hole.prefix), automatic=not way.by_key, candidates=way.candidates
         )
         seconds.append(time.monotonic() - began)
-        assistant.forget(document.uri)
+        assistant.forget_document(document.uri)
+        del open_files[document.uri]
         if not found.items:
             continue
         text = found.items[0].text
@@ -283,8 +289,9 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     cut = {place: holes(found, place, options.holes, options.seed) for place in PLACES}
     base = {"timeBudgetMs": 60000, "copiedCode": "show", "prefetch": False, "debounce": False}
     settings, _ = parse({"model": {"completion": options.model}, "completion": base})
-    assistant = Assistant(open_thread_engine(settings), settings)
-    await assistant.prepare()
+    open_files: dict[str, list[OpenFile]] = {}
+    assistant = Assistant(open_thread_engine(settings), settings, lambda uri: open_files[uri])
+    await assistant.load()
     results: dict[str, Any] = {}
     print(
         f"{len(found)} files of {len(packages)} packages, {options.holes} holes of each kind, seed {options.seed}, "
@@ -294,19 +301,20 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     try:
         for technique in options.without:
             way = WITHOUT[technique]
-            assistant.settings, problems = parse({"completion": way.settings}, settings)
+            changed, problems = parse({"completion": way.settings}, settings)
             assert not problems, problems
+            assistant.set_settings(changed)
             with put_in_place(way.patch):
                 for place, some in cut.items():
                     row = results.setdefault(technique, {})[place] = await measure(
-                        assistant, way, some, packages, f"{technique}/{place}", options.show
+                        assistant, open_files, way, some, packages, f"{technique}/{place}", options.show
                     )
                     print_row(technique, place, row)
             results[technique]["all"] = together(list(results[technique].values()))
             print_row(technique, "all", results[technique]["all"])
             print(flush=True)
     finally:
-        await assistant.close()
+        await assistant.aclose()
     return results
 
 

@@ -160,10 +160,10 @@ def _run(settings: Settings, job: Callable[[Assistant], Awaitable[_Result]]) -> 
     async def run() -> _Result:
         assistant = Assistant(open_engine(settings), settings)
         try:
-            await assistant.prepare()
+            await assistant.load()
             return await job(assistant)
         finally:
-            await assistant.close()
+            await assistant.aclose()
 
     return asyncio.run(run())
 

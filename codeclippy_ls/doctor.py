@@ -118,8 +118,8 @@ async def _try(report: Report, settings: Any) -> None:
     assistant = Assistant(open_engine(settings), settings)
     try:
         started = time.monotonic()
-        await assistant.prepare()
-        model = assistant.engine.status(ModelRole.COMPLETE).info
+        await assistant.load()
+        model: Any = assistant.model_info(ModelRole.COMPLETE)
         family = model.detect_family(settings.model.family)
         if model.served_by:
             report.good(
@@ -145,7 +145,7 @@ async def _try(report: Report, settings: Any) -> None:
             + f"{generation.seconds * 1000:.0f} ms, the first after {generation.first_token_seconds * 1000:.0f} ms",
         )
     finally:
-        await assistant.close()
+        await assistant.aclose()
 
 
 def _here(report: Report, model: Any, seconds: float) -> None:

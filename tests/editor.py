@@ -346,8 +346,7 @@ async def in_process(server: Any) -> AsyncIterator[Editor]:
     finally:
         to_server.feed_eof()
         await asyncio.wait_for(task, TIMEOUT)
-        if server.assistant is not None:
-            assert await asyncio.to_thread(server.assistant.engine.join, TIMEOUT), "the engine did not end"
+        assert await asyncio.to_thread(server.join, TIMEOUT), "the engine did not end"
 
 
 @contextlib.asynccontextmanager

@@ -41,11 +41,11 @@ async def with_model(options: dict[str, Any], work: Callable[[Assistant], Any]) 
     assert not problems
     assistant = Assistant(open_thread_engine(settings), settings)
     try:
-        await assistant.prepare()
+        await assistant.load()
         return await work(assistant)
     finally:
-        await assistant.close()
-        assert assistant.engine.join(0), "the engine's thread did not end"
+        await assistant.aclose()
+        assert assistant.join(0), "the engine's thread did not end"
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +114,12 @@ async def test_a_model_that_only_continues_leaves_edits_to_the_shipped_one(tmp_p
         document = Document("file:///x.py", "def f(value):\n    return val", 1)
         completion = await assistant.complete(document, len(document.text))
         assert completion.generation is not None and completion.generation.text.startswith(" val")
-        assert assistant.edits_possible()
+        assert assistant.supports_edits()
         edited = await assistant.edit(Document("file:///x.py", "def f(x):\n    return x\n", 1), "Add a docstring")
         assert isinstance(edited, (Proposal, Refusal))
-        return assistant.engine.status(ModelRole.EDIT).info.name
+        model = assistant.model_info(ModelRole.EDIT)
+        assert model is not None
+        return model.name
 
     assert await with_model(options(folder), work) == ""
 
@@ -150,7 +152,7 @@ async def test_two_documents_share_an_engine_through_the_server(toy: Path, names
                 await editor.outcome()
         await editor.call("workspace/executeCommand", {"command": "codeclippy.reloadModel"})
         for buffer in buffers:
-            document = server.documents.get(buffer.uri)
+            document = server.session.documents.get(buffer.uri)
             assert document is not None and document.text == buffer.text
 
 

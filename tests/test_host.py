@@ -87,10 +87,10 @@ async def open_assistant(settings: Settings | None = None, engine: Any = None) -
     settings = settings or make_settings()
     assistant = Assistant(engine or open_engine(settings), settings)
     try:
-        await assistant.prepare()
+        await assistant.load()
         yield assistant
     finally:
-        await assistant.close()
+        await assistant.aclose()
 
 
 async def wait_until(condition: Callable[[], Any], seconds: float = TIMEOUT) -> None:
@@ -201,7 +201,7 @@ async def test_two_servers_share_one_host_and_load_no_model(folder: Path) -> Non
         host_address.log: 0o600,
     }
     async with open_assistant() as third:
-        assert "libtorch" in Path(f"/proc/{third.engine.process}/maps").read_text()  # type: ignore[attr-defined]
+        assert "libtorch" in Path(f"/proc/{third._engine.process}/maps").read_text()  # type: ignore[attr-defined]
 
 
 async def test_greedy_output_equals_the_in_process_engine_s() -> None:
@@ -248,8 +248,7 @@ def host_process_of(engine: Any) -> int:
 
 def engine_of(editor_server: Server) -> HostEngine:
     """Return a server's engine."""
-    assert editor_server.assistant is not None
-    engine = editor_server.assistant.engine
+    engine = editor_server.session.assistant._engine
     assert isinstance(engine, HostEngine)
     return engine
 
@@ -281,7 +280,7 @@ async def test_killed_host_costs_no_answer_and_one_message() -> None:
         )
         offset = editor.type(buffer, len(CODE), "total")
         assert await editor.ghost(buffer, offset) is not None
-        document_now = server.documents.get(buffer.uri)
+        document_now = server.session.documents.get(buffer.uri)
         assert document_now is not None and document_now.text == buffer.text
 
 
@@ -399,7 +398,7 @@ async def test_cancelling_frees_the_host_within_a_step(script: Path) -> None:
     async with open_assistant(settings, open_scripted_engine(script, settings)) as assistant:
         script.write_text(json.dumps({"delay": 600, "edit": "@@"}))
         edit = asyncio.ensure_future(assistant.edit(make_document(), "Do it"))
-        await wait_until(lambda: assistant.engine._sent)  # type: ignore[attr-defined]
+        await wait_until(lambda: assistant._engine._sent)  # type: ignore[attr-defined]
         await asyncio.sleep(0.1)
         edit.cancel()
         async with open_assistant(
@@ -407,7 +406,7 @@ async def test_cancelling_frees_the_host_within_a_step(script: Path) -> None:
             open_scripted_engine(script, settings),
         ) as leaving:
             left = asyncio.ensure_future(leaving.edit(make_document(), "Do it"))
-            await wait_until(lambda: leaving.engine._sent)  # type: ignore[attr-defined]
+            await wait_until(lambda: leaving._engine._sent)  # type: ignore[attr-defined]
         assert isinstance(await left, Refusal)
         await asyncio.sleep(0.1)
         script.write_text(json.dumps({"edit": ""}))
@@ -419,18 +418,18 @@ async def test_unused_host_exits_and_leaves_nothing_behind(script: Path) -> None
     settings = make_settings()
     host_address = HostAddress(prepare_runtime_folder(), script.stem)
     async with open_assistant(settings, open_scripted_engine(script, settings)) as assistant:
-        first = host_process_of(assistant.engine)
+        first = host_process_of(assistant._engine)
         assert host_address.socket.exists()
     await wait_until(lambda: not is_running(first) and not host_address.socket.exists())
     async with open_assistant(settings, open_scripted_engine(script, settings)) as assistant:
-        second = host_process_of(assistant.engine)
+        second = host_process_of(assistant._engine)
         os.kill(second, signal.SIGTERM)
         await wait_until(lambda: not is_running(second))
         assert host_address.socket.exists()
         await wait_until(
             lambda: (
-                assistant.engine.process not in (None, second)  # type: ignore[attr-defined]
-                and assistant.engine.status(ModelRole.COMPLETE).state is ModelState.READY
+                assistant._engine.process not in (None, second)  # type: ignore[attr-defined]
+                and assistant.status(ModelRole.COMPLETE).state is ModelState.READY
             )
         )
         assert (await assistant.complete(make_document(), len(CODE))).items
@@ -604,7 +603,7 @@ async def test_failed_model_is_loaded_again_on_request(script: Path) -> None:
     """By ``set_model`` and by ``load``; the host's other models are not touched."""
     settings = make_settings()
     async with open_assistant(settings, open_scripted_engine(script, settings)) as assistant:
-        engine, other = assistant.engine, ModelSpec("/other")
+        engine, other = assistant._engine, ModelSpec("/other")
         script.write_text(json.dumps({"load_error": "no such model", "complete": "total"}))
         engine.set_model(ModelRole.EDIT, other)
         with pytest.raises(EngineError, match="no such model"):
@@ -684,7 +683,7 @@ async def test_client_of_another_version_gets_one_message(script: Path, monkeypa
     """The host goes on for clients of its own version."""
     settings = make_settings()
     async with open_assistant(settings, open_scripted_engine(script, settings)) as assistant:
-        process = host_process_of(assistant.engine)
+        process = host_process_of(assistant._engine)
         with monkeypatch.context() as patch:
             patch.setattr("codeclippy_ls.host.start.read_code_version", lambda: "0.0.0 1 2")
             other = open_scripted_engine(script, settings)
@@ -693,4 +692,4 @@ async def test_client_of_another_version_gets_one_message(script: Path, monkeypa
             assert other.status(ModelRole.EDIT).state is ModelState.FAILED
             other.close()
         assert (await assistant.complete(make_document(), len(CODE))).items
-        assert assistant.engine.process == process  # type: ignore[attr-defined]
+        assert assistant._engine.process == process  # type: ignore[attr-defined]

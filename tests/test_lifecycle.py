@@ -131,7 +131,7 @@ async def play_session(session_moves: list[tuple[Any, ...]]) -> None:
         await wait_for_code(editor.request("$/barrier"))  # everything before it has been read
         if session.state == "running":
             for name in URIS:
-                buffer, document = editor.buffers.get(name), server.documents.get(name)
+                buffer, document = editor.buffers.get(name), server.session.documents.get(name)
                 assert (buffer.text if buffer else None) == (document.text if document else None)
         editor.notify("exit")
         assert await asyncio.wait_for(editor.exit_code, TIMEOUT) == (0 if session.state == "down" else 1)  # type: ignore[attr-defined]

@@ -68,7 +68,7 @@ async def open_assistant(
     try:
         yield assistant
     finally:
-        await assistant.close()
+        await assistant.aclose()
 
 
 def answer_text(*pieces: str, finish: str = "stop") -> Any:
@@ -118,7 +118,7 @@ async def test_fim_prompt_follows_the_familys_template() -> None:
         run_stub(answer_text("width ", "* height")) as service,
         open_assistant(make_settings(service.url)) as assistant,
     ):
-        await assistant.prepare()
+        await assistant.load()
         code = CODE + "\n\nprint(area(1, 2))\n"
         found = await assistant.complete(Document("file:///a.py", code, language="python"), len(CODE), candidates=3)
         assert [item.text for item in found.items] == ["width * height"]
@@ -137,7 +137,7 @@ async def test_service_can_make_the_fim_prompt() -> None:
             run_stub(answer_text("1")) as service,
             open_assistant(make_settings(service.url, endpointFim=fim)) as assistant,
         ):
-            await assistant.prepare()
+            await assistant.load()
             await assistant.complete(Document("file:///", CODE + "\n# end\n"), len(CODE))
             body = service.posts[0].body
             assert (body["prompt"], body.get("suffix")) == (CODE, suffix)
@@ -151,7 +151,7 @@ async def test_vllm_is_asked_to_keep_control_tokens() -> None:
             open_assistant(make_settings(service.url)) as assistant,
         ):
             service.models = json_response({"data": [{"id": "qwen2.5-coder-7b", "owned_by": owner}]})
-            await assistant.prepare()
+            await assistant.load()
             assert await complete(assistant) == ["width"]
             body = service.posts[0].body
             assert body.get("skip_special_tokens") == spelled and "<|file_sep|>" in body["stop"]
@@ -168,7 +168,7 @@ async def test_key_is_sent_in_the_header_and_nowhere_else(
         run_stub(answer_bytes(refused)) as service,
         open_assistant(make_settings(service.url, endpointKeyVariable="TEAM_KEY")) as assistant,
     ):
-        await assistant.prepare()
+        await assistant.load()
         with pytest.raises(EngineError) as raised:
             await complete(assistant)
         assert service.posts[0].headers["authorization"] == f"Bearer {KEY}"
@@ -183,7 +183,7 @@ async def test_service_message_is_quoted_unless_it_repeats_the_code() -> None:
             run_stub(answer_bytes(json_response({"detail": message}, "422 Unprocessable"))) as service,
             open_assistant(make_settings(service.url)) as assistant,
         ):
-            await assistant.prepare()
+            await assistant.load()
             with pytest.raises(EngineError) as raised:
                 await complete(assistant)
             assert (message in str(raised.value)) == is_shown and "422" in str(raised.value)
@@ -193,7 +193,7 @@ async def test_service_message_is_quoted_unless_it_repeats_the_code() -> None:
 async def test_secret_files_are_never_sent(name: str) -> None:
     """Neither for a suggestion nor for an edit; the message says why."""
     async with run_stub(answer_text("x")) as service, open_assistant(make_settings(service.url)) as assistant:
-        await assistant.prepare()
+        await assistant.load()
         with pytest.raises(EngineError, match="never leave this machine"):
             await complete(assistant, uri=f"file:///home/me/{name}")
         refused = await assistant.edit(Document(f"file:///home/me/{name}", "A=1\n"), "sort")
@@ -215,10 +215,10 @@ async def test_snippets_are_sent_unless_secret_or_with_control_tokens() -> None:
             settings = make_settings(service.url)
             settings = replace(settings, completion=replace(settings.completion, context=context))
             async with open_assistant(settings) as assistant:
-                assistant.suggester.others = lambda uri: others
-                await assistant.prepare()
+                assistant._suggester.open_files = lambda uri: others
+                await assistant.load()
                 for other in others:  # each is the most relevant once
-                    assistant.suggester.others = lambda uri, other=other: [other]  # type: ignore[misc]
+                    assistant._suggester.open_files = lambda uri, other=other: [other]  # type: ignore[misc]
                     await complete(assistant, code, uri=f"file:///{other.path.replace('/', '_')}.py")
                 sent = "".join(request.body["prompt"] for request in service.posts)
                 assert ("GOOD" in sent) == is_sent and "SECRET" not in sent and "BAD" not in sent
@@ -227,7 +227,7 @@ async def test_snippets_are_sent_unless_secret_or_with_control_tokens() -> None:
 async def test_text_that_spells_a_control_token_is_not_sent() -> None:
     """A service would read it as one; the message names the token."""
     async with run_stub(answer_text("x")) as service, open_assistant(make_settings(service.url)) as assistant:
-        await assistant.prepare()
+        await assistant.load()
         with pytest.raises(EngineError, match=re.escape("contains <|fim_middle|>")):
             await complete(assistant, 'TOKEN = "<|fim_middle|>"\nx = ')
         assert not service.posts
@@ -240,7 +240,7 @@ async def test_answer_that_repeats_the_begun_word_is_dropped() -> None:
     """No constraint makes the answer continue the word that was begun."""
     for answer, shown in (("retval = 1", []), ("urn 1", ["urn 1"])):
         async with run_stub(answer_text(answer)) as service, open_assistant(make_settings(service.url)) as assistant:
-            await assistant.prepare()
+            await assistant.load()
             assert await complete(assistant, "def f():\n    ret") == shown
 
 
@@ -251,7 +251,7 @@ async def test_connection_is_closed_once_a_suggestion_is_done() -> None:
         run_stub(answer_and_hang(response_head(), *pieces)) as service,
         open_assistant(make_settings(service.url)) as assistant,
     ):
-        await assistant.prepare()
+        await assistant.load()
         assert await complete(assistant, CODE + "width * ") == ["1"]
         await wait_until(lambda: service.cut_off == 1)
 
@@ -262,10 +262,10 @@ async def test_cancelling_closes_the_connection() -> None:
         run_stub(answer_and_hang(response_head(), event("a"))) as service,
         open_assistant(make_settings(service.url)) as assistant,
     ):
-        await assistant.prepare()
+        await assistant.load()
         waiting = asyncio.create_task(assistant.complete(Document("file:///a.py", CODE), len(CODE)))
         await wait_until(lambda: bool(service.posts))
-        assistant.changed("file:///a.py", None)
+        assistant.record_change("file:///a.py", None)
         assert (await waiting).items == ()
         await wait_until(lambda: service.cut_off == 1)
 
@@ -276,7 +276,7 @@ async def test_partial_text_is_shown_if_time_is_up() -> None:
         settings = make_settings(service.url)
         settings = replace(settings, completion=replace(settings.completion, time_budget_ms=1500))
         async with open_assistant(settings) as assistant:
-            await assistant.prepare()
+            await assistant.load()
             found = await assistant.complete(Document("file:///a.py", CODE), len(CODE))
             assert [item.text for item in found.items] == ["width"] and not found.complete
 
@@ -287,7 +287,7 @@ async def test_confidence_is_read_from_log_probabilities_in_either_form() -> Non
     for logprobs, confidence in forms:
         answer = answer_bytes(response_head() + event("width", logprobs=logprobs) + event("", finish="stop") + DONE)
         async with run_stub(answer) as service, open_assistant(make_settings(service.url)) as assistant:
-            await assistant.prepare()
+            await assistant.load()
             found = await assistant.complete(Document("file:///a.py", CODE), len(CODE))
             assert found.items[0].confidence == pytest.approx(confidence, abs=1e-3)
 
@@ -305,7 +305,7 @@ async def test_services_that_do_not_stream_or_that_know_fewer_fields() -> None:
         await writer.drain()
 
     async with run_stub(answer) as service, open_assistant(make_settings(service.url)) as assistant:
-        await assistant.prepare()
+        await assistant.load()
         assert await complete(assistant) == ["width"]
         assert await complete(assistant, "x = 1\n" + CODE) == ["width"]
         assert len(service.posts) == 3
@@ -360,7 +360,7 @@ async def test_edit_is_sent_with_a_grammar_if_the_service_supports_it(owner: str
         open_assistant(make_settings(service.url, edit="helper")) as assistant,
     ):
         service.models = json_response({"data": [{"id": "helper", "owned_by": owner}]})
-        await assistant.prepare()
+        await assistant.load()
         edit = await assistant.edit(Document("file:///a.py", BEFORE), "check w")
         assert isinstance(edit, Proposal) and edit.after == BEFORE.replace("h):\n", "h):\n    assert w\n"), edit
         (body,) = (post.body for post in service.posts)
@@ -384,7 +384,7 @@ async def test_edit_is_sent_without_grammar_if_the_service_refuses_it() -> None:
 
     async with run_stub(answer) as service, open_assistant(make_settings(service.url, edit="helper")) as assistant:
         service.models = json_response({"data": [{"id": "helper", "owned_by": "llamacpp"}]})
-        await assistant.prepare()
+        await assistant.load()
         for _ in range(2):
             assert isinstance(await assistant.edit(Document("file:///a.py", BEFORE), "check w"), Proposal)
         assert await complete(assistant) == ["width"]
@@ -433,14 +433,14 @@ async def test_candidate_that_was_cut_off_is_not_a_diff(end: bytes) -> None:
         settings = replace(settings, edit=replace(settings.edit, candidates=3))
         async with open_assistant(settings) as assistant:
             edit = await assistant.edit(Document("file:///a.py", BEFORE), "document")
-            assert isinstance(edit, Proposal) and edit.others == () and "half" not in edit.after
+            assert isinstance(edit, Proposal) and edit.alternatives == () and "half" not in edit.after
 
 
 async def test_completion_model_offers_no_edits() -> None:
     """Nor is the shipped model expected at the endpoint."""
     async with run_stub(answer_text("x")) as service, open_assistant(make_settings(service.url)) as assistant:
-        await assistant.prepare()
-        assert not assistant.edits_possible()
+        await assistant.load()
+        assert not assistant.supports_edits()
         edit = await assistant.edit(Document("file:///a.py", BEFORE), "document")
         assert isinstance(edit, Refusal) and "not known to write diffs" in edit.reason
         assert not service.posts
@@ -469,7 +469,7 @@ async def test_edit_is_retried_once_and_a_keystroke_is_not() -> None:
         assert isinstance(await assistant.edit(Document("file:///a.py", BEFORE), "document"), Proposal)
         assert len(service.posts) == 2
     async with run_stub(failing_once()) as service, open_assistant(make_settings(service.url)) as assistant:
-        await assistant.prepare()
+        await assistant.load()
         with pytest.raises(EngineError, match="busy"):
             await complete(assistant)
         assert len(service.posts) == 1
@@ -511,13 +511,13 @@ async def test_each_fault_is_one_clear_error_and_the_engine_recovers(fault: str)
     """The next request is answered, and nobody had to restart anything."""
     answer, message = FAULTS[fault]
     async with run_stub(answer) as service, open_assistant(make_settings(service.url), read_timeout=0.5) as assistant:
-        await assistant.prepare()
+        await assistant.load()
         with pytest.raises(EngineError) as raised:
             await complete(assistant)
         assert message in str(raised.value) and service.url in str(raised.value)
         service.answer = answer_text("width")
         assert await complete(assistant) == ["width"]
-        assert assistant.engine.status(ModelRole.COMPLETE).state is ModelState.READY
+        assert assistant.status(ModelRole.COMPLETE).state is ModelState.READY
 
 
 async def test_endless_answer_is_cut_off() -> None:
@@ -530,7 +530,7 @@ async def test_endless_answer_is_cut_off() -> None:
             await writer.drain()
 
     async with run_stub(answer) as service, open_assistant(make_settings(service.url)) as assistant:
-        await assistant.prepare()
+        await assistant.load()
         with pytest.raises(EngineError, match="more than"):
             await complete(assistant)
 
@@ -541,7 +541,7 @@ async def test_service_that_dies_and_comes_back() -> None:
     async with run_stub(answer_and_hang(response_head(), event("w"))) as service:
         settings, port = make_settings(service.url), service.port
         async with open_assistant(settings, statuses) as assistant:
-            await assistant.prepare()
+            await assistant.load()
             waiting = asyncio.create_task(complete(assistant))
             await wait_until(lambda: bool(service.posts))
             service.drop()
@@ -549,11 +549,11 @@ async def test_service_that_dies_and_comes_back() -> None:
                 await waiting
     async with open_assistant(settings, statuses) as assistant:
         with pytest.raises(EngineError, match=r"cannot be reached \(.+\); is the service running"):
-            await assistant.prepare()
-        assert assistant.engine.status(ModelRole.COMPLETE).state is ModelState.FAILED
+            await assistant.load()
+        assert assistant.status(ModelRole.COMPLETE).state is ModelState.FAILED
         async with run_stub(answer_text("width"), port) as service:
             assert await complete(assistant) == ["width"]
-            assert assistant.engine.status(ModelRole.COMPLETE).state is ModelState.READY
+            assert assistant.status(ModelRole.COMPLETE).state is ModelState.READY
     states = [status.state for model, status in statuses if model == ModelRole.COMPLETE]
     assert states == [ModelState.LOADING, ModelState.READY, ModelState.LOADING, ModelState.FAILED, ModelState.READY]
 
@@ -563,7 +563,7 @@ async def test_keystrokes_pause_after_failures() -> None:
     async with run_stub(answer_bytes(json_response({}, "500 Internal"))) as service:
         settings = make_settings(service.url, edit="helper-instruct")
         async with open_assistant(settings, pauses=(0.0, 60.0)) as assistant:
-            await assistant.prepare()
+            await assistant.load()
             for _ in range(4):
                 with pytest.raises(EngineError, match="failed"):
                     await complete(assistant)
@@ -584,8 +584,8 @@ async def test_model_status_says_why_listing_failed() -> None:
         async with run_stub(answer_text("x")) as service, open_assistant(make_settings(service.url)) as assistant:
             service.models = models
             with pytest.raises(EngineError, match=message):
-                await assistant.prepare()
-            assert message in assistant.engine.status(ModelRole.EDIT).reason
+                await assistant.load()
+            assert message in assistant.status(ModelRole.EDIT).reason
 
 
 async def test_request_on_a_stale_connection_is_sent_again() -> None:
@@ -616,7 +616,7 @@ async def test_request_on_a_stale_connection_is_sent_again() -> None:
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with open_assistant(make_settings(f"http://127.0.0.1:{port}/v1")) as assistant:
-        await assistant.prepare()
+        await assistant.load()
         assert await complete(assistant) == ["width"]
     assert answered == [True, False, True]
     server.close()
@@ -628,12 +628,12 @@ async def test_service_without_a_list_works_if_the_model_is_named() -> None:
     async with run_stub(answer_text("width")) as service:
         service.models = json_response({"detail": "no list"}, "500 Internal")
         async with open_assistant(make_settings(service.url, completion="org/starcoder2-3b")) as assistant:
-            await assistant.prepare()
+            await assistant.load()
             assert await complete(assistant) == ["width"]
             assert service.posts[0].body["model"] == "org/starcoder2-3b"
         async with open_assistant(make_settings(service.url)) as assistant:
             with pytest.raises(EngineError, match="no list"):
-                await assistant.prepare()
+                await assistant.load()
 
 
 async def test_newer_request_supersedes_and_closing_answers_every_request() -> None:
@@ -642,16 +642,16 @@ async def test_newer_request_supersedes_and_closing_answers_every_request() -> N
         run_stub(answer_and_hang(response_head())) as service,
         open_assistant(make_settings(service.url)) as assistant,
     ):
-        await assistant.prepare()
+        await assistant.load()
         requests = [
             asyncio.create_task(assistant.complete(Document("file:///a.py", CODE), len(CODE))) for _ in range(2)
         ]
         generation = (await requests[0]).generation
         assert generation is not None and generation.finish_reason is FinishReason.SUPERSEDED
-        await assistant.close()
+        await assistant.aclose()
         generation = (await requests[1]).generation
         assert generation is not None and generation.finish_reason is FinishReason.CANCELLED
-        handle = assistant.engine.submit(Request(None, model=ModelRole.COMPLETE), Priority.EDIT)  # type: ignore[arg-type]
+        handle = assistant._engine.submit(Request(None, model=ModelRole.COMPLETE), Priority.EDIT)  # type: ignore[arg-type]
         with pytest.raises(EngineError, match="closed"):
             await handle.result()
 
@@ -783,7 +783,7 @@ async def test_environment_proxies_are_not_used_for_this_machine(monkeypatch: py
     monkeypatch.setenv("HTTP_PROXY", "http://192.0.2.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://192.0.2.1:9")
     async with run_stub(answer_text("width")) as service, open_assistant(make_settings(service.url)) as assistant:
-        await assistant.prepare()
+        await assistant.load()
         assert await complete(assistant) == ["width"]
 
 
@@ -818,10 +818,10 @@ async def test_https_needs_a_trusted_certificate(tmp_path: Path, monkeypatch: py
         settings = make_settings(service.url.replace("http://", "https://"))
         async with open_assistant(settings) as assistant:
             with pytest.raises(EngineError, match="certificate"):
-                await assistant.prepare()
+                await assistant.load()
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         async with open_assistant(settings) as assistant:
-            await assistant.prepare()
+            await assistant.load()
             assert await complete(assistant) == ["width"]
 
 

@@ -91,10 +91,10 @@ async def open_assistant(engine: Engine, settings: Settings) -> AsyncIterator[As
     """Open an assistant over an engine, and load its models."""
     assistant = Assistant(engine, settings)
     try:
-        await assistant.prepare()
+        await assistant.load()
         yield assistant
     finally:
-        await assistant.close()
+        await assistant.aclose()
 
 
 def open_remote(service: Service, **options: Any) -> AbstractAsyncContextManager[Assistant]:
@@ -131,7 +131,7 @@ async def test_greedy_text_equals_the_in_process_engine_s(service: Service) -> N
     codes = PLAIN if service.kind == "llama.cpp" else CODE
     async with open_remote(service) as remote, open_local(service) as local:
         for code in codes:
-            found, expected = await generate(remote.engine, code), await generate(local.engine, code)
+            found, expected = await generate(remote._engine, code), await generate(local._engine, code)
             assert expected.text
             assert (found.text, found.finish_reason) == (expected.text, expected.finish_reason), code
 
@@ -155,8 +155,8 @@ async def test_long_file_fits_the_context_length(service: Service) -> None:
     async with open_remote(
         service, **({} if service.kind == "llama.cpp" else {"endpointContextLength": 1024})
     ) as assistant:
-        assert assistant.engine.status(ModelRole.COMPLETE).info.context_length == 1024
-        generation = await generate(assistant.engine, code, 16)
+        assert assistant.status(ModelRole.COMPLETE).info.context_length == 1024
+        generation = await generate(assistant._engine, code, 16)
         assert generation.text
 
 
@@ -165,12 +165,12 @@ async def test_service_is_free_after_a_cancel(service: Service) -> None:
     async with open_remote(service) as assistant:
         task = EndlessTask(CompletionContext("import os\n", "", "a.py"), 900, family="clippy")
         sampling = Sampling(max_tokens=900, temperature=1.0, candidates=2, seconds=60.0)
-        handle = assistant.engine.submit(Request(task, sampling, ModelRole.COMPLETE), Priority.EDIT)
+        handle = assistant._engine.submit(Request(task, sampling, ModelRole.COMPLETE), Priority.EDIT)
         async for _ in handle.deltas():
             handle.cancel()
             break
         assert (await handle.result()).finish_reason is FinishReason.CANCELLED
-        assert (await generate(assistant.engine, "import os\n", 4)).text
+        assert (await generate(assistant._engine, "import os\n", 4)).text
         if service.kind == "llama.cpp":
             for _ in range(50):
                 if not any(slot["is_processing"] for slot in await asyncio.to_thread(read_slots, service)):
@@ -192,7 +192,7 @@ async def test_edit_is_made_or_refused_with_the_reason(service: Service) -> None
     """
     text = "import os\nimport sys\n\nprint(sys.argv)\n"
     async with open_remote(service) as assistant:
-        assert assistant.edits_possible()
+        assert assistant.supports_edits()
         edit = await assistant.edit(Document("file:///a.py", text, language="python"), "Remove the unused import os")
         if service.kind == "transformers":  # with our own tokenizer the model gets this right
             assert isinstance(edit, Proposal) and edit.after == text.removeprefix("import os\n"), edit
@@ -210,4 +210,4 @@ async def test_unknown_model_is_named_in_the_error(service: Service) -> None:
         pytest.skip("it has a single model, which answers to any name")
     async with open_remote(service, completion="nobody/nothing") as assistant:
         with pytest.raises(EngineError, match="nobody/nothing"):
-            await generate(assistant.engine, "import os\n", 4)
+            await generate(assistant._engine, "import os\n", 4)

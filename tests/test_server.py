@@ -242,7 +242,7 @@ async def test_a_document_that_changed_where_the_edit_is_about_is_left_alone(
     editor.type(buffer, start, new, end=start + len(old))
     expected = buffer.text
     worker.gate.set()
-    assert "changed meanwhile" in (await editor.outcome())["message"]
+    assert "changed at the place of the edit" in (await editor.outcome())["message"]
     assert buffer.text == expected
 
 
@@ -448,10 +448,10 @@ async def test_settings_by_initialization_by_push_and_by_pull(editor: Editor, wo
 async def test_second_initialized_notification_opens_no_second_engine(editor: Editor, server: Server) -> None:
     """The first one's thread would run on, and nobody would close it."""
     await editor.start()
-    first = server.assistant
+    first = server.session.assistant
     editor.notify("initialized", {})
     await editor.call("workspace/executeCommand", {"command": "codeclippy.reloadModel"})
-    assert server.assistant is first
+    assert server.session.assistant is first
 
 
 async def test_documents_that_are_not_open_are_never_read(editor: Editor, worker: ScriptedWorker) -> None:
@@ -527,7 +527,8 @@ async def test_a_handler_that_fails_is_one_short_error(editor: Editor, server: S
     """Without a path, also where a library would end the process, or the result is no JSON; the next one is served."""
     await editor.start()
     buffer = editor.open("x = \n")
-    right, circle = server.suggest, dict[str, Any]()
+    session, circle = server.session, dict[str, Any]()
+    right = session.suggest
     circle["circle"] = circle
 
     async def fails(error: BaseException) -> Any:
@@ -539,12 +540,11 @@ async def test_a_handler_that_fails_is_one_short_error(editor: Editor, server: S
         assert caught.value.code == -32603 and "/" not in caught.value.message and len(caught.value.message) < 100
 
     for error in (ValueError("/home/user/secret.py"), SystemExit(0), MemoryError()):
-        server.suggest = lambda *_, error=error, **__: fails(error)  # type: ignore[method-assign]
+        session.suggest = lambda *_, error=error, **__: fails(error)  # type: ignore[method-assign]
         await refused("textDocument/completion", editor.at(buffer, 4))
-    server.suggest = right  # type: ignore[method-assign]
-    assert server.assistant is not None
+    session.suggest = right  # type: ignore[method-assign]
     for result in (circle, {"share": float("nan")}):
-        server.assistant.suggester.figures.exported = lambda result=result: result  # type: ignore[method-assign, misc]
+        session.assistant.metrics.to_json = lambda result=result: result  # type: ignore[method-assign, misc]
         await refused("workspace/executeCommand", {"command": "codeclippy.showMetrics", "arguments": [{"quiet": True}]})
     assert len(await editor.complete(buffer, 4)) == 1
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from codeclippy_ls.secret_files import is_secret_uri
-from codeclippy_ls.server.convert import path_from
+from codeclippy_ls.server.convert import relative_path
 from codeclippy_ls.server.server import Server
 from tests.editor import TIMEOUT, Editor, ServerError
 from tests.scripted import ScriptedWorker
@@ -118,14 +118,13 @@ async def test_a_key_overtakes_what_waits_for_a_pause(server: Server, editor: Ed
     """Where answers come later than keys, a request that is overtaken costs the engine nothing."""
     await editor.start(options={"completion": {"prefetch": False}})
     buffer = editor.open("x = \n")
-    assert server.assistant is not None
-    pace = server.assistant.suggester._pace
+    debounce = server.session.assistant._suggester._debounce
     cursor = 4
     for _ in range(6):
         cursor = editor.type(buffer, cursor, "a")
         await asyncio.sleep(0.03)
     for _ in range(20):
-        pace.answered(2.0)
+        debounce.record_latency(2.0)
     cursor = editor.type(buffer, cursor, "b")
     waiting = editor.request(
         "textDocument/inlineCompletion", {**editor.at(buffer, cursor), "context": {"triggerKind": BY_TYPING}}
@@ -219,7 +218,7 @@ async def test_what_became_of_suggestions_is_counted(editor: Editor, worker: Scr
 )
 def test_the_path_that_a_model_is_told(uri: str, other: str, path: str) -> None:
     """From the file's own folder; the name alone where that is far away."""
-    assert path_from(uri, other) == path
+    assert relative_path(uri, other) == path
 
 
 @pytest.mark.parametrize(

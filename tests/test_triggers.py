@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from codeclippy_ls.assist.triggers import finished, inside_word, switched_off, wants_block
+from codeclippy_ls.assist.triggers import expects_block, find_disabling_setting, is_inside_word, is_statement_complete
 from codeclippy_ls.settings import parse
 
 
@@ -45,7 +45,7 @@ def around(text: str) -> tuple[str, str]:
 )
 def test_behind_a_finished_statement(text: str, language: str, expected: bool) -> None:
     """Nothing is missing there; where nobody can tell, something may be."""
-    assert finished(*around(text), language) is expected
+    assert is_statement_complete(*around(text), language) is expected
 
 
 @pytest.mark.parametrize(
@@ -68,13 +68,13 @@ def test_behind_a_finished_statement(text: str, language: str, expected: bool) -
 )
 def test_where_a_block_fits(text: str, expected: bool) -> None:
     """Below a head, its docstring, its comments, unless the body follows already."""
-    assert wants_block(*around(text)) is expected
+    assert expects_block(*around(text)) is expected
 
 
 @pytest.mark.parametrize(("text", "expected"), [("a|b", True), ("a|_", True), ("a| b", False), ("a|", False)])
 def test_inside_a_word(text: str, expected: bool) -> None:
     """Before a letter."""
-    assert inside_word(*around(text)) is expected
+    assert is_inside_word(*around(text)) is expected
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,6 @@ def test_switches_for_languages_and_paths(uri: str, language: str, expected: str
         {"completion": {"disabledLanguages": ["markdown"], "disabledPaths": ["*.env", "*/vendor/*", "b c.min.js"]}}
     )
     assert not problems
-    assert switched_off(uri, language, settings.completion) == expected
+    assert find_disabling_setting(uri, language, settings.completion) == expected
     off, _ = parse({"completion": {"enabled": False}})
-    assert switched_off(uri, language, off.completion) == "completion.enabled"
+    assert find_disabling_setting(uri, language, off.completion) == "completion.enabled"

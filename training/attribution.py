@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from codeclippy_ls.assist.attribution import BASE, MAGIC, WINDOW, Copies, lexemes, number_of
+from codeclippy_ls.assist.attribution import BASE, MAGIC, WINDOW, AttributionIndex, hash_lexeme, split_lexemes
 
 HERE = Path(__file__).resolve().parent
 MIN_COMMON_PACKAGES = 3  # an n-gram in this many packages belongs to none of them
@@ -26,7 +26,7 @@ Hashes = NDArray[np.uint64]
 
 def hash_ngrams(text: str) -> Hashes:
     """Hash every n-gram of a text."""
-    numbers = np.array([number_of(lexeme) for lexeme in lexemes(text)], dtype=np.uint64)
+    numbers = np.array([hash_lexeme(lexeme) for lexeme in split_lexemes(text)], dtype=np.uint64)
     count = len(numbers) - WINDOW + 1
     if count <= 0:
         return np.zeros(0, np.uint64)
@@ -83,7 +83,7 @@ def draw_passages(corpus: Path, length: int, count: int, seed: int = 1) -> list[
     lines = corpus.read_bytes().splitlines()
     rng, found = random.Random(seed), list[str]()
     while len(found) < count:
-        words = lexemes(json.loads(rng.choice(lines))["text"])
+        words = split_lexemes(json.loads(rng.choice(lines))["text"])
         if len(words) >= length:
             start = rng.randrange(len(words) - length + 1)
             found.append(" ".join(words[start : start + length]))
@@ -98,11 +98,11 @@ def main() -> None:
     options = parser.parse_args()
     train, valid = options.work / "corpus" / "train.jsonl", options.work / "corpus" / "valid.jsonl"
     options.to.write_bytes(build_index(iter_files(train), options.keep))
-    copies = Copies(options.to.read_bytes())
+    copies = AttributionIndex(options.to.read_bytes())
     print(f"{len(copies)} windows of {len(copies.packages)} packages in {options.to.stat().st_size} bytes")
     for length in (40, 60, 100, 200):
         seen, new = (
-            sum(bool(copies.source(text)) for text in draw_passages(part, length, 500)) for part in (train, valid)
+            sum(bool(copies.find_source(text)) for text in draw_passages(part, length, 500)) for part in (train, valid)
         )
         print(f"of 500 passages of {length} lexemes flagged: {seen} of the corpus, {new} of held-out files")
 

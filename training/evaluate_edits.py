@@ -76,11 +76,11 @@ async def edit_by_server(folder: Path, requests: Iterable[EditRequest], threads:
     settings, _ = parse({"model": {"completion": str(folder.resolve()), "threads": threads}})
     assistant = Assistant(open_thread_engine(settings), settings)
     try:
-        await assistant.prepare()
+        await assistant.load()
         results = [await assistant.edit(Document(f"/{name}", before), message) for name, before, message in requests]
         return [result.after if isinstance(result, Proposal) else None for result in results]
     finally:
-        await assistant.close()
+        await assistant.aclose()
 
 
 def score_by_kind(

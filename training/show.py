@@ -83,13 +83,13 @@ async def edit_cases(folder: Path, cases: Iterable[Case]) -> dict[int, str]:
     assistant = Assistant(open_thread_engine(settings), settings)
     found = {}
     try:
-        await assistant.prepare()
+        await assistant.load()
         for case in cases:
             result = await assistant.edit(Document(f"/{case.name}", case.text), case.message)
             found[case.number] = f"({result.reason})" if isinstance(result, Refusal) else result.diff
         return found
     finally:
-        await assistant.close()
+        await assistant.aclose()
 
 
 def generate_answers(folder: Path, cases: Sequence[Case]) -> dict[int, str]:

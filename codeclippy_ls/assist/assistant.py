@@ -1,14 +1,16 @@
-"""The assistant: one engine and the settings in force, asked for suggestions and edits."""
+"""`Assistant`: suggestions and edits from one engine, with the settings in force."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from codeclippy_ls.assist.proposals import Proposal, Refusal, proposal_from
-from codeclippy_ls.assist.suggester import Suggester, Suggestions
-from codeclippy_ls.inference.engine import Engine, ModelState
+from codeclippy_ls.assist.metrics import Metrics
+from codeclippy_ls.assist.proposals import Proposal, Refusal, make_proposal
+from codeclippy_ls.assist.suggester import OpenFiles, Suggester, Suggestions
+from codeclippy_ls.inference.engine import Engine, ModelState, ModelStatus
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Sampling
 from codeclippy_ls.inference.spec import ModelRole
@@ -16,21 +18,88 @@ from codeclippy_ls.model_specs import resolve_model_spec
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.tasks.edit import EditTask
 from codeclippy_ls.tasks.edit_context import EditContext, find_marker, select_edit_context
+from codeclippy_ls.tasks.model_info import ModelInfo
 from codeclippy_ls.text import Document, Edit, replace_surrogates
 
 _JOIN_SECONDS = 10.0
 
 
-@dataclass
 class Assistant:
-    """Joins one engine and the settings in force. Belongs to the loop thread."""
+    """Everything that the server and the command line need from an engine. Belongs to the loop thread.
 
-    engine: Engine
-    settings: Settings = field(default_factory=Settings)
-    suggester: Suggester = field(init=False, repr=False)
+    The whole of it is here: callers reach neither the engine nor the suggester.
 
-    def __post_init__(self) -> None:
-        self.suggester = Suggester(self.engine)
+    Args:
+        engine: owned by the assistant from here on.
+        open_files: given a document's URI, returns the other open files, most recently used first; prompts may show
+            snippets of them.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings, open_files: OpenFiles = lambda uri: ()) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._suggester = Suggester(engine, open_files)
+
+    # Models.
+
+    async def load(self) -> None:
+        """Load the completion model.
+
+        If it writes no diffs and the settings name no model for edits, the shipped model makes the edits.
+
+        Raises:
+            EngineError: the model cannot be loaded; the message is for the user.
+        """
+        await self._engine.load(ModelRole.COMPLETE).result()
+        model = self.model_info(ModelRole.COMPLETE)
+        try:
+            writes_diffs = model is not None and model.supports_edits(self._settings.model.family)
+        except ValueError as error:
+            raise EngineError(str(error)) from error
+        if not self._settings.model.edit and not writes_diffs:
+            self._engine.set_model(ModelRole.EDIT, resolve_model_spec(self._settings, ""))
+        elif self.status(ModelRole.EDIT).state is ModelState.FAILED:
+            name = self._settings.model.edit or self._settings.model.completion
+            self._engine.set_model(ModelRole.EDIT, resolve_model_spec(self._settings, name))
+
+    def status(self, role: ModelRole) -> ModelStatus:
+        """Return the status of a role's model."""
+        return self._engine.status(role)
+
+    def model_info(self, role: ModelRole) -> ModelInfo | None:
+        """Return the metadata of a role's model, once it is loaded."""
+        info: ModelInfo | None = self._engine.status(role).info
+        return info
+
+    @property
+    def failure(self) -> str | None:
+        """Reason why the engine can never work again; ``None`` while it works, or may work after `load`."""
+        return self._engine.failure
+
+    def set_settings(self, settings: Settings) -> None:
+        """Use new settings from the next request on. A change of the model's settings needs a new assistant."""
+        self._settings = settings
+
+    def close(self) -> None:
+        """Stop taking requests and resolve those under way; returns at once."""
+        self._suggester.close()
+        self._engine.close()
+
+    def join(self, timeout: float) -> bool:
+        """Wait until the closed engine's thread has ended; return False after ``timeout`` seconds."""
+        return self._engine.join(timeout)
+
+    async def aclose(self) -> None:
+        """Close and wait for the engine's thread: torch aborts a process that exits while one of its threads runs."""
+        self.close()
+        await asyncio.to_thread(self.join, _JOIN_SECONDS)
+
+    # Suggestions.
+
+    @property
+    def metrics(self) -> Metrics:
+        """What became of the suggestions that were shown."""
+        return self._suggester.metrics
 
     async def complete(
         self,
@@ -41,65 +110,51 @@ class Assistant:
         selected: Edit | None = None,
         candidates: int = 1,
     ) -> Suggestions:
-        """Suggestions at an offset; empty while the model loads, and where there is nothing worth showing.
+        """Return suggestions at an offset; empty while the model loads and if nothing is worth showing.
 
         Args:
-            automatic: asked by typing rather than by a key: the cheap gates apply.
-            selected: what the completion list's selected item would insert; a suggestion continues that text.
-            candidates: most to make, where nothing is known yet.
+            automatic: requested by typing, not by a key: the cheap rules of `triggers` apply.
+            selected: what the selected item of the completion list would insert; suggestions continue that text.
+            candidates: maximum number of suggestions, if none is cached.
 
         Raises:
             EngineError: the engine failed; the message is for the user.
         """
-        return await self.suggester.complete(
-            self.settings, document, offset, automatic=automatic, selected=selected, candidates=candidates
+        started = time.monotonic()
+        suggestions = await self._suggester.complete(
+            self._settings, document, offset, automatic=automatic, selected=selected, candidates=candidates
         )
+        if suggestions.items:
+            self.metrics.latencies.append(time.monotonic() - started)
+        return suggestions
 
-    def changed(self, uri: str, document: Document | None) -> None:
-        """A document has a new text, or is lost: what is being made for its cursor is stale."""
-        self.suggester.changed(uri, document)
+    def record_shown(self, document: Document, suggestions: Suggestions) -> None:
+        """Count suggestions that are sent to be shown; the user sees the first."""
+        if suggestions.items:
+            first = suggestions.items[0]
+            self.metrics.record_shown(document, first.offset, first.text, first.replaces)
 
-    def forget(self, uri: str) -> None:
-        """Drop what was kept for a document that closes."""
-        self.suggester.forget(uri)
+    def record_change(self, uri: str, document: Document | None) -> None:
+        """Cancel the suggestion that is being made for a document: its text changed, or is unknown (``None``)."""
+        self._suggester.record_change(uri, document)
 
-    async def prepare(self) -> None:
-        """Load the model for completion; where no other is set for edits and it writes no diffs, the shipped one does.
+    def forget_document(self, uri: str) -> None:
+        """Drop all state of a document that was closed."""
+        self._suggester.forget_document(uri)
 
-        Raises:
-            EngineError: it cannot be loaded; the message is for the user.
-        """
-        await self.engine.load(ModelRole.COMPLETE).result()
-        model = self.engine.status(ModelRole.COMPLETE).info
-        try:
-            writes_diffs = model.supports_edits(self.settings.model.family)
-        except ValueError as error:
-            raise EngineError(str(error)) from error
-        if not self.settings.model.edit and not writes_diffs:
-            self.engine.set_model(ModelRole.EDIT, resolve_model_spec(self.settings, ""))
-        elif self.engine.status(ModelRole.EDIT).state is ModelState.FAILED:
-            self.engine.set_model(
-                ModelRole.EDIT,
-                resolve_model_spec(self.settings, self.settings.model.edit or self.settings.model.completion),
-            )
+    # Edits.
 
-    async def close(self) -> None:
-        """Close the engine and wait for its thread: torch aborts a process that ends while one of its threads runs."""
-        self.suggester.close()
-        self.engine.close()
-        await asyncio.to_thread(self.engine.join, _JOIN_SECONDS)
-
-    def edits_possible(self) -> bool:
-        """Whether the model for edits writes diffs, as far as is known: one that still loads may."""
-        status = self.engine.status(ModelRole.EDIT)
-        if not self.settings.edit.enabled or status.state is ModelState.FAILED:
+    def supports_edits(self) -> bool:
+        """Return whether edits can be offered: the model for edits writes diffs, or may do so once it is loaded."""
+        if not self._settings.edit.enabled or self.status(ModelRole.EDIT).state is ModelState.FAILED:
             return False
-        if status.info is None:
+        model = self.model_info(ModelRole.EDIT)
+        if model is None:
             return True
-        # A family named in the settings is meant for the model of completion, unless one is set for edits.
-        wanted = self.settings.model.family if status.info.name else ""
+        # The family in the settings is that of the user's model, never of the shipped one.
+        family = self._settings.model.family if model.name else ""
         try:
-            return bool(status.info.supports_edits(wanted))
+            return model.supports_edits(family)
         except ValueError:
             return False
 
@@ -107,64 +162,71 @@ class Assistant:
         self,
         document: Document,
         message: str,
-        span: tuple[int, int] | None = None,
+        lines: tuple[int, int] | None = None,
         on_text: Callable[[str], None] | None = None,
     ) -> Proposal | Refusal:
-        """An edit of the document by message, as edits that apply to this very text, or why there is none.
+        """Make an edit of the document by message; return edits that apply to this very text, or why there are none.
 
         Args:
-            span: first and last line to edit, the last included; the whole document where it is ``None``.
-            on_text: called with the diff's text as it grows.
+            message: what to change; if empty, it is read from a comment on the lines.
+            lines: first and last line to edit, inclusive; ``None`` is the whole document.
+            on_text: called with each new piece of the diff.
         """
-        marker = find_marker(document, span, self.settings.edit.comment_marker) if not message.strip() else None
+        marker = find_marker(document, lines, self._settings.edit.comment_marker) if not message.strip() else None
         message = replace_surrogates(message.strip() or (marker.message if marker else ""))
         if not message:
             return Refusal("an edit needs a message that says what to change")
-        shown = select_edit_context(document, span, marker)
+        context = select_edit_context(document, lines, marker)
         try:
-            if not self.settings.model.edit and self.engine.status(ModelRole.COMPLETE).state is not ModelState.READY:
-                await self.prepare()  # only then is it known which model writes diffs
-            generation = await self._diff(document, shown, message, on_text)
+            if not self._settings.model.edit and self.status(ModelRole.COMPLETE).state is not ModelState.READY:
+                await self.load()  # it decides which model writes the diff
+            generation = await self._generate_diff(document, context, message, on_text)
         except EngineError as error:
             return Refusal(str(error))
         if generation.finish_reason in (FinishReason.CANCELLED, FinishReason.SUPERSEDED):
             return Refusal(f"the edit was {generation.finish_reason.value}", cancelled=True)
-        made = await asyncio.to_thread(proposal_from, document, shown, marker, generation)  # parsing takes time
-        return made if isinstance(made, Refusal) else self._own(made)
+        # Parsing takes time: not on the loop.
+        proposal = await asyncio.to_thread(make_proposal, document, context, marker, generation)
+        return proposal if isinstance(proposal, Refusal) else self._attribute(proposal)
 
-    def _own(self, made: Proposal) -> Proposal | Refusal:
-        """The best of a proposal and its others that copies nobody's passage, or marked where that is wanted."""
+    def _attribute(self, proposal: Proposal) -> Proposal | Refusal:
+        """Attribute copied code in the proposals, and drop those with copied code if the settings hide it."""
 
-        def copied(one: Proposal) -> str:
-            return self.suggester.copied(self.settings, ModelRole.EDIT, "\n".join(edit.text for edit in one.edits))
+        def find_source(one: Proposal) -> str:
+            text = "\n".join(edit.text for edit in one.edits)
+            return self._suggester.find_source(self._settings, ModelRole.EDIT, text)
 
-        found = [replace(one, others=(), source=copied(one)) for one in (made, *made.others)]
-        kept = [one for one in found if not one.source or self.settings.completion.copied_code != "hide"]
+        proposals = [
+            replace(one, alternatives=(), source=find_source(one)) for one in (proposal, *proposal.alternatives)
+        ]
+        hides = self._settings.completion.copied_code == "hide"
+        kept = [one for one in proposals if not one.source or not hides]
         if not kept:
             return Refusal(
-                f"what the model wrote copies a passage of {found[0].source}, which it was trained on; the "
-                'setting "completion.copiedCode" shows such edits'
+                f"the model's edit copies code of {proposals[0].source}, which the model was trained on; to see such "
+                'edits, set "completion.copiedCode" to "mark"'
             )
-        return replace(kept[0], others=tuple(kept[1:]))
+        return replace(kept[0], alternatives=tuple(kept[1:]))
 
-    async def _diff(
-        self, document: Document, shown: EditContext, message: str, on_text: Callable[[str], None] | None
+    async def _generate_diff(
+        self, document: Document, context: EditContext, message: str, on_text: Callable[[str], None] | None
     ) -> Generation:
-        settings, family = self.settings.edit, self.settings.model.family
+        options, family = self._settings.edit, self._settings.model.family
         name = replace_surrogates(document.uri.rsplit("/", 1)[-1])
-        ask = EditTask(name, shown, message, settings.max_tokens, family)
+        task = EditTask(name, context, message, options.max_tokens, family)
         sampling = Sampling(
-            max_tokens=settings.max_tokens,
-            temperature=settings.temperature,
-            candidates=settings.candidates if settings.temperature > 0 else 1,
+            max_tokens=options.max_tokens,
+            temperature=options.temperature,
+            candidates=options.candidates if options.temperature > 0 else 1,
             greedy_first=True,
-            seconds=settings.time_budget_ms / 1000,
+            seconds=options.time_budget_ms / 1000,
         )
-        ticket = self.engine.submit(Request(ask, sampling, ModelRole.EDIT, key=document.uri), Priority.EDIT)
+        request = Request(task, sampling, ModelRole.EDIT, key=document.uri)
+        handle = self._engine.submit(request, Priority.EDIT)
         try:
-            async for piece in ticket.deltas():
+            async for delta in handle.deltas():
                 if on_text is not None:
-                    on_text(piece)
-            return await ticket.result()
+                    on_text(delta)
+            return await handle.result()
         finally:
-            ticket.cancel()  # no effect once it is answered
+            handle.cancel()  # no effect once it is resolved

@@ -1,42 +1,41 @@
-"""How long an automatic request waits for the next key: a debounce that adapts to who types and to what answers.
+"""`AdaptiveDebounce`: how long an automatic request waits for the next keystroke.
 
-A request that a key overtakes costs the engine's time for nothing; waiting costs the user's. So nothing waits while
-answers come before the next key, and where they come later, a request waits until a pause is likely. Belongs to the
-loop thread. Times are seconds.
+A request that a keystroke overtakes wastes the engine's time; waiting wastes the user's. So nothing waits while answers
+come before the next keystroke. If they come later, a request waits until a pause is likely. Times are seconds.
 """
 
 from __future__ import annotations
 
-_PAUSE = 1.0  # a longer interval is no typing
-_SHARE = 0.2  # of what is new in a mean that forgets
-_LONGER = 1.3  # than the usual interval: by then a pause has begun, as like as not
-_MOST = 0.25
+_MAX_TYPING_INTERVAL = 1.0  # a longer interval is not typing
+_SMOOTHING = 0.2  # weight of a new value in a moving average
+_PAUSE_FACTOR = 1.3  # of the usual interval: by then a pause has probably begun
+_MAX_DELAY = 0.25
 
 
 class AdaptiveDebounce:
-    """Means of the intervals between keys and of how long suggestions took."""
+    """Moving averages of the interval between keystrokes and of the latency. Belongs to the loop thread."""
 
     def __init__(self) -> None:
-        self._last = float("-inf")
+        self._last_keystroke = float("-inf")
         self._interval: float | None = None
         self._latency: float | None = None
 
-    def key(self, now: float) -> None:
-        """A key was struck."""
-        if (interval := now - self._last) < _PAUSE:
-            self._interval = _mixed(self._interval, interval)
-        self._last = now
+    def record_keystroke(self, now: float) -> None:
+        """Update the typing interval."""
+        if (interval := now - self._last_keystroke) < _MAX_TYPING_INTERVAL:
+            self._interval = _moving_average(self._interval, interval)
+        self._last_keystroke = now
 
-    def answered(self, seconds: float) -> None:
-        """The engine took so long for a suggestion."""
-        self._latency = _mixed(self._latency, seconds)
+    def record_latency(self, seconds: float) -> None:
+        """Update the latency with how long the engine took for one suggestion."""
+        self._latency = _moving_average(self._latency, seconds)
 
     def delay(self, now: float) -> float:
-        """How long to wait from now on, where the last key was struck before."""
+        """Return how long to wait from ``now`` on."""
         if self._interval is None or self._latency is None or self._latency <= self._interval:
             return 0.0
-        return max(0.0, min(_LONGER * self._interval, _MOST) - (now - self._last))
+        return max(0.0, min(_PAUSE_FACTOR * self._interval, _MAX_DELAY) - (now - self._last_keystroke))
 
 
-def _mixed(mean: float | None, new: float) -> float:
-    return new if mean is None else mean + _SHARE * (new - mean)
+def _moving_average(mean: float | None, value: float) -> float:
+    return value if mean is None else mean + _SMOOTHING * (value - mean)

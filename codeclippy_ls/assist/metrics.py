@@ -1,4 +1,4 @@
-"""What became of suggestions: counted here, kept in memory, sent nowhere. Belongs to the loop thread."""
+"""`Metrics`: how many suggestions were shown, accepted and dismissed. Kept in memory and sent nowhere."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from typing import Any
 
 from codeclippy_ls.text import Document
 
-_LATENCIES = 2000
+_MAX_LATENCIES = 2000
 
 
 @dataclass(slots=True)
-class _Open:
-    """A suggestion that is on the screen, as far as is known: the document's length then, and what of it was typed."""
+class _Shown:
+    """A suggestion on the screen, as far as is known.
+
+    Attributes:
+        length: of the document when the suggestion was shown.
+        typed: how many of its characters were typed since.
+    """
 
     offset: int
     text: str
@@ -24,96 +29,99 @@ class _Open:
 
 @dataclass
 class Metrics:
-    """Counts since the start.
+    """Counts since the start. Belongs to the loop thread.
 
-    A suggestion that was shown is *accepted* when its item's command says so or all that is left of it comes in one
-    change, *typed through* when it was typed key by key to its end, else *dismissed*.
+    A shown suggestion is *accepted* if its item's command reports it or if all that is left of it comes in one change,
+    *typed through* if it was typed key by key to its end, otherwise *dismissed*.
 
     Attributes:
-        characters: of accepted suggestions, without those that had been typed.
-        answers: seconds from request to answer, the newest.
+        characters_saved: characters of accepted suggestions that were not typed.
+        latencies: seconds from request to answer, of the newest answers.
     """
 
     shown: int = 0
     accepted: int = 0
     typed_through: int = 0
     dismissed: int = 0
-    characters: int = 0
-    answers: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
-    _open: dict[str, _Open] = field(default_factory=dict, repr=False)
+    characters_saved: int = 0
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_LATENCIES))
+    _on_screen: dict[str, _Shown] = field(default_factory=dict, repr=False)
 
-    def offer(self, document: Document, offset: int, text: str, replaces: int = 0) -> None:
-        """Record that a suggestion is sent to be shown.
+    def record_shown(self, document: Document, offset: int, text: str, replaces: int = 0) -> None:
+        """Count a suggestion that is sent to be shown, unless it is the rest of the one on the screen.
 
-        One shown before in the document counts as dismissed unless this one continues it.
+        Any other suggestion on the document's screen is dismissed.
         """
-        before = self._open.get(document.uri)
-        if before is not None and before.text[before.typed :] == text and before.offset + before.typed == offset:
+        current = self._on_screen.get(document.uri)
+        if current is not None and current.text[current.typed :] == text and current.offset + current.typed == offset:
             return
         self._dismiss(document.uri)
-        self._open[document.uri] = _Open(offset, text, replaces, len(document.text))
+        self._on_screen[document.uri] = _Shown(offset, text, replaces, len(document.text))
         self.shown += 1
 
-    def changed(self, document: Document) -> None:
-        """The document has a new text."""
-        if (shown := self._open.get(document.uri)) is None:
+    def record_change(self, document: Document) -> None:
+        """Compare the document's new text with the suggestion on its screen."""
+        if (current := self._on_screen.get(document.uri)) is None:
             return
-        grown, text = len(document.text) - shown.length, shown.text
-        if grown == len(text) - shown.replaces and document.text.startswith(text, shown.offset):
-            brought = len(text) - shown.typed
-            self._settle(document.uri, brought if brought > 1 else 0)
-        elif shown.typed < grown < len(text) and document.text.startswith(text[:grown], shown.offset):
-            shown.typed = grown
+        growth, text = len(document.text) - current.length, current.text
+        if growth == len(text) - current.replaces and document.text.startswith(text, current.offset):
+            inserted = len(text) - current.typed
+            self._finish(document.uri, inserted if inserted > 1 else 0)
+        elif current.typed < growth < len(text) and document.text.startswith(text[:growth], current.offset):
+            current.typed = growth
         else:
             self._dismiss(document.uri)
 
-    def accept(self, uri: str) -> None:
-        """An item's command says that it was accepted; the change that brings its text may come before or after."""
-        if (shown := self._open.get(uri)) is not None:
-            self._settle(uri, len(shown.text) - shown.typed)
+    def record_accepted(self, uri: str) -> None:
+        """Count an acceptance that the client reports; the change that inserts the text may come before or after."""
+        if (current := self._on_screen.get(uri)) is not None:
+            self._finish(uri, len(current.text) - current.typed)
 
-    def closed(self, uri: str) -> None:
-        """A document was closed."""
+    def record_closed(self, uri: str) -> None:
+        """Dismiss the suggestion of a document that was closed."""
         self._dismiss(uri)
 
-    def _settle(self, uri: str, brought: int) -> None:
-        """Its text stands there; ``brought`` characters of it came at once."""
-        del self._open[uri]
-        if brought:
+    def _finish(self, uri: str, inserted: int) -> None:
+        """Count a suggestion whose text is in the document; ``inserted`` of its characters came at once."""
+        del self._on_screen[uri]
+        if inserted:
             self.accepted += 1
-            self.characters += brought
+            self.characters_saved += inserted
         else:
             self.typed_through += 1
 
     def _dismiss(self, uri: str) -> None:
-        self.dismissed += self._open.pop(uri, None) is not None
+        self.dismissed += self._on_screen.pop(uri, None) is not None
 
-    def exported(self) -> dict[str, Any]:
-        """As plain values, for JSON; milliseconds of 50, 95 and 99 in a hundred answers."""
-        rows = sorted(self.answers)
-        at = {
-            f"p{share}": round(rows[min(len(rows) - 1, len(rows) * share // 100)] * 1000, 1)
-            for share in (50, 95, 99)
-            if rows
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as plain values, with percentiles of the latency in milliseconds."""
+        latencies = sorted(self.latencies)
+        percentiles = {
+            f"p{percent}": round(latencies[min(len(latencies) - 1, len(latencies) * percent // 100)] * 1000, 1)
+            for percent in (50, 95, 99)
+            if latencies
         }
         return {
             "shown": self.shown,
             "accepted": self.accepted,
             "typedThrough": self.typed_through,
             "dismissed": self.dismissed,
-            "charactersSaved": self.characters,
-            "answers": len(rows),
-            "answerMilliseconds": at,
+            "charactersSaved": self.characters_saved,
+            "answers": len(latencies),
+            "answerMilliseconds": percentiles,
         }
 
-    def sentence(self) -> str:
-        """For the user."""
-        found = self.exported()
-        if not found["shown"]:
+    def summary(self) -> str:
+        """Return one sentence for the user."""
+        if not self.shown:
             return "nothing was suggested yet"
-        at = found["answerMilliseconds"]
-        times = f"; answers took {at['p50']:.0f} ms, {at['p95']:.0f} ms at the 95th percentile" if at else ""
+        percentiles = self.to_json()["answerMilliseconds"]
+        latency = (
+            f"; answers took {percentiles['p50']:.0f} ms (median), {percentiles['p95']:.0f} ms (95th percentile)"
+            if percentiles
+            else ""
+        )
         return (
             f"{self.shown} shown, {self.accepted} accepted, {self.typed_through} typed through, {self.dismissed} "
-            f"dismissed; {self.characters} characters saved{times}"
+            f"dismissed; {self.characters_saved} characters saved{latency}"
         )

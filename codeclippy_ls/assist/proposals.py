@@ -1,4 +1,4 @@
-"""From a generation that wrote diffs to edits of the document, the best first, or a reason why there are none. Pure."""
+"""Turn a generation that wrote diffs into edits of the document, best first, or into a reason to refuse. Pure."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ from codeclippy_ls.tasks.edit_context import EditContext, Marker
 from codeclippy_ls.text import Document, Edit, apply_edits
 
 # Bidirectional controls show code in another order than it runs in (CVE-2021-42574).
-_HIDDEN = re.compile("[\u202a-\u202e\u2066-\u2069]")
-# What a changed line and a line that is there already cost a proposal, in mean log-probability of its choices; another
-# candidate that says the same is worth as much as four changed lines.
-_PER_LINE, _PER_DOUBLE, _PER_AGREEMENT = 0.02, 0.2, 0.08
+_BIDI_CONTROLS = re.compile("[\u202a-\u202e\u2066-\u2069]")
+# In mean log-probability: what each changed line and each added line that is there already cost a proposal, and what
+# each further candidate with the same result adds to it (as much as four changed lines cost).
+_LINE_PENALTY, _DUPLICATE_PENALTY, _AGREEMENT_BONUS = 0.02, 0.2, 0.08
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Edits to ``document``, offsets in its text, the diff they came from, and whose passage they copy.
+    """A proposed change of a document.
 
-    ``others`` are what else was proposed, the next best first.
+    Attributes:
+        edits: in offsets of the document's text.
+        diff: the diff that the edits were read from.
+        source: the package that the edits copy code from, if any.
+        alternatives: the other proposals, best first.
     """
 
     document: Document
@@ -33,7 +37,7 @@ class Proposal:
     diff: str
     score: float = 0.0
     source: str = ""
-    others: tuple[Proposal, ...] = ()
+    alternatives: tuple[Proposal, ...] = ()
 
     @property
     def after(self) -> str:
@@ -41,32 +45,34 @@ class Proposal:
         return apply_edits(self.document.text, self.edits)
 
     def patch(self, name: str) -> str:
-        """The edit of a file of that name as a diff of the whole document, which `patch -p1` takes."""
+        """Return the change as a diff of the whole document under this file name, which `patch -p1` accepts."""
         return write_diff(self.document.text, self.after, name)
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No edit, and a sentence that says why; ``cancelled`` where nobody needs to be told."""
+    """The reason why there is no edit, as a sentence for the user; if ``cancelled``, nobody needs to be told."""
 
     reason: str
     cancelled: bool = False
 
 
-def proposal_from(
-    document: Document, shown: EditContext, marker: Marker | None, generation: Generation
+def make_proposal(
+    document: Document, context: EditContext, marker: Marker | None, generation: Generation
 ) -> Proposal | Refusal:
-    """The best of a generation's candidates with the others behind it; where all are refused, why the first is."""
-    made = [_made(document, shown, marker, candidate) for candidate in generation.candidates]
-    good = [one for one in made if isinstance(one, Proposal)]
-    if not good:
-        return next(one for one in made if isinstance(one, Refusal))
-    best, *others = _ranked(good)
-    return replace(best, others=tuple(others))
+    """Return the best candidate's proposal with the others as alternatives; if all are refused, the first refusal."""
+    results = [_read_candidate(document, context, marker, candidate) for candidate in generation.candidates]
+    proposals = [result for result in results if isinstance(result, Proposal)]
+    if not proposals:
+        return next(result for result in results if isinstance(result, Refusal))
+    best, *alternatives = _rank(proposals)
+    return replace(best, alternatives=tuple(alternatives))
 
 
-def _made(document: Document, shown: EditContext, marker: Marker | None, candidate: Candidate) -> Proposal | Refusal:
-    """A candidate's diff, read again like any other diff."""
+def _read_candidate(
+    document: Document, context: EditContext, marker: Marker | None, candidate: Candidate
+) -> Proposal | Refusal:
+    """Read a candidate's diff again, like any other diff, and check its result."""
     answer: ContextDiff = candidate.answer
     diff, start, end = answer.text, answer.start, answer.end
     if answer.problem:
@@ -76,36 +82,38 @@ def _made(document: Document, shown: EditContext, marker: Marker | None, candida
             "" if candidate.finish_reason is FinishReason.END else f" within the {candidate.finish_reason.value} budget"
         )
         return Refusal(f"the model proposed no change{unfinished}")
-    edits, problems = read_diff_at(diff, document, shown.line_numbers[start:end], (marker.line,) if marker else ())
+    edits, problems = read_diff_at(diff, document, context.line_numbers[start:end], (marker.line,) if marker else ())
     if not edits:
         return Refusal(f"the model's diff was refused: {problems[-1].reason}")
-    if _HIDDEN.search("".join(edit.text for edit in edits)):
-        return Refusal("the model's edit holds invisible characters that reorder text")
-    made = Proposal(document, tuple(edits), diff, candidate.logprob - _cost(diff, shown.lines[start:end]))
-    if introduces_syntax_error(document.text, made.after, document.language):
-        return Refusal("the model's edit would break the code: it is whole now, and would not be afterwards")
-    return made
+    if _BIDI_CONTROLS.search("".join(edit.text for edit in edits)):
+        return Refusal("the model's edit contains invisible characters that reorder text")
+    proposal = Proposal(document, tuple(edits), diff, candidate.logprob - _penalty(diff, context.lines[start:end]))
+    if introduces_syntax_error(document.text, proposal.after, document.language):
+        return Refusal("the model's edit would introduce a syntax error")
+    return proposal
 
 
-def _cost(diff: str, lines: Sequence[str]) -> float:
-    """What speaks against a diff: its size, and added lines that stand in the document already."""
+def _penalty(diff: str, lines: Sequence[str]) -> float:
+    """Return the cost of a diff: its size, and added lines that the document already has."""
     changed = [line for line in diff.splitlines() if line[:1] in ("+", "-")]
-    gone = {line[1:].strip() for line in changed if line[0] == "-"}
-    there = {line.strip() for line in lines} - gone
-    doubled = sum(len(text) > 8 and text in there for line in changed if line[0] == "+" and (text := line[1:].strip()))
-    return _PER_LINE * len(changed) + _PER_DOUBLE * doubled
+    removed = {line[1:].strip() for line in changed if line[0] == "-"}
+    kept = {line.strip() for line in lines} - removed
+    duplicates = sum(
+        len(text) > 8 and text in kept for line in changed if line[0] == "+" and (text := line[1:].strip())
+    )
+    return _LINE_PENALTY * len(changed) + _DUPLICATE_PENALTY * duplicates
 
 
-def _ranked(made: Sequence[Proposal]) -> list[Proposal]:
-    """The proposals, the best first; those that differ in blanks alone are one, and count for more."""
-    found: dict[str, list[Proposal]] = {}
-    for one in made:
-        found.setdefault("".join(one.after.split()), []).append(one)
-    best = [
+def _rank(proposals: Sequence[Proposal]) -> list[Proposal]:
+    """Sort the proposals, best first; those that differ only in whitespace are merged and gain a bonus."""
+    groups: dict[str, list[Proposal]] = {}
+    for proposal in proposals:
+        groups.setdefault("".join(proposal.after.split()), []).append(proposal)
+    merged = [
         replace(
-            max(alike, key=lambda one: one.score),
-            score=max(one.score for one in alike) + _PER_AGREEMENT * (len(alike) - 1),
+            max(group, key=lambda proposal: proposal.score),
+            score=max(proposal.score for proposal in group) + _AGREEMENT_BONUS * (len(group) - 1),
         )
-        for alike in found.values()
+        for group in groups.values()
     ]
-    return sorted(best, key=lambda one: -one.score)
+    return sorted(merged, key=lambda proposal: -proposal.score)

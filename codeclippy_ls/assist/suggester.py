@@ -1,6 +1,6 @@
-"""Suggestions at a cursor: what is known already, what is not worth asking, what is asked, what of it is kept.
+"""Suggestions at a cursor: from the cache if possible, otherwise from the engine, cleaned up and ranked.
 
-Belongs to the loop thread, like all that it remembers. Knows documents as frozen values, no LSP and no model.
+Belongs to the loop thread, like all its state. Knows documents as frozen values; no LSP and no model.
 """
 
 from __future__ import annotations
@@ -18,25 +18,31 @@ from codeclippy_ls.assist.suggestion_cache import Suggestion, SuggestionCache
 from codeclippy_ls.inference.engine import Engine, ModelState
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Priority, Request, Sampling
-from codeclippy_ls.inference.spec import SHIPPED_FOLDER, ModelRole
+from codeclippy_ls.inference.spec import ModelRole
 from codeclippy_ls.postprocess.cleanup import clean_up, count_replaced
 from codeclippy_ls.postprocess.syntax_check import find_longest_valid_prefix
 from codeclippy_ls.prompts.context import CompletionContext
 from codeclippy_ls.prompts.context_snippets import OpenFile, Snippet, select_snippets
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.tasks.completion import CompletionTask
+from codeclippy_ls.tasks.model_info import ModelInfo
 from codeclippy_ls.text import Document, Edit, to_lf, with_eol
 
-_REACH = 4000  # characters on either side of the cursor that the clean-up looks at
-_PASSAGE_CHARACTERS = 3000  # of other files, at most; a small window takes less
-_PASSAGE_STEP = 16  # lines that the cursor may move before they are chosen anew: each choice costs the whole KV cache
+_REACH = 4000  # characters on either side of the cursor that the clean-up considers
+_MAX_SNIPPET_CHARACTERS = 3000  # of other files; a small context length takes less
+# Lines that the cursor may move before snippets are chosen again: each choice invalidates the whole KV cache.
+_SNIPPET_LINES = 16
+
+OpenFiles = Callable[[str], Sequence[OpenFile]]
 
 
 @dataclass(frozen=True, slots=True)
 class Suggestions:
-    """What to show; ``complete`` is false where asking again may bring more (loading, out of time).
+    """The suggestions for one request.
 
-    ``notice`` says why there is nothing where the user should know, once.
+    Attributes:
+        complete: false if another request may bring more (the model loads, or time ran out).
+        notice: a sentence that explains to the user why there are none; to be shown once.
     """
 
     items: tuple[Suggestion, ...] = ()
@@ -47,7 +53,7 @@ class Suggestions:
 
 @dataclass(frozen=True, slots=True)
 class _Cursor:
-    """Where a suggestion goes: the texts around it, as they are in the document."""
+    """The place of a suggestion: the text before and after it, with the document's own line ends."""
 
     document: Document
     prefix: str
@@ -57,22 +63,22 @@ class _Cursor:
 
 @dataclass
 class Suggester:
-    """Makes suggestions with an engine, and remembers them.
+    """Makes suggestions with an engine and caches them.
 
     Attributes:
-        others: the other files that are open, the one used last first.
-        figures: what became of what was shown.
+        open_files: given a document's URI, returns the other open files, most recently used first.
+        metrics: what became of the suggestions that were shown.
     """
 
     engine: Engine
-    others: Callable[[str], Sequence[OpenFile]] = field(default=lambda uri: ())
-    figures: Metrics = field(default_factory=Metrics)
-    _memory: SuggestionCache = field(default_factory=SuggestionCache, repr=False)
-    _pace: AdaptiveDebounce = field(default_factory=AdaptiveDebounce, repr=False)
-    _changes: dict[str, int] = field(default_factory=dict, repr=False)
-    _passages: dict[str, tuple[object, tuple[Snippet, ...]]] = field(default_factory=dict, repr=False)
-    _ahead: set[asyncio.Task[None]] = field(default_factory=set, repr=False)
-    _target: dict[str, tuple[str, str]] = field(default_factory=dict, repr=False)  # what was last made ahead
+    open_files: OpenFiles
+    metrics: Metrics = field(default_factory=Metrics)
+    _cache: SuggestionCache = field(default_factory=SuggestionCache, repr=False)
+    _debounce: AdaptiveDebounce = field(default_factory=AdaptiveDebounce, repr=False)
+    _change_counts: dict[str, int] = field(default_factory=dict, repr=False)
+    _snippets: dict[str, tuple[object, tuple[Snippet, ...]]] = field(default_factory=dict, repr=False)
+    _prefetches: set[asyncio.Task[None]] = field(default_factory=set, repr=False)
+    _prefetched: dict[str, tuple[str, str]] = field(default_factory=dict, repr=False)  # newest prefix and suffix
 
     async def complete(
         self,
@@ -84,187 +90,184 @@ class Suggester:
         selected: Edit | None,
         candidates: int,
     ) -> Suggestions:
-        """What `Assistant.complete` says."""
-        wanted = settings.completion
-        if triggers.switched_off(document.uri, document.language, wanted):
+        """See `Assistant.complete`."""
+        options = settings.completion
+        if triggers.find_disabling_setting(document.uri, document.language, options):
             return Suggestions()
-        if len(document.text) > wanted.max_file_kilobytes * 1024:
+        if len(document.text) > options.max_file_kilobytes * 1024:
             return Suggestions(
-                notice=f"files above {wanted.max_file_kilobytes} kB get no suggestions; "
-                'the setting "completion.maxFileKilobytes" says so'
+                notice=f"no suggestions in files above {options.max_file_kilobytes} kB; to change the limit, set "
+                '"completion.maxFileKilobytes"'
             )
         prefix, suffix = document.text[:offset], document.text[offset:]
         if selected is not None:
             prefix, suffix = document.text[: selected.start] + selected.text, document.text[selected.end :]
-            if self._memory.stands(document.uri, prefix, suffix):
-                return Suggestions()  # the list's item is our own: there is nothing to add to it
-        cursor = _Cursor(document, prefix, suffix, wanted.multiline and triggers.wants_block(prefix, suffix))
-        known = self._memory.find(document.uri, prefix, suffix)
-        if known is not None and (automatic or candidates == 1):
-            self._look_ahead(settings, cursor, known)
-            return Suggestions((replace(known, offset=offset),))
-        if automatic and _not_worth_asking(cursor, selected):
+            if self._cache.is_inserted(document.uri, prefix, suffix):
+                return Suggestions()  # the selected item is our own suggestion: nothing to add
+        cursor = _Cursor(document, prefix, suffix, options.multiline and triggers.expects_block(prefix, suffix))
+        cached = self._cache.find(document.uri, prefix, suffix)
+        if cached is not None and (automatic or candidates == 1):
+            self._start_prefetch(settings, cursor, cached)
+            return Suggestions((replace(cached, offset=offset),))
+        if automatic and not triggers.should_request(prefix, suffix, document.language, selected is not None):
             return Suggestions()
         if self.engine.status(ModelRole.COMPLETE).state in (ModelState.ABSENT, ModelState.LOADING):
             return Suggestions(complete=False)
-        if automatic and wanted.debounce and await self._overtaken(document.uri):
+        if automatic and options.debounce and await self._is_overtaken(document.uri):
             return Suggestions(complete=False)
-        return await self._asked(settings, cursor, offset, automatic, candidates)
+        return await self._request(settings, cursor, offset, automatic, candidates)
 
-    async def _asked(
+    async def _request(
         self, settings: Settings, cursor: _Cursor, offset: int, automatic: bool, candidates: int
     ) -> Suggestions:
-        """From the engine."""
+        """Request suggestions from the engine."""
         uri, started = cursor.document.uri, time.monotonic()
-        self.engine.cancel(uri, Priority.BACKGROUND)  # what would have followed another suggestion
-        self._target.pop(uri, None)
-        generation = await self._generation(settings, cursor, Priority.KEYSTROKE, candidates)
-        self._pace.answered(time.monotonic() - started)
-        items = await self._items(settings, cursor, generation.candidates)
-        whole = generation.finish_reason is not FinishReason.TIME  # one that was cut off is not the last word
+        self.engine.cancel(uri, Priority.BACKGROUND)  # a prefetch after another suggestion
+        self._prefetched.pop(uri, None)
+        generation = await self._generate(settings, cursor, Priority.KEYSTROKE, candidates)
+        self._debounce.record_latency(time.monotonic() - started)
+        items = await self._process(settings, cursor, generation.candidates)
+        in_time = generation.finish_reason is not FinishReason.TIME
         if automatic:
             items = tuple(item for item in items if item.confidence >= settings.completion.min_confidence)
-        if items and whole:
-            self._memory.keep(uri, cursor.prefix, cursor.suffix, items[0])
-            self._look_ahead(settings, cursor, items[0])
-        return Suggestions(tuple(replace(item, offset=offset) for item in items), whole, generation=generation)
+        if items and in_time:
+            self._cache.put(uri, cursor.prefix, cursor.suffix, items[0])
+            self._start_prefetch(settings, cursor, items[0])
+        return Suggestions(tuple(replace(item, offset=offset) for item in items), in_time, generation=generation)
 
-    async def _generation(self, settings: Settings, cursor: _Cursor, lane: Priority, candidates: int = 1) -> Generation:
-        wanted = settings.completion
-        name = cursor.document.uri.rsplit("/", 1)[-1]
-        context = CompletionContext(
-            cursor.prefix, cursor.suffix, name, cursor.document.language, self._shown_beside(settings, cursor)
-        )
-        if (facts := self.engine.status(ModelRole.COMPLETE).info) is not None and facts.context_length:
-            context = context.clip(facts.context_length)  # a large file need not cross a process's border at each key
-        ask = CompletionTask(
-            context, wanted.max_tokens, cursor.multiline, settings.model.family, wanted.disabled_filters
+    async def _generate(
+        self, settings: Settings, cursor: _Cursor, priority: Priority, candidates: int = 1
+    ) -> Generation:
+        options, document = settings.completion, cursor.document
+        name = document.uri.rsplit("/", 1)[-1]
+        snippets = self._context_snippets(settings, cursor)
+        context = CompletionContext(cursor.prefix, cursor.suffix, name, document.language, snippets)
+        model: ModelInfo | None = self.engine.status(ModelRole.COMPLETE).info
+        if model is not None and model.context_length:
+            context = context.clip(
+                model.context_length
+            )  # a large file need not be sent to another process at each keystroke
+        task = CompletionTask(
+            context, options.max_tokens, cursor.multiline, settings.model.family, options.disabled_filters
         )
         sampling = Sampling(
-            max_tokens=wanted.max_tokens,
-            temperature=wanted.temperature,
-            top_p=wanted.top_p,
-            candidates=candidates if wanted.temperature > 0 else 1,
+            max_tokens=options.max_tokens,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            candidates=candidates if options.temperature > 0 else 1,
             greedy_first=True,
-            seconds=wanted.time_budget_ms / 1000,
+            seconds=options.time_budget_ms / 1000,
         )
-        return await self.engine.submit(
-            Request(ask, sampling, ModelRole.COMPLETE, key=cursor.document.uri), lane
-        ).result()
+        request = Request(task, sampling, ModelRole.COMPLETE, key=document.uri)
+        return await self.engine.submit(request, priority).result()
 
-    async def _items(
+    async def _process(
         self, settings: Settings, cursor: _Cursor, candidates: Sequence[Candidate]
     ) -> tuple[Suggestion, ...]:
-        """What is worth showing, the likeliest text first, each once.
+        """Turn candidates into suggestions: cleaned up, without duplicates, the most probable text first.
 
-        By the whole text's probability: ranked by the mean per token, fewer of the first were right (`bench.suggest`).
+        Ranked by the whole text's probability: ranking by mean log-probability gave a lower top-1 accuracy
+        (`bench.suggest`).
         """
-        found: dict[str, Suggestion] = {}
-        for candidate in sorted(candidates, key=lambda one: -one.logprob * max(1, len(one.token_ids))):
-            item = await self._item(settings, cursor, candidate)
-            if item.text:
-                found.setdefault(item.text, item)
-        return tuple(found.values())
+        suggestions: dict[str, Suggestion] = {}
+        ranked = sorted(candidates, key=lambda candidate: -candidate.logprob * max(1, len(candidate.token_ids)))
+        for candidate in ranked:
+            suggestion = await self._clean_up(settings, cursor, candidate)
+            if suggestion.text:
+                suggestions.setdefault(suggestion.text, suggestion)
+        return tuple(suggestions.values())
 
-    async def _item(self, settings: Settings, cursor: _Cursor, candidate: Candidate) -> Suggestion:
-        """A candidate after the clean-up; its text is empty where nothing of it is left."""
-        document, off = cursor.document, settings.completion.disabled_filters
+    async def _clean_up(self, settings: Settings, cursor: _Cursor, candidate: Candidate) -> Suggestion:
+        """Clean up a candidate; the suggestion's text is empty if nothing of it is worth showing."""
+        document, disabled = cursor.document, settings.completion.disabled_filters
         before, after = to_lf(cursor.prefix[-_REACH:]), to_lf(cursor.suffix[:_REACH])
-        text = clean_up(candidate.answer, before, after, cursor.multiline, off)
-        replaces = count_replaced(text, after) if text and "closingBrackets" not in off else 0
-        if text and "syntaxCheck" not in off:
+        text = clean_up(candidate.answer, before, after, cursor.multiline, disabled)
+        replaces = count_replaced(text, after) if text and "closingBrackets" not in disabled else 0
+        if text and "syntaxCheck" not in disabled:
             # Parsing takes milliseconds: not on the loop.
-            rest = to_lf(cursor.suffix[replaces:])
-            text = await asyncio.to_thread(
-                find_longest_valid_prefix, text, to_lf(cursor.prefix), rest, document.language
-            )
+            prefix, suffix = to_lf(cursor.prefix), to_lf(cursor.suffix[replaces:])
+            text = await asyncio.to_thread(find_longest_valid_prefix, text, prefix, suffix, document.language)
         if replaces and count_replaced(text, after) != replaces:
-            text = ""  # a head of it would leave a bracket out
-        source = self.copied(settings, ModelRole.COMPLETE, text) if text else ""
+            text = ""  # the shortened text no longer contains the bracket that it would replace
+        source = self.find_source(settings, ModelRole.COMPLETE, text) if text else ""
         if source and settings.completion.copied_code == "hide":
             text = ""
-        return Suggestion(
-            with_eol(text, document.eol), len(cursor.prefix), source, replaces, math.exp(min(0.0, candidate.logprob))
-        )
+        confidence = math.exp(min(0.0, candidate.logprob))
+        return Suggestion(with_eol(text, document.eol), len(cursor.prefix), source, replaces, confidence)
 
-    def copied(self, settings: Settings, job: str, text: str) -> str:
-        """The package whose passage a text of the shipped model copies, where anybody wants to know."""
-        model = self.engine.status(job).info
+    def find_source(self, settings: Settings, role: ModelRole, text: str) -> str:
+        """Return the package that a text of the shipped model copies, unless the settings ignore copied code."""
+        model: ModelInfo | None = self.engine.status(role).info
         if settings.completion.copied_code == "show" or model is None or model.name:
             return ""
-        known = attribution.shipped(SHIPPED_FOLDER)
-        return known.source(text) if known is not None else ""
+        return attribution.find_source(text)
 
-    async def _overtaken(self, uri: str) -> bool:
-        """Wait as long as pays; whether a key came meanwhile."""
-        if not (delay := self._pace.delay(time.monotonic())):
+    async def _is_overtaken(self, uri: str) -> bool:
+        """Debounce; return True if another keystroke arrived during the wait."""
+        if not (delay := self._debounce.delay(time.monotonic())):
             return False
-        before = self._changes.get(uri, 0)
+        count = self._change_counts.get(uri, 0)
         await asyncio.sleep(delay)
-        return self._changes.get(uri, 0) != before
+        return self._change_counts.get(uri, 0) != count
 
-    def _shown_beside(self, settings: Settings, cursor: _Cursor) -> tuple[Snippet, ...]:
-        """Passages of other files, the same while the cursor stays where it is and the others are not edited."""
+    def _context_snippets(self, settings: Settings, cursor: _Cursor) -> tuple[Snippet, ...]:
+        """Return snippets of other files; the same ones while the cursor stays near and those files keep their size."""
         uri = cursor.document.uri
-        others = self.others(uri) if settings.completion.context == "open" else ()
-        place = (cursor.prefix.count("\n") // _PASSAGE_STEP, tuple((other.path, len(other.text)) for other in others))
-        if others and self._passages.get(uri, (None, ()))[0] != place:
-            found = select_snippets(to_lf(cursor.prefix), to_lf(cursor.suffix), others, _PASSAGE_CHARACTERS)
-            self._passages[uri] = (place, found)
-        return self._passages[uri][1] if others else ()
+        files = self.open_files(uri) if settings.completion.context == "open" else ()
+        key = (cursor.prefix.count("\n") // _SNIPPET_LINES, tuple((file.path, len(file.text)) for file in files))
+        if files and self._snippets.get(uri, (None, ()))[0] != key:
+            snippets = select_snippets(to_lf(cursor.prefix), to_lf(cursor.suffix), files, _MAX_SNIPPET_CHARACTERS)
+            self._snippets[uri] = (key, snippets)
+        return self._snippets[uri][1] if files else ()
 
-    def _look_ahead(self, settings: Settings, cursor: _Cursor, shown: Suggestion) -> None:
-        """Make what would follow a suggestion once it is accepted, where nothing else is to do."""
-        wanted = settings.completion.prefetch and not settings.model.endpoint  # a service's time is not ours to spend
-        if not wanted or self.engine.status(ModelRole.COMPLETE).state is not ModelState.READY:
+    def _start_prefetch(self, settings: Settings, cursor: _Cursor, shown: Suggestion) -> None:
+        """Prefetch the suggestion that would follow the shown one, unless that was done already."""
+        if not settings.completion.prefetch or settings.model.endpoint:  # an endpoint's time belongs to others
+            return
+        if self.engine.status(ModelRole.COMPLETE).state is not ModelState.READY:
             return
         prefix, suffix = cursor.prefix + shown.text, cursor.suffix[shown.replaces :]
-        if triggers.finished(prefix, suffix, cursor.document.language):
-            prefix = triggers.after_enter(prefix, cursor.document.eol)
+        if triggers.is_statement_complete(prefix, suffix, cursor.document.language):
+            prefix = triggers.press_enter(prefix, cursor.document.eol)
         uri = cursor.document.uri
-        if self._target.get(uri) != (prefix, suffix) and self._memory.find(uri, prefix, suffix) is None:
-            self._target[uri] = (prefix, suffix)  # the same for every key that is typed through what is shown
-            multiline = settings.completion.multiline and triggers.wants_block(prefix, suffix)
-            task = asyncio.get_running_loop().create_task(
-                self._make_ahead(settings, _Cursor(cursor.document, prefix, suffix, multiline))
-            )
-            self._ahead.add(task)
-            task.add_done_callback(self._ahead.discard)
+        # The same for every key that is typed through what is shown.
+        if self._prefetched.get(uri) == (prefix, suffix) or self._cache.find(uri, prefix, suffix) is not None:
+            return
+        self._prefetched[uri] = (prefix, suffix)
+        multiline = settings.completion.multiline and triggers.expects_block(prefix, suffix)
+        following = _Cursor(cursor.document, prefix, suffix, multiline)
+        task = asyncio.get_running_loop().create_task(self._prefetch(settings, following))
+        self._prefetches.add(task)
+        task.add_done_callback(self._prefetches.discard)
 
-    async def _make_ahead(self, settings: Settings, cursor: _Cursor) -> None:
+    async def _prefetch(self, settings: Settings, cursor: _Cursor) -> None:
         try:
-            generation = await self._generation(settings, cursor, Priority.BACKGROUND)
+            generation = await self._generate(settings, cursor, Priority.BACKGROUND)
         except EngineError:
-            return  # whoever asks for it will be told
-        items = await self._items(settings, cursor, generation.candidates)
+            return  # reported when the user requests it
+        items = await self._process(settings, cursor, generation.candidates)
         if items and generation.finish_reason is not FinishReason.TIME:
             if items[0].confidence >= settings.completion.min_confidence:
-                self._memory.keep(cursor.document.uri, cursor.prefix, cursor.suffix, items[0])
+                self._cache.put(cursor.document.uri, cursor.prefix, cursor.suffix, items[0])
 
-    def changed(self, uri: str, document: Document | None) -> None:
-        """A document has a new text, or is lost: what is being made for its cursor is stale."""
+    def record_change(self, uri: str, document: Document | None) -> None:
+        """See `Assistant.record_change`."""
         self.engine.cancel(uri, Priority.KEYSTROKE)
-        self._pace.key(time.monotonic())
-        self._changes[uri] = self._changes.get(uri, 0) + 1
+        self._debounce.record_keystroke(time.monotonic())
+        self._change_counts[uri] = self._change_counts.get(uri, 0) + 1
         if document is not None:
-            self.figures.changed(document)
+            self.metrics.record_change(document)
 
-    def forget(self, uri: str) -> None:
-        """Drop what was kept for a document that closes."""
+    def forget_document(self, uri: str) -> None:
+        """Drop all state of a document that was closed."""
         self.engine.cancel(uri, Priority.BACKGROUND)
-        self._memory.forget(uri)
-        self._changes.pop(uri, None)
-        self._passages.pop(uri, None)
-        self._target.pop(uri, None)
-        self.figures.closed(uri)
+        self._cache.remove(uri)
+        self._change_counts.pop(uri, None)
+        self._snippets.pop(uri, None)
+        self._prefetched.pop(uri, None)
+        self.metrics.record_closed(uri)
 
     def close(self) -> None:
-        """Drop what is being made ahead."""
-        for task in self._ahead:
+        """Cancel all prefetches."""
+        for task in self._prefetches:
             task.cancel()
-
-
-def _not_worth_asking(cursor: _Cursor, selected: Edit | None) -> bool:
-    if triggers.inside_word(cursor.prefix, cursor.suffix):
-        return True
-    return selected is None and triggers.finished(cursor.prefix, cursor.suffix, cursor.document.language)

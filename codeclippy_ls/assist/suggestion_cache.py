@@ -1,6 +1,7 @@
-"""Suggestions that were made, for each document: found again when the cursor comes back or their text is typed.
+"""`SuggestionCache`: the suggestions made for each document.
 
-Belongs to the loop thread. Keeps no document, only the surroundings of each cursor.
+A suggestion is found again when the cursor comes back, and while its own text is typed. Keeps no document, only the
+text around each cursor.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
-_REACH = 2000  # characters of the surroundings that must be the same
-_MOST = 8  # of a document
+_REACH = 2000  # characters around the cursor that must be the same
+_MAX_ENTRIES = 8  # per document
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,8 @@ class Suggestion:
     """Text to insert at ``offset``, in the document's own end-of-line style.
 
     Attributes:
-        source: whose passage it copies.
-        replaces: how many characters after ``offset`` it takes the place of; they stand on the same line.
+        source: the package that it copies code from, if any.
+        replaces: how many characters after ``offset`` it replaces; they are on the same line.
         confidence: mean probability per token that the model chose, 0 to 1.
     """
 
@@ -30,51 +31,59 @@ class Suggestion:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _Entry:
+    """A suggestion and the text around its cursor.
+
+    Attributes:
+        before, after: the nearest ``_REACH`` characters of the prefix and of the suffix.
+        prefix_length, suffix_length: their whole lengths.
+    """
+
     before: str
-    length: int  # of all that stood before
+    prefix_length: int
     after: str
-    left: int  # of all that stood after
+    suffix_length: int
     suggestion: Suggestion
 
 
 class SuggestionCache:
-    """The newest suggestions of each document."""
+    """The newest suggestions of each document. Belongs to the loop thread."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, deque[_Kept]] = {}
+        self._entries: dict[str, deque[_Entry]] = {}
 
-    def keep(self, uri: str, prefix: str, suffix: str, suggestion: Suggestion) -> None:
-        """Remember what was suggested between two texts."""
-        kept = _Kept(prefix[-_REACH:], len(prefix), suffix[:_REACH], len(suffix), suggestion)
-        self._kept.setdefault(uri, deque(maxlen=_MOST)).appendleft(kept)
+    def put(self, uri: str, prefix: str, suffix: str, suggestion: Suggestion) -> None:
+        """Keep a suggestion made between ``prefix`` and ``suffix``."""
+        entry = _Entry(prefix[-_REACH:], len(prefix), suffix[:_REACH], len(suffix), suggestion)
+        self._entries.setdefault(uri, deque(maxlen=_MAX_ENTRIES)).appendleft(entry)
 
     def find(self, uri: str, prefix: str, suffix: str) -> Suggestion | None:
-        """What is left of a suggestion whose head was typed, down to all of it; ``offset`` is the end of ``prefix``."""
-        for kept in self._kept.get(uri, ()):
-            typed = prefix[kept.length :]
-            if len(typed) < len(kept.suggestion.text) and _fits(kept, prefix, suffix, typed):
-                return replace(kept.suggestion, text=kept.suggestion.text[len(typed) :], offset=len(prefix))
+        """Return the rest of a suggestion whose beginning, or nothing of it, was typed; ``offset`` is the cursor."""
+        for entry in self._entries.get(uri, ()):
+            typed = prefix[entry.prefix_length :]
+            if len(typed) < len(entry.suggestion.text) and _matches(entry, prefix, suffix, typed):
+                return replace(entry.suggestion, text=entry.suggestion.text[len(typed) :], offset=len(prefix))
         return None
 
-    def stands(self, uri: str, prefix: str, suffix: str) -> bool:
-        """Whether the prefix ends in a whole suggestion made here."""
+    def is_inserted(self, uri: str, prefix: str, suffix: str) -> bool:
+        """Return whether ``prefix`` ends in a whole suggestion made here."""
         return any(
-            prefix[kept.length :] == kept.suggestion.text and _fits(kept, prefix, suffix, kept.suggestion.text)
-            for kept in self._kept.get(uri, ())
+            prefix[entry.prefix_length :] == entry.suggestion.text
+            and _matches(entry, prefix, suffix, entry.suggestion.text)
+            for entry in self._entries.get(uri, ())
         )
 
-    def forget(self, uri: str) -> None:
-        """Drop a document's."""
-        self._kept.pop(uri, None)
+    def remove(self, uri: str) -> None:
+        """Drop a document's suggestions."""
+        self._entries.pop(uri, None)
 
 
-def _fits(kept: _Kept, prefix: str, suffix: str, typed: str) -> bool:
-    start = kept.length - len(kept.before)
+def _matches(entry: _Entry, prefix: str, suffix: str, typed: str) -> bool:
+    start = entry.prefix_length - len(entry.before)
     return (
-        len(prefix) >= kept.length
-        and len(suffix) == kept.left
-        and suffix.startswith(kept.after)
-        and prefix.startswith(kept.before, start)
-        and kept.suggestion.text.startswith(typed)
+        len(prefix) >= entry.prefix_length
+        and len(suffix) == entry.suffix_length
+        and suffix.startswith(entry.after)
+        and prefix.startswith(entry.before, start)
+        and entry.suggestion.text.startswith(typed)
     )

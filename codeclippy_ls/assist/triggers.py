@@ -1,7 +1,7 @@
-"""Whether to ask for a suggestion, and for how much: cheap rules over the text around a cursor. Pure.
+"""Decide whether to request a suggestion, and of how many lines: cheap rules over the text around the cursor. Pure.
 
-A gate says only what is not worth asking *by itself*, while somebody types; a request by key passes them all but the
-switches.
+The rules apply to automatic requests, made while the user types. A request by key skips all but the settings that
+disable suggestions.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from codeclippy_ls.postprocess.syntax_check import has_open_delimiter, is_valid_
 from codeclippy_ls.settings import CompletionSettings
 from codeclippy_ls.text import indent_width
 
-_OPENERS = (":", "{", "(", "[", "=>", "->", " do", " then", "\\")
+_BLOCK_OPENERS = (":", "{", "(", "[", "=>", "->", " do", " then", "\\")
 _DOCSTRING = re.compile(r"(\"\"\"|''').*?\1\Z", re.DOTALL)
 _COMMENTS = re.compile(r"(?:\n[ \t]*(?:#|//|--|;+|\*)[^\n]*)+\Z")
 _STATEMENT_ENDS = re.compile(r"[)\]}'\"]\Z|\b(?:pass|break|continue)\Z")
-_MOST_LINES = 12  # of one statement
-_REACH = 4000  # characters looked at on either side of the cursor
-# Languages whose statements end with a sign.
-_SIGNED = frozenset(
+_MAX_STATEMENT_LINES = 12  # of one statement
+_REACH = 4000  # characters considered on either side of the cursor
+# Languages whose statements end with a semicolon or a brace.
+_SEMICOLON_LANGUAGES = frozenset(
     {
         "javascript",
         "javascriptreact",
@@ -45,8 +45,8 @@ _SIGNED = frozenset(
 )
 
 
-def switched_off(uri: str, language: str, settings: CompletionSettings) -> str:
-    """The setting that turns suggestions off for a document, or nothing."""
+def find_disabling_setting(uri: str, language: str, settings: CompletionSettings) -> str:
+    """Return the name of the setting that disables suggestions for a document, or an empty string."""
     if not settings.enabled:
         return "completion.enabled"
     if language in settings.disabled_languages:
@@ -57,51 +57,62 @@ def switched_off(uri: str, language: str, settings: CompletionSettings) -> str:
     return ""
 
 
-def inside_word(prefix: str, suffix: str) -> bool:
-    """Whether the cursor stands before a letter: what is suggested there is seldom what is meant."""
+def should_request(prefix: str, suffix: str, language: str, continues_item: bool) -> bool:
+    """Return whether an automatic request is worth the engine's time.
+
+    Args:
+        continues_item: the suggestion continues the selected item of the completion list.
+    """
+    if is_inside_word(prefix, suffix):
+        return False
+    return continues_item or not is_statement_complete(prefix, suffix, language)
+
+
+def is_inside_word(prefix: str, suffix: str) -> bool:
+    """Return whether a letter, digit or underscore follows the cursor: suggestions there are seldom right."""
     return bool(suffix[:1].isalnum() or suffix[:1] == "_")
 
 
-def finished(prefix: str, suffix: str, language: str) -> bool:
-    """Whether the cursor stands right behind a statement that is whole, with nothing after it on its line.
+def is_statement_complete(prefix: str, suffix: str, language: str) -> bool:
+    """Return whether the cursor is right behind a complete statement, with nothing after it on its line.
 
-    Python is asked by parsing; other languages by the sign that ends their statements. Where neither can tell, nothing
-    counts as finished.
+    Python is parsed; for languages with semicolons and braces the last character decides. For all others the answer is
+    no.
     """
     if suffix[:_REACH].partition("\n")[0].strip():
         return False
     lines = prefix[-_REACH:].split("\n")
     line = lines[-1]
-    if language in _SIGNED:
+    if language in _SEMICOLON_LANGUAGES:
         return line.endswith((";", "}")) and sum(map(line.count, "([{")) <= sum(map(line.count, ")]}"))
     if language != "python" or not _STATEMENT_ENDS.search(line) or line.lstrip().startswith("#"):
         return False
-    starts = range(len(lines) - 1, max(len(lines) - 1 - _MOST_LINES, -1), -1)
-    whole = any(is_valid_python(dedent("\n".join(lines[start:]))) for start in starts if lines[start].strip())
-    return whole and not has_open_delimiter(prefix, language)
+    starts = range(len(lines) - 1, max(len(lines) - 1 - _MAX_STATEMENT_LINES, -1), -1)
+    complete = any(is_valid_python(dedent("\n".join(lines[start:]))) for start in starts if lines[start].strip())
+    return complete and not has_open_delimiter(prefix, language)
 
 
-def wants_block(prefix: str, suffix: str) -> bool:
-    """Whether more than a line fits here: on an empty line after one that opens a block.
+def expects_block(prefix: str, suffix: str) -> bool:
+    """Return whether more than one line fits here: the cursor is on an empty line after one that opens a block.
 
-    A docstring and comments may stand between, where what follows the cursor is no part of that block yet.
+    A docstring and comments may be in between, unless the line that follows the cursor already belongs to that block.
     """
     before, after = prefix[-_REACH:], suffix[:_REACH]
-    line, (rest, _, following) = re.split(r"[\r\n]", before)[-1], after.partition("\n")
-    if line.strip() or rest.strip():
+    line, (line_rest, _, lines_below) = re.split(r"[\r\n]", before)[-1], after.partition("\n")
+    if line.strip() or line_rest.strip():
         return False
     head = before.rstrip()
-    if head.endswith(_OPENERS) and not _ends_in_comment(head):
+    if head.endswith(_BLOCK_OPENERS) and not _ends_in_comment(head):
         return True
-    following_line = next((other for other in following.split("\n") if other.strip()), "")
-    if following_line and indent_width(following_line) >= max(indent_width(line), 1):
+    next_line = next((other for other in lines_below.split("\n") if other.strip()), "")
+    if next_line and indent_width(next_line) >= max(indent_width(line), 1):
         return False
-    opened = _DOCSTRING.sub("", _COMMENTS.sub("", head)).rstrip()
-    return opened != head and opened.endswith(_OPENERS)
+    opener = _DOCSTRING.sub("", _COMMENTS.sub("", head)).rstrip()
+    return opener != head and opener.endswith(_BLOCK_OPENERS)
 
 
-def after_enter(prefix: str, eol: str) -> str:
-    """The text up to where the cursor stands after a line end, indented as editors do: like the line before."""
+def press_enter(prefix: str, eol: str) -> str:
+    """Return the text before the cursor after Enter, with the indentation of the line before, as editors insert it."""
     line = re.split(r"[\r\n]", prefix[-_REACH:])[-1]
     return prefix + eol + line[: len(line) - len(line.lstrip())]
 

@@ -1,6 +1,6 @@
-"""What this client can show, and how it is told: progress, messages, status. Belongs to the loop thread.
+"""`Client`: what the client supports, and how it is told about progress, messages and status.
 
-A client's error answer to any of this is logged and never fails the work it belongs to.
+An error answer of the client to any of this is logged and never fails the work that it belongs to.
 """
 
 from __future__ import annotations
@@ -9,123 +9,147 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
-from codeclippy_ls.server.convert import supports
+from codeclippy_ls.server.convert import get_capability
+
+if TYPE_CHECKING:
+    from pygls.protocol import LanguageServerProtocol
 
 log = logging.getLogger(__name__)
 
-STATUS = "codeclippy/status"
+STATUS_NOTIFICATION = "codeclippy/status"
+STATUS_OPTION = "statusNotification"  # the client's option that asks for it
 EDIT_COMMAND = "codeclippy.edit"
-NEXT_COMMAND = "codeclippy.replaceLastEdit"
+REPLACE_EDIT_COMMAND = "codeclippy.replaceLastEdit"
 RELOAD_COMMAND = "codeclippy.reloadModel"
-FIGURES_COMMAND = "codeclippy.showMetrics"
-_PATIENCE_SECONDS = 2.0  # for a client to say that it will show progress; work does not wait for longer
+METRICS_COMMAND = "codeclippy.showMetrics"
+_PROGRESS_TIMEOUT = 2.0  # seconds for a client to accept a progress token; work waits no longer
+
+_ProgressValue = types.WorkDoneProgressBegin | types.WorkDoneProgressReport | types.WorkDoneProgressEnd
 
 
 class Progress:
-    """One piece of work shown to the user; does nothing where the client shows none."""
+    """Progress of one piece of work, shown to the user; without a token it does nothing."""
 
     def __init__(self, client: Client, token: str | None) -> None:
         self._client = client
         self._token = token
 
+    def begin(self, title: str, message: str, cancellable: bool) -> None:
+        """Show the work."""
+        self._send(types.WorkDoneProgressBegin(title=title, message=message, cancellable=cancellable))
+
     def report(self, message: str, percentage: int | None = None) -> None:
-        """Say how far it is."""
+        """Show how far the work is."""
         self._send(types.WorkDoneProgressReport(message=message, percentage=percentage))
 
     def end(self, message: str = "") -> None:
-        """Say that it is done, once; later calls do nothing."""
+        """Show that the work is done; later calls do nothing."""
         self._send(types.WorkDoneProgressEnd(message=message or None))
         if self._token is not None:
-            self._client.cancels.pop(self._token, None)
+            self._client.cancel_callbacks.pop(self._token, None)
         self._token = None
 
-    def begin(self, title: str, message: str, cancellable: bool) -> None:
-        """Show it."""
-        self._send(types.WorkDoneProgressBegin(title=title, message=message, cancellable=cancellable))
-
-    def _send(self, value: Any) -> None:
+    def _send(self, value: _ProgressValue) -> None:
         if self._token is not None:
-            self._client.protocol.notify(types.PROGRESS, types.ProgressParams(token=self._token, value=value))
+            self._client.notify(types.PROGRESS, types.ProgressParams(token=self._token, value=value))
 
 
 class Client:
-    """The other side of one session, by its capabilities."""
+    """The client of one session. Belongs to the loop thread.
 
-    def __init__(self, protocol: Any, capabilities: Any, options: Any) -> None:
-        self.protocol = protocol
-        self.cancels: dict[str, Callable[[], object]] = {}
-        window = supports(capabilities, ["window", "work_done_progress"])
-        self.shows_progress = bool(window)
-        edit = ("workspace", "workspace_edit")
-        self.annotates = supports(capabilities, [*edit, "change_annotation_support"]) is not None
-        self.draws_ghost_text = supports(capabilities, ["text_document", "inline_completion"]) is not None
-        self.applies = bool(supports(capabilities, ["workspace", "apply_edit"]))
-        self.shows_documents = bool(supports(capabilities, ["window", "show_document", "support"]))
-        self.asks_content = supports(capabilities, ["workspace", "text_document_content"]) is not None
-        self.configures = bool(supports(capabilities, ["workspace", "configuration"]))
-        resolve = supports(capabilities, ["text_document", "code_action", "resolve_support", "properties"]) or ()
-        carries = bool(supports(capabilities, ["text_document", "code_action", "data_support"]))
-        self.resolves_commands = carries and "command" in resolve
-        self._wants_status = isinstance(options, dict) and options.get("statusNotification") is True
-        self._told: set[str] = set()
+    Attributes:
+        cancel_callbacks: by progress token, called when the user cancels that work.
+    """
 
-    async def progress(self, title: str, message: str = "", cancel: Callable[[], object] | None = None) -> Progress:
+    def __init__(
+        self, protocol: LanguageServerProtocol, capabilities: types.ClientCapabilities, options: object
+    ) -> None:
+        self._protocol = protocol
+        self.cancel_callbacks: dict[str, Callable[[], object]] = {}
+        self.supports_progress = bool(get_capability(capabilities, "window.work_done_progress"))
+        self.supports_change_annotations = (
+            get_capability(capabilities, "workspace.workspace_edit.change_annotation_support") is not None
+        )
+        self.supports_inline_completion = get_capability(capabilities, "text_document.inline_completion") is not None
+        self.supports_show_document = bool(get_capability(capabilities, "window.show_document.support"))
+        self.supports_text_document_content = (
+            get_capability(capabilities, "workspace.text_document_content") is not None
+        )
+        self.supports_configuration = bool(get_capability(capabilities, "workspace.configuration"))
+        resolvable = get_capability(capabilities, "text_document.code_action.resolve_support.properties") or ()
+        keeps_data = bool(get_capability(capabilities, "text_document.code_action.data_support"))
+        self.supports_command_resolve = keeps_data and "command" in resolvable
+        self._wants_status = isinstance(options, dict) and options.get(STATUS_OPTION) is True
+        self._shown_keys: set[str] = set()
+
+    async def begin_progress(
+        self, title: str, message: str = "", cancel: Callable[[], object] | None = None
+    ) -> Progress:
         """Begin to show a piece of work; ``cancel`` is called when the user cancels it."""
-        if not self.shows_progress:
+        if not self.supports_progress:
             return Progress(self, None)
-        token = str(uuid.uuid4())  # a token cannot be used again
+        token = str(uuid.uuid4())  # a token must not be used twice
         if cancel is not None:
-            self.cancels[token] = cancel
+            self.cancel_callbacks[token] = cancel
         try:
             create = types.WorkDoneProgressCreateParams(token=token)
-            await asyncio.wait_for(self.request(types.WINDOW_WORK_DONE_PROGRESS_CREATE, create), _PATIENCE_SECONDS)
+            await asyncio.wait_for(self.request(types.WINDOW_WORK_DONE_PROGRESS_CREATE, create), _PROGRESS_TIMEOUT)
         except (JsonRpcException, asyncio.TimeoutError) as error:
             log.warning("the client shows no progress: %s", type(error).__name__)
-            self.cancels.pop(token, None)
+            self.cancel_callbacks.pop(token, None)
             return Progress(self, None)
         except asyncio.CancelledError:
-            self.cancels.pop(token, None)
+            self.cancel_callbacks.pop(token, None)
             raise
         progress = Progress(self, token)
         progress.begin(title, message, cancellable=cancel is not None)
         return progress
 
-    async def request(self, method: str, params: Any) -> Any:
+    async def request(self, method: str, params: object) -> Any:
         """Send a request and await its result.
 
         Raises:
             JsonRpcException: the client answered with an error.
         """
-        return await self.protocol.send_request_async(method, params)
+        return await self._protocol.send_request_async(method, params)
 
-    def say(self, message: str, kind: types.MessageType = types.MessageType.Info, key: str | None = None) -> None:
-        """A message that the user should see; what it is about, its ``key``, need not be said once more."""
-        if key is not None:
-            self._told.add(key)
-        params = types.ShowMessageParams(type=kind, message=f"Code Clippy: {message}")
-        self.protocol.notify(types.WINDOW_SHOW_MESSAGE, params)
+    def notify(self, method: str, params: object) -> None:
+        """Send a notification."""
+        self._protocol.notify(method, params)
 
-    def say_once(
-        self, message: str, kind: types.MessageType = types.MessageType.Warning, key: str | None = None
+    def show_message(
+        self, message: str, kind: types.MessageType = types.MessageType.Info, key: str | None = None
     ) -> None:
-        """A message that is shown the first time only: what fails at every keystroke must not pop up at each.
+        """Show a message to the user.
 
         Args:
-            key: what it is about, where its text varies.
+            key: `show_message_once` shows no further message with this key.
         """
-        if (key or message) not in self._told:
-            self.say(message, kind, key or message)
+        if key is not None:
+            self._shown_keys.add(key)
+        self.notify(types.WINDOW_SHOW_MESSAGE, types.ShowMessageParams(type=kind, message=f"Code Clippy: {message}"))
 
-    def forget(self, key: str) -> None:
-        """Let a message be said again."""
-        self._told.discard(key)
+    def show_message_once(
+        self, message: str, kind: types.MessageType = types.MessageType.Warning, key: str | None = None
+    ) -> None:
+        """Show a message the first time only: a failure at every keystroke must not pop up at each.
 
-    def status(self, state: str, message: str = "") -> None:
-        """The server's state, for clients that asked for it in their ``initializationOptions``."""
+        Args:
+            key: identifies the message if its text varies.
+        """
+        if (key or message) not in self._shown_keys:
+            self.show_message(message, kind, key or message)
+
+    def reset_once(self, key: str) -> None:
+        """Let `show_message_once` show the message with this key again."""
+        self._shown_keys.discard(key)
+
+    def send_status(self, state: str, message: str = "") -> None:
+        """Send the server's state, if the client asked for it in its ``initializationOptions``."""
         if self._wants_status:
-            self.protocol.notify(STATUS, {"state": state, "message": message})
+            self.notify(STATUS_NOTIFICATION, {"state": state, "message": message})

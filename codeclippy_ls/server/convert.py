@@ -1,10 +1,9 @@
-"""Values to LSP types: suggestions to items, edits to versioned workspace edits. Pure."""
+"""Convert values to LSP types: suggestions to items, edits to versioned workspace edits. Pure."""
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -14,98 +13,107 @@ from codeclippy_ls.assist.proposals import Proposal
 from codeclippy_ls.assist.suggestion_cache import Suggestion
 from codeclippy_ls.text import Document, Edit, Encoding, Position, offset_at, position_at
 
-ACCEPTED_COMMAND = "codeclippy.didAcceptSuggestion"
-# Long or multi-line labels broke clients (Helix), and nobody reads them.
-_LABEL = 60
+ACCEPT_COMMAND = "codeclippy.didAcceptSuggestion"
+_MAX_LABEL = 60  # longer and multi-line labels broke clients (Helix)
+_MAX_WORD = 200
 
 
-def title(text: str) -> str:
-    """What the user sees of a piece of work."""
+def add_prefix(text: str) -> str:
+    """Return a title that tells the user whose work it is."""
     return f"Code Clippy: {text}"
 
 
 def to_position(position: Position) -> types.Position:
-    """Our position as LSP's."""
+    """Convert a position to LSP's type."""
     return types.Position(position.line, position.character)
 
 
-def from_position(document: Document, position: types.Position, encoding: Encoding) -> int:
-    """The offset of an LSP position."""
+def to_offset(document: Document, position: types.Position, encoding: Encoding) -> int:
+    """Convert an LSP position to an offset."""
     return offset_at(document, Position(position.line, position.character), encoding)
 
 
 def to_range(document: Document, start: int, end: int, encoding: Encoding) -> types.Range:
-    """Two offsets as an LSP range."""
+    """Convert two offsets to an LSP range."""
     return types.Range(
         to_position(position_at(document, start, encoding)), to_position(position_at(document, end, encoding))
     )
 
 
-def completion_item(document: Document, suggestion: Suggestion, encoding: Encoding, order: int) -> types.CompletionItem:
-    """A suggestion as an item of the completion list.
+def to_completion_item(
+    document: Document, suggestion: Suggestion, encoding: Encoding, rank: int
+) -> types.CompletionItem:
+    """Convert a suggestion to an item of the completion list.
 
-    The item replaces the word before the cursor by that word and the suggestion, and filters by it, because clients
-    filter items by the symbol at point and drop those that do not begin with it. Closing signs after the cursor that
-    the suggestion brings along are replaced, too.
+    The item replaces the word before the cursor with that word and the suggestion, and filters by it, because clients
+    filter items by the word at the cursor and drop those that do not begin with it. Closing brackets after the cursor
+    that the suggestion contains are replaced, too.
     """
-    start = word_start(document, suggestion.offset)
+    start = find_word_start(document, suggestion.offset)
     text = document.text[start : suggestion.offset] + suggestion.text
     first, _, rest = text.strip().partition("\n")
     first = first.rstrip()
-    label = first if len(first) <= _LABEL else first[: _LABEL - 1] + "…"
+    label = first if len(first) <= _MAX_LABEL else first[: _MAX_LABEL - 1] + "…"
     return types.CompletionItem(
-        label=label + (" …" if rest and len(label) < _LABEL else ""),
+        label=label + (" …" if rest and len(label) < _MAX_LABEL else ""),
         kind=types.CompletionItemKind.Text,
         detail=f"Code Clippy, as in {suggestion.source}" if suggestion.source else "Code Clippy",
         documentation=text if rest or label != first else None,
-        # Below what a language's own server is sure of.
-        sort_text=f"~{order:02}",
+        # Below the items of the language's own server.
+        sort_text=f"~{rank:02}",
         filter_text=text.lstrip().partition("\n")[0].rstrip("\r") or label,
         insert_text_format=types.InsertTextFormat.PlainText,
-        # The lines have their indentation already; some clients would add the cursor's to it.
+        # The lines are indented already; some clients would add the cursor's indentation.
         insert_text_mode=types.InsertTextMode.AsIs,
         text_edit=types.TextEdit(to_range(document, start, suggestion.offset + suggestion.replaces, encoding), text),
-        command=accepted(document),
+        command=make_accept_command(document),
     )
 
 
-def accepted(document: Document) -> types.Command:
-    """What a client runs when an item is accepted: it is counted."""
-    return types.Command(title=title("accepted"), command=ACCEPTED_COMMAND, arguments=[{"uri": document.uri}])
+def to_inline_item(
+    document: Document, suggestion: Suggestion, selected: Edit | None, encoding: Encoding
+) -> types.InlineCompletionItem:
+    """Convert a suggestion to ghost text; over a selected list item it repeats that item's text, or is not drawn."""
+    if selected is None:
+        range = to_range(document, suggestion.offset, suggestion.offset + suggestion.replaces, encoding)
+        text = suggestion.text
+    else:
+        range = to_range(document, selected.start, selected.end + suggestion.replaces, encoding)
+        text = selected.text + suggestion.text
+    return types.InlineCompletionItem(insert_text=text, range=range, command=make_accept_command(document))
 
 
-def word_start(document: Document, offset: int) -> int:
-    """Offset of the start of the word that ends at ``offset``."""
-    match = re.search(r"\w*\Z", document.text[max(0, offset - 200) : offset])
+def make_accept_command(document: Document) -> types.Command:
+    """Make the command that a client runs when it accepts an item, so that it is counted."""
+    return types.Command(title=add_prefix("accepted"), command=ACCEPT_COMMAND, arguments=[{"uri": document.uri}])
+
+
+def find_word_start(document: Document, offset: int) -> int:
+    """Return the start of the word that ends at ``offset``."""
+    match = re.search(r"\w*\Z", document.text[max(0, offset - _MAX_WORD) : offset])
     return offset - len(match.group()) if match else offset
 
 
-def inline_item(
-    document: Document, suggestion: Suggestion, selected: Edit | None, encoding: Encoding
-) -> types.InlineCompletionItem:
-    """A suggestion as ghost text; over a selected list item it repeats that item's text, or it would not be drawn."""
-    if selected is None:
-        range = to_range(document, suggestion.offset, suggestion.offset + suggestion.replaces, encoding)
-        return types.InlineCompletionItem(insert_text=suggestion.text, range=range, command=accepted(document))
-    range = to_range(document, selected.start, selected.end + suggestion.replaces, encoding)
-    return types.InlineCompletionItem(
-        insert_text=selected.text + suggestion.text, range=range, command=accepted(document)
-    )
+def to_workspace_edit(
+    proposal: Proposal, label: str, encoding: Encoding, annotate: bool, confirm: bool
+) -> types.WorkspaceEdit:
+    """Convert a proposal to a versioned edit of its document.
 
-
-def workspace_edit(proposal: Proposal, label: str, encoding: Encoding, annotate: bool, confirm: bool) -> Any:
-    """A proposal as a versioned edit of its document; where the client can preview, with an annotation per hunk."""
+    Args:
+        annotate: whether to add an annotation per hunk, for clients that preview edits.
+        confirm: whether the client shall ask for confirmation.
+    """
     document = proposal.document
     annotations: dict[str, types.ChangeAnnotation] = {}
-    edits: list[Any] = []
+    edits: list[types.TextEdit | types.AnnotatedTextEdit | types.SnippetTextEdit] = []
     for number, edit in enumerate(proposal.edits, 1):
         range = to_range(document, edit.start, edit.end, encoding)
         if not annotate:
             edits.append(types.TextEdit(range, edit.text))
             continue
         key = f"hunk-{number}"
-        where = f"line {range.start.line + 1}" + (f", as in {proposal.source}" if proposal.source else "")
-        annotations[key] = types.ChangeAnnotation(f"{label} ({where})", needs_confirmation=confirm)
+        details = f"line {range.start.line + 1}" + (f", as in {proposal.source}" if proposal.source else "")
+        annotations[key] = types.ChangeAnnotation(f"{label} ({details})", needs_confirmation=confirm)
         edits.append(types.AnnotatedTextEdit(annotation_id=key, range=range, new_text=edit.text))
     change = types.TextDocumentEdit(
         types.OptionalVersionedTextDocumentIdentifier(uri=document.uri, version=document.version), edits
@@ -113,30 +121,31 @@ def workspace_edit(proposal: Proposal, label: str, encoding: Encoding, annotate:
     return types.WorkspaceEdit(document_changes=[change], change_annotations=annotations or None)
 
 
-def path_from(uri: str, other: str) -> str:
-    """Another file's path as it is written from a file's folder; its name alone where that is far away."""
+def relative_path(uri: str, other: str) -> str:
+    """Return another file's path relative to a file's folder; only its name if it is far away."""
     (scheme, _, path, *_), (other_scheme, _, other_path, *_) = urlsplit(uri), urlsplit(other)
     path, other_path = unquote(path), unquote(other_path)
     if scheme == other_scheme and path.startswith("/") and other_path.startswith("/"):
-        found = posixpath.relpath(other_path, posixpath.dirname(path))
-        if not found.startswith("../../../"):
-            return found
+        relative = posixpath.relpath(other_path, posixpath.dirname(path))
+        if not relative.startswith("../../../"):
+            return relative
     return other_path.rpartition("/")[2]
 
 
-def selected_lines(document: Document, range: types.Range, encoding: Encoding) -> tuple[int, int]:
-    """First and last line that a range covers; a selection that ends at a line's start does not cover that line."""
-    start, end = from_position(document, range.start, encoding), from_position(document, range.end, encoding)
+def to_lines(document: Document, range: types.Range, encoding: Encoding) -> tuple[int, int]:
+    """Return the first and last line of a range; a selection that ends at a line's start does not include that line."""
+    start, end = to_offset(document, range.start, encoding), to_offset(document, range.end, encoding)
     first, last = document.line_at(start), document.line_at(end)
     if last > first and end == document.starts[last]:
         last -= 1
     return first, last
 
 
-def supports(capabilities: Any, path: Sequence[str]) -> Any:
-    """A capability by its path of attributes, ``None`` where any part of it was not announced."""
-    for name in path:
-        capabilities = getattr(capabilities, name, None)
-        if capabilities is None:
+def get_capability(capabilities: types.ClientCapabilities, path: str) -> Any:
+    """Return a capability by its dotted path of attributes; ``None`` if any part of it was not announced."""
+    value: Any = capabilities
+    for name in path.split("."):
+        value = getattr(value, name, None)
+        if value is None:
             return None
-    return capabilities
+    return value

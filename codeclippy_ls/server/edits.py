@@ -1,7 +1,7 @@
-"""The edits of one session: made, shown if wanted, applied, and replaced by the next best. Belongs to the loop thread.
+"""`Edits`: edits of one client's documents: made, shown on request, applied, and replaced by the next best.
 
-An edit reaches the document by ``workspace/applyEdit`` with the version of the text it was made for, or that it was
-carried over to; else not at all, and the user is told why.
+An edit reaches the document by ``workspace/applyEdit``, with the version of the text that it was made for or rebased
+onto; otherwise nothing is applied and the user is told why.
 """
 
 from __future__ import annotations
@@ -12,176 +12,185 @@ import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
 from codeclippy_ls.assist.assistant import Assistant
 from codeclippy_ls.assist.proposals import Proposal
-from codeclippy_ls.assist.rebase import rebased
+from codeclippy_ls.assist.rebase import rebase
 from codeclippy_ls.server import convert
 from codeclippy_ls.server.client import Client
+from codeclippy_ls.settings import Settings
 from codeclippy_ls.text import Document, Documents, compute_minimal_edits
-
-if TYPE_CHECKING:
-    from codeclippy_ls.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SCHEME = "codeclippy-diff"
+DIFF_SCHEME = "codeclippy-diff"
 _APPLY, _NEXT, _DISCARD = "Apply", "Next", "Discard"
-_MOST_SHOWN = 16
+_MAX_DIFFS = 16
+_MAX_FILE_NAME = 80
 
 
 @dataclass(frozen=True, slots=True)
-class _Applied:
-    """The text an edit left behind, what else was proposed for what it replaced, and what was asked for."""
+class _AppliedEdit:
+    """The newest edit of a document.
+
+    Attributes:
+        text: the document's text after the edit.
+        alternatives: what else was proposed, next best first.
+        label: what the user asked for.
+    """
 
     text: str
-    others: tuple[Proposal, ...]
+    alternatives: tuple[Proposal, ...]
     label: str
 
 
 class Edits:
-    """Edits of one client's documents."""
+    """Edits of one client's documents. Belongs to the loop thread."""
 
     def __init__(self, client: Client, documents: Documents) -> None:
         self._client = client
         self._documents = documents
-        self._applied: dict[str, _Applied] = {}
+        self._applied: dict[str, _AppliedEdit] = {}
         self._diffs: dict[str, str] = {}
         self._folder: Path | None = None
 
-    async def make(self, assistant: Assistant, document: Document, message: str, lines: tuple[int, int] | None) -> None:
-        """Make an edit and have the client apply it, or say why there is none."""
+    async def make(
+        self, assistant: Assistant, settings: Settings, document: Document, message: str, lines: tuple[int, int] | None
+    ) -> None:
+        """Make an edit and have the client apply it, or tell the user why there is none."""
         task = asyncio.current_task()
-        assert task is not None
-        progress = await self._client.progress(convert.title(message or "edit"), "writing", cancel=task.cancel)
+        cancel = task.cancel if task is not None else None
+        title = convert.add_prefix(message or "edit")
+        progress = await self._client.begin_progress(title, "writing", cancel=cancel)
         written = ""
 
-        def on_text(piece: str) -> None:
+        def on_text(delta: str) -> None:
             nonlocal written
-            written += piece
-            if "\n" in piece:
-                hunks, added = written.count("@@ -"), written.count("\n") - written.count("@@ -")
-                progress.report(f"hunk {max(hunks, 1)}, line {added}")
+            written += delta
+            if "\n" in delta:
+                num_hunks = written.count("@@ -")
+                progress.report(f"hunk {max(num_hunks, 1)}, line {written.count(chr(10)) - num_hunks}")
 
         try:
             result = await assistant.edit(document, message, lines, on_text)
         finally:
             progress.end()
         if isinstance(result, Proposal):
-            await self._offer(result, message or "edit", assistant.settings)
+            await self._offer(result, message or "edit", settings)
         elif not result.cancelled:
-            self._client.say(f"no edit: {result.reason}", key=result.reason)
+            self._client.show_message(f"no edit: {result.reason}", key=result.reason)
 
-    def another(self, document: Document) -> bool:
-        """Whether the last edit of this document can be replaced by another proposal: it stands there unchanged."""
+    def has_alternative(self, document: Document) -> bool:
+        """Return whether another proposal can replace the document's last edit, which must be unchanged."""
         last = self._applied.get(document.uri)
-        return last is not None and bool(last.others) and last.text == document.text
+        return last is not None and bool(last.alternatives) and last.text == document.text
 
-    async def replace_last(self, document: Document, settings: Settings) -> None:
-        """Put the next best proposal in the place of the last edit of a document."""
-        if not self.another(document):
-            self._client.say("no other edit: there was one proposal only, or the document changed since")
+    async def replace_last(self, document: Document) -> None:
+        """Replace the document's last edit with the next best proposal."""
+        if not self.has_alternative(document):
+            self._client.show_message(
+                "no other edit: there was only one proposal, or the document has changed since the edit"
+            )
             return
         last = self._applied[document.uri]
-        following, *rest = last.others
-        # The one that is replaced comes last, so that going on comes back to it.
-        undone = Proposal(following.document, tuple(compute_minimal_edits(following.document.text, last.text)), "")
+        following, *rest = last.alternatives
+        # The replaced proposal goes to the end, so that repeating the command comes back to it.
+        replaced = Proposal(following.document, tuple(compute_minimal_edits(following.document.text, last.text)), "")
         edits = tuple(compute_minimal_edits(document.text, following.after))
-        others = (*rest, undone)
-        await self._apply(replace(following, document=document, edits=edits), last.label, settings, others, asked=True)
+        proposal = replace(following, document=document, edits=edits, alternatives=(*rest, replaced))
+        await self._apply(proposal, last.label, confirm=False)
 
-    def forget(self, uri: str) -> None:
-        """Drop what was kept for a document that closes."""
+    def forget_document(self, uri: str) -> None:
+        """Drop the last edit of a document that was closed."""
         self._applied.pop(uri, None)
 
-    def shown(self, uri: str) -> str | None:
-        """The text of a diff that is or was shown."""
+    def diff_text(self, uri: str) -> str | None:
+        """Return the text of a diff that is or was shown."""
         return self._diffs.get(uri)
 
     def close(self) -> None:
-        """Remove the files that were shown."""
+        """Remove the diffs' files."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _offer(self, proposal: Proposal, label: str, settings: Settings) -> None:
-        """Apply the best, or show one after the other until one is chosen, where the user wants to see them first."""
-        all_of_them = [replace(one, others=()) for one in (proposal, *proposal.others)]
+        """Apply the best proposal; if the user wants to see diffs, show one after the other until one is chosen."""
+        proposals = [replace(one, alternatives=()) for one in (proposal, *proposal.alternatives)]
         chosen = 0
         if settings.edit.show_diff:
-            answer = _NEXT
-            while answer == _NEXT:
-                answer = await self._asked(all_of_them, chosen, label)
-                chosen = (chosen + 1) % len(all_of_them) if answer == _NEXT else chosen
+            while (answer := await self._ask(proposals, chosen, label)) == _NEXT:
+                chosen = (chosen + 1) % len(proposals)
             if answer != _APPLY:
                 return
-        others = (*all_of_them[chosen + 1 :], *all_of_them[:chosen])
-        await self._apply(all_of_them[chosen], label, settings, others, asked=settings.edit.show_diff)
+        alternatives = (*proposals[chosen + 1 :], *proposals[:chosen])
+        confirm = settings.edit.confirm and not settings.edit.show_diff
+        await self._apply(replace(proposals[chosen], alternatives=alternatives), label, confirm)
 
-    async def _asked(self, proposals: list[Proposal], number: int, label: str) -> str:
-        """What the user says to a proposal whose diff is shown: to apply it, to see the next one, or neither."""
-        proposal = proposals[number]
+    async def _ask(self, proposals: list[Proposal], index: int, label: str) -> str:
+        """Show a proposal's diff and ask the user to apply it, to see the next one, or to discard it."""
+        proposal = proposals[index]
         name = proposal.document.uri.rsplit("/", 1)[-1]
-        await self._show(proposal.patch(name), name)
-        which = f" ({number + 1} of {len(proposals)})" if len(proposals) > 1 else ""
+        await self._show_diff(proposal.patch(name), name)
+        count = f" ({index + 1} of {len(proposals)})" if len(proposals) > 1 else ""
         actions = [_APPLY, *([_NEXT] if len(proposals) > 1 else []), _DISCARD]
         params = types.ShowMessageRequestParams(
             type=types.MessageType.Info,
-            message=f"{convert.title(label)}: apply this edit to {name}?{which}",
+            message=f"{convert.add_prefix(label)}: apply this edit to {name}?{count}",
             actions=[types.MessageActionItem(title) for title in actions],
         )
         try:
             answer = await self._client.request(types.WINDOW_SHOW_MESSAGE_REQUEST, params)
         except JsonRpcException as error:
-            log.warning("the client asks nothing: %s", error)
-            return _APPLY if not self._client.shows_documents else _DISCARD
+            log.warning("the client cannot ask the user: %s", error)
+            return _APPLY if not self._client.supports_show_document else _DISCARD
         return getattr(answer, "title", None) or _DISCARD
 
-    async def _show(self, diff: str, name: str) -> None:
-        """Show a diff: as a document that the client asks for, as a file, or not at all where it can show neither."""
-        if not self._client.shows_documents:
+    async def _show_diff(self, diff: str, name: str) -> None:
+        """Show a diff: as a document that the client requests, as a file, or not at all if the client shows neither."""
+        if not self._client.supports_show_document:
             return
         number = len(self._diffs)
-        if self._client.asks_content:
-            uri = f"{SCHEME}:/{number}/{name}.diff"
+        if self._client.supports_text_document_content:
+            uri = f"{DIFF_SCHEME}:/{number}/{name}.diff"
         else:
             self._folder = self._folder or Path(tempfile.mkdtemp(prefix="codeclippy-"))
-            file = self._folder / f"{number}-{Path(name).name[:80]}.diff"
+            file = self._folder / f"{number}-{Path(name).name[:_MAX_FILE_NAME]}.diff"
             file.write_text(diff, encoding="utf-8", newline="")
             file.chmod(0o400)
             uri = file.as_uri()
         self._diffs[uri] = diff
-        for old in list(self._diffs)[:-_MOST_SHOWN]:
+        for old in list(self._diffs)[:-_MAX_DIFFS]:
             self._diffs[old] = ""
         try:
             await self._client.request(types.WINDOW_SHOW_DOCUMENT, types.ShowDocumentParams(uri, take_focus=False))
         except JsonRpcException as error:
-            log.warning("the client shows no document: %s", error)
+            log.warning("the client does not show the document: %s", error)
 
-    async def _apply(
-        self, proposal: Proposal, label: str, settings: Settings, others: tuple[Proposal, ...], *, asked: bool
-    ) -> None:
-        """Have the client apply a proposal to the document as it is now, all of it or nothing."""
-        now = self._documents.get(proposal.document.uri)
-        if now is not None and now != proposal.document:
-            carried = rebased(replace(proposal, others=others), now)
-            proposal, others = (proposal, ()) if carried is None else (carried, carried.others)
-            now = None if carried is None else now
-        if now is None:
-            self._client.say("no edit: the document changed meanwhile where the edit is about; nothing was applied")
+    async def _apply(self, proposal: Proposal, label: str, confirm: bool) -> None:
+        """Have the client apply a proposal to the current document: all of its edits or nothing."""
+        document = self._documents.get(proposal.document.uri)
+        current: Proposal | None = proposal
+        if document is not None and document != proposal.document:
+            current = rebase(proposal, document)
+        if document is None or current is None:
+            self._client.show_message(
+                "no edit: the document changed at the place of the edit while it was being written; nothing was applied"
+            )
             return
-        confirm = settings.edit.confirm and not asked
-        edit = convert.workspace_edit(proposal, label, self._documents.encoding, self._client.annotates, confirm)
-        params = types.ApplyWorkspaceEditParams(edit=edit, label=convert.title(label))
+        edit = convert.to_workspace_edit(
+            current, label, self._documents.encoding, self._client.supports_change_annotations, confirm
+        )
+        params = types.ApplyWorkspaceEditParams(edit=edit, label=convert.add_prefix(label))
         try:
-            result: Any = await self._client.request(types.WORKSPACE_APPLY_EDIT, params)
+            result: types.ApplyWorkspaceEditResult = await self._client.request(types.WORKSPACE_APPLY_EDIT, params)
         except JsonRpcException as error:
-            self._client.say(f"the editor could not apply the edit: {error.message}")
+            self._client.show_message(f"the editor could not apply the edit: {error.message}")
             return
         if result.applied:
-            self._applied[now.uri] = _Applied(proposal.after, others, label)
+            self._applied[document.uri] = _AppliedEdit(current.after, current.alternatives, label)
         elif result.failure_reason != "discarded":  # by the user, who knows
-            self._client.say(f"the edit was not applied{': ' + result.failure_reason if result.failure_reason else ''}")
+            reason = f": {result.failure_reason}" if result.failure_reason else ""
+            self._client.show_message(f"the edit was not applied{reason}")

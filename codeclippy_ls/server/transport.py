@@ -45,9 +45,9 @@ def guard_stdio() -> tuple[int, int]:
 class DescriptorWriter:
     """Writes to a descriptor on a thread of its own, because a client that stops reading must not stop the loop."""
 
-    def __init__(self, descriptor: int, lost: Callable[[], None]) -> None:
+    def __init__(self, descriptor: int, on_lost: Callable[[], None]) -> None:
         self._descriptor = descriptor
-        self._desynced = lost
+        self._on_lost = on_lost
         self._unsent = 0
         self._given_up = False
         self._lock = threading.Lock()
@@ -61,7 +61,7 @@ class DescriptorWriter:
             self._unsent += len(data)
             self._given_up |= self._unsent > MAX_UNSENT
         if self._given_up:
-            self._desynced()
+            self._on_lost()
             return
         self._queue.put(data)
 
@@ -78,7 +78,7 @@ class DescriptorWriter:
                 while view:
                     view = view[os.write(self._descriptor, view) :]
             except OSError:
-                self._desynced()
+                self._on_lost()
                 return
             with self._lock:
                 self._unsent -= len(data)

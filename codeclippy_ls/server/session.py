@@ -1,0 +1,252 @@
+"""`Session`: everything that belongs to one initialized client.
+
+It exists from ``initialize`` on, whole: no part of it is optional. Handlers take it, take a snapshot of the document
+first, await ``assist``, and drop what has become stale. They raise nothing that concerns the user, because clients show
+errors as pop-ups. Knows of pygls only how a request to the client fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import fields
+from typing import Any
+
+from lsprotocol import types
+from pygls.exceptions import JsonRpcException
+
+from codeclippy_ls.assist.assistant import Assistant
+from codeclippy_ls.assist.suggester import Suggestions
+from codeclippy_ls.inference.engine import Engine, ModelState, ModelStatus, StatusListener
+from codeclippy_ls.inference.errors import EngineError
+from codeclippy_ls.inference.spec import ModelRole
+from codeclippy_ls.prompts.context_snippets import OpenFile
+from codeclippy_ls.secret_files import is_secret_uri
+from codeclippy_ls.server import convert
+from codeclippy_ls.server.client import RELOAD_COMMAND, Client
+from codeclippy_ls.server.edits import Edits
+from codeclippy_ls.settings import Settings, parse
+from codeclippy_ls.tasks.edit_context import find_marker, is_new_document
+from codeclippy_ls.text import Change, Document, Documents, Edit
+
+log = logging.getLogger(__name__)
+
+_MAX_OPEN_FILES = 12  # that a prompt may show snippets of
+
+OpenEngine = Callable[[Settings, StatusListener], Engine]
+
+
+class Session:
+    """One client's documents, settings, assistant and edits. Belongs to the loop thread.
+
+    Args:
+        settings: from the client's options and the command line; changes while running are laid over these.
+        problems: what was wrong with the options, for the user.
+        open_engine: makes the engine.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        documents: Documents,
+        settings: Settings,
+        problems: Sequence[str],
+        open_engine: OpenEngine,
+    ) -> None:
+        self.client = client
+        self.documents = documents
+        self.settings = settings
+        self.edits = Edits(client, documents)
+        self._initial_settings = settings
+        self._problems = problems
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_started = False
+        self._num_loading = 0
+        self._num_editing = 0
+        loop = asyncio.get_running_loop()
+
+        def on_status(model: str, status: ModelStatus) -> None:
+            try:
+                loop.call_soon_threadsafe(self._handle_status, model, status)
+            except RuntimeError:  # the loop has closed
+                pass
+
+        self.assistant = Assistant(open_engine(settings, on_status), settings, self._other_files)
+
+    def start(self) -> None:
+        """Load the model; only now is anything heavy imported, on the engine's thread. Later calls do nothing."""
+        if self._is_started:
+            log.warning("the client sent `initialized` again")
+            return
+        self._is_started = True
+        if self._problems:
+            self.client.show_message("; ".join(self._problems), types.MessageType.Warning)
+        self.run_in_background(self.load_model())
+
+    def close(self) -> None:
+        """Close the engine, resolve waiting requests, cancel background work and remove temporary files."""
+        self.assistant.close()
+        self.edits.close()
+        for task in list(self._tasks):
+            task.cancel()
+
+    def run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run work beside the handlers; a failure is logged."""
+
+        async def run() -> None:
+            try:
+                await work
+            except asyncio.CancelledError:
+                raise
+            except Exception:
+                log.exception("background work failed")
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Documents.
+
+    def open_document(self, uri: str, text: str, version: int, language: str) -> None:
+        """Track a document that was opened."""
+        self.documents.open(uri, text, version, language)
+        self.client.reset_once(_desync_key(uri))
+
+    def change_document(self, uri: str, version: int | None, changes: Sequence[Change]) -> None:
+        """Apply changes; a document that cannot be followed any more is marked as desynced, with one message."""
+        try:
+            self.documents.change(uri, version, changes)
+        except KeyError:
+            log.warning("the client changed a document that is not open")
+        except ValueError as error:
+            log.warning("a change cannot be applied: %s", error)
+            self.mark_desynced(uri)
+        self.assistant.record_change(uri, self.documents.get(uri))
+
+    def close_document(self, uri: str) -> None:
+        """Drop all state of a document that was closed."""
+        self.documents.close(uri)
+        self.assistant.forget_document(uri)
+        self.edits.forget_document(uri)
+
+    def mark_desynced(self, uri: str) -> None:
+        """Mark a document whose text is no longer known, and tell the user."""
+        self.documents.mark_desynced(uri)
+        name = uri.rsplit("/", 1)[-1]
+        self.client.show_message_once(
+            f"the text of {name} is out of step with the editor; to get suggestions again, close and reopen the file",
+            key=_desync_key(uri),
+        )
+
+    def _other_files(self, uri: str) -> list[OpenFile]:
+        """Return the other open files, most recently used first, without those that may contain secrets."""
+        return [
+            OpenFile(convert.relative_path(uri, other.uri), other.text)
+            for other in self.documents.latest(_MAX_OPEN_FILES)
+            if other.uri != uri and not is_secret_uri(other.uri)
+        ]
+
+    # Settings.
+
+    async def update_settings(self, options: Any) -> None:
+        """Lay changed settings over the initial ones; they may hold only what a workspace may set.
+
+        Args:
+            options: pushed by the client; ``None`` if it expects to be asked.
+        """
+        if options is None and self.client.supports_configuration:
+            params = types.ConfigurationParams(items=[types.ConfigurationItem(section="codeclippy")])
+            try:
+                sections = await self.client.request(types.WORKSPACE_CONFIGURATION, params)
+            except JsonRpcException as error:
+                log.warning("the client sent no configuration: %s", error)
+                return
+            options = sections[0] if isinstance(sections, (list, tuple)) and sections else None
+        our_keys = {"codeclippy", *(field.name for field in fields(Settings))}
+        if isinstance(options, dict) and not our_keys & set(options):
+            return  # another server's settings
+        self.settings, problems = parse(options, self._initial_settings, trusted=False)
+        self.assistant.set_settings(self.settings)
+        for problem in problems:
+            self.client.show_message_once(problem)
+
+    # The model.
+
+    async def load_model(self) -> None:
+        """Load the model, with progress; a failure is one message that says why and what to do."""
+        self._num_loading += 1
+        progress = await self.client.begin_progress(convert.add_prefix("loading the model"))
+        try:
+            await self.assistant.load()
+        except EngineError as error:
+            self.client.reset_once(str(error))
+            self._show_failure(str(error))
+        finally:
+            self._num_loading -= 1
+            progress.end()
+
+    def _show_failure(self, reason: str) -> None:
+        # The reason of an engine that can never work again already says what to do.
+        remedy = "" if self.assistant.failure else f". Then run the command {RELOAD_COMMAND}"
+        self.client.show_message_once(reason + remedy, types.MessageType.Error, key=reason)
+
+    def _handle_status(self, model: str, status: ModelStatus) -> None:
+        """Pass a model's new status on to the client."""
+        is_failed = status.state is ModelState.FAILED
+        if model == ModelRole.COMPLETE:
+            self.client.send_status(status.state.value, status.reason)
+            if is_failed and not self._num_loading and not self._num_editing:  # otherwise they report it
+                self._show_failure(status.reason)
+            elif status.state is ModelState.LOADING and status.reason:  # at each loss of the engine host
+                self.client.show_message(status.reason, types.MessageType.Warning)
+        elif is_failed:
+            self.client.send_status(status.state.value, status.reason)
+            if self.assistant.status(ModelRole.COMPLETE) != status:
+                self.client.show_message_once(f"edits are unavailable: {status.reason}", types.MessageType.Error)
+
+    # Suggestions and edits.
+
+    async def suggest(
+        self, document: Document, offset: int, *, automatic: bool, selected: Edit | None = None, candidates: int = 1
+    ) -> Suggestions:
+        """Return suggestions; none if the engine fails, with one message."""
+        try:
+            suggestions = await self.assistant.complete(
+                document, offset, automatic=automatic, selected=selected, candidates=candidates
+            )
+        except EngineError as error:
+            if self.assistant.status(ModelRole.COMPLETE).state is ModelState.READY:
+                self.client.show_message_once(str(error))  # a failed load was reported when it failed
+            return Suggestions()
+        if suggestions.notice:
+            self.client.show_message_once(suggestions.notice)
+        return suggestions
+
+    def list_edits(self, document: Document, lines: tuple[int, int]) -> list[tuple[str, str]]:
+        """Return title and message of each edit to offer for these lines; an empty message is read from a comment."""
+        if not self.assistant.supports_edits():
+            return []
+        options = self.settings.edit
+        marker = find_marker(document, lines, options.comment_marker)
+        # Presets have nothing to change in an empty document; a comment can ask for a new text.
+        presets = () if is_new_document(document, marker) else options.presets
+        edits = [(convert.add_prefix(preset), preset) for preset in presets]
+        if marker:
+            edits.insert(0, (convert.add_prefix(marker.message), ""))
+        return edits
+
+    async def edit(self, document: Document, message: str, lines: tuple[int, int] | None) -> None:
+        """Make an edit and have the client apply it, or tell the user why there is none."""
+        self._num_editing += 1
+        try:
+            await self.edits.make(self.assistant, self.settings, document, message, lines)
+        finally:
+            self._num_editing -= 1
+            status = self.assistant.status(ModelRole.COMPLETE)
+            if status.state is ModelState.FAILED and not self._num_loading:
+                self._show_failure(status.reason)  # shown once: not if the edit reported it
+
+
+def _desync_key(uri: str) -> str:
+    return f"desynced {uri}"
