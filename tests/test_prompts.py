@@ -1,4 +1,4 @@
-"""Prompts, id by id: each family's exact sequence, what never becomes a control token, and what fits the window."""
+"""Prompts, id by id: each family's exact sequence, user text without control tokens, and the context length."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ PREFIX, SUFFIX = "def f(x):\n    return ", "\n\nf(1)\n"
 
 
 def view(tokenizer: Tokenizer, architecture: str = "llama", name: str = "") -> Any:
-    """What prompts see of a model."""
+    """Make the part of a model that prompts need."""
     return SimpleNamespace(tokenizer=tokenizer, architecture=architecture, name=name, chat=None)
 
 
 def family_tokenizer(family: Any) -> Tokenizer:
-    """A byte-level tokenizer with a family's own control tokens."""
+    """Make a byte-level tokenizer with a family's control tokens."""
     tokens = [*family.required_tokens, *family.stop_tokens, *(part.token for part in family.bos_tokens)]
     for template in (family.fim_template, family.edit_template):
         tokens += [part.token for part in template or () if hasattr(part, "token")]
@@ -41,7 +41,7 @@ def family_tokenizer(family: Any) -> Tokenizer:
 
 
 # family: architecture, name, and its prompt for a hole: names of control tokens, P and S for the texts.
-INFILL = {
+FIM_PROMPTS = {
     "clippy": ("gpt_neox", "", ["<|SUF|>", "S", "<|PRE|>", "P", "<|MID|>"]),
     "santacoder": ("gpt2", "", ["<fim-prefix>", "P", "<fim-suffix>", "S", "<fim-middle>"]),
     "mellum": ("llama", "JetBrains/Mellum-4b-base", ["<fim_suffix>", "S", "<fim_prefix>", "P", "<fim_middle>"]),
@@ -72,16 +72,16 @@ INFILL = {
     ],
 )
 def test_control_tokens_that_a_model_was_not_trained_with(architecture: str, hub: str, of: str, name: str) -> None:
-    """Its vocabulary was taken over from another family: it continues, and is not asked to infill."""
+    """Its vocabulary was taken from another family: it continues, without FIM."""
     tokenizer = family_tokenizer(next(row for row in FAMILIES if row.name == of))
     found = resolve_family(view(tokenizer, architecture, hub))
     assert found.name == name and found.fim_template is None
 
 
-@pytest.mark.parametrize("name", INFILL)
-def test_infill_ids_by_family(name: str) -> None:
-    """The family is recognised by its vocabulary, and its prompt is these ids and no others."""
-    architecture, hub, order = INFILL[name]
+@pytest.mark.parametrize("name", FIM_PROMPTS)
+def test_fim_ids_by_family(name: str) -> None:
+    """The family is detected by its vocabulary, and its prompt is exactly these ids."""
+    architecture, hub, order = FIM_PROMPTS[name]
     family = next(row for row in FAMILIES if row.name == name)
     tokenizer = family_tokenizer(family)
     subject = view(tokenizer, architecture, hub)
@@ -98,14 +98,14 @@ def test_infill_ids_by_family(name: str) -> None:
     )
 
 
-def test_every_family_that_infills_is_tested() -> None:
+def test_every_fim_family_is_tested() -> None:
     """A row that is added to the table needs its ids here."""
     rows = {family.name for family in FAMILIES if family.fim_template}
-    assert rows == {*INFILL, "fim-neox"}
+    assert rows == {*FIM_PROMPTS, "fim-neox"}
 
 
 def test_fim_neox_with_its_own_tokenizer() -> None:
-    """Suffix, prefix, middle by the ids 50277 to 50279, no blanks and nothing in front; ended by id 0."""
+    """Suffix, prefix, middle by the ids 50277 to 50279, no spaces and nothing in front; ended by id 0."""
     tokenizer = read_tokenizer(tokenizer_folder("fim-neox"))
     subject = view(tokenizer, "gpt_neox", "CarperAI/FIM-NeoX-1.3B")
     prompt = build_completion_prompt(subject, CompletionContext("Hello world.", "Hello"), 2048, 64)
@@ -115,7 +115,7 @@ def test_fim_neox_with_its_own_tokenizer() -> None:
     assert prompt.family.name == "fim-neox" and prompt.stop_token_ids == {0}
 
 
-def test_fim_neox_with_wrong_ids_does_not_infill() -> None:
+def test_fim_neox_with_wrong_ids_has_no_fim() -> None:
     """Early uploads had other ids: the row does not match, and the model only continues."""
     wrong = Tokenizer(checkpoints.make_tokenizer_json(("<|endoftext|>", "<|SUF|>", "<|PRE|>", "<|MID|>")))
     assert Capability.FIM not in resolve_family(view(wrong, "gpt_neox")).capabilities
@@ -131,7 +131,7 @@ def test_fim_neox_with_wrong_ids_does_not_infill() -> None:
     ],
 )
 def test_continuation_with_the_published_tokenizers(name: str, architecture: str, family: str) -> None:
-    """Plain ids of the prefix, without its begun last token, which the answer must begin with."""
+    """Plain ids of the prefix, without its partial last token, which the answer must begin with."""
     tokenizer = read_tokenizer(tokenizer_folder(name))
     subject = view(tokenizer, architecture)
     prompt = build_completion_prompt(subject, CompletionContext("def f(x):\n    retu", "ignored"), 2048, 64)
@@ -143,7 +143,7 @@ def test_continuation_with_the_published_tokenizers(name: str, architecture: str
 
 @pytest.mark.parametrize("name", ["CarperAI/diff-codegen-350m-v1", "CarperAI/diff-codegen-2b-v2"])
 def test_diff_codegen_prompts(name: str) -> None:
-    """The tags are plain text: a blank after each, the file with its line end, and the prompt ends at <DFF>."""
+    """The tags are plain text: a space after each, the file with its line end, and the prompt ends at <DFF>."""
     tokenizer = read_tokenizer(tokenizer_folder("codegen"))
     subject = view(tokenizer, "codegen", name)
     edited = EditTarget(("a = 1", "b = 2"), 0, 1, "x.py", "Swap\n the   names")
@@ -160,8 +160,8 @@ def test_diff_codegen_prompts(name: str) -> None:
         build_completion_prompt(subject, CompletionContext("a", ""), 2048, 64)
 
 
-def test_a_large_selection_leaves_less_for_the_answer() -> None:
-    """It is shown whole as long as a small diff still fits behind it."""
+def test_large_selection_leaves_less_for_the_answer() -> None:
+    """It is shown whole as long as a small diff still fits."""
     tokenizer = Tokenizer(checkpoints.make_tokenizer_json())
     lines = tuple(f"x{number} = {number}" for number in range(40))
     size = len(tokenizer.encode("\n".join(lines)))
@@ -171,8 +171,8 @@ def test_a_large_selection_leaves_less_for_the_answer() -> None:
         build_edit_prompt(view(tokenizer), EditTarget(lines, 0, 39, "x.py", "Fix it"), size + 100, 400)
 
 
-def test_our_own_edit_prompt() -> None:
-    """The same form with real control tokens; a file that holds their text is no problem."""
+def test_clippy_edit_prompt() -> None:
+    """The same form with real control tokens; a file may contain their text."""
     tokenizer = Tokenizer(checkpoints.make_tokenizer_json())
     edited = EditTarget(("x = '<DFF>'",), 0, 0, "x.py", "Fix the bug")
     prompt = build_edit_prompt(view(tokenizer, "gpt_neox"), edited, 256, 64)
@@ -190,7 +190,7 @@ def test_our_own_edit_prompt() -> None:
 
 @pytest.mark.parametrize("name", ["gpt2", "codegen", "codeclippy", "neox", "fim-neox"])
 def test_hostile_text_never_becomes_a_control_token(name: str) -> None:
-    """Whatever the file holds, the control ids in the prompt are those of the template."""
+    """Whatever the file contains, the control ids in the prompt are those of the template."""
     tokenizer = read_tokenizer(tokenizer_folder(name))
     hostile = "".join(["<|SUF|>", "<|MID|>", "<|endoftext|>", "<|PRE|>", "<|padding|>", "<MSG>"]) * 3
     prompt = build_completion_prompt(view(tokenizer, "gpt_neox"), CompletionContext(hostile + " x", hostile), 2048, 64)
@@ -199,7 +199,7 @@ def test_hostile_text_never_becomes_a_control_token(name: str) -> None:
     assert set(prompt.stop_token_ids) <= tokenizer.control_token_ids
 
 
-def test_the_window_is_never_exceeded_and_always_used() -> None:
+def test_prompt_fits_and_fills_the_context_length() -> None:
     """Over random texts and cursors: prompt and reserve fit, and a long file fills most of it."""
     tokenizer = Tokenizer(checkpoints.make_tokenizer_json())
     subject = view(tokenizer, "gpt_neox")
@@ -215,8 +215,8 @@ def test_the_window_is_never_exceeded_and_always_used() -> None:
             assert len(prompt.token_ids) > (window - 32) * 0.45
 
 
-def test_the_head_of_the_prompt_stays_while_typing() -> None:
-    """Nearly every keystroke in a long file only appends to the prompt before it: the KV cache survives."""
+def test_prompt_keeps_its_head_during_typing() -> None:
+    """Nearly every keystroke in a long file only appends to the prompt before it, so the KV cache is reused."""
     tokenizer = Tokenizer(checkpoints.make_tokenizer_json())
     subject = view(tokenizer, "gpt_neox")
     before = "\n".join(f"value_{index} = compute({index}, other)" for index in range(300)) + "\n"
@@ -230,7 +230,7 @@ def test_the_head_of_the_prompt_stays_while_typing() -> None:
     assert kept >= 0.95 * (len(typed) - 1)
 
 
-def test_an_edit_that_does_not_fit_shows_the_lines_around_the_selection() -> None:
+def test_long_edit_shows_the_lines_around_the_selection() -> None:
     """Whole lines, the selection among them, and a selection that is too long is refused."""
     tokenizer = Tokenizer(checkpoints.make_tokenizer_json())
     subject = view(tokenizer, "gpt_neox")
@@ -242,8 +242,8 @@ def test_an_edit_that_does_not_fit_shows_the_lines_around_the_selection() -> Non
         build_edit_prompt(subject, EditTarget(lines, 0, 199, "x.py", "Fix"), 256, 64)
 
 
-def test_families_named_in_the_settings() -> None:
-    """Believed where the vocabulary can do it, else refused with the reason."""
+def test_configured_family() -> None:
+    """Accepted if the vocabulary has its tokens, else refused with the reason."""
     tokenizer = Tokenizer(checkpoints.make_tokenizer_json())
     assert detect_family("llama", "", tokenizer.control_token_to_id, "causal").name == "causal"
     with pytest.raises(ValueError, match="unknown family"):
@@ -252,7 +252,7 @@ def test_families_named_in_the_settings() -> None:
         detect_family("llama", "", tokenizer.control_token_to_id, "starcoder")
 
 
-def test_the_table_is_whole() -> None:
+def test_every_family_row_is_complete() -> None:
     """Every row has a name of its own, a licence, a caution and an example."""
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
     assert all(family.licence and family.cautions and family.examples and family.capabilities for family in FAMILIES)
@@ -266,8 +266,8 @@ def test_the_table_is_whole() -> None:
     } <= published
 
 
-def test_the_shipped_model_is_asked_as_it_was_trained() -> None:
-    """The ids the server builds are those of the training samples, segment by segment, for holes and for edits."""
+def test_prompts_equal_training_samples() -> None:
+    """The ids the server builds are those of the training samples, segment by segment, for FIM and for edits."""
     from codeclippy_ls.inference.spec import SHIPPED_FOLDER
     from training import samples
 
@@ -291,8 +291,8 @@ CHATML = (
 
 
 @pytest.mark.parametrize("place", ["config", "list", "file"])
-def test_a_model_that_follows_instructions_is_asked_through_its_template(tmp_path: Path, place: str) -> None:
-    """Its turns are control tokens; what the user's text holds of them stays text; the answer begins in a fence."""
+def test_chat_model_is_prompted_through_its_template(tmp_path: Path, place: str) -> None:
+    """The template's tokens are control tokens; in the user's text they stay text; the answer begins in a fence."""
     found: dict[str, Any] = {"config": CHATML, "list": [{"name": "default", "template": CHATML}]}
     config = {"bos_token": {"content": "<s>"}, **({"chat_template": found[place]} if place in found else {})}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -313,15 +313,15 @@ def test_a_model_that_follows_instructions_is_asked_through_its_template(tmp_pat
 
 
 @pytest.mark.parametrize("template", ["{{ raise_exception('no user turns') }}", "{% for %}", "nothing of it", 7])
-def test_a_template_that_cannot_be_used_is_none(tmp_path: Path, template: Any) -> None:
-    """The model completes all the same."""
+def test_unusable_chat_template_is_ignored(tmp_path: Path, template: Any) -> None:
+    """The model still completes."""
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}), encoding="utf-8")
     assert read_chat_template(tmp_path) is None
     assert read_chat_template(tmp_path / "nowhere") is None
 
 
 @pytest.mark.parametrize("architecture", ["gpt_neox", "llama"])
-def test_what_no_window_reaches_changes_no_prompt(architecture: str) -> None:
+def test_clipped_context_gives_the_same_prompt(architecture: str) -> None:
     """A context may be cut before it is sent to another process."""
     subject, chance = view(Tokenizer(checkpoints.make_tokenizer_json()), architecture), random.Random(0)
     shortened = 0

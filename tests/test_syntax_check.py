@@ -1,4 +1,4 @@
-"""Suggestions leave code whole: case files, and a law with the parser as its judge."""
+"""Suggestions keep code valid: case files, and a law that the parser checks."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def _parses(code: str) -> bool:
     return True
 
 
-def test_what_stood_there_always_fits_and_what_breaks_a_whole_file_never_does() -> None:
-    """Holes in real files: the true text is kept; where the file was whole, so it is with whatever is kept."""
+def test_original_text_is_kept_and_valid_files_stay_valid() -> None:
+    """Cut from real files: the original text is kept, and a valid file stays valid with any text that is kept."""
     rng = random.Random(5)
     kept = refused = 0
     for _ in range(1200):
@@ -59,7 +59,7 @@ def test_what_stood_there_always_fits_and_what_breaks_a_whole_file_never_does() 
 
 
 @pytest.mark.parametrize("language", ["python", "javascript", "c", "plaintext", ""])
-def test_brackets_of_real_lines_are_balanced_in_any_language(language: str) -> None:
+def test_brackets_of_real_lines_balance_in_any_language(language: str) -> None:
     for answer in ("f(a)[0]", "{'a': (1, 2)}", "x = [1, 2]", "a + b"):
         assert find_longest_valid_prefix(answer, "y = 1\n", "\n", language) == answer
     for answer in ("f(a", "a)", "(]"):
@@ -82,6 +82,6 @@ def test_brackets_of_real_lines_are_balanced_in_any_language(language: str) -> N
         ("a\n", "a :-)\n", "", False),
     ],
 )
-def test_an_edit_spoils_what_was_whole(before: str, after: str, language: str, worse: bool) -> None:
-    """Only what was whole before can be spoilt, and only where the language says what is whole."""
+def test_edit_introduces_a_syntax_error(before: str, after: str, language: str, worse: bool) -> None:
+    """Only if the text was valid before, and only in a language whose validity can be checked."""
     assert introduces_syntax_error(before, after, language) == worse

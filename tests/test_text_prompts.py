@@ -1,4 +1,4 @@
-"""Prompts as text: what they spell, what they refuse, that they fit, and that their head stays while one types."""
+"""Prompts as text: spelling, refusals, size, and a head that stays the same during typing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from codeclippy_ls.prompts.text_prompts import (
 from codeclippy_ls.prompts.token_prompts import build_completion_prompt
 
 FILE = "".join(f"def function_{number}(value):\n    return value + {number}\n\n\n" for number in range(2000))
-INFILLING = [family for family in FAMILIES if family.fim_template is not None]
+FIM_FAMILIES = [family for family in FAMILIES if family.fim_template is not None]
 
 
 @pytest.mark.parametrize(
@@ -46,17 +46,17 @@ INFILLING = [family for family in FAMILIES if family.fim_template is not None]
         ("microsoft/phi-4", "phi"),
     ],
 )
-def test_served_names_tell_families(name: str, family: str) -> None:
-    """In the forms that services give them; a family in the settings is believed instead."""
+def test_family_is_detected_by_served_name(name: str, family: str) -> None:
+    """In the forms that services use; a configured family takes precedence."""
     assert detect_served_family(name).name == family
     assert detect_served_family(name, "mellum").name == "mellum"
     with pytest.raises(ValueError, match="unknown family"):
         detect_served_family(name, "nonsense")
 
 
-@pytest.mark.parametrize("family", INFILLING, ids=lambda family: family.name)
-def test_a_template_is_spelled_once_and_anything_more_is_refused(family: Family) -> None:
-    """Whatever control token of the family stands in either text, and wherever."""
+@pytest.mark.parametrize("family", FIM_FAMILIES, ids=lambda family: family.name)
+def test_control_tokens_in_user_text_are_refused(family: Family) -> None:
+    """Any control token of the family, at any place of prefix or suffix."""
     name = family.name
     served = RemoteModel("model", 2048)
     made = build_text_completion_prompt(served, CompletionContext("x = ", "\n", "a.py"), 32, name)
@@ -71,8 +71,8 @@ def test_a_template_is_spelled_once_and_anything_more_is_refused(family: Family)
                 build_text_completion_prompt(served, context, 32, name)
 
 
-def test_a_service_reads_the_text_as_the_tokens_that_are_meant() -> None:
-    """As one would that reads control tokens wherever they are spelled, with the shipped tokenizer."""
+def test_service_reads_the_text_as_the_intended_tokens() -> None:
+    """Checked with the shipped tokenizer, which reads control tokens wherever they are spelled."""
     tokenizer = Tokenizer((SHIPPED_FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
     context = CompletionContext("def f(x):\n    return ", "\nf(1)\n")
     view = SimpleNamespace(name="", architecture="gpt_neox", tokenizer=tokenizer, chat=None)
@@ -82,8 +82,8 @@ def test_a_service_reads_the_text_as_the_tokens_that_are_meant() -> None:
     assert len(tokenizer.encode(FILE)) <= estimate_tokens(FILE)
 
 
-def test_markup_is_no_control_token_of_a_model_of_which_nothing_is_known() -> None:
-    """HTML's strikethrough and a diff model's tags are text; what no file has by accident is refused."""
+def test_markup_is_no_control_token_of_an_unknown_model() -> None:
+    """HTML's strikethrough and the tags of diff models are text; tokens that no file has by accident are refused."""
     served = RemoteModel("some-model", 2048)
     assert build_text_completion_prompt(
         served, CompletionContext("<s>old</s> <NME> [SUFFIX] ", ""), 32
@@ -98,10 +98,10 @@ def test_markup_is_no_control_token_of_a_model_of_which_nothing_is_known() -> No
     window=st.integers(160, 3000),
     cut=st.integers(0, len(FILE)),
     wide=st.booleans(),
-    family=st.sampled_from(["causal", *(family.name for family in INFILLING)]),
+    family=st.sampled_from(["causal", *(family.name for family in FIM_FAMILIES)]),
 )
-def test_a_prompt_fits_its_window(window: int, cut: int, wide: bool, family: str) -> None:
-    """By the estimate, with the answer's share left; what is shown is the text around the cursor."""
+def test_text_prompt_fits_the_context_length(window: int, cut: int, wide: bool, family: str) -> None:
+    """By the estimate, with room for the answer; the prompt shows the text around the cursor."""
     text = FILE.replace("value", "wért") if wide else FILE
     context = CompletionContext(text[:cut], text[cut:], "some/file.py", "python", (Snippet("b.py", "other = 1\n"),))
     made = build_text_completion_prompt(RemoteModel("m", window), context, 48, family)
@@ -112,8 +112,8 @@ def test_a_prompt_fits_its_window(window: int, cut: int, wide: bool, family: str
     assert text[cut - near : cut] in made.text
 
 
-def test_the_head_stays_while_one_types() -> None:
-    """So that the service's cache of prefixes holds."""
+def test_text_prompt_keeps_its_head_during_typing() -> None:
+    """So that the service's prefix cache stays valid."""
     at = len(FILE) // 2
     texts = [
         build_text_completion_prompt(
@@ -126,8 +126,8 @@ def test_the_head_stays_while_one_types() -> None:
     assert {later[2] for later in typed} == {typed[0][2]}
 
 
-def test_answers_are_cut_at_control_tokens_and_not_begun_anew() -> None:
-    """Some services spell what ended the answer."""
+def test_answers_are_cut_at_control_tokens_and_do_not_repeat_the_word() -> None:
+    """Some services spell the token that ended the answer."""
     made = build_text_completion_prompt(
         RemoteModel("m", 1024), CompletionContext("x = cou", "", "a.py"), 48, "qwen-coder"
     )
@@ -135,8 +135,8 @@ def test_answers_are_cut_at_control_tokens_and_not_begun_anew() -> None:
     assert extract_completion("count()", made) == "" and extract_completion("nt()", made) == "nt()"
 
 
-def test_edits_by_template_and_by_chat() -> None:
-    """The family's own form where it has one, else a message for those that follow instructions, else none."""
+def test_text_edit_prompts_by_template_and_by_chat() -> None:
+    """The family's template if it has one, else a message to a chat model, else a refusal."""
     edited = EditTarget(("def f():", "    pass"), 0, 1, "a.py", "add a\ndocstring")
     assert build_text_edit_prompt(RemoteModel("m", 1024), edited, 100, "clippy").text == (
         "<NME> a.py\n<BEF> def f():\n    pass\n<MSG> add a docstring\n<DFF>"
@@ -151,8 +151,8 @@ def test_edits_by_template_and_by_chat() -> None:
             build_text_edit_prompt(RemoteModel("m", 1024, is_chat=True), wrong, 100, family)
 
 
-def test_a_long_document_is_cut_around_the_selection() -> None:
-    """And a selection that is too long is refused."""
+def test_long_document_is_cut_around_the_selection() -> None:
+    """A selection that is too long is refused."""
     lines = tuple(FILE.split("\n"))
     made = build_text_edit_prompt(RemoteModel("m", 1024), EditTarget(lines, 4000, 4002, "a.py", "x"), 200, "clippy")
     start, end = made.line_range
@@ -161,14 +161,14 @@ def test_a_long_document_is_cut_around_the_selection() -> None:
         build_text_edit_prompt(RemoteModel("m", 1024), EditTarget(lines, 0, 4000, "a.py", "x"), 200, "clippy")
 
 
-def test_a_fence_that_closes_ends_an_answer() -> None:
-    """Of a chat; elsewhere fences are text."""
+def test_closed_fence_ends_an_answer() -> None:
+    """Only of a chat model; elsewhere fences are text."""
     chat = TextPrompt("", FAMILIES[-1], is_chat=True)
     assert not is_fence_closed("Sure:\n```diff\n@@ -1 +1 @@\n-a\n+b\n", chat)
     assert is_fence_closed("Sure:\n```diff\n@@ -1 +1 @@\n-a\n+b\n```", chat)
     assert not is_fence_closed("```\n```", TextPrompt("", FAMILIES[-1]))
 
 
-def test_the_table_names_each_family_that_infills() -> None:
-    """Without a name a family cannot be recognised behind a service; ours is not served under any."""
-    assert {family.name for family in INFILLING if not family.served_names} == {"clippy"}
+def test_every_fim_family_has_a_served_name() -> None:
+    """Behind a service a family is detected by its name alone; ours is not served under any."""
+    assert {family.name for family in FIM_FAMILIES if not family.served_names} == {"clippy"}

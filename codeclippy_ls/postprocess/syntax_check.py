@@ -1,7 +1,7 @@
-"""Whether a suggestion leaves the code around it whole, and the head of it that does.
+"""Syntax check of suggestions: find the longest prefix of one that keeps the code around it valid.
 
-Python is asked by parsing the top-level statement around the cursor, with and without the suggestion; other languages,
-and Python that does not parse for other reasons, by their brackets and quotes. Knows no model and no LSP.
+For Python the top-level statement around the cursor is parsed, with and without the suggestion. For other languages,
+and for Python that does not parse for other reasons, brackets and quotes are matched. Knows no model and no LSP.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from codeclippy_ls.text import indent_width
 _OPENING = {"(": ")", "[": "]", "{": "}"}
 _CLOSING = {closing: opening for opening, closing in _OPENING.items()}
 _REACH = 40_000  # characters looked at on either side of the cursor
-_MOST_PARSED = 24_000  # characters: eight milliseconds, and a suggestion may need a dozen parses
-_MOST_HEADS = 6
+_MAX_PARSED = 24_000  # characters: eight milliseconds, and a suggestion may need a dozen parses
+_MAX_CANDIDATES = 6
 _CODE_BEGINS = re.compile(r"\n(?:def|class|@|import|from|function|const|let|export|public|static|func|fn|pub)\b")
 _CONTINUES = re.compile(r"(?:else|elif|except|finally|case)\b|[)\]}]|\s|#|$")  # the statement of the line above
 _HASH_COMMENTS = frozenset(
@@ -43,11 +43,11 @@ _BRACKETED = frozenset(
         "less",
     }
 )
-# What may stand in place of a line: a statement, heads of what is indented below, openers; inside brackets, items.
+# Replacements for the cursor's line: a statement, headers of a block, opening brackets; inside brackets, items.
 _LINES = ("pass", "if x:", "else:", "except x:", "x = (", "x = [", "x = {", "def x(")
 _ITEMS = ("", "x,", "x: x,", "x=x,", "x(", "x in x", "x: (")
 _MEMBER = re.compile(r"([ \t]*)(?:async[ \t]+def|def|class)\b")
-_NEAR_LINES = 16  # after the cursor, in which a bracket that nothing opens is the cursor's affair
+_NEAR_LINES = 16  # after the cursor, in which an unmatched closing bracket belongs to the cursor
 _DELIMITER = re.compile(r"""([\"'])(?:\1\||\|\1)\1""")
 _LAST_WORD = re.compile(r"\w+\Z")
 _STRING_PREFIXES = frozenset({"r", "f", "b", "u", "rb", "br", "fr", "rf", "t", "tr", "rt", "return", "in", "and", "or"})
@@ -55,19 +55,20 @@ _WORD_END, _WORD_START = re.compile(r"\w\Z"), re.compile(r"\w")
 
 
 def find_longest_valid_prefix(text: str, prefix: str, suffix: str, language: str) -> str:
-    """The longest head of a suggestion that breaks nothing, or nothing.
+    """Find the longest prefix of a suggestion that introduces no syntax error; empty if there is none.
 
-    A head is the suggestion without closing brackets at its end, or without its last lines. All texts are in LF.
+    Candidates are the suggestion without closing brackets at its end, and without its last lines. All texts have LF
+    line ends.
     """
     if not text or (_WORD_END.search(text) and _WORD_START.match(suffix)):  # two words would become one
         return ""
     if _DELIMITER.search(prefix[-2:] + "|" + suffix[:2]):  # inside the three quotes of a long string
         return ""
-    around = _Around(prefix, suffix, language)
-    return next((head for head in _heads(text) if head.strip() and not around.broken_by(head)), "")
+    code = _SurroundingCode(prefix, suffix, language)
+    return next((head for head in _list_prefixes(text) if head.strip() and not code.is_broken_by(head)), "")
 
 
-def _heads(text: str) -> list[str]:
+def _list_prefixes(text: str) -> list[str]:
     found = [text]
     head = text
     while head and head[-1] in _CLOSING:
@@ -75,12 +76,12 @@ def _heads(text: str) -> list[str]:
         found.append(head)
     lines = text.split("\n")
     found += ["\n".join(lines[:count]).rstrip() for count in range(len(lines) - 1, 0, -1)]
-    return found if len(found) <= _MOST_HEADS else [*found[: _MOST_HEADS - 1], found[-1]]
+    return found if len(found) <= _MAX_CANDIDATES else [*found[: _MAX_CANDIDATES - 1], found[-1]]
 
 
 def breaks_syntax(text: str, prefix: str, suffix: str, language: str) -> bool:
-    """Whether the code is worse off with the suggestion than it was without."""
-    return _Around(prefix, suffix, language).broken_by(text)
+    """Return whether a suggestion introduces a syntax error into the code."""
+    return _SurroundingCode(prefix, suffix, language).is_broken_by(text)
 
 
 def introduces_syntax_error(before: str, after: str, language: str) -> bool:
@@ -91,35 +92,37 @@ def introduces_syntax_error(before: str, after: str, language: str) -> bool:
     """
     if language in _BRACKETED:
         return _scan(before, "", language) == ("", []) and _scan(after, "", language) != ("", [])
-    whole = _WHOLE.get(language)
-    return whole is not None and not whole(after) and whole(before)
+    is_valid = _VALIDATORS.get(language)
+    return is_valid is not None and not is_valid(after) and is_valid(before)
 
 
 def has_open_delimiter(prefix: str, language: str) -> bool:
-    """Whether a bracket or a string is open where a text ends."""
-    quote, left = _scan(_code(prefix), "", language)
-    return quote not in ("", "#") or any(bracket in _OPENING for bracket in left)
+    """Return whether a bracket or a string is open at the end of a text."""
+    quote, unmatched = _scan(_clip_to_code(prefix), "", language)
+    return quote not in ("", "#") or any(bracket in _OPENING for bracket in unmatched)
 
 
-class _Around:
-    """The code around a cursor; what does not depend on a suggestion is found out once, and only where it is asked."""
+class _SurroundingCode:
+    """The code around a cursor; results that do not depend on the suggestion are computed once, if needed."""
 
     def __init__(self, prefix: str, suffix: str, language: str) -> None:
         self.suffix, self.language = suffix, language
-        self.quote, self.open_before = _scan(_code(prefix), "", language)
-        self.before, self.after = _statement(prefix, suffix) if language == "python" else ("", "")
-        if len(self.before) + len(self.after) > _MOST_PARSED:
-            self.before, self.after = _member(self.before, self.after)
+        self.quote, self.open_before = _scan(_clip_to_code(prefix), "", language)
+        self.before, self.after = _find_statement(prefix, suffix) if language == "python" else ("", "")
+        if len(self.before) + len(self.after) > _MAX_PARSED:
+            self.before, self.after = _find_method(self.before, self.after)
 
-    def broken_by(self, text: str) -> bool:
-        """Whether a suggestion breaks it."""
+    def is_broken_by(self, text: str) -> bool:
+        """Return whether a suggestion introduces a syntax error."""
         if self._meets_string(text):
             return True
-        told = self._told_by_parser(text)
-        return not _balanced(text, self.quote, self.open_before, self.suffix, self.language) if told is None else told
+        is_broken = self._check_by_parser(text)
+        if is_broken is not None:
+            return is_broken
+        return not _is_balanced(text, self.quote, self.open_before, self.suffix, self.language)
 
     def _meets_string(self, text: str) -> bool:
-        """Return whether a word of the suggestion would stand right before a string of the suffix.
+        """Return whether a word of the suggestion would directly precede a string of the suffix.
 
         Only a string's prefix may.
         """
@@ -128,62 +131,62 @@ class _Around:
         word = _LAST_WORD.search(text)
         return word is not None and word.group().lower() not in _STRING_PREFIXES and not _scan(text, "", "python")[0]
 
-    def _told_by_parser(self, text: str) -> bool | None:
-        """Return what Python's parser says, or ``None`` if it cannot say.
+    def _check_by_parser(self, text: str) -> bool | None:
+        """Return whether a suggestion is broken by Python's parser, or ``None`` if it cannot decide.
 
         It cannot if the code does not parse for other reasons, is too long to be parsed between two keystrokes, or the
         cursor is in a long string, in which statements are not found.
         """
-        if self.language != "python" or len(self.quote) == 3 or len(self.before) + len(self.after) > _MOST_PARSED:
+        if self.language != "python" or len(self.quote) == 3 or len(self.before) + len(self.after) > _MAX_PARSED:
             return None
         if is_valid_python(self.before + text + self.after):
             return False
         rest, _, following = self.after.partition("\n")
-        if not rest.strip() and text.rstrip().endswith(":"):  # a head whose body is still to be written
+        if not rest.strip() and text.rstrip().endswith(":"):  # a header whose body is still to be written
             depth = indent_width((self.before + text).rpartition("\n")[2])
             if is_valid_python(f"{self.before}{text}\n{' ' * (depth + 1)}pass\n{following}"):
                 return False
-        return True if self._could_be_whole else None
+        return True if self._could_be_valid else None
 
     @cached_property
-    def _could_be_whole(self) -> bool:
-        """Whether it parses as it is, or with some other line in place of the cursor's: then that line is to blame."""
+    def _could_be_valid(self) -> bool:
+        """True if it parses as it is or with another line in place of the cursor's, so that this line is to blame."""
         above, _, line = self.before.rpartition("\n")
-        blanks, following = line[: len(line) - len(line.lstrip())], self.after.partition("\n")[2]
+        indent, following = line[: len(line) - len(line.lstrip())], self.after.partition("\n")[2]
         opened_here = _scan(line, "", self.language)[1]
         inside = sum(bracket in _OPENING for bracket in self.open_before) > sum(b in _OPENING for b in opened_here)
-        others = (f"{above}\n{blanks}{other}\n{following}" for other in (_ITEMS if inside else _LINES))
+        others = (f"{above}\n{indent}{other}\n{following}" for other in (_ITEMS if inside else _LINES))
         return any(map(is_valid_python, (self.before + self.after, *others)))
 
 
-def _code(prefix: str) -> str:
-    """As much of the prefix as is looked at, from where code certainly begins."""
+def _clip_to_code(prefix: str) -> str:
+    """Clip the prefix to the part that is checked, from a line that certainly begins code."""
     if len(prefix) <= _REACH:
         return prefix
     found = _CODE_BEGINS.search(prefix, len(prefix) - _REACH)
     return prefix[found.start() + 1 if found else len(prefix) - _REACH :]
 
 
-def _statement(prefix: str, suffix: str) -> tuple[str, str]:
-    """The parts, before and after the cursor, of the top-level statements that it stands in."""
+def _find_statement(prefix: str, suffix: str) -> tuple[str, str]:
+    """Find the top-level statements around the cursor, as the parts before and after it."""
     start = len(prefix)
     while start > 0 and len(prefix) - start < _REACH:
         start = prefix.rfind("\n", 0, start - 1) + 1 if start > 1 else 0
         if prefix[start] != "@" and not _CONTINUES.match(prefix, start):
             break
-    end, begun, decorated = 0, 0, False
+    end, statements, decorated = 0, 0, False
     while (end := suffix.find("\n", end) + 1) and end < _REACH:
         if _CONTINUES.match(suffix, end):
             continue
-        begun += not decorated
+        statements += not decorated
         decorated = suffix[end] == "@"
-        if begun == 2:  # one statement more than the cursor's: it may stand in a decorator of that
+        if statements == 2:  # one statement after the cursor's, which may be a decorator of it
             break
     return prefix[start:], suffix[: end or len(suffix)]
 
 
-def _member(before: str, after: str) -> tuple[str, str]:
-    """Of a long class, the method that the cursor stands in, at the left margin; all of it where that is not found."""
+def _find_method(before: str, after: str) -> tuple[str, str]:
+    """Find the cursor's method in a long class and dedent it to the left margin; return all if there is none."""
     lines = before.split("\n")
     depth = indent_width(lines[-1]) if lines[-1].strip() else 1 << 20
     for start in range(len(lines) - 1, -1, -1):
@@ -205,25 +208,28 @@ def _member(before: str, after: str) -> tuple[str, str]:
         ),
         len(rest),
     )
-    mine = lines[start:]
-    if any(line.strip() and not line.startswith(margin) for line in (*mine, *rest[1:end])):
+    own_lines = lines[start:]
+    if any(line.strip() and not line.startswith(margin) for line in (*own_lines, *rest[1:end])):
         return before, after
     cut = len(margin)
-    return ("\n".join(line[cut:] for line in mine), "\n".join([rest[0], *(line[cut:] for line in rest[1:end])]) + "\n")
+    return (
+        "\n".join(line[cut:] for line in own_lines),
+        "\n".join([rest[0], *(line[cut:] for line in rest[1:end])]) + "\n",
+    )
 
 
 def is_valid_python(code: str) -> bool:
-    """Whether it is Python."""
+    """Return whether Python can parse it."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd escapes in the user's strings
+            warnings.simplefilter("ignore")  # about invalid escapes in the user's strings
             ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True
 
 
-def _json(text: str) -> bool:
+def _is_valid_json(text: str) -> bool:
     try:
         json.loads(text)
     except (ValueError, RecursionError):
@@ -231,48 +237,48 @@ def _json(text: str) -> bool:
     return True
 
 
-_WHOLE = {"python": is_valid_python, "json": _json}
+_VALIDATORS = {"python": is_valid_python, "json": _is_valid_json}
 
 
-def _balanced(text: str, quote: str, outer: list[str], suffix: str, language: str) -> bool:
-    """Whether the suggestion closes what it opens, and no more than is open around it.
+def _is_balanced(text: str, quote: str, outer: list[str], suffix: str, language: str) -> bool:
+    """Return whether the suggestion closes the brackets it opens, and no more than are open around it.
 
-    What is open around it is what stands open at the end of the prefix and is not closed in the suffix.
+    Those open around it are open at the end of the prefix and not closed in the suffix.
     """
-    still, inner = _scan(text, quote, language)
-    if quote and quote != "#":  # inside a string: more of it, or its end where that is missing
+    open_quote, inner = _scan(text, quote, language)
+    if quote and quote != "#":  # inside a string: more of it, or its missing end
         closed_below = (suffix if len(quote) > 1 else suffix.partition("\n")[0]).count(quote) % 2  # the others pair up
         if language == "python" and text.count("{") != text.count("}"):
-            return False  # half of what a formatted string has between braces
+            return False  # half of a replacement field of an f-string
         if quote in text:
-            return not still and not closed_below
+            return not open_quote and not closed_below
         strict = language == "python" or language in _BRACKETED  # elsewhere it may be an apostrophe
         return bool(closed_below) or quote not in ("'", '"') or not strict
-    if len(still) == 3:
-        return suffix.count(still) % 2 == 1  # the start of a long string that ends below
-    if still and not still.startswith("#"):
+    if len(open_quote) == 3:
+        return suffix.count(open_quote) % 2 == 1  # the start of a long string that ends below
+    if open_quote and not open_quote.startswith("#"):
         return False  # an unclosed string
     _, following = _scan(suffix[:_REACH], "", language)
     closed = [bracket for bracket in inner if bracket in _CLOSING]
     opened = [bracket for bracket in inner if bracket in _OPENING]
     needed = [bracket for bracket in following if bracket in _CLOSING]
-    waiting = [bracket for bracket in outer if bracket in _OPENING]
-    spare = waiting[: max(0, len(waiting) - len(needed))]
+    unclosed = [bracket for bracket in outer if bracket in _OPENING]
+    spare = unclosed[: max(0, len(unclosed) - len(needed))]
     if closed:
-        inside = waiting[len(waiting) - len(closed) :] if len(closed) <= len(waiting) else []
+        inside = unclosed[len(unclosed) - len(closed) :] if len(closed) <= len(unclosed) else []
         return not opened and len(closed) <= len(spare) and [_OPENING[b] for b in reversed(inside)] == closed
     if opened:
-        return len(needed) - len(waiting) >= len(opened)
+        return len(needed) - len(unclosed) >= len(opened)
     _, near = _scan("\n".join(suffix.split("\n", _NEAR_LINES)[:_NEAR_LINES]), "", language)
-    return sum(bracket in _CLOSING for bracket in near) <= len(waiting)  # what closes there is opened nowhere
+    return sum(bracket in _CLOSING for bracket in near) <= len(unclosed)  # more closing brackets there match nothing
 
 
 def _scan(text: str, quote: str, language: str) -> tuple[str, list[str]]:
-    """The string or comment that is open at the end, and the brackets that match nothing: closers, then openers."""
+    """Return the string or comment that is open at the end, and the unmatched brackets, closing ones first."""
     comment = "#" if language in _HASH_COMMENTS else "//"
     quotes = "\"\"\"|'''|[\"']" if language == "python" else "[\"'`]"
     interesting = re.compile(rf"\\.|{quotes}|{comment}|/\*|\*/|[()\[\]{{}}]|\n")
-    left: list[str] = []
+    unmatched: list[str] = []
     for match in interesting.finditer(text):
         found = match.group()
         if quote:
@@ -284,10 +290,10 @@ def _scan(text: str, quote: str, language: str) -> tuple[str, list[str]]:
         elif found[0] in "\"'`":
             quote = found
         elif found in _OPENING:
-            left.append(found)
+            unmatched.append(found)
         elif found in _CLOSING:
-            if left and left[-1] == _CLOSING[found]:
-                left.pop()
+            if unmatched and unmatched[-1] == _CLOSING[found]:
+                unmatched.pop()
             else:
-                left.append(found)
-    return quote, left
+                unmatched.append(found)
+    return quote, unmatched

@@ -1,7 +1,7 @@
-"""What a prompt shows beside the text around the cursor: the head of a long file, and passages of other files.
+"""Context that a prompt shows beside the text around the cursor: the outline of a long file, snippets of other files.
 
-A model repeats what it sees, so that a passage must earn its place: it is like the cursor's surroundings, or it defines
-a name that is used there, and it is not in the file already. Knows text only; all of it is in LF.
+A model repeats what it sees, so a snippet must be useful: it resembles the text around the cursor, or it defines a name
+that is used there, and it is not in the file already. Knows text only; all of it has LF line ends.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _DEFINITION = re.compile(
 )
 _WORD = re.compile(r"[^\W\d]\w{2,}")
 IMPORT_REACH = 20_000  # characters at the file's start in which imports are looked for
-SCOPE_REACH = 60_000  # characters before the window in which heads are looked for
-_NEAR_BEFORE, _NEAR_AFTER = 3000, 1000  # characters that are the cursor's surroundings
-_PASSAGE_LINES, _STEP_LINES = 24, 12
+SCOPE_REACH = 60_000  # characters before the shown text in which scope headers are looked for
+_NEAR_BEFORE, _NEAR_AFTER = 3000, 1000  # characters around the cursor that snippets are compared with
+_SNIPPET_LINES, _STEP_LINES = 24, 12
 _DEFINITION_LINES = 10
-_LEAST_ALIKE = 0.22  # share of words that two passages have in common
-_MOST_COPIED = 0.34  # share of a passage's lines that the file has already
-_MOST_OTHER = 400_000  # characters of another file that are looked at
-_COMMENT_SIGNS = {
+_MIN_SIMILARITY = 0.22  # Jaccard index of words
+_MAX_COPIED = 0.34  # share of a snippet's lines that the file has already
+_MAX_FILE = 400_000  # characters of another file that are read
+_COMMENT_PREFIXES = {
     **dict.fromkeys(
         (
             "python",
@@ -63,7 +63,7 @@ _COMMENT_SIGNS = {
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """Another file that the editor has open: its path, as short as tells it, and its text in any end-of-line style."""
+    """Another file that the editor has open: a short path, and its text with any line ends."""
 
     path: str
     text: str
@@ -77,26 +77,25 @@ class Snippet:
     text: str
 
 
-def extract_outline(skipped: str, shown: str, most: int) -> str:
-    """What a window that begins in the middle of a file still needs: imports, and the heads of the scopes around it.
+def extract_outline(skipped: str, shown: str, limit: int) -> str:
+    """Extract the imports, and the headers of the scopes around the shown part of a file.
 
     Args:
-        skipped: what stands before the window.
-        shown: the window.
-        most: characters; imports give way first.
+        skipped: text before the shown part.
+        limit: characters of the outline; imports are dropped first.
     """
     depth = indent_width(next((line for line in shown.split("\n") if line.strip()), ""))
-    heads: list[str] = []
+    headers: list[str] = []
     for line in reversed(skipped[-SCOPE_REACH:].split("\n")):
         if not depth:
             break
         if line.strip() and (columns := indent_width(line)) < depth and line.strip()[0] not in ")]}#":
             depth = columns
-            heads += [line] if SCOPE_PATTERN.match(line) else []
-    scopes = "\n".join(reversed(heads))[-most:]
+            headers += [line] if SCOPE_PATTERN.match(line) else []
+    scopes = "\n".join(reversed(headers))[-limit:]
     kept: list[str] = []
-    room = most - len(scopes)
-    for line in _imports(skipped[:IMPORT_REACH]):
+    room = limit - len(scopes)
+    for line in _find_imports(skipped[:IMPORT_REACH]):
         if (room := room - len(line) - 1) < 0:
             break
         kept.append(line)
@@ -104,8 +103,8 @@ def extract_outline(skipped: str, shown: str, most: int) -> str:
 
 
 @lru_cache(maxsize=16)
-def _imports(start: str) -> tuple[str, ...]:
-    """The lines at the left margin that import, with those up to where their brackets close."""
+def _find_imports(start: str) -> tuple[str, ...]:
+    """Find import lines at the left margin, with the lines up to where their brackets close."""
     found: list[str] = []
     depth = 0
     for line in start.split("\n")[:-1]:
@@ -117,81 +116,85 @@ def _imports(start: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def select_snippets(prefix: str, suffix: str, others: Sequence[OpenFile], most: int) -> tuple[Snippet, ...]:
-    """Passages of other files worth showing at a cursor, the most relevant last; ``most`` characters together.
+def select_snippets(prefix: str, suffix: str, others: Sequence[OpenFile], limit: int) -> tuple[Snippet, ...]:
+    """Select snippets of other files for a cursor, the most relevant last; ``limit`` characters together.
 
-    Definitions of names that are used around the cursor come before passages that are merely alike (Jaccard index of
+    Definitions of names that are used around the cursor rank before snippets that are only similar (Jaccard index of
     their words, as in Zhang et al. 2023, RepoCoder).
     """
-    near = _words(prefix[-_NEAR_BEFORE:] + suffix[:_NEAR_AFTER])
+    near = _extract_words(prefix[-_NEAR_BEFORE:] + suffix[:_NEAR_AFTER])
     own = prefix[-100_000:] + suffix[:100_000]
     mine = {line.strip() for line in own.split("\n") if len(line.strip()) > 8}
     defined_here = {match[2] for match in _DEFINITION.finditer(own)}
     found: list[tuple[float, Snippet]] = []
     for other in others:
-        found += [(2.0 + score, snippet) for score, snippet in _definitions(other, near - defined_here)]
-        if (alike := _most_alike(other, near)) is not None and alike[0] >= _LEAST_ALIKE:
-            found.append(alike)
+        found += [(2.0 + score, snippet) for score, snippet in _find_definitions(other, near - defined_here)]
+        if (similar := _find_most_similar(other, near)) is not None and similar[0] >= _MIN_SIMILARITY:
+            found.append(similar)
     kept: list[Snippet] = []
     for _, snippet in sorted(found, key=lambda item: -item[0]):
         size = len(snippet.text) + len(snippet.path) + 8
-        if size > most or _copied(snippet.text, mine) > _MOST_COPIED or any(_inside(snippet, one) for one in kept):
+        if (
+            size > limit
+            or _measure_copied(snippet.text, mine) > _MAX_COPIED
+            or any(_is_inside(snippet, one) for one in kept)
+        ):
             continue
         kept.append(snippet)
-        most -= size
+        limit -= size
     return tuple(reversed(kept))
 
 
 def format_as_comment(snippet: Snippet, language: str) -> str:
-    """A passage as comment lines with its path, which no language takes for code."""
-    sign = _COMMENT_SIGNS.get(language, "//")
+    """Format a snippet with its path as comment lines, which no language reads as code."""
+    prefix = _COMMENT_PREFIXES.get(language, "//")
     lines = (f"Path: {snippet.path}", *snippet.text.split("\n"))
-    return "".join(f"{sign} {line}".rstrip() + "\n" for line in lines)
+    return "".join(f"{prefix} {line}".rstrip() + "\n" for line in lines)
 
 
-def _words(text: str) -> frozenset[str]:
+def _extract_words(text: str) -> frozenset[str]:
     return frozenset(_WORD.findall(text))
 
 
 @lru_cache(maxsize=24)
-def _lines(text: str) -> tuple[str, ...]:
-    return tuple(to_lf(text[:_MOST_OTHER]).split("\n"))
+def _split_lines(text: str) -> tuple[str, ...]:
+    return tuple(to_lf(text[:_MAX_FILE]).split("\n"))
 
 
 @lru_cache(maxsize=24)
-def _windows(text: str) -> tuple[tuple[int, frozenset[str]], ...]:
-    """The first line and the words of every window of a text."""
-    lines = _lines(text)
+def _split_windows(text: str) -> tuple[tuple[int, frozenset[str]], ...]:
+    """Return the first line and the words of every window of a text."""
+    lines = _split_lines(text)
     starts = range(0, max(1, len(lines) - _STEP_LINES), _STEP_LINES)
-    return tuple((start, _words("\n".join(lines[start : start + _PASSAGE_LINES]))) for start in starts)
+    return tuple((start, _extract_words("\n".join(lines[start : start + _SNIPPET_LINES]))) for start in starts)
 
 
-def _most_alike(other: OpenFile, near: frozenset[str]) -> tuple[float, Snippet] | None:
-    scored = [(len(words & near) / len(words | near), -start) for start, words in _windows(other.text) if words]
+def _find_most_similar(other: OpenFile, near: frozenset[str]) -> tuple[float, Snippet] | None:
+    scored = [(len(words & near) / len(words | near), -start) for start, words in _split_windows(other.text) if words]
     if not scored:
         return None
     score, start = max(scored)
-    lines = _lines(other.text)[-start : -start + _PASSAGE_LINES]
+    lines = _split_lines(other.text)[-start : -start + _SNIPPET_LINES]
     return score, Snippet(other.path, "\n".join(lines).strip("\n"))
 
 
 @lru_cache(maxsize=24)
-def _defined(text: str) -> dict[str, int]:
-    """Names that are defined at the left margin, with the number of the line where that is done first."""
+def _find_definition_lines(text: str) -> dict[str, int]:
+    """Find names defined at the left margin, with the line of their first definition."""
     found: dict[str, int] = {}
-    for number, line in enumerate(_lines(text)):
+    for number, line in enumerate(_split_lines(text)):
         if (match := _DEFINITION.match(line)) and not match[1]:
             found.setdefault(match[2], number)
     return found
 
 
-def _definitions(other: OpenFile, wanted: Iterable[str]) -> list[tuple[float, Snippet]]:
-    """The heads of what is defined at the left margin of another file and wanted, with the lines that follow."""
-    defined, found = _defined(other.text), []
+def _find_definitions(other: OpenFile, wanted: Iterable[str]) -> list[tuple[float, Snippet]]:
+    """Find the definitions of wanted names at the left margin of another file, with the lines that follow."""
+    defined, found = _find_definition_lines(other.text), []
     for name in wanted:
         if (start := defined.get(name)) is None:
             continue
-        lines = _lines(other.text)[start : start + _DEFINITION_LINES]
+        lines = _split_lines(other.text)[start : start + _DEFINITION_LINES]
         end = next(
             (
                 index
@@ -204,10 +207,10 @@ def _definitions(other: OpenFile, wanted: Iterable[str]) -> list[tuple[float, Sn
     return found
 
 
-def _copied(text: str, mine: set[str]) -> float:
+def _measure_copied(text: str, mine: set[str]) -> float:
     lines = [line.strip() for line in text.split("\n") if len(line.strip()) > 8]
     return sum(line in mine for line in lines) / max(1, len(lines))
 
 
-def _inside(one: Snippet, other: Snippet) -> bool:
+def _is_inside(one: Snippet, other: Snippet) -> bool:
     return one.path == other.path and (one.text in other.text or other.text in one.text)
