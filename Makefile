@@ -27,7 +27,7 @@ quick: $(VENV)/installed-lint $(VENV)/installed-test ## lint, types and the test
 	$(MAKE) --no-print-directory -j2 --output-sync lint types test-quick
 
 test-quick: $(VENV)/installed-test
-	$(BIN)/python -m pytest --quick
+	$(BIN)/python -m pytest --quick $(SIDE_BY_SIDE)
 
 test-all: $(VENV)/installed-test ## the slow tests too; as CI does
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not editors"

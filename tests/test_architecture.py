@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "codeclippy_ls"
@@ -54,6 +55,12 @@ KNOWN_BY = {
 }
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """Parse a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def room_of(module: str) -> str:
     """Return the room of a module, given as ``room/room.py`` parts or a dotted name below the package."""
     first, *rest = module.split(".")
@@ -62,12 +69,13 @@ def room_of(module: str) -> str:
     return first if first in ROOMS else ""
 
 
+@cache
 def imports() -> list[tuple[str, str, Path]]:
     """Room, imported module and file, for every import in the package, also inside functions."""
     found = []
     for path in SOURCES:
         room = room_of(".".join(path.relative_to(PACKAGE).with_suffix("").parts))
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Import):
                 found += [(room, alias.name, path) for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
@@ -100,9 +108,7 @@ def test_packages_re_export_nothing() -> None:
     """Each name has one door: the module that defines it."""
     for path in SOURCES:
         if path.name == "__init__.py":
-            imported = [
-                node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ImportFrom)
-            ]
+            imported = [node for node in tree_of(path).body if isinstance(node, ast.ImportFrom)]
             assert not [node for node in imported if str(node.module).startswith("codeclippy_ls")], f"{path} re-exports"
 
 
@@ -131,7 +137,7 @@ def test_nothing_prints_but_the_command_line() -> None:
     for path in SOURCES:
         if path.stem in {"commands", "doctor", "demo"}:
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print":
                 assert any(keyword.arg == "file" for keyword in node.keywords), f"{path}:{node.lineno} prints"
 
@@ -139,7 +145,7 @@ def test_nothing_prints_but_the_command_line() -> None:
 def test_every_public_thing_has_a_docstring() -> None:
     """Modules open with their contract, public names have a line at least."""
     for path in SOURCES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = tree_of(path)
         assert ast.get_docstring(tree), f"{path} has no docstring"
         for node in tree.body:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
