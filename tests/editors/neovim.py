@@ -155,11 +155,13 @@ class Nvim:
         self.wait_until(lambda: text in self.get_screen(), f"{text!r} on the screen")
 
     def close(self) -> None:
-        """Exit without saving, which ends the server, too, and close the pipes to the process."""
+        """Exit without saving, which ends the server, too, and close the pipes to the process; once."""
+        if not (transports := self.rpc._session.loop._to_close):
+            return
         with contextlib.suppress(Exception):
             self.rpc.input("<Esc><Esc>:qa!<CR>")
         # pynvim closes its event loop before the loop has closed the pipes.
-        *_, process = self.rpc._session.loop._to_close
+        process = transports[-1]
         end = time.monotonic() + TIMEOUT
         while time.monotonic() < end and process.get_returncode() is None:
             self._run_loop()
