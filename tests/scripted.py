@@ -116,8 +116,8 @@ class ScriptedWorker:
         # Encoded line by line, as the constraint encodes the document's lines.
         for line in text.splitlines(keepends=True):
             if state.mode is Mode.LINE and line.startswith("@@"):
-                state = state.advance(state.frame.header[0])
-                tokens.append(state.frame.header[0])
+                state = state.advance(state.grammar.header_ids[0])
+                tokens.append(state.grammar.header_ids[0])
             line_tokens = encode_header(model.tokenizer, state, line) if state.mode is Mode.HEADER else None
             for token in line_tokens or model.tokenizer.encode(line):
                 if token not in state.get_allowed_tokens():

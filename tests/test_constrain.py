@@ -12,7 +12,7 @@ import torch
 
 from codeclippy_ls.constrain.grammar import DiffState, diff_constraint
 from codeclippy_ls.constrain.healing import healing_constraint
-from codeclippy_ls.constrain.vocabulary import unfinished
+from codeclippy_ls.constrain.vocabulary import find_incomplete_character
 from codeclippy_ls.engine.generation.decoding import Sampler
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer, read_tokenizer
 from tests import checkpoints
@@ -31,14 +31,14 @@ DOCUMENTS = (
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    """A small byte-level tokenizer."""
+    """Make a small byte-level tokenizer."""
     return Tokenizer(checkpoints.make_tokenizer_json())
 
 
-def walk(tokenizer: Tokenizer, lines: list[str], chance: random.Random, most: int = 160) -> DiffState:
-    """A model without any sense: any allowed token, ends as soon as it may with some probability."""
+def walk(tokenizer: Tokenizer, lines: list[str], chance: random.Random, limit: int = 160) -> DiffState:
+    """Choose allowed tokens at random; end with some probability once that is allowed."""
     state = diff_constraint(tokenizer, lines, [END], max_added=8)
-    for _ in range(most):
+    for _ in range(limit):
         allowed = state.get_allowed_tokens()
         if set(allowed) <= {END} or (END in allowed and chance.random() < 0.3):
             return state
@@ -52,7 +52,7 @@ def walk(tokenizer: Tokenizer, lines: list[str], chance: random.Random, most: in
 
 
 def patched(folder: Path, before: str, diff: str) -> str:
-    """What GNU patch makes of it, strictly: no fuzz, no offset."""
+    """Apply a diff with GNU patch, without fuzz or offset."""
     (folder / "f").write_text(before, encoding="utf-8", newline="")
     done = subprocess.run(
         ["patch", "-F0", "-o", "out", "f"],
@@ -66,8 +66,8 @@ def patched(folder: Path, before: str, diff: str) -> str:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_any_walk_gives_a_diff_that_applies(tokenizer: Tokenizer, document: str, tmp_path: Path) -> None:
-    """Whatever a model chooses among the allowed tokens."""
+def test_random_diff_applies_with_gnu_patch(tokenizer: Tokenizer, document: str, tmp_path: Path) -> None:
+    """Any choice among the allowed tokens gives such a diff."""
     lines = document.split("\n")[:-1]
     changed = 0
     for seed in range(25):
@@ -80,8 +80,8 @@ def test_any_walk_gives_a_diff_that_applies(tokenizer: Tokenizer, document: str,
 
 
 @pytest.mark.parametrize("name", ["codegen", "fim-neox"])
-def test_walks_over_published_vocabularies(name: str, tmp_path: Path) -> None:
-    """The same with tokens that mix blanks and text, and a tokenizer that normalises."""
+def test_random_diffs_with_published_vocabularies(name: str, tmp_path: Path) -> None:
+    """With tokens that mix spaces and text, and a tokenizer that normalises."""
     tokenizer = read_tokenizer(tokenizer_folder(name))
     document = "def f():\n    e\u0301 = [ 1 ]\n    return e\u0301  # über\n"
     for seed in range(15):
@@ -91,38 +91,38 @@ def test_walks_over_published_vocabularies(name: str, tmp_path: Path) -> None:
 
 
 def choose(tokenizer: Tokenizer, lines: list[str], written: str) -> DiffState:
-    """The state after a diff's text, each token checked to be allowed."""
+    """Return the state after a diff's text; check that each token is allowed."""
     state = diff_constraint(tokenizer, lines, [END])
     rest = written.encode()
     while rest:
-        heads = [
+        found_prefixes = [
             token
             for token in state.get_allowed_tokens()
             if token != END and rest.startswith(tokenizer.token_bytes[token])
         ]
-        assert heads, f"{rest[:40]!r} is not allowed here"
-        token = max(heads, key=lambda token: len(tokenizer.token_bytes[token]))
+        assert found_prefixes, f"{rest[:40]!r} is not allowed here"
+        token = max(found_prefixes, key=lambda token: len(tokenizer.token_bytes[token]))
         state, rest = state.advance(token), rest[len(tokenizer.token_bytes[token]) :]
     return state
 
 
-def test_headers_are_rewritten_from_what_was_done(tokenizer: Tokenizer) -> None:
-    """The model's numbers are wrong; ours are right."""
+def test_headers_are_computed_from_the_operations(tokenizer: Tokenizer) -> None:
+    """The model's numbers are wrong; the computed ones are right."""
     lines = ["a", "b", "c", "d", "e"]
     state = choose(tokenizer, lines, " @@ -5,1 +5,9 @@\n b\n-c\n+C\n+CC\n@@ -4,2 +5,1 @@\n-e\n")
-    assert state.complete
+    assert state.is_complete
     assert state.format_diff() == "@@ -1,5 +1,5 @@\n a\n b\n-c\n+C\n+CC\n d\n-e\n"
 
 
-def test_the_header_breaks_ties_between_equal_lines(tokenizer: Tokenizer) -> None:
-    """A line that stands twice is the one nearer to the number."""
+def test_header_chooses_between_equal_lines(tokenizer: Tokenizer) -> None:
+    """Of two equal lines the one nearer to the number is meant."""
     lines = ["x", "y", "x", "z"]
     assert choose(tokenizer, lines, " @@ -3,1 +3,1 @@\n-x\n").format_diff() == "@@ -1,4 +1,3 @@\n x\n y\n-x\n z\n"
     assert choose(tokenizer, lines, " @@ -1,1 +1,1 @@\n-x\n").format_diff() == "@@ -1,4 +1,3 @@\n-x\n y\n x\n z\n"
 
 
-def test_lines_that_are_not_the_document_s_are_not_allowed(tokenizer: Tokenizer) -> None:
-    """Neither as context nor as removed lines, and none out of order."""
+def test_only_document_lines_are_kept_or_removed(tokenizer: Tokenizer) -> None:
+    """And only in order."""
     lines = ["alpha", "beta", "gamma"]
     head = " @@ -1,1 +1,1 @@\n"
     for wrong in (head + " delta", head + " beta\n-alpha", "@@ -1", head + "\n", " @@ -4", " @@ -1,4", " @@ -1,1 +2"):
@@ -130,35 +130,35 @@ def test_lines_that_are_not_the_document_s_are_not_allowed(tokenizer: Tokenizer)
             choose(tokenizer, lines, wrong)
 
 
-def test_nothing_ends_without_a_change_and_context_is_bounded(tokenizer: Tokenizer) -> None:
+def test_diff_needs_a_change_and_context_is_limited(tokenizer: Tokenizer) -> None:
     """The end needs a change; more context than a diff shows must lead to a change."""
     lines = [f"line {index}" for index in range(20)]
     state = choose(tokenizer, lines, " @@ -1,4 +1,4 @@\n line 0\n line 1\n line 2\n")
-    assert not state.complete and END not in state.get_allowed_tokens()
+    assert not state.is_complete and END not in state.get_allowed_tokens()
     assert {tokenizer.token_bytes[token][:1] for token in state.get_allowed_tokens()} == {b"-", b"+"}
-    assert choose(tokenizer, lines, " @@ -1,4 +1,4 @@\n line 0\n+new\n").complete
+    assert choose(tokenizer, lines, " @@ -1,4 +1,4 @@\n line 0\n+new\n").is_complete
     assert choose(tokenizer, lines, " @@ -5,1 +5,2 @@\n line 4\n+new\n").format_diff() == (
         "@@ -3,6 +3,7 @@\n line 2\n line 3\n line 4\n+new\n line 5\n line 6\n line 7\n"
     )
 
 
-def test_an_empty_document_takes_added_lines_only(tokenizer: Tokenizer) -> None:
-    """The form of a new file."""
+def test_empty_document_allows_added_lines_only(tokenizer: Tokenizer) -> None:
+    """As in the diff of a new file."""
     state = choose(tokenizer, [], " @@ -0,0 +1,2 @@\n+one\n+two\n")
     assert state.format_diff() == "@@ -0,0 +1,2 @@\n+one\n+two\n"
 
 
-def test_forced_text_is_the_rest_of_the_line(tokenizer: Tokenizer) -> None:
-    """As soon as one line only is possible, the whole of it, in the tokens that the line has by itself."""
+def test_forced_tokens_are_the_rest_of_the_line(tokenizer: Tokenizer) -> None:
+    """As soon as only one line is possible, in the tokens of the whole line."""
     state = choose(tokenizer, ["first line", "second line"], " @@ -1,1 +1,1 @@\n")
     line = tokenizer.encode_continuation(" second line\n")
     while not state.get_forced_tokens():
-        state = state.advance(line[len(state.begun)])
-    assert [*state.begun, *state.get_forced_tokens()] == line and len(state.begun) < len(line)
+        state = state.advance(line[len(state.partial_ids)])
+    assert [*state.partial_ids, *state.get_forced_tokens()] == line and len(state.partial_ids) < len(line)
 
 
-def test_a_line_s_place_known_the_model_chooses_the_branch_and_not_the_spelling(tokenizer: Tokenizer) -> None:
-    """All tokens that begin the kept line speak for keeping it; it goes on in the line's own tokens."""
+def test_model_chooses_the_line_but_not_its_tokens(tokenizer: Tokenizer) -> None:
+    """All tokens that begin the kept line count for keeping it; it continues in the line's own tokens."""
     lines = ["    indented", "    more"]
     state = choose(tokenizer, lines, " @@ -1,2 +1,2 @@\n     indented\n")
     groups = {tokenizer.token_bytes[ids[0]][:1]: (ids, only) for ids, only in state.get_choice_groups()}
@@ -175,8 +175,8 @@ def test_a_line_s_place_known_the_model_chooses_the_branch_and_not_the_spelling(
     assert token == first and math.exp(logprob) == pytest.approx(0.6, abs=1e-3)
 
 
-def test_a_token_that_goes_on_in_the_next_line_speaks_for_the_line_s_end() -> None:
-    """Where a vocabulary has tokens of a newline and more, as NeoX's has."""
+def test_token_across_a_line_end_counts_as_the_line_end() -> None:
+    """In a vocabulary with tokens of a newline and more, such as NeoX's."""
     tokenizer = read_tokenizer(tokenizer_folder("fim-neox"))
     state = choose(tokenizer, ["x = 1"], " @@ -1,1 +1,1 @@\n-x = 1\n+x = 2")
     over, newline = (tokenizer.token_bytes.index(text) for text in (b"\n\n", b"\n"))
@@ -187,7 +187,7 @@ def test_a_token_that_goes_on_in_the_next_line_speaks_for_the_line_s_end() -> No
 
 
 def test_added_text_is_utf_8_at_every_token(tokenizer: Tokenizer) -> None:
-    """A character may be written byte by byte, but no other way than UTF-8 has it."""
+    """A character may be written byte by byte, but only as valid UTF-8."""
     head = " @@ -1,1 +1,1 @@\n-x\n"
     assert choose(tokenizer, ["x"], head + "+é😀\u2028日\n").format_diff() == "@@ -1,1 +1,1 @@\n-x\n+é😀\u2028日\n"
     table = tokenizer.token_bytes
@@ -197,7 +197,7 @@ def test_added_text_is_utf_8_at_every_token(tokenizer: Tokenizer) -> None:
             state = state.advance(table.index(bytes([byte])))
         for id in state.get_allowed_tokens():
             begun_and_more = begun + table[id]
-            assert begun_and_more.decode("utf-8", "ignore") or unfinished(begun_and_more), begun_and_more
+            assert begun_and_more.decode("utf-8", "ignore") or find_incomplete_character(begun_and_more), begun_and_more
         assert not {b"\n", b"a", b"\xff", b"\xc3"} & {table[id] for id in state.get_allowed_tokens()}
 
 
@@ -210,18 +210,18 @@ def test_added_text_is_utf_8_at_every_token(tokenizer: Tokenizer) -> None:
         ("}\n}\n}\n\n\n\n", "}\n}\n}\n\n\n\n"),
     ],
 )
-def test_added_lines_that_repeat_are_dropped(tokenizer: Tokenizer, added: str, kept: str) -> None:
-    """And after them the model has to do something else."""
+def test_repeated_added_lines_are_dropped(tokenizer: Tokenizer, added: str, kept: str) -> None:
+    """After them the model must do something else."""
     text = "".join(f"+{line}\n" for line in added.splitlines())
     state = choose(tokenizer, ["x", "y"], f" @@ -1,1 +1,9 @@\n-x\n{text}")
-    assert state.tired == (added != kept)
-    assert any(tokenizer.token_bytes[id][:1] == b"+" for id in state.get_allowed_tokens()) != state.tired
+    assert state.is_repeating == (added != kept)
+    assert any(tokenizer.token_bytes[id][:1] == b"+" for id in state.get_allowed_tokens()) != state.is_repeating
     assert "".join(line[1:] + "\n" for line in state.format_diff().splitlines() if line[0] == "+") == kept
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_drafts_are_what_the_grammar_allows(tokenizer: Tokenizer, document: str) -> None:
-    """From every state that a walk comes through; and context around a change is drafted whole."""
+def test_drafts_are_allowed_by_the_grammar(tokenizer: Tokenizer, document: str) -> None:
+    """From every state of a random walk; and all context around a change is drafted."""
     lines = document.split("\n")[:-1]
     for seed in range(10):
         chance, state = random.Random(seed), diff_constraint(tokenizer, lines, [END])
@@ -236,8 +236,8 @@ def test_drafts_are_what_the_grammar_allows(tokenizer: Tokenizer, document: str)
             state = state.advance(chance.choice(allowed))
 
 
-def test_context_and_the_line_replaced_are_drafted(tokenizer: Tokenizer) -> None:
-    """A header's end with the context before the change; after the change the context behind it."""
+def test_context_and_the_replaced_line_are_drafted(tokenizer: Tokenizer) -> None:
+    """The end of a header with the context before the change; after the change the context that follows."""
     lines = [f"line number {index} of many" for index in range(30)]
     state = choose(tokenizer, lines, " @@ -12,")
     assert tokenizer.decode(state.draft(200)).startswith(f"7 +12,7 @@\n {lines[11]}\n {lines[12]}\n {lines[13]}\n")
@@ -249,8 +249,8 @@ def test_context_and_the_line_replaced_are_drafted(tokenizer: Tokenizer) -> None
 
 
 @pytest.mark.parametrize("typed", ["retu", " retu", "\n    ", "é", "x"])
-def test_healing_writes_what_was_cut(tokenizer: Tokenizer, typed: str) -> None:
-    """Any walk begins with the text that was cut, and then is free."""
+def test_healing_restores_the_cut_text(tokenizer: Tokenizer, typed: str) -> None:
+    """Any random walk begins with the cut text, and then is free."""
     for seed in range(20):
         chance, state, written = random.Random(seed), healing_constraint(tokenizer, typed), b""
         while state is not None:
@@ -262,19 +262,19 @@ def test_healing_writes_what_was_cut(tokenizer: Tokenizer, typed: str) -> None:
 
 
 def test_added_lines_are_indented_like_the_document(tokenizer: Tokenizer) -> None:
-    """By depths that occur or one step more or less; any depth where the document indents by tabs; blank lines too."""
+    """By widths that occur, one step more or less; by any width if the document indents by tabs; also empty lines."""
     lines = ["def f():", "    return 1"]
     head = " @@ -1,2 +1,3 @@\n def f():\n"
     for good in ("+    x = 1\n", "+        x = 1\n", "+x = 1\n", "+\n", "+    \n"):
-        assert choose(tokenizer, lines, head + good).complete
+        assert choose(tokenizer, lines, head + good).is_complete
     for bad in ("+   x", "+  x", "+     x", "+            x"):
         with pytest.raises(AssertionError, match="is not allowed"):
             choose(tokenizer, lines, head + bad)
-    assert choose(tokenizer, ["def f():", "\treturn 1"], head + "+   x = 1\n").complete
+    assert choose(tokenizer, ["def f():", "\treturn 1"], head + "+   x = 1\n").is_complete
 
 
-def test_lines_removed_and_added_again_are_context(tokenizer: Tokenizer) -> None:
-    """What is done again is not done; the diff is as small as its meaning."""
+def test_lines_removed_and_added_again_become_context(tokenizer: Tokenizer) -> None:
+    """The diff is minimal."""
     lines = ["a", "b", "c"]
     assert choose(tokenizer, lines, " @@ -1,1 +1,1 @@\n-a\n+a\n").format_diff() == ""
     state = choose(tokenizer, lines, " @@ -1,3 +1,3 @@\n-a\n-b\n-c\n+a\n+B\n+c\n")

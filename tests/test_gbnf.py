@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from codeclippy_ls.constrain.gbnf import MOST_LINES, apply_gbnf_diff, write_gbnf
+from codeclippy_ls.constrain.gbnf import MAX_LINES, apply_gbnf_diff, write_gbnf
 from codeclippy_ls.diffs.reading import read_diff
 from codeclippy_ls.diffs.writing import write_diff
 from codeclippy_ls.inference.requests import Candidate, FinishReason
@@ -28,13 +28,13 @@ DOCUMENTS = [
 
 
 class Grammar:
-    """A reader of as much of GBNF as is written here, which walks it at random."""
+    """A parser of the subset of GBNF that is used, which generates random texts."""
 
     def __init__(self, text: str) -> None:
         self.rules = {name: _alternatives(body) for name, body in re.findall(r"^([a-z]\w*) ::= (.*)$", text, re.M)}
 
     def walk(self, chance: random.Random, rule: str = "root", steps: int = 40) -> str:
-        """A text of the grammar; after so many rules it takes the way out where there is one."""
+        """Generate a text of the grammar; after a number of rules take the shortest way to an end."""
         made = ""
         while rule:
             ways = self.rules[rule]
@@ -88,7 +88,7 @@ def _alternatives(body: str) -> list[list[str]]:
 
 
 def patched(folder: Path, before: str, diff: str) -> str:
-    """What GNU patch makes of a text."""
+    """Apply a diff with GNU patch."""
     file = folder / "file"
     file.write_bytes(before.encode())
     made = subprocess.run(["patch", "--binary", "-s", "-F0", str(file)], input=diff.encode(), capture_output=True)
@@ -97,7 +97,7 @@ def patched(folder: Path, before: str, diff: str) -> str:
 
 
 @pytest.mark.parametrize("lines", DOCUMENTS)
-def test_whatever_follows_the_grammar_applies(lines: list[str], tmp_path: Path) -> None:
+def test_random_texts_of_the_grammar_apply(lines: list[str], tmp_path: Path) -> None:
     """Random walks: each is a diff of the document's lines, and what it makes is what GNU patch makes of the diff that
     is written from it."""
     grammar = Grammar(write_gbnf(lines))
@@ -115,7 +115,7 @@ def test_whatever_follows_the_grammar_applies(lines: list[str], tmp_path: Path) 
     assert hunks > 60 or len(lines) < 2
 
 
-def test_each_line_does_what_its_sign_says() -> None:
+def test_lines_are_applied_by_their_type() -> None:
     """By hand."""
     lines = ["a", "b", "c", "d", "b"]
     text = " @@ -2,1 +2,1 @@\n b\n+B\n-c\n@@ -5 +5 @@\n+x\n b\n"
@@ -130,8 +130,8 @@ def test_each_line_does_what_its_sign_says() -> None:
     assert apply_gbnf_diff("@@ -0,0 +1,2 @@\n+one\n+two\n", [], True) == ["one", "two"]
 
 
-def test_what_did_not_follow_it_is_known() -> None:
-    """Other lines, out of order, prose, hunks that go back: another reader's."""
+def test_text_outside_the_grammar_is_detected() -> None:
+    """Other lines, out of order, prose, hunks in the wrong order."""
     lines = ["a", "b", "c"]
     for text in (
         "Sure!\n@@ -1 +1 @@\n-a\n",
@@ -146,8 +146,8 @@ def test_what_did_not_follow_it_is_known() -> None:
         assert apply_gbnf_diff(text, lines, True) is None, text
 
 
-def test_of_one_that_was_cut_the_hunk_under_way_is_left_out() -> None:
-    """At every character: never half a hunk."""
+def test_open_hunk_of_a_cut_diff_is_dropped() -> None:
+    """Cut at every character, half a hunk is never applied."""
     lines = ["a", "b", "c", "d"]
     text = "@@ -1 +1 @@\n-a\n+A\n@@ -3 +3 @@\n-c\n+C\n"
     first, both = ["A", "b", "c", "d"], ["A", "b", "C", "d"]
@@ -159,14 +159,14 @@ def test_of_one_that_was_cut_the_hunk_under_way_is_left_out() -> None:
     assert apply_gbnf_diff(text, lines, complete=True) == both
 
 
-def test_a_long_document_has_none() -> None:
-    """Services read the grammar anew for each request."""
-    assert write_gbnf(["x"] * MOST_LINES) and not write_gbnf(["x"] * (MOST_LINES + 1))
+def test_long_document_has_no_grammar() -> None:
+    """Services parse the grammar for each request."""
+    assert write_gbnf(["x"] * MAX_LINES) and not write_gbnf(["x"] * (MAX_LINES + 1))
 
 
 @pytest.mark.parametrize("answer", ["@@ -2 +2 @@\n-b\n+B\n", "Here it is:\n```diff\n@@ -2 +2 @@\n a\n-b\n+B\n```\n"])
-def test_an_edit_takes_what_followed_it_and_what_did_not(answer: str) -> None:
-    """A service that has no grammars answers as it did."""
+def test_edit_accepts_answers_inside_and_outside_the_grammar(answer: str) -> None:
+    """A service without grammars is still supported."""
     document = Document("file:///a.py", "a\nb\nc\n")
     ask = EditTask("a.py", EditContext(("a", "b", "c"), (0, 1, 2), 0, 3), "Make b large", 200)
     prompt = ask.build_text_prompt(RemoteModel("qwen2.5-coder-7b-instruct", 4096, is_chat=True))

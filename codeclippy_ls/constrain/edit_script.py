@@ -1,21 +1,21 @@
-"""Edit scripts, lines with their sign over a whole document, written as unified diffs with headers that are right."""
+"""Edit scripts: all lines of a document, each with its line type, formatted as unified diffs with correct headers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# Context that `diff -u` shows around a change, and so all that models trained on such diffs have seen.
+# Lines of context that `diff -u` shows around a change, and so all that models trained on such diffs have seen.
 CONTEXT = 3
 
 
-def written(script: Sequence[bytes]) -> str:
-    """The script as hunks with context; empty where it changes nothing."""
-    script = _minimal(script)
-    return "".join(_hunk(script, start, end) for start, end in _groups(script))
+def format_script(script: Sequence[bytes]) -> str:
+    """Format a script as hunks with context; empty if it changes nothing."""
+    script = _minimize(script)
+    return "".join(_format_hunk(script, start, end) for start, end in _group_changes(script))
 
 
-def _minimal(script: Sequence[bytes]) -> list[bytes]:
-    """The script with what stands at the head or tail of a change on both sides as context, removed lines first."""
+def _minimize(script: Sequence[bytes]) -> list[bytes]:
+    """Turn equal lines at the start or end of a change into context, and put removed lines first."""
     result: list[bytes] = []
     removed: list[bytes] = []
     added: list[bytes] = []
@@ -39,8 +39,8 @@ def _minimal(script: Sequence[bytes]) -> list[bytes]:
     return result[:-1]
 
 
-def _groups(script: Sequence[bytes]) -> list[tuple[int, int]]:
-    """Spans of an edit script around its changes, with context; changes that share context share a hunk."""
+def _group_changes(script: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Group changes that share context, as spans of the script with context."""
     spans: list[tuple[int, int]] = []
     for index, line in enumerate(script):
         if line[:1] == b" ":
@@ -52,12 +52,12 @@ def _groups(script: Sequence[bytes]) -> list[tuple[int, int]]:
     return spans
 
 
-def _hunk(script: Sequence[bytes], start: int, end: int) -> str:
-    """The lines ``[start, end)`` of a script with their header; a side without lines is numbered by the line before."""
+def _format_hunk(script: Sequence[bytes], start: int, end: int) -> str:
+    """Format the lines ``[start, end)`` of a script as a hunk; an empty side is numbered by the line before."""
     numbers = []
-    for sign in (b"+", b"-"):  # the old side has no added lines, the new side no removed ones
-        before = sum(line[:1] != sign for line in script[:start])
-        count = sum(line[:1] != sign for line in script[start:end])
+    for line_type in (b"+", b"-"):  # the old side has no added lines, the new side no removed ones
+        before = sum(line[:1] != line_type for line in script[:start])
+        count = sum(line[:1] != line_type for line in script[start:end])
         numbers.append(f"{before + 1 if count else before},{count}")
     body = "".join(line.decode() + "\n" for line in script[start:end])
     return f"@@ -{numbers[0]} +{numbers[1]} @@\n{body}"

@@ -1,11 +1,11 @@
-"""The grammar of a unified diff of one document, for services that constrain a model, and what such a diff does.
+"""GBNF grammar of a unified diff of one document, for services that constrain a model, and how to apply such a diff.
 
-The grammar is written in GBNF, as llama.cpp and xgrammar read it.
+llama.cpp and xgrammar read GBNF: https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md
 
-It is the language of ``diff`` without what needs a tokenizer: hunks begin at a line of the document and go on with its
-lines, in order, kept or removed; only added lines are the model's own. A hunk changes something and has a line of the
-document, so that it can be placed; hunks come in order. Counts are the model's and mean nothing. A diff that followed
-it applies as it stands. GBNF: https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md
+It is the language of `grammar` without the parts that need a tokenizer: hunks begin at a line of the document and
+continue with its lines, in order, kept or removed; only added lines are the model's own. A hunk changes something and
+has a line of the document, so that it can be located; hunks come in order. Counts are the model's and are ignored. A
+diff that followed the grammar applies as it stands.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-MOST_LINES = 400  # the grammar has five rules for each, and services read it anew for each request
-_LONGEST_LINE = 400  # characters of an added line
+MAX_LINES = 400  # the grammar has five rules for each, and services parse it for each request
+_MAX_LINE = 400  # characters of an added line
 _HEADER = re.compile(r"@@ -(\d+)(?:,\d+)? \+\d+(?:,\d+)? @@")
-# What stands in a string of the grammar only in another spelling.
-_ESCAPED = {ord("\\"): "\\\\", ord('"'): '\\"', ord("\t"): "\\t", ord("\r"): "\\r"}
+# Characters that a string of the grammar must escape.
+_ESCAPES = {ord("\\"): "\\\\", ord('"'): '\\"', ord("\t"): "\\t", ord("\r"): "\\r"}
 
 
 def write_gbnf(lines: Sequence[str]) -> str:
-    """The grammar of all diffs of a document's lines; nothing where there are too many.
+    """Write the grammar of all diffs of a document's lines; empty if there are too many.
 
     Args:
         lines: without their ends.
     """
-    if len(lines) > MOST_LINES:
+    if len(lines) > MAX_LINES:
         return ""
-    return "\n".join(_rules(lines)) + "\n"
+    return "\n".join(_generate_rules(lines)) + "\n"
 
 
-def _rules(lines: Sequence[str]) -> Iterator[str]:
+def _generate_rules(lines: Sequence[str]) -> Iterator[str]:
     """Yield the rules, one for each state.
 
-    ``t``: the number of a hunk's first line. Within a hunk, before line i: ``s`` nothing was written, ``u`` lines were
-    kept, ``x`` lines were added, ``c`` something was changed and a line stands there.
+    ``t``: the number of a hunk's first line. Within a hunk, before line i: ``s`` start, ``u`` lines were kept, ``x``
+    lines were added, ``c`` something was changed and a document line was used.
     """
     count = len(lines)
     yield 'n ::= [0-9]{1,4} ("," [0-9]{1,4})?'
-    yield f'add ::= "+" [^\\r\\n]{{0,{_LONGEST_LINE}}} "\\n"'
+    yield f'add ::= "+" [^\\r\\n]{{0,{_MAX_LINE}}} "\\n"'
     if not count:
         yield 'root ::= " "? "@@ -0,0 +" n " @@\\n" add+'
         return
     yield 'root ::= " "? "@@ -" t0'
     for index, line in enumerate(lines):
-        keep, drop = (f'"{sign}{line.translate(_ESCAPED)}\\n"' for sign in " -")
+        keep, drop = (f'"{line_type}{line.translate(_ESCAPES)}\\n"' for line_type in " -")
         after = index + 1
         later = f" | t{after}" if after < count else ""
         yield f't{index} ::= "{after}" ("," [0-9]{{1,4}})? " +" n " @@\\n" s{index}{later}'
@@ -58,36 +58,36 @@ def _rules(lines: Sequence[str]) -> Iterator[str]:
 
 
 def apply_gbnf_diff(text: str, lines: Sequence[str], complete: bool) -> list[str] | None:
-    """The document's lines after a diff that followed the grammar; ``None`` where it did not.
+    """Apply a diff to the document's lines; return ``None`` if it did not follow the grammar.
 
     Args:
-        complete: whether the model came to its end; else the hunk under way is left out.
+        complete: the model ended the diff; else its last hunk is dropped.
     """
-    *written, rest = text.removeprefix(" ").split("\n")
+    *diff_lines, rest = text.removeprefix(" ").split("\n")
     if rest and complete:
         return None
-    made: list[str] = []
-    safe: tuple[int, int] = (0, 0)  # what is made, and what was read, at the last hunk's end
+    result: list[str] = []
+    finished: tuple[int, int] = (0, 0)  # lines of the result and of the document at the last hunk's end
     at = 0
-    for number, line in enumerate(written):
-        sign, body = line[:1], line[1:]
-        if sign == "@":
+    for number, line in enumerate(diff_lines):
+        line_type, body = line[:1], line[1:]
+        if line_type == "@":
             header = _HEADER.fullmatch(line)
             start = max(int(header[1]) - 1, 0) if header else -1
             if not at <= start <= len(lines):
                 return None
-            made += lines[at:start]
-            safe, at = (len(made), start), start
+            result += lines[at:start]
+            finished, at = (len(result), start), start
         elif not number:
             return None
-        elif sign == "+":
-            made.append(body)
-        elif sign in (" ", "-") and at < len(lines) and body == lines[at]:
+        elif line_type == "+":
+            result.append(body)
+        elif line_type in (" ", "-") and at < len(lines) and body == lines[at]:
             at += 1
-            made += [body] if sign == " " else []
+            result += [body] if line_type == " " else []
         else:
             return None
     if not complete and not rest.startswith("@"):
-        del made[safe[0] :]
-        at = safe[1]
-    return made + list(lines[at:])
+        del result[finished[0] :]
+        at = finished[1]
+    return result + list(lines[at:])

@@ -1,4 +1,4 @@
-"""The grammar of a unified diff of one document, over the tokens of one vocabulary."""
+"""Grammar of a unified diff of one document, over the tokens of one vocabulary."""
 
 from __future__ import annotations
 
@@ -6,85 +6,97 @@ import enum
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from codeclippy_ls.constrain.edit_script import CONTEXT, written
+from codeclippy_ls.constrain.edit_script import CONTEXT, format_script
 from codeclippy_ls.constrain.header import OPENING, Header
-from codeclippy_ls.constrain.vocabulary import Tokenizer, Vocabulary, unfinished, vocabulary
+from codeclippy_ls.constrain.vocabulary import (
+    ConstraintTokenizer,
+    Vocabulary,
+    find_incomplete_character,
+    get_vocabulary,
+)
 
-_LONGEST_LINE = 400  # bytes of an added line
-_MOST_PERIOD = 8  # lines of a block whose repetition is noticed
+_MAX_LINE = 400  # bytes of an added line
+_MAX_PERIOD = 8  # lines of a block whose repetition is noticed
 
 
 class Mode(enum.Enum):
-    """Where in a diff the next token stands."""
+    """Position of the next token in a diff."""
 
     HEADER = "header"
     LINE = "line"  # at a line's start or inside a kept or removed line
     ADDED = "added"  # inside an added line
 
 
-class Frame:
-    """What does not change while a diff is written.
+class DiffGrammar:
+    """The part of a diff's state that never changes.
 
     Attributes:
-        lines: the document's, without line ends.
-        ends: ids by which the model ends its diff, in order.
-        max_added: most lines that may be added.
-        depths: indentations, in blanks, that an added line may have; none where the document indents by tabs. They are
-            those that occur, and whole steps of the smallest: small models miscount blanks.
-        opening: what a diff begins with.
+        lines: of the document, without line ends.
+        stop_token_ids: ids by which the model ends its diff, in order.
+        max_added: limit of added lines.
+        prefix: text that a diff begins with.
+        indent_widths: indentations, in spaces, that an added line may have; empty if the document indents by tabs. They
+            are those of the document, one step more or less: small models miscount spaces.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, lines: Sequence[bytes], ends: Iterable[int], max_added: int, opening: bytes
+        self,
+        vocabulary: Vocabulary,
+        lines: Sequence[bytes],
+        stop_token_ids: Iterable[int],
+        max_added: int,
+        prefix: bytes,
     ) -> None:
         self.vocabulary = vocabulary
         self.lines = tuple(lines)
-        self.ends = tuple(sorted(ends))
+        self.stop_token_ids = tuple(sorted(stop_token_ids))
         self.max_added = max_added
-        self.opening = opening
-        self.depths = _depths(self.lines)
-        self.header = vocabulary.encoded(OPENING) or ()
-        self._tokens: dict[bytes, tuple[int, ...] | None] = {}
-        self._after: dict[bytes, tuple[int, ...]] = {}
+        self.prefix = prefix
+        self.indent_widths = _collect_indent_widths(self.lines)
+        self.header_ids = vocabulary.encode(OPENING) or ()
+        self._line_ids: dict[bytes, tuple[int, ...] | None] = {}
+        self._added_ids: dict[bytes, tuple[int, ...]] = {}
 
-    def tokens(self, line: bytes) -> tuple[int, ...] | None:
-        """Ids of a line of the diff with its sign and end; ``None`` where the vocabulary cannot write it."""
-        if line not in self._tokens:
-            self._tokens[line] = self.vocabulary.encoded(line + b"\n")
-        return self._tokens[line]
+    def encode_line(self, line: bytes) -> tuple[int, ...] | None:
+        """Encode a line of the diff, with its line type; return ``None`` if the vocabulary cannot."""
+        if line not in self._line_ids:
+            self._line_ids[line] = self.vocabulary.encode(line + b"\n")
+        return self._line_ids[line]
 
-    def indents(self, text: bytes) -> bool:
-        """Whether an added line may begin with ``text``, its sign included."""
+    def allows_indent(self, text: bytes) -> bool:
+        """Return whether an added line may begin with ``text``, which includes the plus."""
         rest = text[1:].lstrip(b" ")
         depth = len(text) - 1 - len(rest)
-        return not self.depths or (depth in self.depths if rest.strip() else depth <= max(self.depths))
+        return not self.indent_widths or (
+            depth in self.indent_widths if rest.strip() else depth <= max(self.indent_widths)
+        )
 
-    def added(self, text: bytes, begun: bytes) -> tuple[int, ...]:
-        """Ids that may follow ``text`` in an added line, which breaks off in the character ``begun``."""
-        if text[1:].strip(b" ") or not self.depths:
-            return self.vocabulary.within(begun)
-        if text not in self._after:
-            table, (words, blanks) = self.vocabulary.token_bytes, self.vocabulary.by_blanks
-            self._after[text] = (words if self.indents(text + b"x") else ()) + tuple(
-                id for id in blanks if self.indents(text + table[id])
+    def list_added_tokens(self, text: bytes, partial: bytes) -> tuple[int, ...]:
+        """List ids that may follow ``text`` in an added line; it ends in the incomplete character ``partial``."""
+        if text[1:].strip(b" ") or not self.indent_widths:
+            return self.vocabulary.within_line(partial)
+        if text not in self._added_ids:
+            table, (words, spaces) = self.vocabulary.token_bytes, self.vocabulary.ids_by_space
+            self._added_ids[text] = (words if self.allows_indent(text + b"x") else ()) + tuple(
+                id for id in spaces if self.allows_indent(text + table[id])
             )
-        return self._after[text]
+        return self._added_ids[text]
 
-    def beginnings(self) -> tuple[int, ...]:
-        """Ids that an added line may begin with."""
-        if b"" not in self._after:
-            self._after[b""] = tuple(
+    def list_added_starts(self) -> tuple[int, ...]:
+        """List ids that an added line may begin with."""
+        if b"" not in self._added_ids:
+            self._added_ids[b""] = tuple(
                 id
-                for data, id in self.vocabulary.beginning(b"+")
+                for data, id in self.vocabulary.iterate_starting_with(b"+")
                 if data.find(b"\n") in (-1, len(data) - 1)
                 and b"\r" not in data
-                and unfinished(data) is not None
-                and self.indents(data)
+                and find_incomplete_character(data) is not None
+                and self.allows_indent(data)
             )
-        return self._after[b""]
+        return self._added_ids[b""]
 
 
-def _depths(lines: Sequence[bytes]) -> frozenset[int]:
+def _collect_indent_widths(lines: Sequence[bytes]) -> frozenset[int]:
     if any(line.startswith(b"\t") for line in lines):
         return frozenset()
     found = {len(line) - len(line.lstrip(b" ")) for line in lines if line.strip()} | {0}
@@ -95,158 +107,168 @@ def _depths(lines: Sequence[bytes]) -> frozenset[int]:
 
 @dataclass(frozen=True, slots=True)
 class DiffState:
-    """A diff in the making.
+    """State of a partial diff.
 
     Attributes:
         header: of the hunk that is being opened.
-        text: of the added line under way, with its sign.
-        begun: ids of the kept or removed line under way.
-        at: the document's next line, ``None`` until the hunk's first kept or removed line has found its place.
-        hint: the line, from 1, at which the hunk's header puts it.
-        floor: the first line that a new hunk may stand at.
-        since: kept lines since the last change of this hunk, or since its start.
-        changed: whether this hunk changes anything.
-        added: lines that were added so far.
-        tired: whether added lines began to repeat: then something else must follow.
-        body: the hunk's lines with their sign.
+        text: of the current added line, with its plus.
+        partial_ids: ids of the current kept or removed line.
+        next_line: the document's next line; ``None`` until the hunk's first kept or removed line is located.
+        hinted_line: the line, from 1, in the hunk's header.
+        min_line: the first line at which a new hunk may start.
+        num_kept: kept lines since the last change of this hunk, or since its start.
+        has_change: this hunk has an added or a removed line.
+        num_added: lines added so far.
+        is_repeating: added lines began to repeat, so no line may be added now.
+        body: the hunk's lines, each with its line type in front: a space, a minus or a plus.
         start: the document's line that the hunk starts at.
-        hunks: finished ones: start and lines.
+        hunks: finished hunks, as start and lines.
     """
 
-    frame: Frame
+    grammar: DiffGrammar
     mode: Mode = Mode.HEADER
     header: Header = field(default=Header(b"", 0, 0, 0))
     text: bytes = b""
-    begun: tuple[int, ...] = ()
-    at: int | None = None
-    hint: int = 0
-    floor: int = 0
-    since: int = 0
-    changed: bool = False
-    added: int = 0
-    tired: bool = False
+    partial_ids: tuple[int, ...] = ()
+    next_line: int | None = None
+    hinted_line: int = 0
+    min_line: int = 0
+    num_kept: int = 0
+    has_change: bool = False
+    num_added: int = 0
+    is_repeating: bool = False
     body: tuple[bytes, ...] = ()
     start: int = 0
     hunks: tuple[tuple[int, tuple[bytes, ...]], ...] = ()
 
-    # What may come.
-
     def get_allowed_tokens(self) -> Sequence[int]:
-        """Ids that may come next; the end ids where the diff may end here."""
+        """Return ids that may come next, stop tokens included if the diff may end here."""
         if self.mode is Mode.HEADER:
-            return self.header.get_allowed_tokens(self.frame.vocabulary)
+            return self.header.get_allowed_tokens(self.grammar.vocabulary)
         if self.mode is Mode.ADDED:
-            begun = unfinished(self.text) or b""
-            if not begun and (len(self.text) >= _LONGEST_LINE or _stutters(self.text)):
-                return tuple(self.frame.vocabulary.heads(b"\n"))
-            return self.frame.added(self.text, begun)
-        if self.begun:
-            size = len(self.begun)
-            return tuple(dict.fromkeys(ids[size] for _, ids in self._under_way()))
+            partial = find_incomplete_character(self.text) or b""
+            if not partial and (len(self.text) >= _MAX_LINE or _repeats_words(self.text)):
+                return tuple(self.grammar.vocabulary.find_prefixes(b"\n"))
+            return self.grammar.list_added_tokens(self.text, partial)
+        if self.partial_ids:
+            size = len(self.partial_ids)
+            return tuple(dict.fromkeys(ids[size] for _, ids in self._list_partial_matches()))
         return tuple(id for group, only in self.get_choice_groups() for id in (group if only is None else (only,)))
 
     def get_choice_groups(self) -> Sequence[tuple[Sequence[int], int | None]]:
-        """At a line's start: to keep a line, to remove one, to add one, another hunk, the end.
+        """Return the choices at a line start: keep a line, remove one, add one, open a hunk, end the diff.
 
-        A kept or removed line whose place is known goes on in the line's own tokens, whichever token the model would
-        begin it with.
+        A kept or removed line that is located is continued in its own tokens, whichever token the model would begin it
+        with.
         """
-        if self.mode is not Mode.LINE or self.begun:
+        if self.mode is not Mode.LINE or self.partial_ids:
             return ()
         found: list[tuple[Sequence[int], int | None]] = []
-        for sign in self._signs():
-            targets = list(self._targets(sign))
-            if self.at is not None and targets:
-                ((line, ids),) = targets
-                found.append((self.frame.vocabulary.heads(line), ids[0]))
-            elif targets:
-                found.append((tuple(dict.fromkeys(ids[0] for _, ids in targets)), None))
-        if self._may_add() and (beginnings := self.frame.beginnings()):
-            found.append((beginnings, None))
-        if self._may_open():
-            found.append((self.frame.vocabulary.heads(OPENING), self.frame.header[0]))
-        if self.complete:
-            found.append((self.frame.ends, None))
+        for line_type in self._list_line_types():
+            candidates = list(self._list_candidates(line_type))
+            if self.next_line is not None and candidates:
+                ((line, ids),) = candidates
+                found.append((self.grammar.vocabulary.find_prefixes(line), ids[0]))
+            elif candidates:
+                found.append((tuple(dict.fromkeys(ids[0] for _, ids in candidates)), None))
+        if self._can_add() and (starts := self.grammar.list_added_starts()):
+            found.append((starts, None))
+        if self._can_open_hunk():
+            found.append((self.grammar.vocabulary.find_prefixes(OPENING), self.grammar.header_ids[0]))
+        if self.is_complete:
+            found.append((self.grammar.stop_token_ids, None))
         return found
 
     def get_substitutions(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Tokens that end a line and go on in the next one count as the line's end."""
-        return self.frame.vocabulary.substitutions
+        """Return tokens that end a line and continue in the next one, which count as the line end."""
+        return self.grammar.vocabulary.substitutions
 
     def get_forced_tokens(self) -> Sequence[int]:
-        """The rest of what only one text can complete, in the tokens that the whole has."""
+        """Return the rest of the line or header if only one text can follow, in the tokens of the whole."""
         if self.mode is Mode.HEADER:
-            return self.header.get_forced_tokens(self.frame.vocabulary)
-        if self.mode is Mode.ADDED or not self.begun:
+            return self.header.get_forced_tokens(self.grammar.vocabulary)
+        if self.mode is Mode.ADDED or not self.partial_ids:
             return ()
-        under_way = self._under_way()
-        return under_way[0][1][len(self.begun) :] if len(under_way) == 1 else ()
+        matches = self._list_partial_matches()
+        return matches[0][1][len(self.partial_ids) :] if len(matches) == 1 else ()
 
     def draft(self, limit: int) -> Sequence[int]:
-        """What usually follows: context around a change, and an added line that begins like the one it replaces."""
+        """Draft the usual continuation: context around a change, and an added line like the one it replaces."""
         state, found = self, list[int]()
-        while len(found) < limit and (guess := state._guess()):
-            for token in guess:
+        while len(found) < limit and (tokens := state._predict()):
+            for token in tokens:
                 found.append(token)
                 state = state.advance(token)
         return found[:limit]
 
     @property
-    def complete(self) -> bool:
-        """Whether the diff may end here: at a line start, with something removed or added in its last hunk.
+    def is_complete(self) -> bool:
+        """True if the diff may end here: at a line start, after a removed or added line in its last hunk.
 
-        That may be the same: a model that has nothing to say should not be made to say something. Held to a real
-        change, the shipped model wrote three quarters more edits, and not one more that was right.
+        The added line may equal the removed one, so that a model can leave the text unchanged. If a real change was
+        required, the shipped model wrote three quarters more edits, and not one more that was right.
         """
-        return self.mode is Mode.LINE and not self.begun and self.changed
+        return self.mode is Mode.LINE and not self.partial_ids and self.has_change
 
-    def _signs(self) -> tuple[bytes, ...]:
-        """The signs a line of the document may have: it is kept only while a diff would show it as context."""
-        most = 2 * CONTEXT if self.changed else CONTEXT
-        return (b" ", b"-") if self.since < most else (b"-",)
+    def _list_line_types(self) -> tuple[bytes, ...]:
+        """List the types that a document line may have; it is kept only if a diff would show it as context."""
+        limit = 2 * CONTEXT if self.has_change else CONTEXT
+        return (b" ", b"-") if self.num_kept < limit else (b"-",)
 
-    def _targets(self, sign: bytes) -> Iterator[tuple[bytes, tuple[int, ...]]]:
-        """The lines of the document that may stand next with a sign, and their ids."""
-        lines = self.frame.lines
-        places: Iterable[bytes] = (
-            lines[self.at : self.at + 1] if self.at is not None else dict.fromkeys(lines[self.floor :])
+    def _list_candidates(self, line_type: bytes) -> Iterator[tuple[bytes, tuple[int, ...]]]:
+        """Yield the document lines that may come next with a line type, and their ids."""
+        lines = self.grammar.lines
+        next_lines: Iterable[bytes] = (
+            lines[self.next_line : self.next_line + 1]
+            if self.next_line is not None
+            else dict.fromkeys(lines[self.min_line :])
         )
-        for line in places:
-            if (ids := self.frame.tokens(sign + line)) is not None:
-                yield sign + line, ids
+        for line in next_lines:
+            if (ids := self.grammar.encode_line(line_type + line)) is not None:
+                yield line_type + line, ids
 
-    def _under_way(self) -> list[tuple[bytes, tuple[int, ...]]]:
-        """The lines that what was written of one can become."""
-        size = len(self.begun)
-        return [(line, ids) for sign in self._signs() for line, ids in self._targets(sign) if ids[:size] == self.begun]
+    def _list_partial_matches(self) -> list[tuple[bytes, tuple[int, ...]]]:
+        """List the lines that the current partial line can become."""
+        size = len(self.partial_ids)
+        return [
+            (line, ids)
+            for line_type in self._list_line_types()
+            for line, ids in self._list_candidates(line_type)
+            if ids[:size] == self.partial_ids
+        ]
 
-    def _may_add(self) -> bool:
-        if self.added >= self.frame.max_added or self.tired:
+    def _can_add(self) -> bool:
+        if self.num_added >= self.grammar.max_added or self.is_repeating:
             return False
-        # A hunk that begins with an added line has a place only at the very start.
-        return self.at is not None or (not self.hunks and (self.hint <= 1 or not self.frame.lines))
+        # A hunk that begins with an added line can only be located at the start of the document.
+        return self.next_line is not None or (not self.hunks and (self.hinted_line <= 1 or not self.grammar.lines))
 
-    def _may_open(self) -> bool:
-        return self.at is not None and self.changed and self.at < len(self.frame.lines) and bool(self.frame.header)
+    def _can_open_hunk(self) -> bool:
+        return (
+            self.next_line is not None
+            and self.has_change
+            and self.next_line < len(self.grammar.lines)
+            and bool(self.grammar.header_ids)
+        )
 
-    def _guess(self) -> Sequence[int]:
-        """Ids that may well come next, up to the next choice at least; none where there is no saying."""
-        encoded = self.frame.vocabulary.encoded
+    def _predict(self) -> Sequence[int]:
+        """Predict the next ids, at least up to the next choice; empty if nothing is likely."""
+        encode = self.grammar.vocabulary.encode
         if self.mode is Mode.HEADER:
-            return encoded(self.header.guess(len(self.frame.lines))) or ()
-        if self.mode is Mode.ADDED or self.begun:
-            return self._like_removed() if self.mode is Mode.ADDED else self.get_forced_tokens()
-        place = self.hint - 1 if self.at is None else self.at
+            return encode(self.header.predict(len(self.grammar.lines))) or ()
+        if self.mode is Mode.ADDED or self.partial_ids:
+            return self._continue_removed_line() if self.mode is Mode.ADDED else self.get_forced_tokens()
+        line = self.hinted_line - 1 if self.next_line is None else self.next_line
         last = self.body[-1][:1] if self.body else b" "
-        keeps = not self.changed or self.since > 0 or (last == b"+" and self._replaced() <= 0)
-        if self.floor <= place < len(self.frame.lines) and keeps and self.since < CONTEXT:
-            return self.frame.tokens(b" " + self.frame.lines[place]) or ()
-        if self.changed and self._replaced() > 0 and self._may_add():
-            return (encoded(b"+" + self.body[-1][1:]) or ())[:1]
+        may_keep = not self.has_change or self.num_kept > 0 or (last == b"+" and self._count_unreplaced() <= 0)
+        if self.min_line <= line < len(self.grammar.lines) and may_keep and self.num_kept < CONTEXT:
+            return self.grammar.encode_line(b" " + self.grammar.lines[line]) or ()
+        if self.has_change and self._count_unreplaced() > 0 and self._can_add():
+            return (encode(b"+" + self.body[-1][1:]) or ())[:1]
         return ()
 
-    def _replaced(self) -> int:
-        """How many lines more the change under way has removed than added."""
+    def _count_unreplaced(self) -> int:
+        """Count the removed less the added lines of the current change."""
         balance = 0
         for line in reversed(self.body):
             if line[:1] == b" ":
@@ -254,8 +276,8 @@ class DiffState:
             balance += 1 if line[:1] == b"-" else -1
         return balance
 
-    def _like_removed(self) -> Sequence[int]:
-        """The rest of the removed line that an added line takes the place of, where it begins like that."""
+    def _continue_removed_line(self) -> Sequence[int]:
+        """Return the rest of the removed line that the added line replaces, if it begins in the same way."""
         removed: list[bytes] = []
         added = 0
         for line in reversed(self.body):
@@ -265,126 +287,124 @@ class DiffState:
         if added >= len(removed) or not removed[added][1:].startswith(self.text[1:]):
             return ()
         rest = removed[added][len(self.text) :]
-        ids = self.frame.tokens(b"+" + removed[added][1:]) if rest else None
+        ids = self.grammar.encode_line(b"+" + removed[added][1:]) if rest else None
         if ids is None:
             return ()
         size = 0
-        for index, id in enumerate(ids):  # the line's own tokens, where they divide at this place
+        for index, id in enumerate(ids):  # the line's own tokens, if one of them begins here
             if size == len(self.text):
                 return ids[index:-1]
-            size += len(self.frame.vocabulary.token_bytes[id])
+            size += len(self.grammar.vocabulary.token_bytes[id])
         return ()
 
-    # What follows.
-
     def advance(self, token_id: int) -> DiffState:
-        """The state after an allowed token."""
-        data = self.frame.vocabulary.token_bytes[token_id]
+        """Return the state after an allowed token."""
+        data = self.grammar.vocabulary.token_bytes[token_id]
         if self.mode is Mode.HEADER:
             header = self.header.advance(data)
-            if not header.finished:
+            if not header.is_finished:
                 return replace(self, header=header)
-            return replace(self, header=header, mode=Mode.LINE, hint=header.start)
+            return replace(self, header=header, mode=Mode.LINE, hinted_line=header.start)
         if self.mode is Mode.ADDED:
-            return replace(self, text=self.text + data)._line_ended()
-        if not self.begun and data[:1] == b"+":
-            return replace(self, mode=Mode.ADDED, text=data)._line_ended()
-        if not self.begun and data[:1] == b"@":
-            return self._opened().advance(token_id)
-        state = replace(self, begun=(*self.begun, token_id))
-        line = next((line for line, ids in state._under_way() if ids == state.begun), None)
-        return state if line is None else state._placed(line)
+            return replace(self, text=self.text + data)._end_added_line()
+        if not self.partial_ids and data[:1] == b"+":
+            return replace(self, mode=Mode.ADDED, text=data)._end_added_line()
+        if not self.partial_ids and data[:1] == b"@":
+            return self._open_hunk().advance(token_id)
+        state = replace(self, partial_ids=(*self.partial_ids, token_id))
+        line = next((line for line, ids in state._list_partial_matches() if ids == state.partial_ids), None)
+        return state if line is None else state._end_document_line(line)
 
-    def _opened(self) -> DiffState:
-        """At the header of another hunk."""
-        assert self.at is not None
-        shift = sum(_balance(body) for _, body in self.hunks) + _balance(self.body)
-        header = Header(OPENING, self.at + 1, len(self.frame.lines), shift)
+    def _open_hunk(self) -> DiffState:
+        """Return the state at the header of another hunk."""
+        assert self.next_line is not None
+        shift = sum(_count_growth(body) for _, body in self.hunks) + _count_growth(self.body)
+        header = Header(OPENING, self.next_line + 1, len(self.grammar.lines), shift)
         hunks = (*self.hunks, (self.start, self.body))
         return replace(
             self,
             mode=Mode.HEADER,
             header=header,
             hunks=hunks,
-            floor=self.at,
-            at=None,
+            min_line=self.next_line,
+            next_line=None,
             body=(),
-            since=0,
-            changed=False,
-            tired=False,
+            num_kept=0,
+            has_change=False,
+            is_repeating=False,
         )
 
-    def _line_ended(self) -> DiffState:
-        """After an added line, where it has ended; lines that repeat what was just added are dropped."""
+    def _end_added_line(self) -> DiffState:
+        """Return the state after an added line, if it has ended; drop lines that repeat the ones before."""
         if not self.text.endswith(b"\n"):
             return self
-        at = 0 if self.at is None else self.at
+        at = 0 if self.next_line is None else self.next_line
         body = (*self.body, self.text[:-1])
-        kept = _without_repetition(body)
+        kept = _drop_repetition(body)
         return replace(
             self,
             mode=Mode.LINE,
             text=b"",
-            at=at,
-            since=0,
-            changed=True,
-            added=self.added + 1,
+            next_line=at,
+            num_kept=0,
+            has_change=True,
+            num_added=self.num_added + 1,
             body=kept,
-            tired=len(kept) < len(body),
-            start=self.start if self.at is not None else at,
+            is_repeating=len(kept) < len(body),
+            start=self.start if self.next_line is not None else at,
         )
 
-    def _placed(self, line: bytes) -> DiffState:
-        """After a kept or removed line."""
-        place = self.at
-        if place is None:
-            lines = self.frame.lines
-            places = [index for index in range(self.floor, len(lines)) if lines[index] == line[1:]]
-            place = min(places, key=lambda index: abs(index + 1 - self.hint))
+    def _end_document_line(self, line: bytes) -> DiffState:
+        """Return the state after a kept or removed line."""
+        index = self.next_line
+        if index is None:
+            lines = self.grammar.lines
+            found = [index for index in range(self.min_line, len(lines)) if lines[index] == line[1:]]
+            index = min(found, key=lambda index: abs(index + 1 - self.hinted_line))
         removed = line[:1] == b"-"
         return replace(
             self,
-            begun=(),
-            at=place + 1,
-            start=place if self.at is None else self.start,
+            partial_ids=(),
+            next_line=index + 1,
+            start=index if self.next_line is None else self.start,
             body=(*self.body, line),
-            changed=self.changed or removed,
-            since=0 if removed else self.since + 1,
-            tired=False,
+            has_change=self.has_change or removed,
+            num_kept=0 if removed else self.num_kept + 1,
+            is_repeating=False,
         )
 
     def drop_open_hunk(self) -> DiffState:
-        """Without the hunk under way: of a diff that was cut off, it may lack its other half."""
-        return replace(self, body=(), changed=False)
+        """Drop the open hunk: in a diff that was cut off it may be incomplete."""
+        return replace(self, body=(), has_change=False)
 
     def format_diff(self) -> str:
-        """What was done by whole lines so far, as a diff with three lines of context and headers that are right.
+        """Format the whole lines so far as a diff with three lines of context and correct headers.
 
-        Written anew from the operations: GNU patch takes a hunk with less context after its changes than before them
-        to stand at the end of the file, and models do not keep to that. Lines that were removed and added again are
-        context; where nothing else was done, the diff is empty.
+        It is formatted from the operations: GNU patch assumes that a hunk with less context after its changes than
+        before them is at the end of the file, and models do not follow that. Lines that were removed and added again
+        become context; without other changes the diff is empty.
         """
-        hunks = [*self.hunks, (self.start, self.body)] if self.changed else list(self.hunks)
+        hunks = [*self.hunks, (self.start, self.body)] if self.has_change else list(self.hunks)
         script: list[bytes] = []
         done = 0
         for start, body in hunks:
-            script += [b" " + line for line in self.frame.lines[done:start]] + list(body)
+            script += [b" " + line for line in self.grammar.lines[done:start]] + list(body)
             done = start + sum(line[:1] != b"+" for line in body)
-        return written([*script, *(b" " + line for line in self.frame.lines[done:])])
+        return format_script([*script, *(b" " + line for line in self.grammar.lines[done:])])
 
 
-def _balance(body: Sequence[bytes]) -> int:
+def _count_growth(body: Sequence[bytes]) -> int:
     return sum(line[:1] == b"+" for line in body) - sum(line[:1] == b"-" for line in body)
 
 
-def _without_repetition(body: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """The lines without a block that was just added again: small models write on and on.
+def _drop_repetition(body: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Drop a block of lines that was added again: small models repeat themselves.
 
-    A single line is one too many when it stands for the third time, a longer block when it stands for the second;
-    blank lines and closing brackets alone make no block.
+    A single line is dropped at its third occurrence, a longer block at its second. Empty lines and closing brackets
+    alone do not count as a block.
     """
     run = next((size for size in range(len(body)) if body[-1 - size][:1] != b"+"), len(body))
-    for period in range(1, _MOST_PERIOD + 1):
+    for period in range(1, _MAX_PERIOD + 1):
         times = 3 if period == 1 else 2
         block = body[-period:]
         if times * period > run or not any(char.isalnum() for char in b"".join(block).decode()):
@@ -394,8 +414,8 @@ def _without_repetition(body: tuple[bytes, ...]) -> tuple[bytes, ...]:
     return body
 
 
-def _stutters(text: bytes) -> bool:
-    """Whether a line ends with some words for the third time, or with one word for the sixth: nothing good follows."""
+def _repeats_words(text: bytes) -> bool:
+    """Return whether a line ends in the third occurrence of some words, or in the sixth of one word."""
     for period in range(4, len(text) // 3 + 1):
         block = text[-period:]
         if block == text[-2 * period : -period] == text[-3 * period : -2 * period]:
@@ -406,15 +426,20 @@ def _stutters(text: bytes) -> bool:
 
 
 def diff_constraint(
-    tokenizer: Tokenizer, lines: Sequence[str], ends: Iterable[int], max_added: int = 200, prefix: str = " @@ -"
+    tokenizer: ConstraintTokenizer,
+    lines: Sequence[str],
+    stop_token_ids: Iterable[int],
+    max_added: int = 200,
+    prefix: str = " @@ -",
 ) -> DiffState:
-    """The state before a diff of a document of these lines, given without their line ends.
+    """Return the start state of a diff of a document.
 
     Args:
-        ends: ids by which the model says that the diff is done.
-        max_added: most lines that may be added.
-        opening: what the family's diffs begin with; the seed format puts a blank between <DFF> and the first header.
+        lines: of the document, without their line ends.
+        stop_token_ids: ids by which the model ends the diff.
+        max_added: limit of added lines.
+        prefix: text that the family's diffs begin with; the seed format has a space between <DFF> and the first header.
     """
     document = tuple(line.encode() for line in lines)
-    frame = Frame(vocabulary(tokenizer), document, ends, max_added, prefix.encode())
-    return DiffState(frame, header=Header(frame.opening, min(len(document), 1), len(document), 0))
+    grammar = DiffGrammar(get_vocabulary(tokenizer), document, stop_token_ids, max_added, prefix.encode())
+    return DiffState(grammar, header=Header(grammar.prefix, min(len(document), 1), len(document), 0))

@@ -1,8 +1,8 @@
-"""The header of a hunk in the making: ``@@ -start,count +start,count @@``.
+"""State of a partial hunk header: ``@@ -start,count +start,count @@``.
 
-The model writes the old start and both counts; they help it to plan, and the old start is a hint where its lines stand
-more than once. The new start follows from what was done before. None of them reaches the diff, whose headers are
-written from what was done.
+The model writes the old start and both counts; they help it to plan, and the old start is a hint if the hunk's lines
+occur more than once. The new start follows from the hunks before. None of them reaches the diff, whose headers are
+computed.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from codeclippy_ls.constrain.edit_script import CONTEXT
 from codeclippy_ls.constrain.vocabulary import Vocabulary
 
 OPENING = b"@@ -"
-_MOST_COUNT = 999
+_MAX_COUNT = 999
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Where in a header the next byte stands.
+    """Position of the next byte in a header.
 
     Attributes:
-        due: fixed text that must come next; where it is empty, a number is being written.
+        pending: fixed text that must come next; if it is empty, a number is being written.
         digits: of that number.
-        numbers: those that were written: the old start, the old count, the new count.
+        numbers: the finished ones: old start, old count, new count.
         low, high: limits of the old start.
-        shift: lines that the hunks before have added, less those they have removed.
+        shift: added less removed lines of the hunks before.
     """
 
-    due: bytes
+    pending: bytes
     low: int
     high: int
     shift: int
@@ -37,67 +37,69 @@ class Header:
     numbers: tuple[int, ...] = ()
 
     @property
-    def finished(self) -> bool:
-        """Whether the header's line has ended."""
-        return len(self.numbers) == 3 and not self.due
+    def is_finished(self) -> bool:
+        """True after the header's line end."""
+        return len(self.numbers) == 3 and not self.pending
 
     @property
     def start(self) -> int:
-        """The line, from 1, at which the model puts the hunk."""
+        """Old start of the hunk, from 1, as the model wrote it."""
         return self.numbers[0]
 
     def get_allowed_tokens(self, vocabulary: Vocabulary) -> tuple[int, ...]:
-        """Ids that may come next."""
-        if self.due:
-            return tuple(vocabulary.heads(self.due))
-        found = [id for id in vocabulary.digits if self._may_become(self.digits + vocabulary.token_bytes[id])]
-        if self.digits and self._whole(int(self.digits)):
-            found += vocabulary.heads(self._closing())
+        """Return ids that may come next."""
+        if self.pending:
+            return tuple(vocabulary.find_prefixes(self.pending))
+        found = [id for id in vocabulary.digit_ids if self._can_become(self.digits + vocabulary.token_bytes[id])]
+        if self.digits and self._is_valid(int(self.digits)):
+            found += vocabulary.find_prefixes(self._get_terminator())
         return tuple(found)
 
     def get_forced_tokens(self, vocabulary: Vocabulary) -> Sequence[int]:
-        """The fixed text that comes next, also where a number cannot grow any more."""
-        if self.due:
-            return vocabulary.encoded(self.due) or ()
-        grows = any(self._may_become(self.digits + b"%d" % digit) for digit in range(10))
-        return () if grows else vocabulary.encoded(self._closing()) or ()
+        """Return the fixed text that comes next, also after a number that cannot grow any more."""
+        if self.pending:
+            return vocabulary.encode(self.pending) or ()
+        grows = any(self._can_become(self.digits + b"%d" % digit) for digit in range(10))
+        return () if grows else vocabulary.encode(self._get_terminator()) or ()
 
     def advance(self, data: bytes) -> Header:
-        """The header after a token's bytes."""
-        if self.due:
-            return replace(self, due=self.due[len(data) :])
+        """Return the header after a token's bytes."""
+        if self.pending:
+            return replace(self, pending=self.pending[len(data) :])
         if data.isdigit():
             return replace(self, digits=self.digits + data)
-        due = self._closing()[len(data) :]
-        return replace(self, due=due, digits=b"", numbers=(*self.numbers, int(self.digits)))
+        pending = self._get_terminator()[len(data) :]
+        return replace(self, pending=pending, digits=b"", numbers=(*self.numbers, int(self.digits)))
 
-    def guess(self, lines: int) -> bytes:
-        """The rest of a header about one changed line with its context, in a document of so many lines."""
-        if self.due or not self.numbers:
+    def predict(self, lines: int) -> bytes:
+        """Predict the rest of a header for one changed line with its context, in a document of ``lines`` lines."""
+        if self.pending or not self.numbers:
             return b""
         header, text = self, b""
-        while not header.finished and len(text) < 40:
-            data = header.due or (header._closing() if header.digits else b"%d" % header._usual(lines))
+        while not header.is_finished and len(text) < 40:
+            data = header.pending or (
+                header._get_terminator() if header.digits else b"%d" % header._predict_count(lines)
+            )
             header, text = header.advance(data), text + data
         return text
 
-    def _usual(self, lines: int) -> int:
-        """The count of a hunk that replaces one line, as far as the document goes."""
+    def _predict_count(self, lines: int) -> int:
+        """Predict the count of a hunk that replaces one line, within the document."""
         above = min(CONTEXT, self.start - 1)
         return max(min(above + 1 + CONTEXT, lines - self.start + 1), 1) if len(self.numbers) == 1 else self.numbers[1]
 
-    def _limits(self) -> tuple[int, int]:
+    def _get_limits(self) -> tuple[int, int]:
         if not self.numbers:
             return self.low, self.high
-        return 0, self.high - self.start + 1 if len(self.numbers) == 1 else _MOST_COUNT
+        return 0, self.high - self.start + 1 if len(self.numbers) == 1 else _MAX_COUNT
 
-    def _whole(self, number: int) -> bool:
-        low, high = self._limits()
+    def _is_valid(self, number: int) -> bool:
+        low, high = self._get_limits()
         return low <= number <= high
 
-    def _may_become(self, digits: bytes) -> bool:
-        """Whether a number that begins with these digits lies within its limits."""
-        low, high = self._limits()
+    def _can_become(self, digits: bytes) -> bool:
+        """Return whether a number that begins with these digits can be within its limits."""
+        low, high = self._get_limits()
         if digits[:1] == b"0":
             return digits == b"0" and low == 0
         number, span = int(digits), 1
@@ -107,8 +109,8 @@ class Header:
             number, span = number * 10, span * 10
         return False
 
-    def _closing(self) -> bytes:
-        """What follows the number."""
+    def _get_terminator(self) -> bytes:
+        """Return the text after the number."""
         if not self.numbers:
             return b","
         if len(self.numbers) == 2:

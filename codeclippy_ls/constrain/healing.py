@@ -5,45 +5,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from codeclippy_ls.constrain.vocabulary import Tokenizer, Vocabulary, vocabulary
+from codeclippy_ls.constrain.vocabulary import ConstraintTokenizer, Vocabulary, get_vocabulary
 
-_NOTHING: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+_NO_SUBSTITUTIONS: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
 
 @dataclass(frozen=True)
 class HealingConstraint:
-    """The answer begins with ``rest``; after it nothing is constrained."""
+    """The answer must begin with ``rest``; the text after it is free."""
 
     vocabulary: Vocabulary
     rest: bytes
 
     def get_allowed_tokens(self) -> Sequence[int]:
-        """Tokens inside the rest, and tokens that complete it and go on."""
-        longer = [id for data, id in self.vocabulary.beginning(self.rest) if data != self.rest]
-        return tuple(self.vocabulary.heads(self.rest) + longer)
+        """Return tokens inside the rest, and tokens that complete it and continue."""
+        longer = [id for data, id in self.vocabulary.iterate_starting_with(self.rest) if data != self.rest]
+        return tuple(self.vocabulary.find_prefixes(self.rest) + longer)
 
     def get_choice_groups(self) -> Sequence[tuple[Sequence[int], int | None]]:
-        """None: each token stands for itself."""
+        """Return no groups: each token is its own choice."""
         return ()
 
     def get_substitutions(self) -> tuple[Sequence[int], Sequence[int]]:
-        """None."""
-        return _NOTHING
+        """Return no substitutions."""
+        return _NO_SUBSTITUTIONS
 
     def advance(self, token_id: int) -> HealingConstraint | None:
-        """The rest after a token; free once it is written."""
+        """Return the constraint after a token, or ``None`` once the rest is complete."""
         data = self.vocabulary.token_bytes[token_id]
         return None if len(data) >= len(self.rest) else replace(self, rest=self.rest[len(data) :])
 
     def get_forced_tokens(self) -> Sequence[int]:
-        """Nothing: how the rest is cut into tokens is for the model to weigh."""
+        """Return no tokens: the model decides how the rest is split into tokens."""
         return ()
 
     def draft(self, limit: int) -> Sequence[int]:
-        """Nothing."""
+        """Draft nothing."""
         return ()
 
 
-def healing_constraint(tokenizer: Tokenizer, text: str) -> HealingConstraint | None:
-    """A constraint to begin with ``text``, none where that is empty."""
-    return HealingConstraint(vocabulary(tokenizer), text.encode()) if text else None
+def healing_constraint(tokenizer: ConstraintTokenizer, text: str) -> HealingConstraint | None:
+    """Return a constraint to begin with ``text``, or ``None`` if that is empty."""
+    return HealingConstraint(get_vocabulary(tokenizer), text.encode()) if text else None

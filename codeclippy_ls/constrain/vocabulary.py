@@ -8,106 +8,110 @@ from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from typing import Protocol
 
-_LONGEST_TOKEN = 64
+_MAX_TOKEN = 64  # bytes
 
 
-class Tokenizer(Protocol):
-    """What constraints need of a tokenizer."""
+class ConstraintTokenizer(Protocol):
+    """The part of a tokenizer that constraints need."""
 
     @property
     def token_bytes(self) -> list[bytes]:
-        """The bytes of each id; empty for control tokens."""
+        """Bytes of each id; empty for control tokens."""
 
     def encode_continuation(self, text: str) -> list[int]:
-        """Ids of text that follows other tokens."""
+        """Encode text that follows other tokens."""
 
     def __hash__(self) -> int:
-        """By identity: a vocabulary is kept for each tokenizer."""
+        """Hash by identity: a vocabulary is cached for each tokenizer."""
 
 
 class Vocabulary:
-    """A tokenizer's ids, by their bytes."""
+    """A tokenizer's ids, indexed by their bytes."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: ConstraintTokenizer) -> None:
         self.tokenizer = tokenizer
         self.token_bytes = tokenizer.token_bytes
-        self.sorted = sorted((data, id) for id, data in enumerate(self.token_bytes) if data)
+        self.sorted_tokens = sorted((data, id) for id, data in enumerate(self.token_bytes) if data)
         self.ids: dict[bytes, list[int]] = {}
-        for data, id in self.sorted:
+        for data, id in self.sorted_tokens:
             self.ids.setdefault(data, []).append(id)
-        self._within: dict[bytes, tuple[int, ...]] = {}
+        self._within_line: dict[bytes, tuple[int, ...]] = {}
 
     @cached_property
-    def line(self) -> tuple[int, ...]:
-        """Ids of text within a line, and of text that ends one; never a token that goes on in the next line."""
-        return tuple(id for data, id in self.sorted if data.find(b"\n") in (-1, len(data) - 1) and b"\r" not in data)
+    def line_ids(self) -> tuple[int, ...]:
+        """Ids of text within a line or at its end; never a token that continues in the next line."""
+        return tuple(
+            id for data, id in self.sorted_tokens if data.find(b"\n") in (-1, len(data) - 1) and b"\r" not in data
+        )
 
-    def within(self, begun: bytes) -> tuple[int, ...]:
-        """Those ids of ``line`` that leave UTF-8 as it must be, after the first bytes of a character, or none."""
-        if begun not in self._within:
+    def within_line(self, partial: bytes) -> tuple[int, ...]:
+        """Return the ids of ``line_ids`` that continue valid UTF-8 after the incomplete character ``partial``."""
+        if partial not in self._within_line:
             table = self.token_bytes
-            self._within[begun] = tuple(id for id in self.line if unfinished(begun + table[id]) is not None)
-        return self._within[begun]
+            self._within_line[partial] = tuple(
+                id for id in self.line_ids if find_incomplete_character(partial + table[id]) is not None
+            )
+        return self._within_line[partial]
 
     @cached_property
-    def by_blanks(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Those ids of ``within(b"")`` that begin with something else than a blank or a line end, and the others."""
-        blanks = [id for id in self.within(b"") if self.token_bytes[id][:1] in (b" ", b"\n")]
-        others = set(blanks)
-        return tuple(id for id in self.within(b"") if id not in others), tuple(blanks)
+    def ids_by_space(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids of ``within_line(b"")`` that do not begin with a space or a line end, and those that do."""
+        spaces = [id for id in self.within_line(b"") if self.token_bytes[id][:1] in (b" ", b"\n")]
+        space_ids = set(spaces)
+        return tuple(id for id in self.within_line(b"") if id not in space_ids), tuple(spaces)
 
     @cached_property
     def substitutions(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Ids that go on in the next line, and for each the one that ends the line as it does.
+        """Ids that continue in the next line, and for each the id that ends the line in the same way.
 
-        A model that writes the line end and the next line's sign or blanks in one token has chosen to end the line.
+        A model that writes the line end and the start of the next line in one token has chosen to end the line.
         """
         pairs = []
-        for data, id in self.sorted:
+        for data, id in self.sorted_tokens:
             end = data.find(b"\n") + 1
-            if 0 < end < len(data) and (heirs := self.ids.get(data[:end]) or self.ids.get(data[: end - 1])):
-                pairs.append((id, heirs[0]))
-        return tuple(id for id, _ in pairs), tuple(heir for _, heir in pairs)
+            if 0 < end < len(data) and (substitutes := self.ids.get(data[:end]) or self.ids.get(data[: end - 1])):
+                pairs.append((id, substitutes[0]))
+        return tuple(id for id, _ in pairs), tuple(substitute for _, substitute in pairs)
 
     @cached_property
-    def digits(self) -> tuple[int, ...]:
-        """Ids of decimal digits, of a number's length at most."""
-        return tuple(id for data, id in self.sorted if data.isdigit() and data.isascii() and len(data) <= 4)
+    def digit_ids(self) -> tuple[int, ...]:
+        """Ids of one to four decimal digits."""
+        return tuple(id for data, id in self.sorted_tokens if data.isdigit() and data.isascii() and len(data) <= 4)
 
-    def encoded(self, text: bytes) -> tuple[int, ...] | None:
-        """Ids of text that follows other tokens; ``None`` where the vocabulary cannot write it.
+    def encode(self, text: bytes) -> tuple[int, ...] | None:
+        """Encode text that follows other tokens; return ``None`` if the vocabulary cannot.
 
-        As the tokenizer cuts it, unless that changes the text (some normalise it): then by the longest tokens.
+        The tokenizer's own ids are used unless they change the text (some normalise it); then the longest tokens.
         """
         ids = tuple(self.tokenizer.encode_continuation(text.decode()))
         if b"".join(self.token_bytes[id] for id in ids) == text:
             return ids
         found: list[int] = []
         while text:
-            heads = self.heads(text)
-            if not heads:
+            found_prefixes = self.find_prefixes(text)
+            if not found_prefixes:
                 return None
-            found.append(heads[-1])
-            text = text[len(self.token_bytes[heads[-1]]) :]
+            found.append(found_prefixes[-1])
+            text = text[len(self.token_bytes[found_prefixes[-1]]) :]
         return tuple(found)
 
-    def heads(self, text: bytes) -> list[int]:
-        """Ids whose bytes are a head of ``text``, or all of it, the shortest first."""
+    def find_prefixes(self, text: bytes) -> list[int]:
+        """Return ids whose bytes are a prefix of ``text``, or all of it, the shortest first."""
         found: list[int] = []
-        for length in range(1, min(len(text), _LONGEST_TOKEN) + 1):
+        for length in range(1, min(len(text), _MAX_TOKEN) + 1):
             found += self.ids.get(text[:length], ())
         return found
 
-    def beginning(self, head: bytes) -> Iterable[tuple[bytes, int]]:
-        """Bytes and ids of the tokens that begin with ``head``."""
-        index = bisect_left(self.sorted, (head, -1))
-        while index < len(self.sorted) and self.sorted[index][0].startswith(head):
-            yield self.sorted[index]
+    def iterate_starting_with(self, start: bytes) -> Iterable[tuple[bytes, int]]:
+        """Yield bytes and ids of the tokens that begin with ``start``."""
+        index = bisect_left(self.sorted_tokens, (start, -1))
+        while index < len(self.sorted_tokens) and self.sorted_tokens[index][0].startswith(start):
+            yield self.sorted_tokens[index]
             index += 1
 
 
-def unfinished(data: bytes) -> bytes | None:
-    """The first bytes of a character that the data breaks off in; ``None`` where it is no UTF-8 at all."""
+def find_incomplete_character(data: bytes) -> bytes | None:
+    """Return the bytes of an incomplete character at the end of the data; ``None`` if it is not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         decoder.decode(data)
@@ -117,6 +121,6 @@ def unfinished(data: bytes) -> bytes | None:
 
 
 @lru_cache(maxsize=8)
-def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
-    """The vocabulary of a tokenizer, made once."""
+def get_vocabulary(tokenizer: ConstraintTokenizer) -> Vocabulary:
+    """Return the vocabulary of a tokenizer, made once."""
     return Vocabulary(tokenizer)
