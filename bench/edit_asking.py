@@ -1,7 +1,7 @@
-"""Asking an engine for an edit the way the assistant does, with the model's forward passes watched.
+"""Request edits from an engine as the assistant does, with a hook on the model's forward pass.
 
-The prompt, the constraint, the engine and the way from a generation to edits are the product's own. What is the
-bench's is put around ``Model.forward``: it counts, and may change what the model says before anybody chooses by it.
+The prompt, the constraint, the engine and the conversion from a generation to edits are the product's own. Only the
+hook on ``Model.forward`` is the benchmark's: it counts passes, and may change the logits before they are sampled.
 """
 
 from __future__ import annotations
@@ -29,64 +29,64 @@ from codeclippy_ls.tasks.edit import EditTask
 from codeclippy_ls.tasks.edit_context import EditContext, Marker
 from codeclippy_ls.text import Document, apply_edits
 
-# Logits, (vocab_size,), and the tokens before them, to other logits.
-Change = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
+# From logits, (vocab_size,), and the tokens before them to other logits.
+LogitsProcessor = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
 
 
-class Watch:
-    """Stands in for a model's ``forward``: counts its calls, and passes each answer through ``change``.
+class ForwardHook:
+    """Replaces a model's ``forward``: counts its calls, and changes the logits by ``process_logits``.
 
     Attributes:
-        passes: calls since `begin`.
-        reading: those of them that began inside the prompt.
+        passes: calls since `reset`.
+        prefill_passes: those that began inside the prompt.
     """
 
-    def __init__(self, model: Model, change: Change | None = None) -> None:
-        self.change = change
-        self.passes = self.reading = 0
-        self._prompt = 0
+    def __init__(self, model: Model, process_logits: LogitsProcessor | None = None) -> None:
+        self.process_logits = process_logits
+        self.passes = self.prefill_passes = 0
+        self._prompt_length = 0
         self._forward = model.forward
         self._read: dict[int, tuple[KVCache, list[int]]] = {}
         model.forward = self.forward
 
-    def begin(self, prompt: int) -> None:
-        """Count anew, for a prompt of so many tokens."""
-        self.passes = self.reading = 0
-        self._prompt = prompt
+    def reset(self, prompt_length: int) -> None:
+        """Reset the counts, for a prompt of ``prompt_length`` tokens."""
+        self.passes = self.prefill_passes = 0
+        self._prompt_length = prompt_length
         self._read.clear()
 
     def forward(self, inputs: Sequence[ModelInput]) -> list[torch.Tensor]:
-        """The model's own answer, counted and changed."""
-        histories = [self._history(one) for one in inputs]
+        """Run the model's own forward, count the call and change its logits."""
+        histories = [self._update_history(each) for each in inputs]
         self.passes += 1
-        self.reading += any(one.kv_cache.length < self._prompt for one in inputs)
+        self.prefill_passes += any(each.kv_cache.length < self._prompt_length for each in inputs)
         answers = self._forward(inputs)
-        if self.change is None:
+        if self.process_logits is None:
             return answers
-        return [self._changed(rows, history) for rows, history in zip(answers, histories, strict=True)]
+        return [self._process(rows, history) for rows, history in zip(answers, histories, strict=True)]
 
-    def _history(self, one: ModelInput) -> list[int]:
-        """The tokens that the input's cache will hold: those before, as far as they still count, and these."""
-        length = one.kv_cache.length
-        known = self._read.get(id(one.kv_cache))
-        # A cache that was copied begins as another does.
+    def _update_history(self, model_input: ModelInput) -> list[int]:
+        """Return the tokens that the input's cache will hold: the valid ones in it, and those of the input."""
+        length = model_input.kv_cache.length
+        known = self._read.get(id(model_input.kv_cache))
+        # A copied cache begins with the tokens of another one.
         before = known[1] if known else max((tokens for _, tokens in self._read.values()), key=len, default=[])
-        history = [*before[:length], *one.token_ids]
-        self._read[id(one.kv_cache)] = one.kv_cache, history
+        history = [*before[:length], *model_input.token_ids]
+        self._read[id(model_input.kv_cache)] = model_input.kv_cache, history
         return history
 
-    def _changed(self, rows: torch.Tensor, history: Sequence[int]) -> torch.Tensor:
-        assert self.change is not None
+    def _process(self, rows: torch.Tensor, history: Sequence[int]) -> torch.Tensor:
+        assert self.process_logits is not None
         ends = range(len(history) - len(rows) + 1, len(history) + 1)
-        made = [self.change(row, history[:end]) for row, end in zip(rows, ends, strict=True)]
-        return torch.stack(made) if made else rows
+        processed = [self.process_logits(row, history[:end]) for row, end in zip(rows, ends, strict=True)]
+        return torch.stack(processed) if processed else rows
 
 
 @contextmanager
-def loading(make: Callable[[ModelSpec], Model]) -> Iterator[None]:
-    """Engines load what ``make`` makes of a spec, on their own thread."""
+def replace_loader(make: Callable[[ModelSpec], Model]) -> Iterator[None]:
+    """Let engines load the model that ``make`` returns for a spec, on their own thread."""
     original = loader.load
-    setattr(loader, "load", make)  # noqa: B010 - the checker takes a function for constant
+    setattr(loader, "load", make)  # noqa: B010 - mypy treats a function as constant
     try:
         yield
     finally:
@@ -94,23 +94,23 @@ def loading(make: Callable[[ModelSpec], Model]) -> Iterator[None]:
 
 
 def open_engine(*names: str) -> ThreadEngine:
-    """An engine over one model for each name, which is its spec's too; no prompt is remembered."""
+    """Open an engine with one model for each name, which is also the name in its spec; without a prefix cache."""
     return ThreadEngine(lambda: ModelWorker(0), {name: ModelSpec(name) for name in names})
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """What a user would hand over, and what of the document is shown."""
+class EditInput:
+    """The input of a user's edit, and the part of the document that the model sees."""
 
     document: Document
-    shown: EditContext
+    context: EditContext
     message: str
     marker: Marker | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a diff is written: under the grammar or freely, with guesses ahead or token by token, the best of several."""
+    """Generation of a diff: with or without the grammar, with or without drafts, the best of several candidates."""
 
     name: str
     constrained: bool
@@ -119,109 +119,118 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """The text after an edit and the edit's diff, or why there is none. ``generation`` is missing where none began.
+class EditResult:
+    """The text after an edit and the edit's diff, or the reason for having no edit; no ``generation`` if none began.
 
-    ``others`` are those of the further candidates.
+    ``others`` are the results of the further candidates.
     """
 
     generation: Generation | None = None
     after: str | None = None
     diff: str = ""
     reason: str = ""
-    others: tuple[Made, ...] = ()
+    others: tuple[EditResult, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class WatchedAsk(EditTask):
-    """The assistant's own, without the grammar where that is not wanted; ``begin`` is told the model and the prompt."""
+class BenchEditTask(EditTask):
+    """The assistant's own task, optionally without the grammar; calls ``on_prompt`` with the model and the prompt."""
 
     constrained: bool = True
-    begin: Callable[[Any, TokenPrompt], None] | None = None
+    on_prompt: Callable[[Any, TokenPrompt], None] | None = None
 
     def build_prompt(self, model: Any, context_length: int) -> TokenPrompt:
-        """The assistant's prompt."""
+        """Build the assistant's prompt."""
         prompt = EditTask.build_prompt(self, model, context_length)
-        if self.begin is not None:
-            self.begin(model, prompt)
+        if self.on_prompt is not None:
+            self.on_prompt(model, prompt)
         return prompt if self.constrained else replace(prompt, constraint=None)
 
 
-async def made(
+async def request_edit(
     engine: ThreadEngine,
     model: str,
-    asking: Asking,
+    edit_input: EditInput,
     way: Way,
     sampling: Mapping[str, Any],
     family: str = "",
-    begin: Callable[[Any, TokenPrompt], None] | None = None,
-) -> Made:
-    """Ask for an edit.
+    on_prompt: Callable[[Any, TokenPrompt], None] | None = None,
+) -> EditResult:
+    """Request an edit.
 
     Args:
-        model: the engine's name of it.
-        begin: called with the model and the prompt, on the engine's thread, before anything is read.
+        model: its name in the engine.
+        on_prompt: called with the model and the prompt, on the engine's thread, before the prefill.
     """
-    name = asking.document.uri.rsplit("/", 1)[-1]
-    ask = WatchedAsk(name, asking.shown, asking.message, sampling["max_tokens"], family, way.constrained, begin)
+    name = edit_input.document.uri.rsplit("/", 1)[-1]
+    task = BenchEditTask(
+        name, edit_input.context, edit_input.message, sampling["max_tokens"], family, way.constrained, on_prompt
+    )
     options = Sampling(**sampling, use_drafts=way.drafts, candidates=way.candidates, greedy_first=True)
     if way.candidates > 1:
         options = replace(options, temperature=Settings().edit.temperature)
     try:
-        generation = await engine.submit(Request(ask, options, model), Priority.EDIT).result()
+        generation = await engine.submit(Request(task, options, model), Priority.EDIT).result()
     except EngineError as error:
-        return Made(reason=str(error))
-    return _constrained(asking, generation) if way.constrained else _free(asking, generation)
+        return EditResult(reason=str(error))
+    return _read_constrained(edit_input, generation) if way.constrained else _read_any_diff(edit_input, generation)
 
 
-def _constrained(asking: Asking, generation: Generation) -> Made:
-    found = make_proposal(asking.document, asking.shown, asking.marker, generation)
+def _read_constrained(edit_input: EditInput, generation: Generation) -> EditResult:
+    found = make_proposal(edit_input.document, edit_input.context, edit_input.marker, generation)
     if isinstance(found, Refusal):
-        return Made(generation, reason=found.reason)
+        return EditResult(generation, reason=found.reason)
     assert isinstance(found, Proposal)
-    others = tuple(Made(generation, other.after, other.diff) for other in found.alternatives)
-    return Made(generation, found.after, found.diff, others=others)
+    others = tuple(EditResult(generation, other.after, other.diff) for other in found.alternatives)
+    return EditResult(generation, found.after, found.diff, others=others)
 
 
-def _free(asking: Asking, generation: Generation) -> Made:
-    """What a diff of the shown lines means for the document, read as one of any source.
+def _read_any_diff(edit_input: EditInput, generation: Generation) -> EditResult:
+    """Apply a diff of the shown lines to the document; it is read like a diff of any source.
 
-    With the selection as a hint, and where that does not help, without it.
+    The selection is the hint for its position at first; if no hunk matches, it is read without a hint.
     """
     start, end = generation.candidates[0].answer.start, generation.candidates[0].answer.end
-    numbers = asking.shown.line_numbers[start:end]
-    text, document = generation.text, asking.document
+    numbers = edit_input.context.line_numbers[start:end]
+    text, document = generation.text, edit_input.document
     part = Document(document.uri, "".join(document.line(number) + "\n" for number in numbers))
-    near = part.starts[max(asking.shown.first - start, 0)]
+    near = part.starts[max(edit_input.context.first - start, 0)]
     whole = generation.finish_reason is FinishReason.END
-    reading = read_diff(text, part, near, complete=whole)
-    if not reading.edits:
-        reading = read_diff(text, part, complete=whole)
-    if not reading.edits:
-        return Made(generation, diff=text, reason=f"the model's diff was refused: {reading.problems[-1].reason}")
+    result = read_diff(text, part, near, complete=whole)
+    if not result.edits:
+        result = read_diff(text, part, complete=whole)
+    if not result.edits:
+        return EditResult(generation, diff=text, reason=f"the model's diff was refused: {result.problems[-1].reason}")
     head, tail = document.starts[numbers[0]], document.line_span(numbers[-1])[1] + 1
-    return Made(generation, document.text[:head] + apply_edits(part.text, reading.edits) + document.text[tail:], text)
+    return EditResult(
+        generation, document.text[:head] + apply_edits(part.text, result.edits) + document.text[tail:], text
+    )
 
 
 @dataclass(slots=True)
-class Facts:
-    """What is known of a model once it is loaded: written on the engine's thread, read when that is idle."""
+class ModelStats:
+    """Properties of a loaded model and its hook: written on the engine's thread, read when the engine is idle."""
 
     weights: int = 0
     parameters: int = 0
-    window: int = 0
+    context_length: int = 0
     dtype: str = ""
     threads: int = 0
-    watch: Watch | None = field(default=None, repr=False)
+    hook: ForwardHook | None = field(default=None, repr=False)
 
-    def plain(self) -> dict[str, Any]:
-        """All of it that can be printed."""
-        return {"parameters": self.parameters, "dtype": self.dtype, "window": self.window, "threads": self.threads}
+    def as_dict(self) -> dict[str, Any]:
+        """Return the properties that are printed."""
+        return {
+            "parameters": self.parameters,
+            "dtype": self.dtype,
+            "context_length": self.context_length,
+            "threads": self.threads,
+        }
 
-    def note(self, model: Model, change: Change | None = None) -> Model:
-        """Watch a model; returns it."""
-        self.watch = Watch(model, change)
+    def record(self, model: Model, process_logits: LogitsProcessor | None = None) -> Model:
+        """Record a model and hook its forward; return it."""
+        self.hook = ForwardHook(model, process_logits)
         self.weights = model.nbytes
-        self.parameters, self.window = model.num_parameters, model.context_length
+        self.parameters, self.context_length = model.num_parameters, model.context_length
         self.dtype, self.threads = str(model.dtype).removeprefix("torch."), torch.get_num_threads()
         return model

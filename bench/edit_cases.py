@@ -1,9 +1,9 @@
-"""Small edits that people made, with the message they gave them, from the histories of git clones.
+"""Collect small edits with their commit messages from the histories of git clones.
 
-A case is a commit that changes one Python file in one to five lines and says what it does; beside the file it may
-change tests and prose. A clone whose licence is not permissive, or whose package the shipped model has seen, is
-refused. The same clone gives the same cases: they are taken in the order of their commits' names, which is as good
-as at random. Knows git and Python's grammar; no models and no diffs.
+A case is a commit that changes one to five lines of one Python file and describes the change in its subject; besides
+the file it may change tests and prose. A clone is refused if its licence is not permissive, or if the shipped model
+was trained on its package. The same clone gives the same cases: they are taken in the order of their commit hashes,
+which is practically random. Knows git and Python's grammar; no models and no diffs.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 TRAINING = Path(__file__).parent.parent / "training"
-MOST_CHANGED, MOST_HUNKS, MOST_PER_FILE = 5, 3, 2
-SHORTEST, LONGEST, WIDEST = 20, 400, 20_000  # lines, lines, characters of a file
-_LONGEST_MESSAGE = 100
+MAX_CHANGED_LINES, MAX_HUNKS, MAX_PER_FILE = 5, 3, 2
+MIN_LINES, MAX_LINES, MAX_CHARACTERS = 20, 400, 20_000  # of a file
+_MAX_MESSAGE_LENGTH = 100
 _RECORD = "\x01"
 _LICENCE_FILE = re.compile(r"(?:LICEN[CS]E|COPYING)(?:[-.](?:txt|md|rst))?", re.I)
 _NOT_CODE = re.compile(
@@ -28,11 +28,11 @@ _NOT_CODE = re.compile(
     r"|(?:.*/)?(?:test_.*|.*_test|(?:run_?)?tests?|conftest)\.py"
     r"|.*\.(?:md|rst|txt|po|pot|yml|yaml|cfg|toml|ini|lock)|(?:.*/)?[A-Z]+"
 )
-_NOT_WANTED = re.compile(
+_EXCLUDED = re.compile(
     r"(?:.*/)?(?:setup|versioneer|_version|version|__version__|__about__)\.py"
     r"|(?:.*/)?(?:examples?|benchmarks?|vendor|_vendor|vendored|migrations|packages)/.*"
 )
-_SAYS_NOTHING = re.compile(
+_UNINFORMATIVE = re.compile(
     r"\b(?:merged?|merging|bump(?:s|ed)?|releas(?:e|es|ed|ing)|versions?|change ?logs?|history|typos?|spelling|"
     r"revert(?:s|ed)?|wip|lint(?:s|er|ing)?|flake8|pep-?8|ruff|black|isort|pylint|mypy|pyupgrade|reformat(?:ted)?|formatting|"
     r"whitespaces?|copyright|years?|coverage|review|feedback|squash|fixup|misc|cosmetic)\b"
@@ -55,7 +55,7 @@ _LICENCES = (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One edit: whose it is, what was asked for, the file before and after."""
+    """One edit: its origin, its message, the file before and after."""
 
     repository: str
     commit: str
@@ -68,26 +68,26 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """A clone on this machine, bare or with a work tree, and the name that its cases carry."""
+    """A clone on this machine, bare or with a work tree, and the repository's name in its cases."""
 
     name: str
     folder: Path
 
-    def git(self, *arguments: str, given: bytes | None = None) -> bytes:
-        """What a git command prints.
+    def run_git(self, *arguments: str, stdin: bytes | None = None) -> bytes:
+        """Run a git command and return its output.
 
         Raises:
-            ValueError: git failed; the message is its own.
+            ValueError: git failed; with git's message.
         """
         command = ["git", "-C", str(self.folder), "-c", "core.quotePath=false", *arguments]
-        done = subprocess.run(command, input=given, capture_output=True, check=False)
+        done = subprocess.run(command, input=stdin, capture_output=True, check=False)
         if done.returncode:
             raise ValueError(f"{self.name}: {done.stderr.decode('utf-8', 'replace').strip()}")
         return done.stdout
 
 
 @dataclass(frozen=True, slots=True)
-class Touched:
+class FileChange:
     """A commit's subject and its one changed Python file: path, blob before, blob after."""
 
     commit: str
@@ -97,21 +97,21 @@ class Touched:
     after: str
 
 
-def clone(argument: str) -> Clone:
-    """A clone from ``NAME=FOLDER`` or ``FOLDER``, which then is called by its origin or its folder."""
+def open_clone(argument: str) -> Clone:
+    """Return the clone ``NAME=FOLDER``, or ``FOLDER``, which is then named by its origin or its folder."""
     name, _, folder = argument.rpartition("=")
     found = Clone(name or Path(folder).resolve().name.removesuffix(".git"), Path(folder))
     if name:
         return found
     try:
-        origin = found.git("config", "--get", "remote.origin.url").decode().strip().removesuffix(".git")
+        origin = found.run_git("config", "--get", "remote.origin.url").decode().strip().removesuffix(".git")
     except ValueError:
         return found
     return Clone("/".join(re.split(r"[/:]", origin)[-2:]), found.folder)
 
 
-def licence(text: str) -> str | None:
-    """The permissive licence that a text is, by its own words; ``None`` for every other."""
+def detect_licence(text: str) -> str | None:
+    """Detect which permissive licence a text is, by its wording; return ``None`` for all others."""
     words = " ".join(text.lower().split())
     if re.search(r"gnu (?:lesser |affero |library )?general public|mozilla public", words):
         return None
@@ -126,73 +126,81 @@ def licence(text: str) -> str | None:
     return f"BSD-{3 if 'neither the name' in words or 'names of' in words else 2}-Clause" if found == "BSD" else found
 
 
-def clone_licence(source: Clone) -> str:
-    """The licence in the clone's newest commit.
+def find_clone_licence(source: Clone) -> str:
+    """Return the licence in the clone's newest commit.
 
     Raises:
-        ValueError: it has none that is known and permissive.
+        ValueError: it has no licence that is known to be permissive.
     """
-    names = source.git("ls-tree", "--name-only", "HEAD").decode().splitlines()
+    names = source.run_git("ls-tree", "--name-only", "HEAD").decode().splitlines()
     files = [name for name in names if _LICENCE_FILE.fullmatch(name)]
-    known = [licence(source.git("show", f"HEAD:{name}").decode("utf-8", "replace")) for name in files]
+    known = [detect_licence(source.run_git("show", f"HEAD:{name}").decode("utf-8", "replace")) for name in files]
     if not known or None in known:
-        raise ValueError(f"{source.name}: no licence is known there that is MIT, BSD, Apache or ISC")
-    return " and ".join(sorted({str(one) for one in known}))
+        raise ValueError(f"{source.name}: found no licence that is MIT, BSD, Apache or ISC")
+    return " and ".join(sorted({str(name) for name in known}))
 
 
-def canonical(package: str) -> str:
-    """A package's name as indexes compare it."""
+def canonicalize_name(package: str) -> str:
+    """Return a package's name as indexes compare it."""
     return re.sub(r"[-_.]+", "-", package.strip().lower())
 
 
-def seen_in_training(folder: Path = TRAINING) -> frozenset[str]:
-    """Names of the packages that the shipped model was trained or validated on: those listed, and those noted."""
+def read_training_packages(folder: Path = TRAINING) -> frozenset[str]:
+    """Read the names of the packages that the shipped model was trained or validated on, from lists and NOTICE."""
     rows = [row for path in sorted(folder.glob("packages*.txt")) for row in path.read_text("utf-8").splitlines()]
     listed = [re.split(r"==|(?<!^)@", row.split("#")[0])[0] for row in rows]
     notice = folder / "NOTICE"
     noted = [row.split()[0] for row in notice.read_text("utf-8").splitlines()[2:] if row.strip()]
-    return frozenset(canonical(name) for name in [*listed, *noted] if name.strip())
+    return frozenset(canonicalize_name(name) for name in [*listed, *noted] if name.strip())
 
 
-def package_names(source: Clone) -> frozenset[str]:
-    """What the clone's package may be called: by its repository, by its folders, by its own metadata."""
-    tree = source.git("ls-tree", "--name-only", "HEAD").decode().splitlines()
+def find_package_names(source: Clone) -> frozenset[str]:
+    """Return the possible names of the clone's package: of the repository, its folders, its metadata."""
+    tree = source.run_git("ls-tree", "--name-only", "HEAD").decode().splitlines()
     found = {source.name.rsplit("/", 1)[-1], *(name.removesuffix(".py") for name in tree if name.endswith(".py"))}
-    inner = source.git("ls-tree", "-r", "--name-only", "HEAD").decode().splitlines()
+    inner = source.run_git("ls-tree", "-r", "--name-only", "HEAD").decode().splitlines()
     found |= {path.split("/")[-2] for path in inner if re.fullmatch(r"(?:src/|lib/)?[^/]+/__init__\.py", path)}
     for name in {"pyproject.toml", "setup.cfg", "setup.py"} & set(tree):
-        text = source.git("show", f"HEAD:{name}").decode("utf-8", "replace")
+        text = source.run_git("show", f"HEAD:{name}").decode("utf-8", "replace")
         found |= set(re.findall(r"""^\s*name\s*=\s*["']?([\w.-]+)""", text, re.M)[:1])
-    return frozenset(map(canonical, found)) - {"setup", "tests", "test", "docs", "examples", "conftest", "utils"}
+    return frozenset(map(canonicalize_name, found)) - {
+        "setup",
+        "tests",
+        "test",
+        "docs",
+        "examples",
+        "conftest",
+        "utils",
+    }
 
 
-def message(subject: str) -> str | None:
-    """A commit's subject as a request, without references to issues; ``None`` where it does not say what to do."""
+def clean_subject(subject: str) -> str | None:
+    """Return a commit's subject without references to issues; ``None`` if it does not describe the change."""
     text = _REFERENCE.sub("", " ".join(subject.split())).strip(" .,;:-")
     words = re.findall(r"[^\W\d_]{2,}", text)
-    good = len(words) >= 3 and len(text) <= _LONGEST_MESSAGE and not _SAYS_NOTHING.search(text) and "<" not in text
+    good = len(words) >= 3 and len(text) <= _MAX_MESSAGE_LENGTH and not _UNINFORMATIVE.search(text) and "<" not in text
     return text if good and not re.match(r"\W*(?:v?\d+\.\d|\[)", text) else None
 
 
-def changed(before: Sequence[str], after: Sequence[str]) -> list[tuple[int, int, int, int]]:
-    """The changed runs of lines: ``before[a:b]`` became ``after[c:d]``."""
+def find_changes(before: Sequence[str], after: Sequence[str]) -> list[tuple[int, int, int, int]]:
+    """Return the changed ranges of lines: ``before[a:b]`` became ``after[c:d]``."""
     codes = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
     return [(a, b, c, d) for tag, a, b, c, d in codes if tag != "equal"]
 
 
-def small(before: str, after: str) -> bool:
-    """Whether one to five lines changed, at three places at most, in more than blanks; a replaced line is one."""
-    one, other = before.split("\n"), after.split("\n")
-    runs = changed(one, other)
-    lines = sum(max(b - a, d - c) for a, b, c, d in runs)
-    said = "".join(before.split()) != "".join(after.split())
-    return said and 1 <= lines <= MOST_CHANGED and len(runs) <= MOST_HUNKS
+def is_small_change(before: str, after: str) -> bool:
+    """Return whether 1 to 5 lines in at most 3 places changed in more than whitespace; a replaced line counts once."""
+    old_lines, new_lines = before.split("\n"), after.split("\n")
+    ranges = find_changes(old_lines, new_lines)
+    lines = sum(max(b - a, d - c) for a, b, c, d in ranges)
+    differs = "".join(before.split()) != "".join(after.split())
+    return differs and 1 <= lines <= MAX_CHANGED_LINES and len(ranges) <= MAX_HUNKS
 
 
-def whole(text: str) -> bool:
-    """Whether a file can be a case: Python of a size that fits, with LF alone and a line end at its end."""
+def is_suitable_file(text: str) -> bool:
+    """Return whether a file can be a case: valid Python of moderate size, LF only, with a final line end."""
     lines = text.count("\n")
-    if not SHORTEST <= lines <= LONGEST or len(text) > WIDEST or "\r" in text or not text.endswith("\n"):
+    if not MIN_LINES <= lines <= MAX_LINES or len(text) > MAX_CHARACTERS or "\r" in text or not text.endswith("\n"):
         return False
     try:
         ast.parse(text)
@@ -201,26 +209,26 @@ def whole(text: str) -> bool:
     return True
 
 
-def commits(source: Clone) -> Iterator[Touched]:
-    """The commits that change one Python file in few lines, and nothing else but tests and prose; no merges."""
-    log = source.git(
+def iter_commits(source: Clone) -> Iterator[FileChange]:
+    """Yield the commits that change a few lines of one Python file and otherwise only tests and prose; no merges."""
+    log = source.run_git(
         "log", "--no-merges", "--no-renames", "--raw", "--numstat", "--no-abbrev", f"--format={_RECORD}%H%n%s", "HEAD"
     ).decode("utf-8", "replace")
     for record in log.split(_RECORD)[1:]:
         commit, subject, *rows = [*record.split("\n"), ""]
         raw = [row[1:].replace("\t", " ", 1).split(" ", 5) for row in rows if row.startswith(":")]
         code = [row for row in raw if not _NOT_CODE.fullmatch(row[5])]
-        if len(code) != 1 or code[0][4] != "M" or not code[0][5].endswith(".py") or _NOT_WANTED.fullmatch(code[0][5]):
+        if len(code) != 1 or code[0][4] != "M" or not code[0][5].endswith(".py") or _EXCLUDED.fullmatch(code[0][5]):
             continue
         counts = next((row.split("\t")[:2] for row in rows if row.endswith("\t" + code[0][5]) and row[:1] != ":"), [])
-        if counts and all(count.isdigit() and int(count) <= MOST_CHANGED for count in counts):
-            yield Touched(commit, subject, code[0][5], code[0][2], code[0][3])
+        if counts and all(count.isdigit() and int(count) <= MAX_CHANGED_LINES for count in counts):
+            yield FileChange(commit, subject, code[0][5], code[0][2], code[0][3])
 
 
-def _texts(source: Clone, blobs: Iterable[str]) -> dict[str, str]:
-    """The text of each blob that is UTF-8."""
+def _read_blobs(source: Clone, blobs: Iterable[str]) -> dict[str, str]:
+    """Return the text of each blob that is UTF-8."""
     wanted = sorted(set(blobs))
-    data = source.git("cat-file", "--batch", given="".join(blob + "\n" for blob in wanted).encode())
+    data = source.run_git("cat-file", "--batch", stdin="".join(blob + "\n" for blob in wanted).encode())
     found: dict[str, str] = {}
     at = 0
     for blob in wanted:
@@ -237,25 +245,31 @@ def _texts(source: Clone, blobs: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def cases(source: Clone, most: int, seen: frozenset[str] | None = None) -> list[Case]:
-    """A clone's cases, so many at most.
+def collect_cases(source: Clone, limit: int, seen: frozenset[str] | None = None) -> list[Case]:
+    """Collect up to ``limit`` cases from a clone.
 
     Raises:
-        ValueError: the clone cannot be read, its licence is not permissive, or its package was trained on.
+        ValueError: the clone cannot be read, its licence is not permissive, or the model was trained on its package.
     """
-    if known := package_names(source) & (seen_in_training() if seen is None else seen):
+    if known := find_package_names(source) & (read_training_packages() if seen is None else seen):
         raise ValueError(f"{source.name}: the shipped model has seen {', '.join(sorted(known))}")
-    terms = clone_licence(source)
-    touched = sorted(commits(source), key=lambda one: one.commit)
-    asked = [(one, said) for one in touched if (said := message(one.subject))]
-    texts = _texts(source, (blob for one, _ in asked for blob in (one.before, one.after)))
+    licence = find_clone_licence(source)
+    commits = sorted(iter_commits(source), key=lambda change: change.commit)
+    described = [(commit, message) for commit in commits if (message := clean_subject(commit.subject))]
+    texts = _read_blobs(source, (blob for commit, _ in described for blob in (commit.before, commit.after)))
     found: list[Case] = []
     per_file, messages = Counter[str](), set[str]()
-    for one, said in asked:
-        before, after = texts.get(one.before, ""), texts.get(one.after, "")
-        fits = per_file[one.path] < MOST_PER_FILE and said.lower() not in messages
-        if len(found) < most and fits and whole(before) and whole(after) and small(before, after):
-            found.append(Case(source.name, one.commit, terms, one.path, said, before, after))
-            per_file[one.path] += 1
-            messages.add(said.lower())
+    for commit, message in described:
+        before, after = texts.get(commit.before, ""), texts.get(commit.after, "")
+        fits = per_file[commit.path] < MAX_PER_FILE and message.lower() not in messages
+        if (
+            len(found) < limit
+            and fits
+            and is_suitable_file(before)
+            and is_suitable_file(after)
+            and is_small_change(before, after)
+        ):
+            found.append(Case(source.name, commit.commit, licence, commit.path, message, before, after))
+            per_file[commit.path] += 1
+            messages.add(message.lower())
     return found

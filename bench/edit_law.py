@@ -1,8 +1,8 @@
-"""The law: whatever a model says, a diff that comes out is well formed, applies, and means what the edits do.
+"""The law: whatever a model generates, every diff is well formed, applies, and has the same effect as the edits.
 
-Real architectures with random weights, sampling at random, edit documents of every kind over several vocabularies,
-through the assistant's own path. Judges of each diff are GNU patch and ``git apply``, with neither fuzz nor offset.
-Some of the models lean towards ends of lines and of the answer, for the others seldom come to an end within their few
+Real architectures with random weights and random sampling edit documents of every kind, with several vocabularies,
+through the assistant's own code. Each diff is checked by GNU patch and ``git apply``, without fuzz and offset.
+Some trials bias the logits towards line ends and stop tokens, because random weights rarely stop within their few
 tokens.
 """
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import edit_documents
-from bench.edit_asking import Asking, Facts, Made, Way, loading, made, open_engine
+from bench.edit_asking import EditInput, EditResult, ModelStats, Way, open_engine, replace_loader, request_edit
 from codeclippy_ls.engine.thread_engine import ThreadEngine
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER
 from codeclippy_ls.prompts.token_prompts import TokenPrompt
@@ -33,8 +33,8 @@ from codeclippy_ls.text import Document, replace_surrogates, split_lines, to_lf
 
 TOKENIZERS = Path(__file__).parent.parent.parent / "shared" / "tokenizers"
 _WEIGHTS = {"shipped": 14, "codegen": 3, "gpt2": 2, "neox": 2, "fim-neox": 1}
-_MOST_SHOWN = 20
-# What may be refused: nothing was changed, or the user is told what stands in the way. All else breaks the law.
+_MAX_PRINTED = 20
+# Allowed refusals: nothing was changed, or the user is told the cause. All others break the law.
 _ALLOWED = re.compile(
     "the model proposed no change|invisible characters|mixes kinds of line ends|changes nothing|the text contains <"
     "|selection is too long|message is too long|would break the code"
@@ -43,66 +43,67 @@ _ALLOWED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One document with its message and how it is sampled, made from a seed."""
+    """One document with its message and sampling parameters, made from a seed."""
 
     name: str
     kind: str
     model: str
-    asking: Asking
+    edit_input: EditInput
     sampling: dict[str, Any]
-    lean: tuple[float, float]  # towards the ends of lines, and of the answer
+    bias: tuple[float, float]  # added to the logits of line ends, and of stop tokens
     drafts: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A broken law."""
+    """A trial that broke the law."""
 
     trial: Trial
     problem: str
     diff: str
 
-    def shown(self) -> str:
-        """All that is needed to see it again."""
-        one = self.trial.asking
+    def describe(self) -> str:
+        """Return all that is needed to reproduce it."""
+        edit_input = self.trial.edit_input
         return (
-            f"{self.trial.name} ({self.trial.kind}, {self.trial.model}): {self.problem}\n  {one.document.text!r}\n"
-            f"  lines {one.shown.line_numbers[:1]} to {one.shown.line_numbers[-1:]}, message {one.message!r}, "
-            f"{self.trial.sampling}, lean {self.trial.lean}\n  {self.diff!r}"
+            f"{self.trial.name} ({self.trial.kind}, {self.trial.model}): {self.problem}\n"
+            f"  {edit_input.document.text!r}\n"
+            f"  lines {edit_input.context.line_numbers[:1]} to {edit_input.context.line_numbers[-1:]}, "
+            f"message {edit_input.message!r}, {self.trial.sampling}, bias {self.trial.bias}\n  {self.diff!r}"
         )
 
 
-def trial(seed: int, index: int, names: Sequence[str]) -> Trial:
-    """The trial of that number."""
-    chance = random.Random(f"{seed}/{index}")
-    kind, text = edit_documents.text(chance)
-    # An edit that breaks whole code is refused, and random ones do. None of these is whole JSON.
+def make_trial(seed: int, index: int, names: Sequence[str]) -> Trial:
+    """Make the trial of this number."""
+    rng = random.Random(f"{seed}/{index}")
+    kind, text = edit_documents.make_text(rng)
+    # An edit that breaks valid code is refused, and random edits do. None of these texts is valid JSON.
     document = Document(f"file:///law/{index}.json", text, 1, "json")
     last = document.line_count - 1
-    cursor = chance.randint(0, last)
-    span = chance.choice((None, None, (cursor, cursor), (cursor, min(cursor + chance.randint(1, 40), last))))
+    cursor = rng.randint(0, last)
+    span = rng.choice((None, None, (cursor, cursor), (cursor, min(cursor + rng.randint(1, 40), last))))
     marker = find_marker(document, span, "clippy:") if kind == "marked" else None
-    message = marker.message if marker else replace_surrogates(edit_documents.message(chance).strip()) or "x"
+    message = marker.message if marker else replace_surrogates(edit_documents.make_message(rng).strip()) or "x"
     sampling = {
-        "max_tokens": chance.choice((16, 48, 96, 128)),
-        "temperature": chance.choice((1.0, 1.0, 1.0, 1.5, 3.0)),
-        "top_p": chance.choice((1.0, 1.0, 0.95)),
-        "seed": chance.randrange(1 << 30),
-        "candidates": chance.choice((1, 1, 1, 1, 1, 1, 1, 2)),
+        "max_tokens": rng.choice((16, 48, 96, 128)),
+        "temperature": rng.choice((1.0, 1.0, 1.0, 1.5, 3.0)),
+        "top_p": rng.choice((1.0, 1.0, 0.95)),
+        "seed": rng.randrange(1 << 30),
+        "candidates": rng.choice((1, 1, 1, 1, 1, 1, 1, 2)),
     }
-    model = chance.choices(names, [_WEIGHTS[name] for name in names])[0]
-    lean = chance.choice((0.0, 9.0, 10.0, 11.0, 12.0, 13.0)), chance.choice((0.0, 4.0, 8.0))
-    asking = Asking(document, select_edit_context(document, span, marker), message, marker)
-    return Trial(f"seed {seed} document {index}", kind, model, asking, sampling, lean, chance.random() < 0.7)
+    model = rng.choices(names, [_WEIGHTS[name] for name in names])[0]
+    bias = rng.choice((0.0, 9.0, 10.0, 11.0, 12.0, 13.0)), rng.choice((0.0, 4.0, 8.0))
+    edit_input = EditInput(document, select_edit_context(document, span, marker), message, marker)
+    return Trial(f"seed {seed} document {index}", kind, model, edit_input, sampling, bias, rng.random() < 0.7)
 
 
-def tokenizer_names() -> tuple[str, ...]:
-    """The vocabularies at hand."""
+def list_tokenizers() -> tuple[str, ...]:
+    """Return the names of the tokenizers that are available."""
     return tuple(name for name in _WEIGHTS if name == "shipped" or (TOKENIZERS / name).is_dir())
 
 
-def random_model(name: str) -> Any:
-    """A small model of real code over a published vocabulary, or the shipped one."""
+def make_random_model(name: str) -> Any:
+    """Make a small model of a real architecture with a published vocabulary, or with the shipped one."""
     import torch
     import transformers
 
@@ -146,18 +147,18 @@ def random_model(name: str) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _leaning(tokenizer: Any, ends: frozenset[int], rows: int, line: float, end: float) -> Any:
-    """What is added to the model's scores."""
+def _make_bias(tokenizer: Any, stop_token_ids: frozenset[int], size: int, line: float, stop: float) -> Any:
+    """Return the bias that is added to the logits, (vocab_size,)."""
     import torch
 
-    bias = torch.zeros(rows)
+    bias = torch.zeros(size)
     bias[[id for id, data in enumerate(tokenizer.token_bytes) if data.endswith(b"\n")]] = line
-    bias[list(ends)] = end
+    bias[list(stop_token_ids)] = stop
     return bias
 
 
-def well_formed(diff: str) -> bool:
-    """Whether each header counts the lines that follow it, and every line has its sign."""
+def is_well_formed(diff: str) -> bool:
+    """Return whether each header counts the lines that follow it, and every line begins with space, - or +."""
     rows = diff.split("\n")
     if rows.pop():
         return False
@@ -177,8 +178,8 @@ def well_formed(diff: str) -> bool:
     return True
 
 
-class Judges:
-    """GNU patch and git in a folder of their own."""
+class PatchTools:
+    """GNU patch and git, run in a folder of their own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -190,8 +191,8 @@ class Judges:
             "GIT_CONFIG_GLOBAL": os.devnull,
         }
 
-    def patched(self, before: str, diff: str) -> tuple[str, str]:
-        """What patch makes of a text, and why the diff is wrong where one of the judges says so."""
+    def apply_patch(self, before: str, diff: str) -> tuple[str, str]:
+        """Apply a diff; return the patched text, and the error if one of the tools rejects the diff."""
         file, out = self._folder / "f", self._folder / "out"
         file.write_bytes(before.encode())
         out.unlink(missing_ok=True)
@@ -199,78 +200,78 @@ class Judges:
         said = self._run(["patch", "-F0", "-p1", "-o", "out", "f"], patch)
         if said:
             return "", f"patch: {said}"
-        made = out.read_bytes() if out.is_file() else b""
+        patched = out.read_bytes() if out.is_file() else b""
         if said := self._run(["git", "apply", "-v", "--whitespace=nowarn", "-"], patch):
             return "", f"git apply: {said}"
-        theirs = file.read_bytes() if file.is_file() else b""
-        return made.decode(), "" if theirs == made else "patch and git apply make different texts of it"
+        by_git = file.read_bytes() if file.is_file() else b""
+        return patched.decode(), "" if by_git == patched else "the results of patch and git apply differ"
 
-    def _run(self, command: list[str], given: bytes) -> str:
+    def _run(self, command: list[str], stdin: bytes) -> str:
         done = subprocess.run(
-            command, input=given, cwd=self._folder, env=self._environment, capture_output=True, check=False
+            command, input=stdin, cwd=self._folder, env=self._environment, capture_output=True, check=False
         )
-        # Both say so where a hunk stands elsewhere than it claims, unless they are told to be silent.
+        # Both report hunks that are not at the line they claim, unless they are told to be silent.
         rows = (done.stdout + done.stderr).decode("utf-8", "replace").splitlines()
         usual = ("patching file", "Checking patch f", "Applied patch f cleanly")
         said = " ".join(row for row in rows if not row.startswith(usual))
         return said or (f"exit status {done.returncode}" if done.returncode else "")
 
 
-def problem(trial: Trial, found: Made, judges: Judges) -> str:
-    """How an answer breaks the law; empty where it does not."""
+def find_problem(trial: Trial, found: EditResult, tools: PatchTools) -> str:
+    """Describe how an answer breaks the law; empty if it does not."""
     if found.after is None:
         return "" if _ALLOWED.search(found.reason) else f"refused: {found.reason}"
-    if not well_formed(found.diff):
+    if not is_well_formed(found.diff):
         return "not well formed"
     assert found.generation is not None
     shown = found.generation.candidates[0].answer
-    document, numbers = trial.asking.document, trial.asking.shown.line_numbers[shown.start : shown.end]
-    patched, said = judges.patched("".join(document.line(number) + "\n" for number in numbers), found.diff)
-    if said:
-        return said
+    document, numbers = trial.edit_input.document, trial.edit_input.context.line_numbers[shown.start : shown.end]
+    patched, error = tools.apply_patch("".join(document.line(number) + "\n" for number in numbers), found.diff)
+    if error:
+        return error
     after = to_lf(found.after)
-    if not numbers:  # a new file, in which there may be blanks
+    if not numbers:  # a new file, which may contain whitespace
         core = patched.removesuffix("\n")
         good = core in after and not after.replace(core, "", 1).strip()
         return "" if good else f"the edits make {after!r} of nothing"
-    wanted = expected(trial, numbers, patched)
+    expected = make_expected_text(trial, numbers, patched)
     if document.text[-1:] not in "\r\n":  # the final line end stays as it is
-        wanted = wanted.removesuffix("\n")
-    return "" if after == wanted else f"the edits make {after!r}, not {wanted!r}"
+        expected = expected.removesuffix("\n")
+    return "" if after == expected else f"the edits make {after!r}, not {expected!r}"
 
 
-def expected(trial: Trial, numbers: Sequence[int], patched: str) -> str:
-    """The whole document with the patched lines in it and without the marker's, each line ended by LF."""
-    document, marker = trial.asking.document, trial.asking.marker
-    gone = {marker.line} if marker else set()
+def make_expected_text(trial: Trial, numbers: Sequence[int], patched: str) -> str:
+    """Return the whole document with the patched lines and without the marker's line, with LF line ends."""
+    document, marker = trial.edit_input.document, trial.edit_input.marker
+    removed = {marker.line} if marker else set()
     every = [line.rstrip("\r\n") + "\n" for line in split_lines(document.text)]
-    head = [every[number] for number in range(numbers[0]) if number not in gone]
-    tail = [every[number] for number in range(numbers[-1] + 1, len(every)) if number not in gone]
+    head = [every[number] for number in range(numbers[0]) if number not in removed]
+    tail = [every[number] for number in range(numbers[-1] + 1, len(every)) if number not in removed]
     return "".join([*head, patched, *tail])
 
 
-async def _answers(trials: Iterator[Trial], engine: ThreadEngine, facts: dict[str, Facts]) -> Any:
-    for one in trials:
-        known = facts[one.model]
+async def _run_trials(trials: Iterator[Trial], engine: ThreadEngine, stats: dict[str, ModelStats]) -> Any:
+    for trial in trials:
+        known = stats[trial.model]
 
-        def begin(view: Any, prompt: TokenPrompt, one: Trial = one, known: Facts = known) -> None:
-            assert known.watch is not None
-            known.watch.begin(len(prompt.token_ids))
-            ends, heat = view.stop_token_ids | prompt.stop_token_ids, one.sampling["temperature"]
+        def on_prompt(view: Any, prompt: TokenPrompt, trial: Trial = trial, known: ModelStats = known) -> None:
+            assert known.hook is not None
+            known.hook.reset(len(prompt.token_ids))
+            stop_token_ids, temperature = view.stop_token_ids | prompt.stop_token_ids, trial.sampling["temperature"]
 
-            def leaning(logits: Any, history: Sequence[int]) -> Any:
-                return logits + heat * _leaning(view.tokenizer, ends, len(logits), *one.lean)
+            def add_bias(logits: Any, history: Sequence[int]) -> Any:
+                return logits + temperature * _make_bias(view.tokenizer, stop_token_ids, len(logits), *trial.bias)
 
-            known.watch.change = leaning
+            known.hook.process_logits = add_bias
 
-        family = "" if one.model == "shipped" else "diff-codegen"
-        way = Way("constrained", True, one.drafts)
-        yield one, await made(engine, one.model, one.asking, way, one.sampling, family, begin)
+        family = "" if trial.model == "shipped" else "diff-codegen"
+        way = Way("constrained", True, trial.drafts)
+        yield trial, await request_edit(engine, trial.model, trial.edit_input, way, trial.sampling, family, on_prompt)
 
 
 @dataclass(slots=True)
 class Tally:
-    """What came of the trials so far."""
+    """Results of the trials so far."""
 
     documents: int = 0
     diffs: int = 0
@@ -278,32 +279,35 @@ class Tally:
     refused: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
 
-    def add(self, one: Trial, found: Made, judges: Judges) -> list[Failure]:
-        """Judge an answer with all its candidates; returns how it breaks the law."""
+    def add(self, trial: Trial, found: EditResult, tools: PatchTools) -> list[Failure]:
+        """Check an answer with all its candidates; return its failures."""
         self.documents += 1
         if found.after is None:
             self.refused[re.sub(r"\d+", "N", found.reason)] += 1
         else:
             self.diffs += 1 + len(found.others)
-            self.kinds[one.kind] += 1
-        judged = [(each, problem(one, each, judges)) for each in (found, *found.others)]
-        failures = [Failure(one, said, each.diff) for each, said in judged if said]
+            self.kinds[trial.kind] += 1
+        checked = [(each, find_problem(trial, each, tools)) for each in (found, *found.others)]
+        failures = [Failure(trial, error, each.diff) for each, error in checked if error]
         self.failures += failures
         return failures
 
 
 async def check(documents: int, seed: int, names: Sequence[str], progress: bool = False) -> Tally:
-    """Try so many documents; with ``progress``, say now and then how far it is, and at once what breaks the law."""
-    facts, tally = {name: Facts() for name in names}, Tally()
+    """Try documents; with ``progress``, print the progress now and then, and each failure at once."""
+    stats, tally = {name: ModelStats() for name in names}, Tally()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, loading(lambda spec: facts[spec.name].note(random_model(spec.name))):
-        judges, engine = Judges(Path(folder)), open_engine(*names)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        replace_loader(lambda spec: stats[spec.name].record(make_random_model(spec.name))),
+    ):
+        tools, engine = PatchTools(Path(folder)), open_engine(*names)
         try:
-            every = (trial(seed, index, names) for index in range(documents))
-            async for one, found in _answers(every, engine, facts):
-                failures = tally.add(one, found, judges)
-                if progress and len(tally.failures) <= _MOST_SHOWN:
-                    print("".join(failure.shown() + "\n" for failure in failures), end="", flush=True)
+            trials = (make_trial(seed, index, names) for index in range(documents))
+            async for trial, found in _run_trials(trials, engine, stats):
+                failures = tally.add(trial, found, tools)
+                if progress and len(tally.failures) <= _MAX_PRINTED:
+                    print("".join(failure.describe() + "\n" for failure in failures), end="", flush=True)
                 if progress and tally.documents % 1000 == 0:
                     print(
                         f"{tally.documents:6} documents, {tally.diffs} diffs, {len(tally.failures)} failures, "
@@ -317,8 +321,8 @@ async def check(documents: int, seed: int, names: Sequence[str], progress: bool 
 
 
 def main(documents: int, seed: int) -> int:
-    """Try, and say what came of it; 1 where the law was broken."""
-    names, started = tokenizer_names(), time.monotonic()
+    """Try documents and print the results; return 1 if the law was broken."""
+    names, started = list_tokenizers(), time.monotonic()
     tally = asyncio.run(check(documents, seed, names, progress=True))
     seconds = round(time.monotonic() - started, 1)
     print(

@@ -1,8 +1,8 @@
-"""A model that writes what it is told to: what an edit costs, whatever the weights are worth.
+"""A model that is made to write a given diff: measures the cost of an edit independently of the weights' quality.
 
-The forward pass is a real model's and runs in full; what it says is then bent towards a given diff. Where nothing is
-constrained, the diff is written in the tokens that its text has; under a grammar, in the longest tokens that both the
-grammar allows and the diff goes on with. So both ways write one text, and the passes they need can be compared.
+The forward pass is that of a real model and runs in full; its logits are then biased towards the diff. Without a
+constraint the diff is written in the tokens of its text; under the grammar, in the longest tokens that the grammar
+allows and that continue the diff. So both ways write the same text, and their numbers of passes can be compared.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 
 import torch
 
-_BOOST = 1000.0  # above all that a model says
-_LONGEST = 64  # bytes of a token
+_BOOST = 1000.0  # above all logits of a model
+_MAX_TOKEN_BYTES = 64  # bytes of a token
 
 
-def true_diff(before: Sequence[str], after: Sequence[str]) -> str:
-    """The diff between two runs of lines in the form that the models for edits were trained on."""
+def make_true_diff(before: Sequence[str], after: Sequence[str]) -> str:
+    """Return the diff between two lists of lines in the format that the edit models were trained on."""
     rows = list(difflib.unified_diff(before, after, n=3, lineterm=""))[2:]
     return " " + "".join(row + "\n" for row in rows)
 
 
 @lru_cache(maxsize=4)
-def _ids(tokenizer: Any) -> dict[bytes, list[int]]:
+def _index_tokens(tokenizer: Any) -> dict[bytes, list[int]]:
     found: dict[bytes, list[int]] = {}
     for id, data in enumerate(tokenizer.token_bytes):
         if data:
@@ -34,39 +34,39 @@ def _ids(tokenizer: Any) -> dict[bytes, list[int]]:
 
 
 class Teacher:
-    """Bends what a model says so that it writes ``text`` after a prompt and ends.
+    """Biases the logits of a model so that it writes ``text`` after a prompt and stops.
 
-    It follows line by line: a header in which other numbers were written is let go, and its next line is the next of
-    the text again.
+    It follows the text line by line: if a header was written with other numbers, the rest of that line is given up,
+    and the text continues with its next line.
 
     Args:
-        prompt: tokens of the prompt.
-        ends: ids that end the answer.
+        prompt_length: number of tokens of the prompt.
+        stop_token_ids: ids that end the answer.
     """
 
-    def __init__(self, tokenizer: Any, prompt: int, text: str, ends: Iterable[int]) -> None:
+    def __init__(self, tokenizer: Any, prompt_length: int, text: str, stop_token_ids: Iterable[int]) -> None:
         self._tokenizer = tokenizer
-        self._prompt = prompt
+        self._prompt_length = prompt_length
         self._lines = text.encode().split(b"\n")[:-1]
-        self._own = tuple(tokenizer.encode_continuation(text))
-        self._ends = tuple(ends)
+        self._token_ids = tuple(tokenizer.encode_continuation(text))
+        self._stop_token_ids = tuple(stop_token_ids)
 
-    def change(self, logits: torch.Tensor, history: Sequence[int]) -> torch.Tensor:
-        """The logits with what the text goes on with far above the rest, longer tokens above shorter ones."""
-        bent = logits.clone()
-        written = tuple(history[self._prompt :])
-        rest = self.rest(self._tokenizer.decode_bytes(written))
+    def bias_logits(self, logits: torch.Tensor, history: Sequence[int]) -> torch.Tensor:
+        """Raise the logits of the tokens that continue the text far above the rest; longer tokens come first."""
+        biased = logits.clone()
+        written = tuple(history[self._prompt_length :])
+        rest = self.find_rest(self._tokenizer.decode_bytes(written))
         if not rest:
-            bent[list(self._ends)] += _BOOST
-        for length in range(1, min(len(rest), _LONGEST) + 1):
-            for id in _ids(self._tokenizer).get(rest[:length], ()):
-                bent[id] += _BOOST + 10 * length
-        if len(written) < len(self._own) and self._own[: len(written)] == written:
-            bent[self._own[len(written)]] += _BOOST
-        return bent
+            biased[list(self._stop_token_ids)] += _BOOST
+        for length in range(1, min(len(rest), _MAX_TOKEN_BYTES) + 1):
+            for id in _index_tokens(self._tokenizer).get(rest[:length], ()):
+                biased[id] += _BOOST + 10 * length
+        if len(written) < len(self._token_ids) and self._token_ids[: len(written)] == written:
+            biased[self._token_ids[len(written)]] += _BOOST
+        return biased
 
-    def rest(self, written: bytes) -> bytes:
-        """What is to follow what was written; a mere line end where the line cannot be the text's any more."""
+    def find_rest(self, written: bytes) -> bytes:
+        """Return the rest of the text after the written part; only a line end if the written line deviates from it."""
         *done, line = written.split(b"\n")
         if len(done) >= len(self._lines):
             return b""
@@ -75,11 +75,11 @@ class Teacher:
             goal, line = goal.lstrip(), line.lstrip()
         if not goal.startswith(line):
             return b"\n"
-        return b"".join(one + b"\n" for one in (goal[len(line) :], *following))
+        return b"".join(row + b"\n" for row in (goal[len(line) :], *following))
 
 
-def random_codegen(tokenizer: Any, seed: int = 0) -> Any:
-    """A model of CodeGen-350M's size with random weights, as the engine would run it on this machine."""
+def make_random_codegen(tokenizer: Any, seed: int = 0) -> Any:
+    """Make a model of CodeGen-350M's size with random weights, as the engine would run it on this machine."""
     import transformers
 
     from codeclippy_ls.engine.decoder.architectures import parse_config
@@ -109,7 +109,7 @@ def random_codegen(tokenizer: Any, seed: int = 0) -> Any:
         module = transformers.AutoModelForCausalLM.from_config(config)
     finally:
         torch.set_default_dtype(default)
-    shape = parse_config(config)
-    assert shape is not None
-    runner = Transformer(config, module.to(device).state_dict(), pick_weight_formats("auto", device, shape))
+    model_config = parse_config(config)
+    assert model_config is not None
+    runner = Transformer(config, module.to(device).state_dict(), pick_weight_formats("auto", device, model_config))
     return Model(runner, tokenizer, "diff-codegen-350m-random", stop_token_ids=frozenset({50256}))

@@ -13,7 +13,7 @@ from bench import edit_law
 @pytest.mark.slow
 async def test_what_a_random_model_writes_applies() -> None:
     """Through the assistant's own path."""
-    names = [name for name in edit_law.tokenizer_names() if name in ("shipped", "codegen")]
+    names = [name for name in edit_law.list_tokenizers() if name in ("shipped", "codegen")]
     found = await edit_law.check(150, 7, names)
-    assert not found.failures, "\n".join(failure.shown() for failure in found.failures)
+    assert not found.failures, "\n".join(failure.describe() for failure in found.failures)
     assert found.diffs > 40, f"hardly a document was edited, so little was shown: {found}"
