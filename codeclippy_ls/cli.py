@@ -1,4 +1,4 @@
-"""The command line: ``codeclippy-ls`` is the server, its verbs are one-shots over the same code.
+"""The command line: ``codeclippy-ls`` is the server, its subcommands do one job each with the same code.
 
 Nothing heavy is imported before it is needed: ``--version`` and ``--help`` answer at once, and stdin and stdout are
 guarded before any library can touch them.
@@ -17,47 +17,50 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from codeclippy_ls import __version__
 
-_DESCRIPTION = "Code completion, infilling and edits by message from open models, on this machine."
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_DESCRIPTION = "Code completion, fill-in-the-middle and edits by message, with open models that run on this machine."
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command line; returns the exit code."""
+    """Run a command line; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _open_streams()
-    parsed = _parser().parse_args(arguments)
-    _log_to(parsed.log_file, parsed.verbose, blocking=parsed.verb is not None)
-    if parsed.verb is None:
-        return _serve(parsed)
-    if parsed.verb == "host":
-        return _host(parsed)
-    # An interrupt ends a verb at once, as it does other programs: neither a library that is being imported nor a model
-    # that is being loaded is worth waiting for.
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    args = _make_parser().parse_args(arguments)
+    _set_up_logging(args.log_file, args.verbose, blocking=args.subcommand is not None)
+    if args.subcommand is None:
+        return _run_server(args)
+    if args.subcommand == "host":
+        return _run_host(args)
+    # An interrupt ends a subcommand at once, as it ends other programs: neither an import nor the loading of a model is
+    # worth waiting for.
+    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         from codeclippy_ls import commands
 
-        code: int = getattr(commands, parsed.verb)(parsed, _options(parsed))
+        code = commands.SUBCOMMANDS[args.subcommand](args, _read_options(args))
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # `| head` has left
+    except BrokenPipeError:  # `| head` has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 141
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
 
 
 def _open_streams() -> None:
-    """Let closed standard streams read nothing and write nowhere, and every character be written somehow."""
+    """Reopen closed stdio descriptors on the null device; escape unencodable output."""
     for descriptor, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, mode)  # takes the lowest free number: this one
+            os.open(os.devnull, mode)  # takes the lowest free descriptor: this one
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -65,97 +68,126 @@ def _open_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "codeclippy-ls",
         description=_DESCRIPTION,
-        epilog="Without a verb it is the language server, on stdin and stdout.",
+        epilog="Without a subcommand it runs the language server, by default on stdin and stdout. "
+        "See `codeclippy-ls SUBCOMMAND --help` for the options of a subcommand.",
     )
     parser.add_argument("--version", action="version", version=f"codeclippy-ls {__version__}")
-    _add_shared(parser)
+    _add_common_options(parser)
     transport = parser.add_mutually_exclusive_group()
     transport.add_argument("--stdio", action="store_true", help="serve on stdin and stdout (the default)")
-    transport.add_argument("--tcp", metavar="HOST:PORT", help="listen for clients, on a loopback address")
-    transport.add_argument("--pipe", metavar="PATH", help="connect to a client's pipe")
-    transport.add_argument("--socket", metavar="PORT", type=int, help="connect to a client's loopback port")
+    transport.add_argument("--tcp", metavar="HOST:PORT", help="listen for editors on a loopback address")
+    transport.add_argument("--pipe", metavar="PATH", help="connect to an editor's pipe")
+    transport.add_argument("--socket", metavar="PORT", type=int, help="connect to an editor's port on this machine")
     parser.add_argument(
-        "--allow-remote", action="store_true", help="let --tcp listen on any address; anyone who reaches it can use it"
+        "--allow-remote",
+        action="store_true",
+        help="let --tcp listen on any address: everybody who reaches the port can use it",
     )
-    parser.add_argument("--clientProcessId", metavar="PID", type=int, help=argparse.SUPPRESS)  # some clients add it
-    verbs = parser.add_subparsers(dest="verb", metavar="verb")
-    _add_verbs(verbs)
+    parser.add_argument("--clientProcessId", metavar="PID", type=int, help=argparse.SUPPRESS)  # some editors pass it
+    _add_subcommands(parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", title="subcommands"))
     return parser
 
 
-def _add_verbs(verbs: Any) -> None:
-    complete = verbs.add_parser("complete", help="print the suggestion at a place in a file")
-    complete.add_argument("place", metavar="FILE:LINE:COL", help="line and column count from 1")
-    edit = verbs.add_parser("edit", help="print an edit of a file as a unified diff")
-    edit.add_argument("file", type=Path)
-    edit.add_argument("--message", "-m", required=True, help="what to change")
-    edit.add_argument("--lines", metavar="A-B", help="only these lines, counted from 1")
-    edit.add_argument("--apply", action="store_true", help="write the edit to the file")
-    models = verbs.add_parser("models", help="the model families, and what is on this machine")
-    doctor = verbs.add_parser("doctor", help="check that everything works, and say what to do where it does not")
-    demo = verbs.add_parser("demo", help="a short editing session with the real server, in the terminal")
-    host = verbs.add_parser("host")  # without help: servers start it, not users
-    host.add_argument("--at", metavar="PATH", type=Path, required=True, help="where its socket is, without the ending")
-    host.add_argument("--cache-megabytes", metavar="N", type=int, default=512, help="memory for KV caches, per model")
-    for verb in (complete, edit, models, doctor, demo, host):
-        _add_shared(verb, default=argparse.SUPPRESS)
+def _add_subcommands(subparsers: Subparsers) -> None:
+    def add(name: str, summary: str) -> argparse.ArgumentParser:
+        return subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+
+    complete = add("complete", "print the suggestion at a position of a file")
+    complete.add_argument("position", metavar="FILE:LINE:COL", help="line and column, counted from 1")
+    edit = add("edit", "edit a file as a message says, and print the edit as a unified diff")
+    edit.add_argument("file", type=Path, metavar="FILE", help="the file to edit")
+    edit.add_argument("--message", "-m", metavar="TEXT", required=True, help="what to change")
+    edit.add_argument("--lines", metavar="A-B", help="edit only these lines, counted from 1")
+    edit.add_argument("--apply", action="store_true", help="also write the edit to the file")
+    models = add("models", "list the supported model families and the models on this machine")
+    doctor = add("doctor", "check the installation and say how to fix each problem")
+    demo = add("demo", "play a short editing session with the real server in the terminal")
+    host = subparsers.add_parser("host")  # without help: started by servers, not by users
+    host.add_argument("--at", metavar="PATH", type=Path, required=True, help="path of its socket, without the suffix")
+    host.add_argument(
+        "--cache-megabytes", metavar="N", type=int, default=512, help="memory for KV caches, per model; default 512"
+    )
+    for subcommand in (complete, edit, models, doctor, demo, host):
+        _add_common_options(subcommand, default=argparse.SUPPRESS)
 
 
-def _add_shared(parser: argparse.ArgumentParser, default: Any = None) -> None:
-    """Options that hold before and after a verb."""
+def _add_common_options(parser: argparse.ArgumentParser, default: Any = None) -> None:
+    """Add the options that are accepted before and after a subcommand."""
     group = parser.add_argument_group("model")
-    group.add_argument("--model", default=default, help="a folder or hub name; the shipped model if not given")
-    group.add_argument("--edit-model", default=default, help="another model for edits")
-    group.add_argument("--family", default=default, help="the model's family, where it is not recognised")
+    group.add_argument(
+        "--model",
+        metavar="NAME",
+        default=default,
+        help="a folder or a Hugging Face model name; default: the shipped model",
+    )
+    group.add_argument(
+        "--edit-model",
+        metavar="NAME",
+        default=default,
+        help="the model for edits; default: --model, or the shipped model if that cannot write diffs",
+    )
+    group.add_argument(
+        "--family",
+        metavar="NAME",
+        default=default,
+        help="the model's family, if it is not recognized; see `codeclippy-ls models`",
+    )
     group.add_argument(
         "--endpoint",
         metavar="URL",
         default=default,
-        help="where another program serves the models, by OpenAI's interface, as in "
-        "http://127.0.0.1:8080/v1; --model is the name there",
+        help="run the model on another server with OpenAI's completions API, such as http://127.0.0.1:8080/v1; "
+        "--model is its name there",
     )
     group.add_argument(
-        "--endpoint-key-variable", metavar="NAME", default=default, help="the environment variable that holds its key"
+        "--endpoint-key-variable",
+        metavar="NAME",
+        default=default,
+        help="the environment variable that contains the endpoint's API key",
     )
-    group.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:1, mps, balanced")
-    group.add_argument("--dtype", default=default, help="auto, float32, bfloat16, float16, int8")
-    group.add_argument("--threads", default=default, type=int, help="CPU threads of the engine")
-    parser.add_argument("--log-file", default=default, metavar="PATH", help="log there instead of stderr")
+    group.add_argument("--device", default=default, help="auto, cpu, cuda, cuda:1, mps or balanced; default: auto")
+    group.add_argument(
+        "--dtype", default=default, help="auto, float32, bfloat16, float16 or int8; default: auto, the fastest here"
+    )
+    group.add_argument(
+        "--threads", metavar="N", default=default, type=int, help="CPU threads; default: as many as are fastest"
+    )
+    parser.add_argument("--log-file", metavar="PATH", default=default, help="write the log to this file, not to stderr")
     parser.add_argument("--verbose", "-v", action="store_true", default=default or False, help="log more")
 
 
-def _options(parsed: argparse.Namespace) -> dict[str, Any]:
-    """The command line's part of the settings, in the form of a client's options."""
-    given = {
-        "completion": parsed.model,
-        "edit": parsed.edit_model,
-        "family": parsed.family,
-        "endpoint": parsed.endpoint,
-        "endpointKeyVariable": parsed.endpoint_key_variable,
-        "device": parsed.device,
-        "dtype": parsed.dtype,
-        "threads": parsed.threads,
+def _read_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings on the command line, in the form of a client's options."""
+    values = {
+        "completion": args.model,
+        "edit": args.edit_model,
+        "family": args.family,
+        "endpoint": args.endpoint,
+        "endpointKeyVariable": args.endpoint_key_variable,
+        "device": args.device,
+        "dtype": args.dtype,
+        "threads": args.threads,
     }
-    model = {key: value for key, value in given.items() if value is not None}
+    model = {key: value for key, value in values.items() if value is not None}
     return {"model": model} if model else {}
 
 
 class _NonBlockingHandler(logging.Handler):
-    """Logs to stderr by a thread of its own: a client that does not read it loses messages, and never holds us up.
+    """Logs to stderr on a thread of its own: an editor that does not read stderr loses messages but never blocks us.
 
-    The standard library's `QueueListener` waits at the end for its last message, however long that takes.
+    At exit the standard library's `QueueListener` would wait for its last message without a limit.
     """
 
-    _WAITING = 1000  # messages
-    _SECONDS = 0.5  # for those that are left at the end
+    _MAX_WAITING = 1000  # messages
+    _FLUSH_TIMEOUT = 0.5  # seconds at exit
 
     def __init__(self) -> None:
         super().__init__()
-        self._lines: queue.Queue[str | None] = queue.Queue(self._WAITING)
+        self._lines: queue.Queue[str | None] = queue.Queue(self._MAX_WAITING)
         self._thread = threading.Thread(target=self._run, name="codeclippy-log", daemon=True)
         self._thread.start()
 
@@ -166,74 +198,73 @@ class _NonBlockingHandler(logging.Handler):
     def close(self) -> None:
         with suppress(queue.Full):
             self._lines.put_nowait(None)
-            self._thread.join(self._SECONDS)
+            self._thread.join(self._FLUSH_TIMEOUT)
         super().close()
 
     def _run(self) -> None:
         while (line := self._lines.get()) is not None:
-            left = (line + "\n").encode("utf-8", "backslashreplace")
+            unwritten = (line + "\n").encode("utf-8", "backslashreplace")
             with suppress(OSError):
-                while left:
-                    left = left[os.write(2, left) :]
+                while unwritten:
+                    unwritten = unwritten[os.write(2, unwritten) :]
 
 
-def _log_to(path: str | None, verbose: bool, blocking: bool) -> None:
+def _set_up_logging(path: str | None, verbose: bool, blocking: bool) -> None:
     level = logging.INFO if verbose else logging.WARNING
-    style = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    line_format = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     handler = logging.StreamHandler(sys.stderr) if blocking or path is not None else _NonBlockingHandler()
     if path is not None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
         try:
             handler = logging.StreamHandler(os.fdopen(os.open(path, flags, 0o600), "a", encoding="utf-8"))
         except OSError as error:
-            _die(f"--log-file {path}: {error.strerror}")
-    logging.basicConfig(level=level, format=style, handlers=[handler], force=True)
-    # pygls logs the body of every message at INFO, and a log holds no source text.
+            _exit_with_usage_error(f"--log-file {path} cannot be opened: {error.strerror}")
+    logging.basicConfig(level=level, format=line_format, handlers=[handler], force=True)
+    # pygls logs the body of every message at INFO, and our log contains no source text.
     logging.getLogger("pygls").setLevel(logging.WARNING)
 
 
-def _serve(parsed: argparse.Namespace) -> int:
+def _run_server(args: argparse.Namespace) -> int:
     from codeclippy_ls.settings import parse
 
-    overrides = _options(parsed)
+    overrides = _read_options(args)
     if problems := parse(overrides)[1]:
-        _die("; ".join(problems))
-    address = _tcp_address(parsed.tcp, parsed.allow_remote) if parsed.tcp else None
-    if parsed.socket is not None and not 0 < parsed.socket < 65536:
-        _die(f"--socket {parsed.socket}: a port is a number from 1 to 65535")
-    if address is None and parsed.pipe is None and parsed.socket is None and sys.stdin.isatty():
+        _exit_with_usage_error("; ".join(problems))
+    address = _parse_tcp_address(args.tcp, args.allow_remote) if args.tcp else None
+    if args.socket is not None and not 0 < args.socket < 65536:
+        _exit_with_usage_error(f"--socket {args.socket}: a port is a number from 1 to 65535")
+    if address is None and args.pipe is None and args.socket is None and sys.stdin.isatty():
         print(
-            "codeclippy-ls: a language server, waiting for an editor on stdin; "
-            "see codeclippy-ls --help for what else it does",
+            "codeclippy-ls: the language server waits for an editor on stdin; for other uses, see codeclippy-ls --help",
             file=sys.stderr,
         )
     from codeclippy_ls.server.transport import guard_stdio
 
-    stdio = guard_stdio()  # whatever it speaks through: no library may wait for somebody who answers its question
+    stdio = guard_stdio()  # with any transport: no library may wait for an answer on stdin
     try:
-        code = asyncio.run(_session(parsed, overrides, address, stdio))
+        code = asyncio.run(_serve(args, overrides, address, stdio))
     except (KeyboardInterrupt, asyncio.CancelledError):
         code = 130
     except OSError as error:
-        print(f"codeclippy-ls: cannot connect: {error}", file=sys.stderr)
+        print(f"codeclippy-ls: cannot connect to the editor: {error}", file=sys.stderr)
         code = 1
     logging.shutdown()
     sys.stderr.flush()
-    # The engine's thread may be inside a long step; nothing of it is worth waiting for.
+    # The engine's thread may be in a long step; there is nothing to save, so exit at once.
     os._exit(code)
 
 
-def _host(parsed: argparse.Namespace) -> int:
+def _run_host(args: argparse.Namespace) -> int:
     from codeclippy_ls.engines import make_thread_engine
     from codeclippy_ls.host.address import HostAddress
     from codeclippy_ls.host.engine_host import run_host
 
-    place = HostAddress(parsed.at.parent, parsed.at.name)
-    return run_host(place, lambda on_status: make_thread_engine(parsed.cache_megabytes, {}, on_status))
+    address = HostAddress(args.at.parent, args.at.name)
+    return run_host(address, lambda on_status: make_thread_engine(args.cache_megabytes, {}, on_status))
 
 
-async def _session(
-    parsed: argparse.Namespace,
+async def _serve(
+    args: argparse.Namespace,
     overrides: dict[str, Any],
     address: tuple[str, int] | None,
     stdio: tuple[int, int],
@@ -243,25 +274,25 @@ async def _session(
 
     if address is not None:
         return await transport.listen_tcp(lambda: Server(overrides).serve, *address)
-    if parsed.pipe is not None or parsed.socket is not None:
-        return await transport.serve_connected(Server(overrides).serve, port=parsed.socket, path=parsed.pipe)
+    if args.pipe is not None or args.socket is not None:
+        return await transport.serve_connected(Server(overrides).serve, port=args.socket, path=args.pipe)
     return await transport.serve_stdio(Server(overrides).serve, *stdio)
 
 
-def _tcp_address(text: str, allow_remote: bool) -> tuple[str, int]:
+def _parse_tcp_address(text: str, allow_remote: bool) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
     if not port.isdigit() or int(port) > 65535 or (not colon and not port):
-        _die(f"--tcp {text}: HOST:PORT is needed, as in 127.0.0.1:5007")
+        _exit_with_usage_error(f"--tcp {text}: expected HOST:PORT, such as 127.0.0.1:5007")
     if host not in _LOOPBACK and not allow_remote:
-        _die(
-            f"--tcp {text}: only loopback addresses; --allow-remote lifts this, and then anyone who reaches the "
+        _exit_with_usage_error(
+            f"--tcp {text}: not a loopback address; to allow it, add --allow-remote: then everybody who can reach the "
             "port can use the server"
         )
     return host, int(port)
 
 
-def _die(message: str) -> NoReturn:
+def _exit_with_usage_error(message: str) -> NoReturn:
     print(f"codeclippy-ls: {message}", file=sys.stderr)
     raise SystemExit(2)
 

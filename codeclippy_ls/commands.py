@@ -1,6 +1,6 @@
-"""The verbs: one job from the shell, over the same ``assist`` and engine as the server.
+"""The subcommands: one job each from the shell, with the same ``assist`` and engine as the server.
 
-Exit codes: 0 done, 1 the model failed, 2 bad arguments, 3 refused or nothing to suggest, with the reason on stderr.
+Exit codes: 0 done, 1 the model failed, 2 bad arguments, 3 refused or no suggestion; the reason is on stderr.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from codeclippy_ls.text import Document
 
 _Result = TypeVar("_Result")
 
-# What editors call the languages whose code is looked at more closely.
+# Language ids, as editors use them, of the languages with checks or comments of their own.
 _LANGUAGES = {
     ".py": "python",
     ".pyi": "python",
@@ -43,65 +43,65 @@ _LANGUAGES = {
 }
 
 
-class _Usage(Exception):
-    """An argument that cannot be used; the message is for the user."""
+class _UsageError(Exception):
+    """An invalid argument; the message is for the user."""
 
 
-def complete(parsed: argparse.Namespace, options: dict[str, Any]) -> int:
-    """``complete FILE:LINE:COL``: print the suggestion."""
+def complete(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    """Print the suggestion at ``FILE:LINE:COL``."""
 
-    async def job(assistant: Assistant) -> Suggestions:
+    async def work(assistant: Assistant) -> Suggestions:
         return await assistant.complete(document, offset)
 
     try:
-        document, offset = _place(parsed.place)
-        # Nobody waits at a keystroke here, so the budget is generous.
-        result = _run(_settings({**options, "completion": {"timeBudgetMs": 30000}}), job)
-    except _Usage as error:
+        document, offset = _read_position(args.position)
+        # Nobody is typing, so the time budget is generous.
+        result = _run(_parse_settings({**options, "completion": {"timeBudgetMs": 30000}}), work)
+    except _UsageError as error:
         return _fail(2, str(error))
     except EngineError as error:
         return _fail(1, str(error))
     if not result.items:
-        return _fail(3, "no suggestion here")
+        return _fail(3, "no suggestion at this position")
     print(result.items[0].text)
     return 0
 
 
-def edit(parsed: argparse.Namespace, options: dict[str, Any]) -> int:
-    """``edit FILE --message TEXT``: print the edit as a unified diff, or write it to the file."""
+def edit(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    """Print the edit of a file by message as a unified diff; with ``--apply``, write it to the file."""
     from codeclippy_ls.diffs.writing import write_diff
 
-    async def job(assistant: Assistant) -> Proposal | Refusal:
-        return await assistant.edit(document, parsed.message, span)
+    async def work(assistant: Assistant) -> Proposal | Refusal:
+        return await assistant.edit(document, args.message, lines)
 
     try:
-        document = _read(parsed.file)
-        span = _span(parsed.lines, document)
-        result = _run(_settings(options), job)
-    except _Usage as error:
+        document = _read_document(args.file)
+        lines = _read_lines(args.lines, document)
+        result = _run(_parse_settings(options), work)
+    except _UsageError as error:
         return _fail(2, str(error))
     except EngineError as error:
         return _fail(1, str(error))
     if isinstance(result, Refusal):
         return _fail(3, f"no edit: {result.reason}")
-    mark = "\ufeff" if _marked(parsed.file) else ""
-    sys.stdout.write(write_diff(mark + document.text, mark + result.after, parsed.file.as_posix().lstrip("/")))
-    if parsed.apply:
+    bom = "\ufeff" if _has_bom(args.file) else ""
+    sys.stdout.write(write_diff(bom + document.text, bom + result.after, args.file.as_posix().lstrip("/")))
+    if args.apply:
         try:
-            _replace(parsed.file, mark + result.after)
+            _replace_file(args.file, bom + result.after)
         except OSError as error:
-            return _fail(2, f"{parsed.file} cannot be written: {error.strerror}")
+            return _fail(2, f"{args.file} cannot be written: {error.strerror}")
     return 0
 
 
-def models(parsed: argparse.Namespace, options: dict[str, Any]) -> int:
-    """``models``: the families with their jobs, window, licence and cautions, and what is on this machine."""
+def list_models(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    """List the model families with their capabilities, context length, license and cautions, and the local models."""
     import textwrap
 
     from codeclippy_ls.families import FAMILIES
     from codeclippy_ls.inference.spec import list_cached_hub_models, read_shipped_card
 
-    found = list_cached_hub_models()
+    cached = list_cached_hub_models()
     for family in FAMILIES:
         print(
             f"{family.name}: {', '.join(one.value for one in family.capabilities)}; context {family.context_length}; "
@@ -109,128 +109,139 @@ def models(parsed: argparse.Namespace, options: dict[str, Any]) -> int:
         )
         print(f"  models: {', '.join(family.examples)}")
         print(textwrap.fill(family.cautions, 100, initial_indent="  ", subsequent_indent="  "))
-        here = [name for name in found if name in family.examples]
-        if here:
-            print(f"  on this machine: {', '.join(here)}")
+        local = [name for name in cached if name in family.examples]
+        if local:
+            print(f"  on this machine: {', '.join(local)}")
     try:
         card = read_shipped_card()
         print(f"\nshipped: {card['name']} {card['version']}, {card['parameters'] / 1e6:.1f} million parameters")
     except OSError:
-        print("\nshipped: none; this installation is not whole")
-    print(f"on this machine: {', '.join(found) or 'no other model'}")
+        print("\nshipped: none; the installation is incomplete, install the package again")
+    print(f"on this machine: {', '.join(cached) or 'no other model'}")
     return 0
 
 
-def doctor(parsed: argparse.Namespace, options: dict[str, Any]) -> int:
-    """``doctor``: check everything."""
-    from codeclippy_ls.doctor import examine
+def run_doctor(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    """Check the installation."""
+    from codeclippy_ls.doctor import check_installation
 
-    return examine(options)
+    return check_installation(options)
 
 
-def demo(parsed: argparse.Namespace, options: dict[str, Any]) -> int:
-    """``demo``: play a session with the real server."""
-    from codeclippy_ls.demo import play
+def run_demo(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    """Play a session with the real server."""
+    from codeclippy_ls.demo import play_demo
 
     arguments = [
         f"--{key}={value}"
         for key, value in (
-            ("model", parsed.model),
-            ("edit-model", parsed.edit_model),
-            ("family", parsed.family),
-            ("device", parsed.device),
-            ("dtype", parsed.dtype),
-            ("threads", parsed.threads),
+            ("model", args.model),
+            ("edit-model", args.edit_model),
+            ("family", args.family),
+            ("device", args.device),
+            ("dtype", args.dtype),
+            ("threads", args.threads),
         )
         if value is not None
     ]
-    return play(arguments)
+    return play_demo(arguments)
 
 
-def _settings(options: dict[str, Any]) -> Settings:
+def _parse_settings(options: dict[str, Any]) -> Settings:
     settings, problems = parse({**options, "model": {"engine": "in-process", **options.get("model", {})}})
     if problems:
-        raise _Usage("; ".join(problems))
+        raise _UsageError("; ".join(problems))
     return settings
 
 
-def _run(settings: Settings, job: Callable[[Assistant], Awaitable[_Result]]) -> _Result:
-    """Run a job on an engine of its own, or the endpoint, with the model there."""
+def _run(settings: Settings, work: Callable[[Assistant], Awaitable[_Result]]) -> _Result:
+    """Run work on an engine of this process, or on the endpoint, with the model loaded."""
 
     async def run() -> _Result:
         assistant = Assistant(open_engine(settings), settings)
         try:
             await assistant.load()
-            return await job(assistant)
+            return await work(assistant)
         finally:
             await assistant.aclose()
 
     return asyncio.run(run())
 
 
-def _place(text: str) -> tuple[Document, int]:
+def _read_position(text: str) -> tuple[Document, int]:
     match = re.fullmatch(r"(.+):(\d+):(\d+)", text)
     if match is None:
-        raise _Usage(f"{text}: FILE:LINE:COL is needed, as in hello.py:12:5")
-    document = _read(Path(match[1]))
+        raise _UsageError(f"{text}: expected FILE:LINE:COL, such as hello.py:12:5")
+    document = _read_document(Path(match[1]))
     line, column = int(match[2]) - 1, int(match[3]) - 1
     if not 0 <= line < document.line_count:
-        raise _Usage(f"{match[1]} has {document.line_count} lines, and no line {line + 1}")
+        raise _UsageError(f"{match[1]} has no line {line + 1}, only lines 1 to {document.line_count}")
     start, end = document.line_span(line)
     if not 0 <= column <= end - start:
-        raise _Usage(f"line {line + 1} of {match[1]} has {end - start} characters; column {column + 1} is not in it")
+        raise _UsageError(
+            f"line {line + 1} of {match[1]} has no column {column + 1}, only columns 1 to {end - start + 1}"
+        )
     return document, start + column
 
 
-def _span(lines: str | None, document: Document) -> tuple[int, int] | None:
+def _read_lines(lines: str | None, document: Document) -> tuple[int, int] | None:
     if lines is None:
         return None
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", lines)
     if match is None:
-        raise _Usage(f"--lines {lines}: A-B is needed, as in 10-20")
+        raise _UsageError(f"--lines {lines}: expected A-B, such as 10-20")
     first, last = int(match[1]), int(match[2] or match[1])
     if not 1 <= first <= last <= document.line_count:
-        raise _Usage(f"--lines {lines}: the file has lines 1 to {document.line_count}")
+        raise _UsageError(f"--lines {lines}: the file has lines 1 to {document.line_count}")
     return first - 1, last - 1
 
 
-def _read(path: Path) -> Document:
+def _read_document(path: Path) -> Document:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise _Usage(f"{path} is not UTF-8 text") from None
+        raise _UsageError(f"{path} is not a UTF-8 text file") from None
     except OSError as error:
-        raise _Usage(f"{path}: {error.strerror}") from None
+        raise _UsageError(f"{path} cannot be read: {error.strerror}") from None
     return Document(path.as_posix(), text, language=_LANGUAGES.get(path.suffix.lower(), ""))
 
 
-def _marked(path: Path) -> bool:
-    """Whether the file begins with a byte order mark, which is no part of its text and must stay where it is."""
+def _has_bom(path: Path) -> bool:
+    """Return whether the file begins with a byte order mark, which is not part of its text and must be kept."""
     with path.open("rb") as stream:
         return stream.read(3) == b"\xef\xbb\xbf"
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write beside the file and rename, so that the file is never half written; its mode is kept.
+def _replace_file(path: Path, text: str) -> None:
+    """Replace a file by renaming a new one, so that it is never half written; its mode is kept.
 
     Raises:
-        OSError: it cannot be written, or is marked as read-only, which a rename would not respect.
+        OSError: it cannot be written, or it is read-only, which a rename would ignore.
     """
     target = path.resolve()
     if not target.stat().st_mode & 0o222 or not os.access(target, os.W_OK):
-        raise PermissionError(errno.EACCES, "it is read-only")
+        raise PermissionError(errno.EACCES, "the file is read-only")
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    aside = Path(name)
+    new_file = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(text.encode("utf-8"))
-        aside.chmod(target.stat().st_mode & 0o7777)
-        aside.replace(target)
+        new_file.chmod(target.stat().st_mode & 0o7777)
+        new_file.replace(target)
     except BaseException:
-        aside.unlink()
+        new_file.unlink()
         raise
 
 
 def _fail(code: int, reason: str) -> int:
     print(f"codeclippy-ls: {reason}", file=sys.stderr)
     return code
+
+
+SUBCOMMANDS: dict[str, Callable[[argparse.Namespace, dict[str, Any]], int]] = {
+    "complete": complete,
+    "edit": edit,
+    "models": list_models,
+    "doctor": run_doctor,
+    "demo": run_demo,
+}

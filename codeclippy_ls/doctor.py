@@ -1,115 +1,117 @@
-"""``codeclippy-ls doctor``: versions, device, memory, the model, a timed completion, and what to do about problems."""
+"""``codeclippy-ls doctor``: check packages, devices, the model and a timed completion, and say how to fix problems."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import platform
 import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codeclippy_ls import __version__
 
+if TYPE_CHECKING:
+    from codeclippy_ls.settings import Settings
+    from codeclippy_ls.tasks.model_info import ModelInfo
+
 _PACKAGES = ("pygls", "lsprotocol", "torch", "transformers", "tokenizers", "safetensors", "unidiff")
 _SAMPLE = "def mean(values):\n    total = 0\n    for value in values:\n        total += value\n    return "
+_TIME_BUDGET_MS = 60000
 
 
 class Report:
-    """Lines of findings, and how many of them are problems."""
+    """Prints findings and counts problems."""
 
     def __init__(self) -> None:
-        self.problems = 0
+        self.num_problems = 0
 
-    def good(self, what: str, found: str) -> None:
-        """Something that is as it should be."""
-        print(f"  ok    {what}: {found}")
+    def add_ok(self, subject: str, finding: str) -> None:
+        """Report something that works."""
+        print(f"  ok    {subject}: {finding}")
 
-    def bad(self, what: str, found: str, cure: str) -> None:
-        """A problem, with its cure."""
-        self.problems += 1
-        print(f"  FAIL  {what}: {found}\n        -> {cure}")
+    def add_problem(self, subject: str, finding: str, fix: str) -> None:
+        """Report a problem and how to fix it."""
+        self.num_problems += 1
+        print(f"  FAIL  {subject}: {finding}\n        -> {fix}")
 
 
-def examine(options: dict[str, Any]) -> int:
-    """Examine this installation; 0 where everything works, 1 where something does not."""
+def check_installation(options: dict[str, Any]) -> int:
+    """Check this installation; return 0 if everything works, otherwise 1."""
     report = Report()
     print(f"codeclippy-ls {__version__} on Python {platform.python_version()}, {platform.platform()}")
-    _packages(report)
-    _device(report)
+    _check_packages(report)
+    _check_devices(report)
     if not {"completion", "endpoint"} & set(options.get("model", {})):
-        _shipped(report)
-    _model(report, options)
-    print("everything works" if not report.problems else f"{report.problems} problem(s), see above")
-    return 1 if report.problems else 0
+        _check_shipped_model(report)
+    _check_model(report, options)
+    print("everything works" if not report.num_problems else f"{report.num_problems} problem(s), see above")
+    return 1 if report.num_problems else 0
 
 
-def _packages(report: Report) -> None:
+def _check_packages(report: Report) -> None:
     for package in _PACKAGES:
         try:
-            report.good(package, metadata.version(package))
+            report.add_ok(package, metadata.version(package))
         except metadata.PackageNotFoundError:
-            report.bad(package, "not installed", f"{sys.executable} -m pip install {package}")
+            report.add_problem(package, "not installed", f"run {sys.executable} -m pip install {package}")
 
 
-def _device(report: Report) -> None:
-    import os
-
+def _check_devices(report: Report) -> None:
     import torch
 
     memory = ""
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB of memory"
-    report.good(
-        "cpu",
-        f"{os.cpu_count()} cores{memory}; bfloat16 in hardware: "
-        f"{'yes' if torch.cpu._is_avx512_bf16_supported() else 'no'}",
-    )
+    bfloat16 = "with" if torch.cpu._is_avx512_bf16_supported() else "without"
+    report.add_ok("CPU", f"{os.cpu_count()} cores{memory}, {bfloat16} bfloat16 instructions")
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
-        report.good("gpu", f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
+        report.add_ok("GPU", f"{torch.cuda.get_device_name()}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
     elif torch.backends.mps.is_available():
-        report.good("gpu", "Apple MPS")
+        report.add_ok("GPU", "Apple MPS")
     else:
-        report.good("gpu", "none that this build of torch can use; the CPU does the work")
+        report.add_ok("GPU", "none that the installed PyTorch supports; models run on the CPU")
 
 
-def _shipped(report: Report) -> None:
+def _check_shipped_model(report: Report) -> None:
     from codeclippy_ls.inference.spec import SHIPPED_FOLDER, read_shipped_card
 
-    cure = "install the package again: the model inside it is not whole"
+    fix = "install the package again: its model files are incomplete"
     try:
         card = read_shipped_card()
         digest = hashlib.sha256((SHIPPED_FOLDER / "model.safetensors").read_bytes()).hexdigest()
     except (OSError, ValueError) as error:
-        report.bad("shipped model", str(error), cure)
+        report.add_problem("shipped model", str(error), fix)
         return
     if digest != card["sha256"]:
-        report.bad("shipped model", "its weights do not have the hash on its card", cure)
+        report.add_problem("shipped model", "the checksum of its weights is not the one in model.json", fix)
     else:
-        report.good(
+        report.add_ok(
             "shipped model",
-            f"{card['name']} {card['version']}, {card['parameters'] / 1e6:.1f} million parameters, hash right",
+            f"{card['name']} {card['version']}, {card['parameters'] / 1e6:.1f} million parameters, checksum correct",
         )
 
 
-def _model(report: Report, options: dict[str, Any]) -> None:
+def _check_model(report: Report, options: dict[str, Any]) -> None:
     from codeclippy_ls.inference.errors import EngineError
     from codeclippy_ls.settings import parse
 
     model = {"engine": "in-process", **options.get("model", {})}
-    settings, problems = parse({**options, "model": model, "completion": {"timeBudgetMs": 60000}})
+    settings, problems = parse({**options, "model": model, "completion": {"timeBudgetMs": _TIME_BUDGET_MS}})
     for problem in problems:
-        report.bad("settings", problem, "correct the option")
+        report.add_problem("settings", problem, "correct the option on the command line")
     try:
-        asyncio.run(_try(report, settings))
+        asyncio.run(_check_completion(report, settings))
     except EngineError as error:
-        report.bad("model", str(error), "see the message; without --model the shipped model is used")
+        report.add_problem("model", str(error), "correct what the message names, or omit --model for the shipped model")
 
 
-async def _try(report: Report, settings: Any) -> None:
+async def _check_completion(report: Report, settings: Settings) -> None:
+    """Load the model and time one completion."""
     from codeclippy_ls.assist.assistant import Assistant
     from codeclippy_ls.engines import open_engine
     from codeclippy_ls.inference.spec import ModelRole
@@ -119,50 +121,42 @@ async def _try(report: Report, settings: Any) -> None:
     try:
         started = time.monotonic()
         await assistant.load()
-        model: Any = assistant.model_info(ModelRole.COMPLETE)
-        family = model.detect_family(settings.model.family)
-        if model.served_by:
-            report.good(
-                "model",
-                f"{model.name} at {model.device}, served by {model.served_by}, found in "
-                f"{time.monotonic() - started:.1f} s",
-            )
-        else:
-            _here(report, model, time.monotonic() - started)
-        report.good(
-            "family",
-            f"{family.name}: {', '.join(one.value for one in family.capabilities)}; context {model.context_length}",
-        )
+        model = assistant.model_info(ModelRole.COMPLETE)
+        if model is not None:
+            _report_model(report, settings, model, time.monotonic() - started)
         result = await assistant.complete(Document("file:///sample.py", _SAMPLE, language="python"), len(_SAMPLE))
         generation = result.generation
         if generation is None or not generation.candidates[0].text:
-            report.bad("completion", "the model wrote nothing", "try another model")
+            report.add_problem("completion", "the model generated no text for a sample", "try another model")
             return
-        tokens = len(generation.candidates[0].token_ids)
-        report.good(
+        num_tokens = len(generation.candidates[0].token_ids)
+        amount = f"{num_tokens} tokens in " if num_tokens else ""
+        report.add_ok(
             "completion",
-            (f"{tokens} tokens in " if tokens else "made in ")
-            + f"{generation.seconds * 1000:.0f} ms, the first after {generation.first_token_seconds * 1000:.0f} ms",
+            f"{amount}{generation.seconds * 1000:.0f} ms, "
+            f"first token after {generation.first_token_seconds * 1000:.0f} ms",
         )
     finally:
         await assistant.aclose()
 
 
-def _here(report: Report, model: Any, seconds: float) -> None:
-    """A model of this process."""
-    report.good(
-        "model",
-        f"{Path(model.name).name if model.name else 'shipped'} ({model.architecture}, "
-        f"{model.num_parameters / 1e6:.0f} million parameters) on {model.device}, "
-        f"loaded in {seconds:.1f} s",
-    )
-    report.good(
-        "runs by",
-        f"{_runner(model)}; weights: {model.dtype}, {model.nbytes / 2**20:.0f} MiB; "
-        f"threads: {model.threads}; a pass over 8 tokens costs {model.pass_cost:.1f} of one"
-        + (f"; passes: {model.cuda_graphs}" if model.cuda_graphs else ""),
-    )
-
-
-def _runner(model: Any) -> str:
-    return "its own decoder" if model.is_native else "transformers' module"
+def _report_model(report: Report, settings: Settings, model: ModelInfo, seconds: float) -> None:
+    if model.served_by:
+        report.add_ok("model", f"{model.name} at {model.device}, served by {model.served_by}, found in {seconds:.1f} s")
+    else:
+        name = Path(model.name).name if model.name else "shipped"
+        report.add_ok(
+            "model",
+            f"{name} ({model.architecture}, {model.num_parameters / 1e6:.0f} million parameters) on {model.device}, "
+            f"loaded in {seconds:.1f} s",
+        )
+        decoder = "its own decoder" if model.is_native else "transformers"
+        graphs = f"; CUDA graphs: {model.cuda_graphs}" if model.cuda_graphs else ""
+        report.add_ok(
+            "runs with",
+            f"{decoder}; weights: {model.dtype}, {model.nbytes / 2**20:.0f} MiB; threads: {model.threads}; a pass over "
+            f"8 tokens takes {model.pass_cost:.1f} times as long as over 1{graphs}",
+        )
+    family = model.detect_family(settings.model.family)
+    capabilities = ", ".join(capability.value for capability in family.capabilities)
+    report.add_ok("family", f"{family.name}: {capabilities}; context length {model.context_length}")

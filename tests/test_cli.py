@@ -43,7 +43,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_version_and_help_import_nothing_heavy() -> None:
-    """Else they would take seconds."""
+    """Otherwise they would take seconds."""
     done = run("--version")
     assert done.stdout == "codeclippy-ls 0.1.0\n"
     helped = subprocess.run(
@@ -68,23 +68,23 @@ def test_complete_prints_a_suggestion(source: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "reason"),
+    ("position", "reason"),
     [
-        ("nothing", "FILE:LINE:COL is needed"),
+        ("nothing", "expected FILE:LINE:COL"),
         ("absent.py:1:1", "No such file"),
         ("mean.py:99:1", "no line 99"),
-        ("mean.py:1:99", "column 99 is not in it"),
+        ("mean.py:1:99", "no column 99"),
         ("mean.py:0:1", "no line 0"),
     ],
 )
-def test_bad_places_are_named(source: Path, place: str, reason: str) -> None:
+def test_invalid_position_is_an_error(source: Path, position: str, reason: str) -> None:
     """Exit code 2 and one line on stderr."""
-    done = run("complete", place, cwd=source.parent)
+    done = run("complete", position, cwd=source.parent)
     assert done.returncode == 2 and reason in done.stderr and "Traceback" not in done.stderr
 
 
 def test_edit_prints_a_diff_that_patch_accepts(source: Path) -> None:
-    """Or refuses with the reason and exit code 3; the file is only written with --apply."""
+    """Or it refuses with the reason and exit code 3; the file is only written with --apply."""
     done = run("edit", source.name, "--message", "Rename total to result", "--lines", "1-5", cwd=source.parent)
     assert source.read_text(encoding="utf-8") == SOURCE
     if done.returncode == 3:
@@ -110,23 +110,23 @@ def test_edit_prints_a_diff_that_patch_accepts(source: Path) -> None:
     [
         (["absent.py", "-m", "x"], 2, "No such file"),
         (["mean.py", "-m", "x", "--lines", "4-2"], 2, "lines 1 to"),
-        (["mean.py", "-m", "x", "--lines", "abc"], 2, "A-B is needed"),
+        (["mean.py", "-m", "x", "--lines", "abc"], 2, "expected A-B"),
         (["mean.py", "-m", "  "], 3, "needs a message"),
         (["mean.py", "-m", "x", "--model", "/nowhere"], 1, "is neither a folder"),
         (["mean.py", "-m", "x", "--dtype", "int3"], 2, "expected one of"),
-        (["binary.py", "-m", "x"], 2, "not UTF-8"),
+        (["binary.py", "-m", "x"], 2, "not a UTF-8"),
         (["mean.py"], 2, "--message"),
     ],
 )
-def test_bad_edits_are_named(source: Path, arguments: list[str], code: int, reason: str) -> None:
+def test_invalid_edit_is_an_error(source: Path, arguments: list[str], code: int, reason: str) -> None:
     """Each with its exit code and one line."""
     (source.parent / "binary.py").write_bytes(b"\xff\x00")
     done = run("edit", *arguments, cwd=source.parent)
     assert done.returncode == code and reason in done.stderr and "Traceback" not in done.stderr
 
 
-def test_models_lists_every_family_and_what_is_here() -> None:
-    """With jobs, licence and cautions."""
+def test_models_lists_families_and_local_models() -> None:
+    """With capabilities, license and cautions."""
     done = run("models")
     assert done.returncode == 0
     for expected in (
@@ -141,17 +141,19 @@ def test_models_lists_every_family_and_what_is_here() -> None:
 
 
 @pytest.mark.slow
-def test_doctor_finds_everything_well_and_names_what_is_not(tmp_path: Path) -> None:
-    """Exit code 0 with the shipped model; 1 and a cure with a damaged one."""
-    well = run("doctor")
-    assert well.returncode == 0 and "everything works" in well.stdout and "hash right" in well.stdout, well.stdout
+def test_doctor_accepts_the_shipped_model_and_reports_a_damaged_one(tmp_path: Path) -> None:
+    """Exit code 0 with the shipped model; 1 and a fix with a damaged one."""
+    healthy = run("doctor")
+    assert healthy.returncode == 0 and "everything works" in healthy.stdout and "checksum correct" in healthy.stdout, (
+        healthy.stdout
+    )
     broken = checkpoints.save_checkpoint(tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    ill = run("doctor", "--model", broken)
-    assert ill.returncode == 1 and "Git LFS pointer" in ill.stdout and "->" in ill.stdout
+    damaged = run("doctor", "--model", broken)
+    assert damaged.returncode == 1 and "Git LFS pointer" in damaged.stdout and "->" in damaged.stdout
 
 
-def test_listening_on_other_addresses_must_be_forced() -> None:
+def test_listening_on_other_addresses_needs_allow_remote() -> None:
     """Anyone who reaches the port could use the server."""
     done = run("--tcp", "0.0.0.0:0")
     assert done.returncode == 2 and "--allow-remote" in done.stderr
@@ -159,14 +161,14 @@ def test_listening_on_other_addresses_must_be_forced() -> None:
 
 
 @pytest.mark.slow
-def test_the_demo_shows_three_results() -> None:
-    """With the real server; its exit code says whether each scene had one."""
+def test_demo_shows_three_results() -> None:
+    """With the real server; its exit code is 0 if each scene had one."""
     done = run("demo", NO_COLOR="1")
     assert done.returncode == 0, done.stdout
     assert done.stdout.count(" ms ") >= 3 and "»" in done.stdout and "+++ b/basket.py" in done.stdout
 
 
-def test_log_files_are_private(tmp_path: Path) -> None:
+def test_log_file_is_private(tmp_path: Path) -> None:
     """Mode 0600, and no symbolic link is followed."""
     log = tmp_path / "log"
     assert run("--log-file", log, "models").returncode == 0
@@ -177,8 +179,8 @@ def test_log_files_are_private(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_closed_streams_and_marks_and_read_only_files(source: Path) -> None:
-    """A byte order mark stays where it is, a read-only file as it is, and a closed stream is no traceback."""
+def test_closed_streams_byte_order_marks_and_read_only_files(source: Path) -> None:
+    """A byte order mark and a read-only file stay as they are, and a closed stream causes no traceback."""
     source.write_bytes(b"\xef\xbb\xbf" + SOURCE.encode())
     done = run("edit", source, "-m", "Add a docstring", "--apply")
     assert done.returncode in (0, 3) and source.read_bytes().count(b"\xef\xbb\xbf") == 1
@@ -208,10 +210,10 @@ def test_closed_streams_and_marks_and_read_only_files(source: Path) -> None:
     assert run("--socket", "0").returncode == 2 == run("--socket", "99999999").returncode
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks at what a process has mapped by /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to see what a process has mapped")
 @pytest.mark.parametrize("mapped", ["libtorch", "model.safetensors"])
-def test_an_interrupt_ends_a_verb_at_once(source: Path, mapped: str) -> None:
-    """While it imports or loads: by the signal, as shells expect it, and without a traceback."""
+def test_interrupt_ends_a_subcommand_at_once(source: Path, mapped: str) -> None:
+    """During import or loading: by the signal, as shells expect it, and without a traceback."""
     child = subprocess.Popen(
         [sys.executable, "-m", "codeclippy_ls", "edit", source, "-m", "Rename mean", "--apply"],
         stdout=subprocess.PIPE,
@@ -219,9 +221,9 @@ def test_an_interrupt_ends_a_verb_at_once(source: Path, mapped: str) -> None:
         text=True,
     )
     while mapped not in Path(f"/proc/{child.pid}/maps").read_text():
-        assert child.poll() is None, "it has ended"
+        assert child.poll() is None, "the process has ended"
         time.sleep(0.01)
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=600)
-    assert child.returncode == -signal.SIGINT and "Traceback" not in said
+    _, stderr = child.communicate(timeout=600)
+    assert child.returncode == -signal.SIGINT and "Traceback" not in stderr
     assert source.read_text() == SOURCE
