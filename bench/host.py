@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.keystrokes import spread, summary
-from bench.typist import Pings, Typist, Variant, serving
-from bench.workload import Typing, typings
+from bench.keystrokes import compute_percentiles, summarize
+from bench.typist import Pings, Typist, Variant, run_server
+from bench.workload import Typing, make_typings
 from tests.editor import Editor
 
 ENGINES = ("shared", "in-process")
@@ -53,7 +53,7 @@ class Group:
         for index in range(count):
             began = time.perf_counter()
             options = {"model": {"engine": self.name, "idleMinutes": 1}}
-            editor, process = await stack.enter_async_context(serving(Variant(options), _MAX_TOKENS))
+            editor, process = await stack.enter_async_context(run_server(Variant(options), _MAX_TOKENS))
             await editor.ghost(editor.open(text, _URI.format("first", self.name, index)), len(text))
             self.first.append(time.perf_counter() - began)
             self.editors.append(editor)
@@ -63,7 +63,7 @@ class Group:
     async def type(self, parts: Sequence[Typing], repetition: int) -> None:
         """Let all clients type at once, each its own part; the first client's server is pinged."""
         seconds_per_key = len(self.typists) / _KEYS_PER_SECOND
-        async with self.pings.running(self.editors[0], self.typists[0], 0.02):
+        async with self.pings.measure(self.editors[0], self.typists[0], 0.02):
             await asyncio.gather(
                 *(
                     typist.type(part, seconds_per_key, _URI.format(repetition, self.name, index))
@@ -77,7 +77,7 @@ class Group:
         for typist in self.typists:
             together.sent += typist.sent
             together.answers += typist.answers
-        found = summary(together, None)
+        found = summarize(together, None)
         processes = [*self.processes, *(hosts if self.name == "shared" else ())]
         return {
             "first_s": self.first[0],
@@ -86,8 +86,8 @@ class Group:
             "key_to_engines_answer_ms": found["key_to_engines_answer_ms"],
             "sent": found["sent"],
             "failed": found["failed"],
-            "lag_ms": spread([*self.pings.idle, *self.pings.busy]),
-            "lag_busy_ms": spread(self.pings.busy),
+            "lag_ms": compute_percentiles([*self.pings.idle, *self.pings.busy]),
+            "lag_busy_ms": compute_percentiles(self.pings.busy),
         }
 
 
@@ -133,7 +133,7 @@ def find_hosts(folder: str) -> list[int]:
 async def compare(count: int, repetitions: int, keys: int) -> dict[str, Any]:
     """Measure both kinds with this many clients, in turns."""
     groups = [Group(name) for name in ENGINES]
-    parts = typings(count * repetitions * keys, seed=count, each=keys)
+    parts = make_typings(count * repetitions * keys, seed=count, each=keys)
     with private_host_folder() as hosts:
         async with contextlib.AsyncExitStack() as stack:
             for group in groups if count != 2 else groups[::-1]:  # the first one finds cold files

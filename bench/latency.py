@@ -1,9 +1,9 @@
-"""What a user waits for when the server starts: `initialize`, the model, the first suggestion.
+"""Measure the start of the server: `initialize`, the loading of the model, the first suggestion.
 
     python -m bench.latency [--quick] [--model FOLDER]
 
-Measured on the real process through the protocol, with the engine in it (`bench.host` has the host). How fast
-it runs from then on is the affair of `bench.speed`.
+Measured on the real process through the protocol, with the engine in it (`bench.host` measures the shared host).
+`bench.speed` measures the speed after the start.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ SAMPLE = Path(__file__).parent.parent / "codeclippy_ls" / "text.py"
 _URI = "file:///bench/text.py"
 
 
-async def _start(arguments: list[str]) -> dict[str, float]:
-    """Seconds from the process's start to ``initialize``, to the model, to the first suggestion; bytes at rest."""
+async def _measure_start(arguments: list[str]) -> dict[str, float]:
+    """Measure the seconds from the start to ``initialize``, to the model, to the first suggestion; and idle memory."""
     client = LanguageClient("bench", "1")
     ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -60,16 +60,16 @@ async def _start(arguments: list[str]) -> dict[str, float]:
     position = types.Position(line, 11)
     await client.text_document_completion_async(types.CompletionParams(types.TextDocumentIdentifier(_URI), position))
     first = time.monotonic() - started
-    process = client._server
-    assert process is not None
-    memory = _resident(process.pid)
+    server = client._server
+    assert server is not None
+    memory = _read_resident_bytes(server.pid)
     await client.shutdown_async(None)
     client.exit(None)
     await client.stop()
     return {"initialize": initialized, "model": loaded, "first": first, "memory": memory}
 
 
-def _resident(process: int) -> float:
+def _read_resident_bytes(process: int) -> float:
     try:
         pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     except OSError:
@@ -84,13 +84,13 @@ def main() -> None:
     parser.add_argument("--model", default="", help="a checkpoint folder; the shipped model if not given")
     parsed = parser.parse_args()
     arguments = [f"--model={parsed.model}"] if parsed.model else []
-    starts = [asyncio.run(_start(arguments)) for _ in range(2 if parsed.quick else 5)]
+    starts = [asyncio.run(_measure_start(arguments)) for _ in range(2 if parsed.quick else 5)]
     best = {key: min(start[key] for start in starts) for key in starts[0]}
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(f"start to initialize    {best['initialize'] * 1000:8.0f} ms   (best of {len(starts)}; aim 500)")
     print(f"start to model loaded  {best['model'] * 1000:8.0f} ms")
     print(f"start to first answer  {best['first'] * 1000:8.0f} ms")
-    print(f"memory at rest         {best['memory'] / 2**20:8.0f} MiB")
+    print(f"memory when idle       {best['memory'] / 2**20:8.0f} MiB")
     print(json.dumps({"start": best}))
 
 

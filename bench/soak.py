@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.typist import Outcome, Typist, Variant, serving
-from bench.workload import Typing, typings
+from bench.typist import Outcome, Typist, Variant, run_server
+from bench.workload import Typing, make_typings
 
 _URI = "file:///soak/{}.py"
 _SAMPLES = 20
@@ -30,7 +30,7 @@ _OPTIONS = {"edit": {"timeBudgetMs": 3000, "maxTokens": 64}}
 def generate_typings(keys: int) -> Iterator[Typing]:
     """Yield functions to type until they have this many keys together; then the same ones with other typing errors."""
     for seed in itertools.count(3):
-        for typing in typings(keys, seed, each=40):
+        for typing in make_typings(keys, seed, each=40):
             yield typing
             if (keys := keys - len(typing.keys)) <= 0:
                 return
@@ -53,7 +53,7 @@ async def run_soak(keys: int, seconds_per_key: float) -> dict[str, Any]:
     """Type keys into one server, and read its resources from time to time."""
     rng, rows, sent = random.Random(1), list[dict[str, float]](), 0
     started = time.perf_counter()
-    async with serving(Variant(_OPTIONS), 16) as (editor, process):
+    async with run_server(Variant(_OPTIONS), 16) as (editor, process):
         typist = Typist(editor)
         editor.accept_edits = False
         step = max(1, keys // _SAMPLES)
@@ -86,7 +86,7 @@ async def run_soak(keys: int, seconds_per_key: float) -> dict[str, Any]:
 
 async def _edit(editor: Any, rng: random.Random, number: int) -> None:
     """Ask for an edit, which the client does not apply, as if the user refused it."""
-    typing = typings(4000, seed=5, each=1)[number % 20]
+    typing = make_typings(4000, seed=5, each=1)[number % 20]
     buffer = editor.open(typing.before + typing.after, _URI.format(f"edit-{number}"))
     await editor.edit(buffer, rng.choice(("Add a docstring", "Fix the bug")), 0, min(200, len(buffer.text)))
     if "edit" in await editor.outcome():

@@ -1,7 +1,7 @@
-"""Someone who types into a real server, as editors do: a change, the last request cancelled, a new request.
+"""A client that types into a real server as editors do: change, cancel the last request, send a new one.
 
-Every request is sorted into exactly one outcome. Times are taken outside, from the key to the answer's arrival. Shares
-no code with the server; `tests.editor` is its client.
+Every request has exactly one outcome. Times are measured in the client, from the key to the arrival of the answer.
+Shares no code with the server; `tests.editor` is its client.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _START = "from codeclippy_ls.cli import main; raise SystemExit(main())"
 
 
 class Outcome(enum.Enum):
-    """What became of a request."""
+    """Outcome of a request."""
 
-    FRESH = "suggestion of the engine's"
-    THROUGH = "typed through"  # the rest of what is shown: the engine is not asked
+    FRESH = "suggestion from the engine"
+    THROUGH = "typed through"  # the rest of the shown suggestion, without the engine
     EMPTY = "nothing to suggest"
     STALE = "answered null: superseded"
     CANCELLED = "answered as cancelled"
@@ -38,7 +38,7 @@ class Outcome(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A request's outcome, so many seconds after its key."""
+    """A request's outcome, and the seconds since its key."""
 
     outcome: Outcome
     seconds: float
@@ -47,25 +47,27 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A server with something switched off, or nothing: its settings, code that it runs first, how it is asked."""
+    """A server with one feature off, or none: its settings, code that it runs first, the trigger kind of requests."""
 
     options: dict[str, Any] = field(default_factory=dict)
     code: str = ""
     kind: int = AUTOMATIC
 
 
-# Asked by key for several candidates, of which a temperature of 0 makes one, the server does not look at what it knows.
-UNSHOWN: dict[str, Any] = {"completion": {"candidates": 2, "temperature": 0, "prefetch": False}}
-_NO_GATE = "from codeclippy_ls.assist import gates; gates.finished = gates.inside_word = lambda *all: False; "
-_NO_MEMORY = "from codeclippy_ls.assist import memory; memory.Memory.find = lambda *all: None; "
+# A request by key for several candidates skips the suggestion cache; at temperature 0 only one is generated.
+UNCACHED: dict[str, Any] = {"completion": {"candidates": 2, "temperature": 0, "prefetch": False}}
+_NO_TRIGGERS = "from codeclippy_ls.assist import triggers; triggers.should_request = lambda *all: True; "
+_NO_CACHE = (
+    "from codeclippy_ls.assist import suggestion_cache; suggestion_cache.SuggestionCache.find = lambda *all: None; "
+)
 _NO_HEALING = "from codeclippy_ls.prompts import token_prompts; token_prompts.find_partial_word = lambda prefix: ''; "
 _NO_DRAFTS = "from codeclippy_ls.engine.generation import drafting; drafting.optimal_draft_length = lambda *all: 0; "
 SWITCHES = {
     "all on": Variant(),
-    "memory off": Variant(code=_NO_MEMORY),
+    "suggestion cache off": Variant(code=_NO_CACHE),
     "prefetch off": Variant({"completion": {"prefetch": False}}),
     "debounce off": Variant({"completion": {"debounce": False}}),
-    "gates off": Variant(code=_NO_GATE),
+    "triggers off": Variant(code=_NO_TRIGGERS),
     "confidence off": Variant({"completion": {"minConfidence": 0}}),
     "healing off": Variant(code=_NO_HEALING),
     "prefix cache off": Variant({"model": {"cacheMegabytes": 0}}),
@@ -75,7 +77,7 @@ SWITCHES = {
 
 @dataclass
 class Typist:
-    """One session's typing. ``sent`` requests have ``answers``, each one, in the order of their arrival."""
+    """One session's typing. Each of the ``sent`` requests has one of ``answers``, in the order of their arrival."""
 
     editor: Editor
     kind: int = AUTOMATIC
@@ -85,46 +87,47 @@ class Typist:
     _shown: tuple[str, str, str] = ("", "", "")
 
     @property
-    def busy(self) -> bool:
-        """Whether a request waits for its answer."""
+    def is_busy(self) -> bool:
+        """True while a request is unanswered."""
         return bool(self._waiting)
 
-    async def type(self, typing: Typing, pace: float, uri: str) -> None:
-        """Type it at so many seconds a key; the last request is awaited."""
+    async def type(self, typing: Typing, seconds_per_key: float, uri: str) -> None:
+        """Type with ``seconds_per_key`` on average, and wait for the last answer."""
         buffer = self.editor.open(typing.before + typing.after, uri)
         cursor, due = len(typing.before), time.perf_counter()
         for key in typing.keys:
-            due = max(due + key.wait * pace, time.perf_counter())  # who is late does not hurry afterwards
+            # A late key does not speed up the next ones.
+            due = max(due + key.wait * seconds_per_key, time.perf_counter())
             await asyncio.sleep(due - time.perf_counter())
-            struck = time.perf_counter()
+            pressed_at = time.perf_counter()
             cursor = self.editor.type(buffer, cursor - key.removed, key.text, cursor)
             self.cancel()
-            self.ask(buffer, cursor, struck)
-        await self.settled()
+            self.request_completion(buffer, cursor, pressed_at)
+        await self.wait_until_idle()
         self.editor.notify("textDocument/didClose", {"textDocument": {"uri": uri}})
 
     def cancel(self) -> None:
-        """Cancel what was asked and is not answered yet."""
+        """Cancel the unanswered requests."""
         for request in self._waiting:
             self.editor.notify("$/cancelRequest", {"id": request})
 
-    def ask(self, buffer: Buffer, cursor: int, struck: float) -> asyncio.Future[Any]:
-        """Ask for ghost text at the cursor."""
+    def request_completion(self, buffer: Buffer, cursor: int, pressed_at: float) -> asyncio.Future[Any]:
+        """Request ghost text at the cursor."""
         params = {**self.editor.at(buffer, cursor), "context": {"triggerKind": self.kind}}
         future = self.editor.request("textDocument/inlineCompletion", params)
         self.sent += 1
         self._waiting[future.request_id] = future  # type: ignore[attr-defined]
         text = buffer.text
-        future.add_done_callback(lambda done: self._take(done, struck, text[:cursor], text[cursor:]))
+        future.add_done_callback(lambda done: self._record(done, pressed_at, text[:cursor], text[cursor:]))
         return future
 
-    async def settled(self) -> None:
-        """Until everything is answered."""
+    async def wait_until_idle(self) -> None:
+        """Wait until every request is answered."""
         while self._waiting:
-            await answered(*self._waiting.values())
+            await wait_for_answers(*self._waiting.values())
 
-    def _take(self, done: Any, struck: float, before: str, after: str) -> None:
-        seconds = time.perf_counter() - struck
+    def _record(self, done: Any, pressed_at: float, before: str, after: str) -> None:
+        seconds = time.perf_counter() - pressed_at
         del self._waiting[done.request_id]
         if (error := done.exception()) is not None:
             cancelled = isinstance(error, ServerError) and error.code == CANCELLED
@@ -141,13 +144,13 @@ class Typist:
                 self._shown = (before, after, text)
 
     def _is_shown(self, before: str, after: str, text: str) -> bool:
-        """Whether this is the rest of what is shown, after its head was typed."""
+        """Return whether this is the rest of the shown suggestion, after its beginning was typed."""
         start, end, shown = self._shown
         return bool(shown) and after == end and before.startswith(start) and before + text == start + shown
 
 
-async def answered(*requests: asyncio.Future[Any]) -> None:
-    """Until all of them are answered, and what is done with their answers is done.
+async def wait_for_answers(*requests: asyncio.Future[Any]) -> None:
+    """Wait until all requests are answered and their callbacks have run.
 
     Raises:
         ConnectionError: the server does not answer.
@@ -160,14 +163,14 @@ async def answered(*requests: asyncio.Future[Any]) -> None:
 
 @dataclass
 class Pings:
-    """Round trips of a request that costs nothing, which the server's loop alone answers."""
+    """Round-trip times of a request without work, which only the server's event loop answers."""
 
     idle: list[float] = field(default_factory=list)
     busy: list[float] = field(default_factory=list)
 
     @contextlib.asynccontextmanager
-    async def running(self, editor: Editor, typist: Typist | None = None, period: float = 0.01) -> AsyncIterator[None]:
-        """Ping while the block runs; without a typist the engine is taken to be busy all the time."""
+    async def measure(self, editor: Editor, typist: Typist | None = None, period: float = 0.01) -> AsyncIterator[None]:
+        """Ping while the block runs; without a typist the engine counts as busy all the time."""
         task = asyncio.create_task(self._run(editor, typist, period))
         try:
             yield
@@ -177,13 +180,13 @@ class Pings:
 
     async def _run(self, editor: Editor, typist: Typist | None, period: float) -> None:
         while True:
-            into = self.busy if typist is None or typist.busy else self.idle
-            into.append(await asyncio.shield(asyncio.ensure_future(ping(editor))))
+            times = self.busy if typist is None or typist.is_busy else self.idle
+            times.append(await asyncio.shield(asyncio.ensure_future(ping(editor))))
             await asyncio.sleep(period)
 
 
 async def ping(editor: Editor) -> float:
-    """Seconds until an unknown method is refused."""
+    """Return the seconds until an unknown method is refused."""
     started = time.perf_counter()
     with contextlib.suppress(ServerError):
         await editor.request("codeclippy/ping")
@@ -191,10 +194,10 @@ async def ping(editor: Editor) -> float:
 
 
 @contextlib.asynccontextmanager
-async def serving(variant: Variant, tokens: int, threads: int = 1) -> AsyncIterator[tuple[Editor, int]]:
-    """The real server over stdio, its model ready, and its process's id; its suggestions have ``tokens`` at most.
+async def run_server(variant: Variant, tokens: int, threads: int = 1) -> AsyncIterator[tuple[Editor, int]]:
+    """Run the real server over stdio; yields its client, with the model loaded, and its process id.
 
-    Its engine is in that process, unless the variant's settings say otherwise.
+    Suggestions have at most ``tokens`` tokens. The engine is in that process, unless the variant's settings differ.
     """
     child = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -213,7 +216,7 @@ async def serving(variant: Variant, tokens: int, threads: int = 1) -> AsyncItera
         model = {"engine": "in-process", **variant.options.get("model", {})}
         await editor.start(options={**variant.options, "model": model, "completion": completion})
         yield editor, child.pid
-        await asyncio.sleep(0.05)  # a ping under way when its task was cancelled
+        await asyncio.sleep(0.05)  # for a ping whose task was cancelled
         await editor.stop()
         await asyncio.wait_for(child.wait(), 10)
     finally:
@@ -222,17 +225,17 @@ async def serving(variant: Variant, tokens: int, threads: int = 1) -> AsyncItera
             await child.wait()
 
 
-def cpu_seconds(process: int) -> tuple[float, float] | None:
-    """CPU time of a process's first thread, which is the event loop's, and of all others; ``None`` off Linux."""
+def read_cpu_seconds(process: int) -> tuple[float, float] | None:
+    """Return the CPU seconds of a process's first thread, the event loop's, and of all others; ``None`` off Linux."""
     if not Path(f"/proc/{process}/task/{process}/schedstat").exists():
         return None
     loop, others = 0.0, 0.0
-    for thread, seconds in _threads(process):
+    for thread, seconds in _iter_threads(process):
         loop, others = (seconds, others) if thread == process else (loop, others + seconds)
     return loop, others
 
 
-def _threads(process: int) -> Iterator[tuple[int, float]]:
+def _iter_threads(process: int) -> Iterator[tuple[int, float]]:
     for thread in Path(f"/proc/{process}/task").iterdir():
         with contextlib.suppress(OSError):  # one that has just ended
             yield int(thread.name), int((thread / "schedstat").read_text().split()[0]) / 1e9

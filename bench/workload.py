@@ -1,8 +1,8 @@
-"""Typing, made up from real functions: what keys are struck, when, and what each does to the text.
+"""Simulated typing of real functions: the keys, their times, and the change that each makes to the text.
 
-The same arguments give the same keys. A function's body is taken out of a file and typed again: letter by letter, with
-the indentation that editors put in after a line's end, slips that are noticed a key or two later and taken back,
-longer waits at line ends and now and then before a word. Nobody accepts a suggestion. Knows nothing of the server.
+The same arguments give the same keys. A function's body is removed from a file and typed again: letter by letter, with
+the indentation that editors insert after a line end, typing errors that are deleted a key or two later, longer
+pauses at line ends and sometimes before a word. No suggestion is accepted. Knows nothing of the server.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SPREAD = 0.35  # of the logarithm of waits
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Struck ``wait`` times the usual time after the last: takes characters before the cursor out, puts text in."""
+    """A key, ``wait`` times the usual time after the last: deletes characters before the cursor, then inserts text."""
 
     wait: float
     removed: int
@@ -41,7 +41,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Typing:
-    """What is typed between ``before`` and ``after``, the text around the cursor."""
+    """Keys typed between ``before`` and ``after``, the text around the cursor."""
 
     name: str
     before: str
@@ -58,27 +58,27 @@ class Typing:
         return found
 
 
-def typings(count: int, seed: int = 0, each: int = 80, files: Sequence[Path] = ()) -> list[Typing]:
-    """Typings that have so many keys together, each the first ``each`` keys of another function."""
-    source, found = random.Random(seed), list[Typing]()
-    places = [
+def make_typings(count: int, seed: int = 0, each: int = 80, files: Sequence[Path] = ()) -> list[Typing]:
+    """Make typings with ``count`` keys together, each the first ``each`` keys of another function."""
+    rng, found = random.Random(seed), list[Typing]()
+    functions = [
         (path, *span)
         for path in files or [ROOT / name for name in FILES if (ROOT / name).exists()]
-        for span in functions(path.read_text(encoding="utf-8"))
+        for span in find_functions(path.read_text(encoding="utf-8"))
     ]
-    source.shuffle(places)
-    for path, name, start, end in places:
+    rng.shuffle(functions)
+    for path, name, start, end in functions:
         if count <= 0:
             break
         text = path.read_text(encoding="utf-8")
-        keys = tuple(struck(text[start:end], source))[: min(each, count)]
+        keys = tuple(make_keys(text[start:end], rng))[: min(each, count)]
         found.append(Typing(f"{path.name}:{name}", text[:start], text[end:], keys))
         count -= len(keys)
     return found
 
 
-def functions(text: str) -> list[tuple[str, int, int]]:
-    """Name and body's span, from the end of the header or docstring, of functions of some lines."""
+def find_functions(text: str) -> list[tuple[str, int, int]]:
+    """Find functions of 5 to 25 lines; return names and spans of bodies, from the end of the header or docstring."""
     starts = [0]
     for line in text.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
@@ -92,33 +92,33 @@ def functions(text: str) -> list[tuple[str, int, int]]:
     return found
 
 
-def struck(text: str, source: random.Random) -> list[Key]:
-    """The keys that bring a text about."""
+def make_keys(text: str, rng: random.Random) -> list[Key]:
+    """Make the keys that produce a text."""
     found: list[Key] = []
-    place = 0
-    while place < len(text):
-        letter = text[place]
+    offset = 0
+    while offset < len(text):
+        letter = text[offset]
         if letter == "\n":
-            indented = len(text) - len(text[place + 1 :].lstrip(" "))  # what an editor puts in by itself
-            found.append(Key(_wait(source), 0, text[place:indented]))
-            place = indented
+            indented = len(text) - len(text[offset + 1 :].lstrip(" "))  # inserted by the editor
+            found.append(Key(_draw_wait(rng), 0, text[offset:indented]))
+            offset = indented
             continue
-        word = letter.isalnum() and not text[place - 1 : place].isalnum()
-        pause = _THOUGHT if word and source.random() < _THINK else 1.0
+        word = letter.isalnum() and not text[offset - 1 : offset].isalnum()
+        pause = _THOUGHT if word and rng.random() < _THINK else 1.0
         if found and found[-1].text[:1] == "\n":
             pause = _LINE
-        if letter.isalpha() and source.random() < _SLIP:
-            found += _slip(text[place + 1 : place + 1 + source.randint(0, 1)].partition("\n")[0], source)
-        found.append(Key(_wait(source) * pause, 0, letter))
-        place += 1
+        if letter.isalpha() and rng.random() < _SLIP:
+            found += _make_slip(text[offset + 1 : offset + 1 + rng.randint(0, 1)].partition("\n")[0], rng)
+        found.append(Key(_draw_wait(rng) * pause, 0, letter))
+        offset += 1
     return found
 
 
-def _slip(more: str, source: random.Random) -> list[Key]:
-    """A wrong letter, perhaps one more key, and all of it taken back."""
-    wrong = source.choice("etaoinshrdlu") + more
-    return [*(Key(_wait(source), 0, letter) for letter in wrong), *(Key(_wait(source), 1, "") for _ in wrong)]
+def _make_slip(more: str, rng: random.Random) -> list[Key]:
+    """Make a wrong letter, perhaps one more key, and their deletion."""
+    wrong = rng.choice("etaoinshrdlu") + more
+    return [*(Key(_draw_wait(rng), 0, letter) for letter in wrong), *(Key(_draw_wait(rng), 1, "") for _ in wrong)]
 
 
-def _wait(source: random.Random) -> float:
-    return source.lognormvariate(0.0, _SPREAD)
+def _draw_wait(rng: random.Random) -> float:
+    return rng.lognormvariate(0.0, _SPREAD)
