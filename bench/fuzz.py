@@ -1,9 +1,9 @@
-"""Coverage-guided fuzzing of what reads strangers' bytes: frames of the wire, diffs of models, changes of editors.
+"""Coverage-guided fuzzing of the parsers of untrusted bytes: frames, diffs of models, changes of editors.
 
     python -m bench.fuzz frames|diffs|changes [--seconds 60] [--corpus FOLDER]
 
-Needs Atheris (``pip install -e '.[fuzz]'``; libFuzzer inside). Targets are functions of bytes that raise where a law is
-broken; `tests/test_fuzz.py` plays all of the corpus in ``tests/cases/fuzz`` through them, without Atheris.
+Needs Atheris (``pip install -e '.[fuzz]'``; libFuzzer inside). Targets are functions of bytes that raise if a law is
+broken; `tests/test_fuzz.py` runs the corpus in ``tests/cases/fuzz`` through them, without Atheris.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Broken(Exception):
 
 
 def frames(data: bytes) -> None:
-    """Any bytes are messages up to an end or a refusal; what is framed comes back as it was."""
+    """Any bytes are messages up to an end or a refusal; a framed message is read back unchanged."""
 
     async def followed() -> None:
         reader = asyncio.StreamReader(limit=MAX_HEADER)
@@ -47,7 +47,7 @@ def frames(data: bytes) -> None:
 
 
 def diffs(data: bytes) -> None:
-    """Any diff of any document is read to edits that apply, or refused, in no time; lines not named in it stay."""
+    """Any diff of any document is read to edits that apply, or refused, quickly; lines not named in it stay."""
     text = data.decode("utf-8", "replace")
     held, _, diff = text.partition("\x00")
     document = Document("file:///a", held, 1, "python")
@@ -58,13 +58,13 @@ def diffs(data: bytes) -> None:
     if edits and any(problem.fatal for problem in problems):
         raise Broken("edits and a fatal problem")
     after = apply_edits(document.text, edits)
-    gone = sum(line.startswith("-") or not line.strip() for line in split_lines(diff))  # blank lines forget their signs
+    gone = sum(line.startswith("-") or not line.strip() for line in split_lines(diff))  # an empty line may be a removal
     if document.line_count - Document("", after).line_count > gone:
         raise Broken("more lines are gone than the diff removes")
 
 
 def changes(data: bytes) -> None:
-    """Any change of any text is made as the client counts it, or refused and the document is lost."""
+    """Any change of any text is made as the client counts it, or refused, and the document is desynced."""
     numbers, _, rest = data.partition(b"\x00")
     held, _, new = rest.decode("utf-8", "replace").partition("\x01")
     places = [*numbers, 0, 0, 0, 0][:4]
@@ -87,7 +87,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {"frames": frames, "diffs": diffs,
 
 
 def main() -> None:
-    """Fuzz a target for some time; what breaks a law is written where libFuzzer says, and belongs into the corpus."""
+    """Fuzz a target for some time; libFuzzer writes inputs that break a law to a file, for the corpus."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", choices=sorted(TARGETS))
     parser.add_argument("--seconds", type=int, default=60)

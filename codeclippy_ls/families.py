@@ -1,4 +1,4 @@
-"""Table of model families: how each is detected, what it was trained for, its control tokens and their order.
+"""Table of model families: how each is detected, its capabilities, its control tokens and their order.
 
 Facts come from the model cards and the published code of each family; if a card and its tokenizer disagree, the
 tokenizer is right. A template is a sequence of parts: control tokens, looked up by exact name, literal text, and slots

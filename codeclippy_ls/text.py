@@ -2,9 +2,9 @@
 
 Two coordinates, converted only here and named from-to. An *offset* counts code points from the start of the
 document. A *position* is LSP's: a zero-based line and a column in units of the negotiated encoding. Lines end at LF,
-CRLF or CR and at nothing else (LSP 3.17, "Text Documents"), unlike ``str.splitlines``.
+CRLF and CR only (LSP 3.17, "Text Documents"), unlike ``str.splitlines``.
 
-This room does not know who sends text or why: no LSP transport, no disk, no models.
+Knows nothing of who sends text or why: no LSP transport, no disk, no models.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One content change of ``didChange``: a range in the client's units, or the whole text where it is ``None``."""
+    """One content change of ``didChange``: a range in the client's units, or the whole text if it is ``None``."""
 
     text: str
     start: Position | None = None
@@ -52,7 +52,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A frozen text with its line table. ``version`` is the client's number, ``None`` where it has none."""
+    """A frozen text with its line table. ``version`` is the client's number, or ``None``."""
 
     uri: str
     text: str
@@ -71,16 +71,16 @@ class Document:
 
     @property
     def eol(self) -> str:
-        """The document's own line end: that of its first line, LF where it has none."""
+        """The document's line end: that of its first line, LF without one."""
         match = _LINE_END.search(self.text)
         return match.group() if match else "\n"
 
     def line_at(self, offset: int) -> int:
-        """The line that holds ``offset``; an offset at a line's start belongs to that line."""
+        """Return the line of an offset; a line's start belongs to that line."""
         return bisect_right(self.starts, offset) - 1
 
     def line_span(self, line: int) -> tuple[int, int]:
-        """Offsets ``[start, end)`` of a line's content, without its line end."""
+        """Return offsets ``[start, end)`` of a line's content, without its line end."""
         start = self.starts[line]
         if line + 1 == len(self.starts):
             return start, len(self.text)
@@ -90,13 +90,13 @@ class Document:
         return start, end
 
     def line(self, line: int) -> str:
-        """A line's content, without its line end."""
+        """Return a line's content, without its line end."""
         start, end = self.line_span(line)
         return self.text[start:end]
 
 
 def offset_at(document: Document, position: Position, encoding: Encoding) -> int:
-    """The offset of an LSP position.
+    """Convert an LSP position to an offset.
 
     A line past the end is the document's end, a column past the end of a line is the line's end, and a column inside
     a character (a surrogate pair, a UTF-8 sequence) is that character's start.
@@ -110,13 +110,13 @@ def offset_at(document: Document, position: Position, encoding: Encoding) -> int
     line = document.text[start:end]
     if encoding == "utf-32" or line.isascii():
         return start + min(column, end - start)
-    # No character is smaller than one unit, so what lies past `column` code points cannot matter.
+    # No character is smaller than one unit, so text after `column` code points cannot matter.
     head = line[:column].encode(_CODEC[encoding], "replace")[: column * _UNIT[encoding]]
     return start + len(head.decode(_CODEC[encoding], "ignore"))
 
 
 def position_at(document: Document, offset: int, encoding: Encoding) -> Position:
-    """The LSP position of an offset; inside a line end it is the end of the line's content."""
+    """Convert an offset to an LSP position; inside a line end it is the end of the line's content."""
     offset = min(max(offset, 0), len(document.text))
     line = document.line_at(offset)
     start, end = document.line_span(line)
@@ -144,7 +144,7 @@ def apply_edits(text: str, edits: Iterable[Edit]) -> str:
 
 
 def compute_minimal_edits(before: str, after: str) -> list[Edit]:
-    """Edits, line by line and then trimmed to what differs, that turn ``before`` into ``after``.
+    """Compute edits that turn ``before`` into ``after``, by line and then trimmed to the difference.
 
     Small edits keep the editor's cursors, folds and marks where they are.
     """
@@ -161,13 +161,13 @@ def compute_minimal_edits(before: str, after: str) -> list[Edit]:
 
 
 def trim_edit(text: str, start: int, end: int, replacement: str) -> Edit:
-    """The edit without the head and tail that the replaced and the new text share.
+    """Trim an edit by the common start and end of the replaced and the new text.
 
     It never begins or ends inside a CRLF of ``text``, where no position can point.
     """
     old = text[start:end]
-    head = _shared(old, replacement)
-    tail = _shared(old[head:][::-1], replacement[head:][::-1])
+    head = _common_prefix_length(old, replacement)
+    tail = _common_prefix_length(old[head:][::-1], replacement[head:][::-1])
     if _splits_crlf(text, start + head):
         head -= 1 if head else 0
     if _splits_crlf(text, end - tail):
@@ -175,15 +175,15 @@ def trim_edit(text: str, start: int, end: int, replacement: str) -> Edit:
     return Edit(start + head, end - tail, replacement[head : len(replacement) - tail])
 
 
-def _shared(one: str, other: str) -> int:
-    """The length of the longest common head, by halving: a loop over characters is too slow for very long lines."""
-    known, most = 0, min(len(one), len(other))
-    while known < most:
-        middle = (known + most + 1) // 2
+def _common_prefix_length(one: str, other: str) -> int:
+    """Return the length of the common prefix, by bisection: a loop over characters is too slow for long lines."""
+    known, limit = 0, min(len(one), len(other))
+    while known < limit:
+        middle = (known + limit + 1) // 2
         if one[known:middle] == other[known:middle]:
             known = middle
         else:
-            most = middle - 1
+            limit = middle - 1
     return known
 
 
@@ -192,7 +192,7 @@ def _splits_crlf(text: str, offset: int) -> bool:
 
 
 def split_lines(text: str) -> list[str]:
-    """The lines of a text with their line ends; LF, CRLF and CR end a line, nothing else does."""
+    """Split a text into lines with their line ends; only LF, CRLF and CR end a line."""
     found, start = [], 0
     for match in _LINE_END.finditer(text):
         found.append(text[start : match.end()])
@@ -203,25 +203,25 @@ def split_lines(text: str) -> list[str]:
 
 
 def to_lf(text: str) -> str:
-    """The text with every line end written as LF: the form prompts and diffs are built in."""
+    """Convert all line ends to LF, the form that prompts and diffs are built in."""
     return _LINE_END.sub("\n", text) if "\r" in text else text
 
 
 def with_eol(text: str, eol: str) -> str:
-    """The text, written with LF, in another end-of-line style."""
+    """Convert LF line ends to another style."""
     return text if eol == "\n" else to_lf(text).replace("\n", eol)
 
 
 def replace_surrogates(text: str) -> str:
-    """The text with lone surrogates, which no encoding can carry, replaced by U+FFFD (one UTF-16 unit as well)."""
+    """Replace lone surrogates, which no encoding can carry, by U+FFFD (one UTF-16 unit as well)."""
     return _SURROGATE.sub("\ufffd", text)
 
 
 class Documents:
-    """The open documents of one client. Owned by the loop thread; everybody else receives frozen values.
+    """The open documents of one client. Owned by the loop thread; all others receive frozen values.
 
-    A document that a bad change left uncertain is *lost*: ``get`` answers ``None`` for it until it is opened again
-    or replaced whole, because a suggestion for the wrong text is worse than none.
+    After a bad change a document is *desynced*: ``get`` returns ``None`` until it is opened again or replaced whole,
+    because a suggestion for the wrong text is worse than no suggestion.
     """
 
     def __init__(self, encoding: Encoding = "utf-16") -> None:
@@ -230,7 +230,7 @@ class Documents:
         self._desynced: set[str] = set()
 
     def open(self, uri: str, text: str, version: int | None, language: str) -> Document:
-        """Take a document in, also in the place of one that was open already."""
+        """Add a document, also in place of one that is open already."""
         self._desynced.discard(uri)
         return self._store(Document(uri, replace_surrogates(text), version, language))
 
@@ -244,7 +244,7 @@ class Documents:
 
         Raises:
             KeyError: the document is not open.
-            ValueError: a change cannot be applied; the document is lost from here on.
+            ValueError: a change cannot be applied; the document is desynced from here on.
         """
         document = self._open[uri]
         for change in changes:
@@ -268,25 +268,25 @@ class Documents:
         return document.text[:start] + replace_surrogates(change.text) + document.text[end:]
 
     def mark_desynced(self, uri: str) -> None:
-        """Mark a document as no longer known."""
+        """Mark a document's text as uncertain."""
         self._desynced.add(uri)
 
     def close(self, uri: str) -> None:
-        """Forget a document; closing one that is not open is no error."""
+        """Remove a document; closing one that is not open is no error."""
         self._open.pop(uri, None)
         self._desynced.discard(uri)
 
     def get(self, uri: str) -> Document | None:
-        """The document as it is now, ``None`` where it is not open or lost."""
+        """Return the current document; ``None`` if it is not open or desynced."""
         return None if uri in self._desynced else self._open.get(uri)
 
-    def latest(self, most: int) -> list[Document]:
-        """The documents that were opened or changed last, the latest first."""
+    def latest(self, limit: int) -> list[Document]:
+        """Return the documents that were opened or changed last, the latest first."""
         found = (self._open[uri] for uri in reversed(self._open) if uri not in self._desynced)
-        return list(islice(found, most))
+        return list(islice(found, limit))
 
     def is_desynced(self, uri: str) -> bool:
-        """Whether a bad change made the document's text uncertain."""
+        """Return whether a bad change made the document's text uncertain."""
         return uri in self._desynced
 
     def __len__(self) -> int:

@@ -30,7 +30,7 @@ MARKER = "\\ No newline at end of file\n"
 
 
 def read(text: str, before: str, near: int | None = None, *, whole: bool = False) -> tuple[str | None, list[str]]:
-    """The text afterwards, ``None`` where the diff is refused, and the problems as lines."""
+    """Return the text afterwards, ``None`` if the diff is refused, and the problems as lines."""
     edits, problems = read_diff(text, Document("untitled:1", before), near, complete=whole)
     assert bool(edits) != any(problem.fatal for problem in problems)
     assert edits == sorted(edits, key=lambda edit: edit.start)
@@ -89,7 +89,7 @@ few_lines = st.lists(st.sampled_from(PIECES), max_size=2)
 
 @st.composite
 def edited(draw: st.DrawFn, alike: bool = True) -> tuple[list[str], list[str]]:
-    """Lines, and lines that were edited in a few places; where not ``alike``, every line stands but once."""
+    """Generate lines, and lines edited in a few places; without ``alike`` every line occurs only once."""
     size = draw(st.integers(0 if alike else 1, 30))
     if alike:
         before = draw(st.lists(st.sampled_from(PIECES), min_size=size, max_size=size))
@@ -105,7 +105,7 @@ def edited(draw: st.DrawFn, alike: bool = True) -> tuple[list[str], list[str]]:
 
 @st.composite
 def written(draw: st.DrawFn, texts: tuple[list[str], list[str]]) -> tuple[str, str]:
-    """Both texts with line ends in one style or in several, with a final one or not."""
+    """Give both texts line ends of one style or several, with a final one or not."""
     kinds = draw(st.sampled_from([STYLES[:1], STYLES[1:2], STYLES[:2], STYLES]))
     ended = []
     for side in texts:
@@ -130,7 +130,7 @@ def first_difference(before: str, after: str) -> int:
 @example(("a\nb", "a\nb\nc"), 3)
 @example(("a\r\nb\r", "a\nb\r"), 1)
 @example(("", "a"), 0)
-def test_an_intact_diff_applies_as_gnu_patch_applies_it(folder: Path, texts: tuple[str, str], context: int) -> None:
+def test_intact_diff_applies_like_gnu_patch(folder: Path, texts: tuple[str, str], context: int) -> None:
     before, after = texts
     assume(before != after)
     diff = gnu_diff(folder, before, after, context)
@@ -142,7 +142,7 @@ def test_an_intact_diff_applies_as_gnu_patch_applies_it(folder: Path, texts: tup
 
 @LAW
 @given(edited(alike=False), st.integers(1, 4), st.booleans(), st.data())
-def test_damaged_headers_never_matter_where_the_text_tells_the_place(
+def test_damaged_headers_do_not_matter_if_the_text_is_unique(
     folder: Path, texts: tuple[list[str], list[str]], context: int, whole: bool, data: st.DataObject
 ) -> None:
     before, after = ("".join(line + "\n" for line in side) for side in texts)
@@ -180,7 +180,7 @@ def truncated_samples() -> list[tuple[list[str], list[str]]]:
 @pytest.mark.parametrize(("before", "after"), truncated_samples())
 @pytest.mark.parametrize("eol", ["\n", "\r\n"])
 @pytest.mark.parametrize("context", [1, 3])
-def test_cut_at_any_byte_only_whole_hunks_apply(
+def test_diff_cut_at_any_byte_applies_whole_hunks_only(
     folder: Path, before: list[str], after: list[str], eol: str, context: int
 ) -> None:
     text = "".join(line + eol for line in before)
@@ -193,7 +193,7 @@ def test_cut_at_any_byte_only_whole_hunks_apply(
         assert result == results[sum(end <= cut for end in ends)], (diff[:cut], problems)
 
 
-def test_cut_at_a_final_newline_mark_only_the_final_newline_is_unsure(folder: Path) -> None:
+def test_diff_cut_at_a_no_newline_marker_leaves_only_the_final_newline_open(folder: Path) -> None:
     before, after = "a\nb\nc", "a\nx\ny"
     diff = gnu_diff(folder, before, after, 3)
     results = {read(diff[:cut], before)[0] for cut in range(len(diff) + 1)}
@@ -202,7 +202,7 @@ def test_cut_at_a_final_newline_mark_only_the_final_newline_is_unsure(folder: Pa
 
 @LAW
 @given(edited(alike=False), st.integers(1, 3), st.sampled_from(["```", "```\nDone.\n", "\nDone.\n"]))
-def test_line_ends_and_what_stands_around_do_not_matter(
+def test_line_ends_and_surrounding_prose_do_not_matter(
     folder: Path, texts: tuple[list[str], list[str]], context: int, below: str
 ) -> None:
     before, after = ("".join(line + "\n" for line in side) for side in texts)
@@ -218,7 +218,7 @@ def test_line_ends_and_what_stands_around_do_not_matter(
 
 @LAW
 @given(edited(alike=False), st.integers(1, 3))
-def test_kept_lines_keep_their_trailing_blanks(folder: Path, texts: tuple[list[str], list[str]], context: int) -> None:
+def test_kept_lines_keep_their_trailing_spaces(folder: Path, texts: tuple[list[str], list[str]], context: int) -> None:
     before, after = ("".join(line + "\n" for line in side) for side in texts)
     assume(before != after)
     kept = set(texts[0])
@@ -228,7 +228,7 @@ def test_kept_lines_keep_their_trailing_blanks(folder: Path, texts: tuple[list[s
 
 @LAW
 @given(edited(alike=False), st.integers(1, 3), st.sampled_from(["  ", "\t", "        "]))
-def test_a_common_shift_of_indentation_is_undone(
+def test_common_indentation_shift_is_undone(
     folder: Path, texts: tuple[list[str], list[str]], context: int, shift: str
 ) -> None:
     sides = [[line + "\n" for line in side] for side in texts]
@@ -244,7 +244,7 @@ def test_a_common_shift_of_indentation_is_undone(
 
 @LAW
 @given(edited().flatmap(written), st.integers(0, 3), st.data())
-def test_of_a_spoilt_diff_nothing_comes_but_its_own_lines(
+def test_damaged_diff_adds_only_its_own_lines(
     folder: Path, texts: tuple[str, str], context: int, data: st.DataObject
 ) -> None:
     before, after = texts
@@ -279,7 +279,7 @@ def test_any_text_is_read_or_refused(text: str, before: str) -> None:
 
 @LAW
 @given(edited().flatmap(written), st.integers(0, 4), st.sampled_from(["f.py", "a dir/my file.py", 'x/"q"\\.py']))
-def test_a_written_diff_is_taken_by_patch_and_read_again(
+def test_written_diff_is_accepted_by_patch_and_read_back(
     folder: Path, texts: tuple[str, str], context: int, name: str
 ) -> None:
     before, after = texts
@@ -339,7 +339,7 @@ CRAFTED = {
 
 
 @pytest.mark.parametrize(("before", "text"), CRAFTED.values(), ids=CRAFTED)
-def test_crafted_texts_are_read_in_no_time(before: str, text: str) -> None:
+def test_crafted_texts_are_read_quickly(before: str, text: str) -> None:
     document = Document("untitled:1", before)
     start = time.process_time()
     read_diff(text, document, 0, complete=True)
@@ -354,23 +354,23 @@ def test_crafted_texts_are_read_in_no_time(before: str, text: str) -> None:
         ("@@ -1 +1 @@\n-x\n+y\n" * 1001, "more than 1000 hunks"),
     ],
 )
-def test_a_text_over_the_limits_is_refused(diff: str, reason: str) -> None:
+def test_diff_over_the_limits_is_refused(diff: str, reason: str) -> None:
     result, problems = read(diff, "x\n")
     assert result is None and reason in problems[0]
 
 
-def test_a_document_over_the_limit_is_refused() -> None:
+def test_document_over_the_limit_is_refused() -> None:
     result, problems = read("@@ -1 +1 @@\n-x\n+y\n", "x\n" * MAX_DOCUMENT_LINES)
     assert result is None and "more than 50000 lines" in problems[0]
 
 
-def test_edits_are_as_small_as_can_be() -> None:
+def test_edits_are_minimal() -> None:
     diff = "@@ -1,4 +1,4 @@\n a\n-f(x)\n+f(x, y)\n b\n-c\n@@ -9 +9,2 @@\n d\n+e\n"
     edits, _ = read_diff(diff, Document("", "a\nf(x)\nb\nc\nd\n"))
     assert edits == [Edit(5, 5, ", y"), Edit(9, 11, ""), Edit(13, 13, "e\n")]
 
 
-def test_diffs_of_some_lines_go_to_those_lines_whatever_the_line_ends() -> None:
+def test_partial_diff_applies_to_its_lines_with_any_line_ends() -> None:
     """Random lines of random documents, many of them equal, line ends mixed, a dropped line among them."""
     rng, refused = random.Random(11), 0
     for _ in range(3000):
@@ -415,8 +415,8 @@ def test_diffs_of_some_lines_go_to_those_lines_whatever_the_line_ends() -> None:
     assert refused < 60
 
 
-def test_a_diff_that_does_not_stand_at_its_numbers_is_refused() -> None:
+def test_diff_that_does_not_match_its_header_is_refused() -> None:
     document = Document("file:///a", "a\nb\na\n")
     edits, problems = read_diff_at("@@ -1,1 +1,1 @@\n-a\n+x\n", document, [1, 2])
-    assert not edits and "Hunk 1 does not stand" in problems[0].reason
+    assert not edits and "Hunk 1 is not where" in problems[0].reason
     assert apply_edits(document.text, read_diff_at("@@ -2,1 +2,1 @@\n-a\n+x\n", document, [1, 2])[0]) == "a\nb\nx\n"

@@ -11,7 +11,7 @@ from bench import edit_law
 
 
 @pytest.mark.slow
-async def test_what_a_random_model_writes_applies() -> None:
+async def test_edits_of_a_random_model_apply() -> None:
     """Through the assistant's own path."""
     names = [name for name in edit_law.list_tokenizers() if name in ("shipped", "codegen")]
     found = await edit_law.check(150, 7, names)

@@ -14,7 +14,7 @@ FILES = sorted(CORPUS.glob("*/*"))
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}/{file.name}")
 def test_corpus(file: Path) -> None:
-    """One input, as it is and with bytes of others in it."""
+    """Run one input, as it is and mixed with bytes of others."""
     target, data = TARGETS[file.parent.name], file.read_bytes()
     target(data)
     source = random.Random(file.name)
@@ -26,5 +26,5 @@ def test_corpus(file: Path) -> None:
 
 
 def test_every_target_has_a_corpus() -> None:
-    """And no folder is of none."""
+    """Every corpus folder has a target, and the reverse."""
     assert {file.parent.name for file in FILES} == set(TARGETS)

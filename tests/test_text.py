@@ -37,7 +37,7 @@ positions = st.builds(Position, st.integers(0, 7), st.integers(0, 12))
 
 
 class Editor:
-    """An editor as clients are written: lines found by code unit, a column past the end clamped, nothing else."""
+    """An editor as clients implement it: lines by code units, columns past the end clamped, nothing else."""
 
     def __init__(self, text: str, encoding: Encoding) -> None:
         self.width = {"utf-8": 1, "utf-16": 2, "utf-32": 4}[encoding]
@@ -95,7 +95,7 @@ class Editor:
 @LAW
 @given(texts, encodings)
 @example("a\r\n😀b\r中\n\nx", "utf-16")
-def test_every_valid_position_has_an_offset_and_the_way_back(text: str, encoding: Encoding) -> None:
+def test_position_and_offset_round_trip(text: str, encoding: Encoding) -> None:
     document, editor = Document(URI, text), Editor(text, encoding)
     for position in editor.places():
         offset = offset_at(document, position, encoding)
@@ -105,7 +105,7 @@ def test_every_valid_position_has_an_offset_and_the_way_back(text: str, encoding
 
 @LAW
 @given(texts, encodings, positions)
-def test_any_position_is_where_an_editor_puts_it(text: str, encoding: Encoding, position: Position) -> None:
+def test_positions_equal_the_editor_s(text: str, encoding: Encoding, position: Position) -> None:
     document, editor = Document(URI, text), Editor(text, encoding)
     offset = offset_at(document, position, encoding)
     assert len(editor.encoded(text[:offset])) == editor.index(position)
@@ -114,7 +114,7 @@ def test_any_position_is_where_an_editor_puts_it(text: str, encoding: Encoding, 
 @LAW
 @given(texts, encodings, st.lists(st.tuples(positions, positions, texts), max_size=8))
 @example("a\r\nb", "utf-16", [(Position(0, 1), Position(1, 0), "\r"), (Position(0, 2), Position(0, 9), "\n")])
-def test_the_server_holds_the_editors_text(
+def test_server_text_equals_the_editor_s(
     text: str, encoding: Encoding, changes: list[tuple[Position, Position, str]]
 ) -> None:
     documents, editor = Documents(encoding), Editor(text, encoding)
@@ -134,7 +134,7 @@ def test_the_server_holds_the_editors_text(
 @example("a\r\nb", "a\nb", "utf-16")
 @example("a\rb", "a\r\nb", "utf-16")
 @example("x\r\ny", "x\r😀\ny", "utf-8")
-def test_minimal_edits_turn_one_text_into_the_other_in_any_editor(before: str, after: str, encoding: Encoding) -> None:
+def test_computed_edits_give_the_new_text_in_any_editor(before: str, after: str, encoding: Encoding) -> None:
     edits = compute_minimal_edits(before, after)
     assert apply_edits(before, edits) == after
     assert all(edit.text or edit.start < edit.end for edit in edits)
@@ -156,11 +156,11 @@ def test_minimal_edits_turn_one_text_into_the_other_in_any_editor(before: str, a
         ("same\n", "same\n", []),
     ],
 )
-def test_minimal_edits_are_small(before: str, after: str, expected: list[Edit]) -> None:
+def test_computed_edits_are_small(before: str, after: str, expected: list[Edit]) -> None:
     assert compute_minimal_edits(before, after) == expected
 
 
-def test_trimming_a_very_long_line_is_no_loop_over_characters() -> None:
+def test_trimming_a_very_long_line_is_fast() -> None:
     long = "x" * 5_000_000
     assert trim_edit(f"{long}a{long}", 0, 10_000_001, f"{long}b{long}") == Edit(5_000_000, 5_000_001, "b")
 
@@ -196,7 +196,7 @@ def test_only_lf_crlf_and_cr_end_a_line() -> None:
 
 @LAW
 @given(texts)
-def test_lines_end_and_join(text: str) -> None:
+def test_split_lines_join_to_the_text(text: str) -> None:
     assert "".join(split_lines(text)) == text
     assert len(split_lines(text + "x")) == Document(URI, text).line_count
     assert "\r" not in to_lf(text)
@@ -205,11 +205,11 @@ def test_lines_end_and_join(text: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "eol"), [("", "\n"), ("a", "\n"), ("a\r\nb\n", "\r\n"), ("a\rb\n", "\r")])
-def test_the_end_of_line_style_is_that_of_the_first_line(text: str, eol: str) -> None:
+def test_eol_is_that_of_the_first_line(text: str, eol: str) -> None:
     assert Document(URI, text).eol == eol
 
 
-def test_apply_refuses_what_overlaps_or_lies_outside() -> None:
+def test_apply_refuses_overlapping_and_outside_edits() -> None:
     assert apply_edits("abc", [Edit(2, 3, "C"), Edit(0, 1, "A")]) == "AbC"
     assert apply_edits("abc", [Edit(1, 1, "x"), Edit(1, 2, "y")]) == "axyc"
     for edits in ([Edit(0, 2, ""), Edit(1, 3, "")], [Edit(2, 9, "")], [Edit(2, 1, "")], [Edit(-1, 1, "")]):
@@ -221,7 +221,7 @@ def test_apply_refuses_what_overlaps_or_lies_outside() -> None:
     ("start", "end"),
     [(Position(1, 0), Position(0, 0)), (Position(0, -1), Position(0, 1)), (Position(-2, 0), Position(0, 1))],
 )
-def test_a_bad_change_loses_the_document_until_it_is_known_again(start: Position, end: Position) -> None:
+def test_bad_change_desyncs_the_document_until_it_is_replaced(start: Position, end: Position) -> None:
     documents = Documents()
     documents.open(URI, "one\ntwo\n", 1, "python")
     with pytest.raises(ValueError, match="range"):
@@ -236,7 +236,7 @@ def test_a_bad_change_loses_the_document_until_it_is_known_again(start: Position
     assert documents.get(URI) == Document(URI, "again", 1, "python")
 
 
-def test_a_document_that_is_not_open() -> None:
+def test_document_that_is_not_open() -> None:
     documents = Documents()
     with pytest.raises(KeyError):
         documents.change(URI, 1, [Change("x")])
@@ -248,7 +248,7 @@ def test_a_document_that_is_not_open() -> None:
     assert not documents.is_desynced(URI) and len(documents) == 0
 
 
-def test_snapshots_do_not_change_and_versions_are_the_clients() -> None:
+def test_snapshots_are_frozen_and_keep_the_client_s_version() -> None:
     documents = Documents()
     before = documents.open(URI, "a", None, "c")
     after = documents.change(URI, 7, [])
@@ -256,7 +256,7 @@ def test_snapshots_do_not_change_and_versions_are_the_clients() -> None:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_lone_surrogates_never_enter(encoding: Encoding) -> None:
+def test_lone_surrogates_are_replaced(encoding: Encoding) -> None:
     documents = Documents(encoding)
     assert documents.open(URI, "a\ud800b", 1, "").text == "a\ufffdb"
     changed = documents.change(URI, 2, [Change("\udfff", Position(0, 0), Position(0, 1)), Change("x\udc00")])

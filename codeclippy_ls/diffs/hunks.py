@@ -1,8 +1,8 @@
-"""The hunks of a diff, cut out of whatever a model wrote around them.
+"""Hunks of a diff, extracted from a model's answer.
 
-A header's numbers are never trusted to tell where its hunk ends: the hunk goes on for as long as lines look like a
-hunk's, and every header is recounted from them before `unidiff` reads the structure. A line that belongs to no hunk
-but may have been meant for one refuses the diff. Knows nothing of the document but whether it is empty.
+The numbers of a header never decide where its hunk ends: a hunk continues as long as lines look like its own, and every
+header is recounted before `unidiff` parses the structure. If a line outside of all hunks may have been meant for one,
+the diff is refused. Knows nothing of the document except if it is empty.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from unidiff.errors import UnidiffParseError
 from codeclippy_ls.text import replace_surrogates, split_lines, to_lf
 
 # More than any model writes in one answer, and little enough that reading stays below 100 ms.
-MOST_CHARACTERS = 200_000
-MOST_LINES = 10_000  # CR counts as well
-MOST_HUNKS = 1_000
+MAX_CHARACTERS = 200_000
+MAX_LINES = 10_000  # CR counts as well
+MAX_HUNKS = 1_000
 
 _NUMBER = r"([0-9]+)(?:,([0-9]+))?"
 _HEADER = re.compile(rf"@@ *-{_NUMBER}(?: *\+{_NUMBER})?")
 _FENCE = ("```", "~~~")
-_SIGNS = ("+", "-")
+_CHANGE_TYPES = ("+", "-")
 _MARKER = "\\ No newline at end of file"
 _FOREIGN = re.compile(r"@@@|\*\*\* |<{5,9} ")
 _OPERATION = re.compile(
@@ -39,7 +39,7 @@ _CREATION = re.compile(r"new file mode |--- \"?/dev/null")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a diff, or a hunk of it (numbered from 1; 0 is the whole), is not applied; a note where not ``fatal``."""
+    """Reason why a diff, or a hunk of it (from 1; 0 is the whole diff), is not applied; a note if not ``fatal``."""
 
     reason: str
     hunk: int = 0
@@ -47,43 +47,43 @@ class Problem:
 
 
 class Line(NamedTuple):
-    """A line of a hunk: its sign, its text and its line end, which is empty where marked as having none."""
+    """A line of a hunk: its type (space, plus or minus), its text, and its line end, empty if marked as missing."""
 
-    sign: str
+    line_type: str
     text: str
     end: str
 
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
-    """A finished hunk that changes something.
+    """A parsed hunk that changes something.
 
     Attributes:
-        number: its place in the diff, from 1.
-        lines: lines in the sense of `text`, so a lone CR inside a line of the diff has divided it.
-        start: index of the document's line at which its header puts it; a hint.
-        sure: whether all its header's numbers agree with the bodies of all hunks.
+        number: its number in the diff, from 1.
+        lines: lines as `text` defines them, so a lone CR inside a line of the diff divides it.
+        start: index of the document's line in its header; a hint.
+        is_consistent: all numbers of its header agree with the bodies of all hunks.
     """
 
     number: int
     lines: tuple[Line, ...]
     start: int | None
-    sure: bool
+    is_consistent: bool
 
     @property
     def old(self) -> list[Line]:
-        """The lines that must stand in the document."""
-        return [line for line in self.lines if line.sign != "+"]
+        """Lines that must be in the document."""
+        return [line for line in self.lines if line.line_type != "+"]
 
     @property
     def new(self) -> list[Line]:
-        """The lines that stand there afterwards."""
-        return [line for line in self.lines if line.sign != "-"]
+        """Lines of the result."""
+        return [line for line in self.lines if line.line_type != "-"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """The numbers of a header; a count is ``None`` where the header does not tell it."""
+    """Numbers of a header; ``None`` for a missing one."""
 
     old_start: int | None = None
     old: int | None = None
@@ -92,13 +92,13 @@ class _Header:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
-    """A hunk as it stands in the text.
+class _RawHunk:
+    """A hunk as it is in the text.
 
     Attributes:
         body: its lines, without empty ones at the end.
-        old, new: how many lines of either side it has, empty ones at the end included.
-        then: the lines up to the next hunk, ``None`` after a hunk that nothing follows.
+        old, new: number of lines of each side, empty ones at the end included.
+        following: lines up to the next hunk; ``None`` if nothing follows.
     """
 
     number: int
@@ -106,111 +106,122 @@ class _Piece:
     body: tuple[str, ...]
     old: int
     new: int
-    then: tuple[str, ...] | None
+    following: tuple[str, ...] | None
 
     @property
-    def exact(self) -> bool:
-        """Whether the header counts what is there; empty lines after a hunk may be part of it or not."""
+    def is_exact(self) -> bool:
+        """True if the header's counts are right; empty lines after a hunk may be part of it or not."""
         if self.header.old is None or self.header.new is None:
             return False
-        empty = self.old - _counts(self.body)[0]
+        empty = self.old - _count_sides(self.body)[0]
         missing = self.old - self.header.old
         return missing == self.new - self.header.new and 0 <= missing <= empty
 
     @property
-    def changes(self) -> bool:
-        """Whether the hunk removes or adds anything."""
-        return any(line[:1] in _SIGNS for line in self.body)
+    def has_changes(self) -> bool:
+        """True if the hunk removes or adds a line."""
+        return any(line[:1] in _CHANGE_TYPES for line in self.body)
 
 
-def parse_hunks(text: str, *, whole: bool, empty_document: bool) -> tuple[list[Hunk], list[Problem]]:
-    """The hunks of a text. Problems are fatal, or notes of hunks that were left out."""
-    if len(text) > MOST_CHARACTERS:
-        return [], [Problem(f"The diff is longer than {MOST_CHARACTERS} characters.")]
-    lines, ended = _lines(text)
-    if sum(1 + line.count("\r") for line in lines) > MOST_LINES:
-        return [], [Problem(f"The diff is longer than {MOST_LINES} lines.")]
-    above, pieces = _pieces(lines)
-    if len(pieces) > MOST_HUNKS:
-        return [], [Problem(f"The diff has more than {MOST_HUNKS} hunks.")]
-    if problem := _foreign(above, pieces, empty_document):
+def parse_hunks(text: str, *, complete: bool, empty_document: bool) -> tuple[list[Hunk], list[Problem]]:
+    """Parse the hunks of a text. Problems are fatal, or notes about hunks that were left out."""
+    if len(text) > MAX_CHARACTERS:
+        return [], [Problem(f"The diff is longer than {MAX_CHARACTERS} characters.")]
+    lines, final_newline = _split_text(text)
+    if sum(1 + line.count("\r") for line in lines) > MAX_LINES:
+        return [], [Problem(f"The diff is longer than {MAX_LINES} lines.")]
+    above, raw_hunks = _split_hunks(lines)
+    if len(raw_hunks) > MAX_HUNKS:
+        return [], [Problem(f"The diff has more than {MAX_HUNKS} hunks.")]
+    if problem := _find_foreign_text(above, raw_hunks, empty_document):
         return [], [problem]
-    if not pieces:
+    if not raw_hunks:
         return [], [Problem("The answer is not a unified diff: it has no line that starts with @@.")]
     notes = []
-    if not whole and _unfinished(pieces[-1], ended):
-        cut_off = pieces.pop()
-        notes.append(Problem("The last hunk was cut off and is left out.", cut_off.number, fatal=not pieces))
-    notes += [Problem(f"Hunk {p.number} changes nothing.", p.number, fatal=False) for p in pieces if not p.changes]
-    hunks, problem = _parsed([piece for piece in pieces if piece.changes])
+    if not complete and _may_be_cut(raw_hunks[-1], final_newline):
+        cut_off = raw_hunks.pop()
+        notes.append(Problem("The last hunk was cut off and is left out.", cut_off.number, fatal=not raw_hunks))
+    notes += [
+        Problem(f"Hunk {raw.number} changes nothing.", raw.number, fatal=False)
+        for raw in raw_hunks
+        if not raw.has_changes
+    ]
+    hunks, problem = _parse_structure([raw for raw in raw_hunks if raw.has_changes])
     return ([], [problem]) if problem else (hunks, notes)
 
 
-def _lines(text: str) -> tuple[list[str], bool]:
-    """The lines without their line ends (CR stays where others end in LF alone), and whether the last one is ended."""
+def _split_text(text: str) -> tuple[list[str], bool]:
+    """Split a text into lines without line ends; return them and whether the last one has an end.
+
+    CR stays in a line if other lines end in LF alone.
+    """
     text = replace_surrogates(text.removeprefix("\ufeff"))
     if text.count("\n") == text.count("\r\n"):
         text = to_lf(text)
-    if text.lstrip().startswith("@@"):  # the seed format has a blank between <DFF> and the first header
+    if text.lstrip().startswith("@@"):  # the seed format has a space between <DFF> and the first header
         text = text.lstrip()
     lines = text.split("\n")
-    ended = lines[-1] == ""
-    return (lines[:-1] if ended else lines), ended
+    final_newline = lines[-1] == ""
+    return (lines[:-1] if final_newline else lines), final_newline
 
 
-def _pieces(lines: Sequence[str]) -> tuple[Sequence[str], list[_Piece]]:
-    """What stands above the first hunk, and the hunks."""
-    first = at = _next_header(lines, 0)
-    heads = _file_heads(lines[:first])
-    pieces: list[_Piece] = []
+def _split_hunks(lines: Sequence[str]) -> tuple[Sequence[str], list[_RawHunk]]:
+    """Split lines into those above the first hunk, and the hunks."""
+    first = at = _find_header(lines, 0)
+    file_headers = _find_file_headers(lines[:first])
+    raw_hunks: list[_RawHunk] = []
     while at < len(lines):
-        header = _header(lines[at])
-        end = _body_end(lines, at + 1, header, heads)
-        after = _next_header(lines, end)
-        body, then = tuple(lines[at + 1 : end]), tuple(lines[end:after])
-        heads |= _file_heads(then)
+        header = _parse_header(lines[at])
+        end = _find_body_end(lines, at + 1, header, file_headers)
+        after = _find_header(lines, end)
+        body, following = tuple(lines[at + 1 : end]), tuple(lines[end:after])
+        file_headers |= _find_file_headers(following)
         kept = len(body)
         while kept and body[kept - 1] in ("", "\r"):
             kept -= 1
-        pieces.append(_Piece(len(pieces) + 1, header, body[:kept], *_counts(body), then if end < len(lines) else None))
+        raw_hunks.append(
+            _RawHunk(
+                len(raw_hunks) + 1, header, body[:kept], *_count_sides(body), following if end < len(lines) else None
+            )
+        )
         at = after
-    return lines[:first], pieces
+    return lines[:first], raw_hunks
 
 
-def _next_header(lines: Sequence[str], first: int) -> int:
-    """The next line that opens a hunk; three signs at its start would be git's diff of a merge."""
+def _find_header(lines: Sequence[str], first: int) -> int:
+    """Find the next line that opens a hunk; ``@@@`` would be git's diff of a merge."""
     opening = (at for at in range(first, len(lines)) if lines[at].startswith("@@") and lines[at][2:3] != "@")
     return next(opening, len(lines))
 
 
-def _file_heads(lines: Sequence[str]) -> set[tuple[str, str]]:
-    """The pairs of ``---`` and ``+++`` lines."""
+def _find_file_headers(lines: Sequence[str]) -> set[tuple[str, str]]:
+    """Find the pairs of ``---`` and ``+++`` lines."""
     return {(a, b) for a, b in pairwise(lines) if a.startswith("--- ") and b.startswith("+++ ")}
 
 
-def _header(line: str) -> _Header:
-    """The numbers of a header, as far as it has them."""
+def _parse_header(line: str) -> _Header:
+    """Parse the numbers of a header, as far as it has them."""
     match = _HEADER.match(line)
     if match is None:
         return _Header()
-    # Longer numbers mean no more than this one, and int() raises for very long ones.
+    # Larger numbers are as good as this one, and int() raises for very long ones.
     old_start, old, new_start, new = (None if n is None else int(n) if len(n) < 10 else 10**9 for n in match.groups())
     if old_start is None or new_start is None:
         return _Header(old_start)
     return _Header(old_start, 1 if old is None else old, new_start, 1 if new is None else new)
 
 
-def _counts(body: Iterable[str]) -> tuple[int, int]:
-    """How many lines of a body are the document's, and how many the result's."""
-    signs = [line[:1] for line in body if line[:1] != "\\"]
-    return len(signs) - signs.count("+"), len(signs) - signs.count("-")
+def _count_sides(body: Iterable[str]) -> tuple[int, int]:
+    """Count the lines of a body that are the document's, and those that are the result's."""
+    types = [line[:1] for line in body if line[:1] != "\\"]
+    return len(types) - types.count("+"), len(types) - types.count("-")
 
 
-def _body_end(lines: Sequence[str], first: int, header: _Header, heads: set[tuple[str, str]]) -> int:
-    """The first line after a hunk's body.
+def _find_body_end(lines: Sequence[str], first: int, header: _Header, file_headers: set[tuple[str, str]]) -> int:
+    """Find the first line after a hunk's body.
 
-    ``---`` and ``+++`` before another ``@@`` are a file's head where the hunk is full exactly, or where the same
-    head stood above. Elsewhere they are lines of the hunk: taken so wrongly, they do not stand in the document.
+    ``---`` and ``+++`` before another ``@@`` are a file's header if the hunk has exactly its counted lines, or if the
+    same header came before. Otherwise they are lines of the hunk; if that is wrong, they are not in the document.
     """
     old = new = 0
     for at in range(first, len(lines)):
@@ -218,113 +229,113 @@ def _body_end(lines: Sequence[str], first: int, header: _Header, heads: set[tupl
         if line and line[0] not in " +-\\\t\r":
             return at
         full = (old, new) == (header.old, header.new)
-        if line.startswith("--") and _is_no_removal(lines[at : at + 3], full, heads):
+        if line.startswith("--") and _ends_hunk(lines[at : at + 3], full, file_headers):
             return at
         old += line[:1] not in ("+", "\\")
         new += line[:1] not in ("-", "\\")
     return len(lines)
 
 
-def _is_no_removal(lines: Sequence[str], full: bool, heads: set[tuple[str, str]]) -> bool:
-    """Whether a line that starts with ``--``, given with the two after it, ends the hunk."""
-    if full and lines[0] in ("--", "-- ") and not any(line[:1] in _SIGNS for line in lines[1:2]):
+def _ends_hunk(lines: Sequence[str], full: bool, file_headers: set[tuple[str, str]]) -> bool:
+    """Return whether a line that starts with ``--``, given with the two after it, ends the hunk."""
+    if full and lines[0] in ("--", "-- ") and not any(line[:1] in _CHANGE_TYPES for line in lines[1:2]):
         return True  # the signature under a mailed patch
-    head = _file_heads(lines[:2])
-    return bool(head) and len(lines) == 3 and lines[2].startswith("@@") and (full or head <= heads)
+    head = _find_file_headers(lines[:2])
+    return bool(head) and len(lines) == 3 and lines[2].startswith("@@") and (full or head <= file_headers)
 
 
-def _unfinished(piece: _Piece, ended: bool) -> bool:
-    """Whether the text may have been cut in this hunk, its last."""
-    if piece.then is not None:
+def _may_be_cut(raw: _RawHunk, final_newline: bool) -> bool:
+    """Return whether the text may have been cut in its last hunk."""
+    if raw.following is not None:
         return False
-    if not ended or piece.exact:
-        return not ended
-    header, last = piece.header, piece.body[-1][:1] if piece.body else ""
+    if not final_newline or raw.is_exact:
+        return not final_newline
+    header, last = raw.header, raw.body[-1][:1] if raw.body else ""
     if header.old is None or header.new is None:
-        return last in _SIGNS
-    return header.old > piece.old or header.new > piece.new or last == "-"
+        return last in _CHANGE_TYPES
+    return header.old > raw.old or header.new > raw.new or last == "-"
 
 
-def _foreign(above: Sequence[str], pieces: Sequence[_Piece], empty_document: bool) -> Problem | None:
-    """Why the lines outside of the hunks forbid to apply them."""
-    gaps = [(0, above, False), *((piece.number, piece.then or (), not piece.exact) for piece in pieces)]
-    for number, gap, open_hunk in gaps:
+def _find_foreign_text(above: Sequence[str], raw_hunks: Sequence[_RawHunk], empty_document: bool) -> Problem | None:
+    """Find a line outside of the hunks that forbids applying them."""
+    gaps = [(0, above, False), *((raw.number, raw.following or (), not raw.is_exact) for raw in raw_hunks)]
+    for number, gap, is_open in gaps:
         for line in gap:
             if _OPERATION.match(line) or (_CREATION.match(line) and not empty_document):
                 return Problem("The diff creates, deletes, renames or changes a file as a whole, or is binary.")
-            if pieces and _FOREIGN.match(line):
+            if raw_hunks and _FOREIGN.match(line):
                 return Problem("The answer holds more than a unified diff: " + _NOT_UNIFIED)
-        if pieces and _strays(gap, open_hunk):
+        if raw_hunks and _has_stray_lines(gap, is_open):
             return Problem("A line that is neither kept, removed nor added breaks off a hunk.", number)
     return None
 
 
-def _strays(gap: Sequence[str], open_hunk: bool) -> bool:
-    """Whether lines with a sign stand where a hunk should have gone on, or should have begun with ``@@``."""
-    heads = _file_heads(gap)
+def _has_stray_lines(gap: Sequence[str], is_open: bool) -> bool:
+    """Return whether added or removed lines follow where a hunk should continue, or should begin with ``@@``."""
+    file_headers = _find_file_headers(gap)
     for at, line in enumerate(gap):
-        if line.startswith(_FENCE) or tuple(gap[at : at + 2]) in heads:
-            open_hunk = False
-        elif at and tuple(gap[at - 1 : at + 1]) in heads:
-            open_hunk = True
-        elif open_hunk and line[:1] in _SIGNS:
+        if line.startswith(_FENCE) or tuple(gap[at : at + 2]) in file_headers:
+            is_open = False
+        elif at and tuple(gap[at - 1 : at + 1]) in file_headers:
+            is_open = True
+        elif is_open and line[:1] in _CHANGE_TYPES:
             return True
     return False
 
 
-def _parsed(pieces: Sequence[_Piece]) -> tuple[list[Hunk], Problem | None]:
-    """The structure of the hunks, as `unidiff` reads them with headers that are right."""
+def _parse_structure(raw_hunks: Sequence[_RawHunk]) -> tuple[list[Hunk], Problem | None]:
+    """Parse the structure of the hunks with `unidiff`, after correcting their headers."""
     written, hunks = ["--- a\n+++ b\n"], []
-    for piece in pieces:
-        old, new = _counts(piece.body)
+    for raw in raw_hunks:
+        old, new = _count_sides(raw.body)
         written.append(f"@@ -1,{old} +1,{new} @@\n")
-        written += [_canonical(line) + "\n" for line in piece.body]
+        written += [_normalize(line) + "\n" for line in raw.body]
     try:
-        files = PatchSet("".join(written)) if pieces else []
+        files = PatchSet("".join(written)) if raw_hunks else []
     except UnidiffParseError:
         return [], Problem("The diff is malformed.")
-    sure = _agreeing(pieces)
-    for piece, parsed in zip(pieces, [hunk for file in files for hunk in file], strict=True):
-        lines = _hunk_lines([(line.line_type, line.value) for line in parsed])
-        hunk = Hunk(piece.number, tuple(lines), _start(piece.header, bool(_counts(piece.body)[0])), sure)
+    is_consistent = _are_consistent(raw_hunks)
+    for raw, parsed in zip(raw_hunks, [hunk for file in files for hunk in file], strict=True):
+        lines = _convert_lines([(line.line_type, line.value) for line in parsed])
+        hunk = Hunk(raw.number, tuple(lines), _locate_start(raw.header, bool(_count_sides(raw.body)[0])), is_consistent)
         if any(line.end == "" for side in (hunk.old, hunk.new) for line in side[:-1]):
-            return [], Problem("A line in the middle of the hunk is marked as the end of the file.", piece.number)
+            return [], Problem("A line in the middle of the hunk is marked as the end of the file.", raw.number)
         hunks.append(hunk)
     return hunks, None
 
 
-def _canonical(line: str) -> str:
-    """A body line in the form that `unidiff` knows: a tab or nothing in front means that the sign was lost."""
+def _normalize(line: str) -> str:
+    """Normalize a body line for `unidiff`: a tab or nothing in front means that the space was lost."""
     if line.startswith("\\"):
         return _MARKER
     return line if line[:1] in (" ", "+", "-") else " " + line
 
 
-def _hunk_lines(parsed: Sequence[tuple[str, str]]) -> list[Line]:
-    """Lines with their line ends, from the types and values of `unidiff`."""
+def _convert_lines(parsed: Sequence[tuple[str, str]]) -> list[Line]:
+    """Convert types and values of `unidiff` to lines with their line ends."""
     found: list[Line] = []
-    for (sign, value), (following, _) in zip(parsed, [*parsed[1:], ("", "")], strict=True):
-        if sign != "\\":
+    for (line_type, value), (following, _) in zip(parsed, [*parsed[1:], ("", "")], strict=True):
+        if line_type != "\\":
             value = value[:-1] if following == "\\" else value
             for line in split_lines(value):
                 content = line.rstrip("\r\n")
-                found.append(Line(sign, content, line[len(content) :]))
+                found.append(Line(line_type, content, line[len(content) :]))
     return found
 
 
-def _start(header: _Header, has_old: bool) -> int | None:
-    """The line, from 0, at which a header puts its hunk; without old lines its number is that of the line before."""
+def _locate_start(header: _Header, has_old: bool) -> int | None:
+    """Return the line, from 0, of a header; without old lines its number is that of the line before."""
     if header.old_start is None:
         return None
     return max(header.old_start - 1, 0) if has_old else header.old_start
 
 
-def _agreeing(pieces: Sequence[_Piece]) -> bool:
-    """Whether all counts are right and all new starts follow from the old ones, as where a tool wrote the diff."""
+def _are_consistent(raw_hunks: Sequence[_RawHunk]) -> bool:
+    """Return whether all counts and new starts are consistent, as in a diff that a tool wrote."""
     shift = 0
-    for piece in sorted(pieces, key=lambda piece: piece.header.old_start or 0):
-        header = piece.header
-        if not piece.exact or header.old_start is None or header.new_start is None:
+    for raw in sorted(raw_hunks, key=lambda raw: raw.header.old_start or 0):
+        header = raw.header
+        if not raw.is_exact or header.old_start is None or header.new_start is None:
             return False
         assert header.old is not None and header.new is not None
         if header.new_start - (header.new > 0) != header.old_start - (header.old > 0) + shift:

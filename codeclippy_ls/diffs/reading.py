@@ -15,19 +15,19 @@ MAX_DOCUMENT_LINES = 50_000
 
 
 class DiffResult(NamedTuple):
-    """What a diff means for a document. There are edits, or at least one fatal problem, and never both."""
+    """Edits of a document, or at least one fatal problem, never both."""
 
     edits: list[Edit]
     problems: list[Problem]
 
 
 def read_diff(text: str, document: Document, near: int | None = None, *, complete: bool = False) -> DiffResult:
-    """The edits that a diff makes in a document: all hunks or none.
+    """Read a diff as edits of a document: all hunks or none.
 
-    Numbers in headers are hints. A hunk stands where its kept and removed lines stand, trailing blanks aside; where
-    they stand more than once, at the place that is clearly nearest to its header or, for an only hunk, to ``near``.
-    If the lines stand nowhere but with one common indentation more or less, at exactly one place, the hunk is
-    re-indented. Lines that are added without any others need ``near`` or an empty document.
+    Numbers in headers are hints. A hunk is located by its kept and removed lines, except for trailing white space; if
+    they occur more than once, at the place clearly nearest to its header or, for an only hunk, to ``near``. If the
+    lines occur only with one common indentation more or less, at exactly one place, the hunk is re-indented. Lines
+    that are added without any others need ``near`` or an empty document.
 
     Added lines take the document's line ends; in a document that mixes several, those of the diff if its other lines
     have the document's own, else those of the document's first line. The final line end stays as it is, unless the
@@ -42,68 +42,68 @@ def read_diff(text: str, document: Document, near: int | None = None, *, complet
     - its header has no counts, and it does not end with a kept line.
 
     Args:
-        text: the diff, which may stand in fences and between prose.
-        document: what it is about; paths in the diff mean nothing.
+        text: the diff, which may be in fences and between prose.
+        document: paths in the diff are ignored.
         near: offset of the selection or cursor.
-        complete: the writer is known to have come to its end (a model that was not stopped at a limit).
+        complete: the writer finished it (a model that was not stopped at a limit).
     """
     if document.line_count > MAX_DOCUMENT_LINES:
-        return _refused(Problem(f"The document has more than {MAX_DOCUMENT_LINES} lines."))
-    hunks, problems = parse_hunks(text, whole=complete, empty_document=not document.text)
+        return _refuse(Problem(f"The document has more than {MAX_DOCUMENT_LINES} lines."))
+    hunks, problems = parse_hunks(text, complete=complete, empty_document=not document.text)
     if any(problem.fatal for problem in problems):
         return DiffResult([], problems)
-    ground = LineIndex(document)
+    index = LineIndex(document)
     near_line = None if near is None else document.line_at(min(max(near, 0), len(document.text)))
-    places: list[HunkMatch] = []
+    matches: list[HunkMatch] = []
     for hunk in hunks:
-        found = match_hunk(hunk, ground, near_line, only=len(hunks) == 1)
+        found = match_hunk(hunk, index, near_line, only=len(hunks) == 1)
         if isinstance(found, Problem):
-            return _refused(found)
-        places.append(found)
-    places.sort(key=lambda place: (place.start, place.end))
-    if overlap := find_overlap(places):
-        return _refused(overlap)
-    return _whole(build_edits(places, ground), ground, problems)
+            return _refuse(found)
+        matches.append(found)
+    matches.sort(key=lambda match: (match.start, match.end))
+    if overlap := find_overlap(matches):
+        return _refuse(overlap)
+    return _check_edits(build_edits(matches, index), index, problems)
 
 
 def read_diff_at(text: str, document: Document, numbers: Sequence[int], dropped: Sequence[int] = ()) -> DiffResult:
-    """The edits of a diff about some of a document's lines whose headers are right, or none.
+    """Read a diff of some of a document's lines with correct headers, as edits or none.
 
-    `read_diff` searches for a hunk's lines; here they stand where the header puts them or the diff is refused. So
+    `read_diff` searches for a hunk's lines; here they must be where the header says, or the diff is refused. So
     equal lines are never confused, and each edit goes to its lines by their numbers, whatever their line ends.
 
     Args:
         text: the whole diff.
         numbers: the document's line, from 0, of each line that the diff counts; ascending.
-        dropped: lines that go with the edit, whatever the diff says.
+        dropped: lines that are removed with the edit in any case.
     """
-    hunks, problems = parse_hunks(text, whole=True, empty_document=not numbers)
+    hunks, problems = parse_hunks(text, complete=True, empty_document=not numbers)
     if any(problem.fatal for problem in problems):
         return DiffResult([], problems)
-    places: list[HunkMatch] = []
+    matches: list[HunkMatch] = []
     for hunk in hunks:
         old = [line.text for line in hunk.old]
         start = hunk.start if hunk.start is not None else len(numbers) + 1
         if old != [document.line(number) for number in numbers[start : start + len(old)]]:
-            return _refused(Problem(f"Hunk {hunk.number} does not stand where its header puts it.", hunk.number))
-        places.append(HunkMatch(hunk, start, start + len(old), IndentShift()))
-    if overlap := find_overlap(places):
-        return _refused(overlap)
-    ground = LineIndex(document)
-    return _whole(build_edits_at_lines(places, ground, numbers, dropped), ground, problems)
+            return _refuse(Problem(f"Hunk {hunk.number} is not where its header says.", hunk.number))
+        matches.append(HunkMatch(hunk, start, start + len(old), IndentShift()))
+    if overlap := find_overlap(matches):
+        return _refuse(overlap)
+    index = LineIndex(document)
+    return _check_edits(build_edits_at_lines(matches, index, numbers, dropped), index, problems)
 
 
-def _whole(edits: list[Edit], ground: LineIndex, problems: list[Problem]) -> DiffResult:
-    """The edits, unless there are none or line ends would melt into each other."""
+def _check_edits(edits: list[Edit], index: LineIndex, problems: list[Problem]) -> DiffResult:
+    """Return the edits, unless there are none or line ends would merge."""
     if not edits:
-        return _refused(*problems, Problem("The diff changes nothing."))
-    if not ground.numbered and not _keeps_lines(ground.document, edits):
-        return _refused(Problem("The document mixes kinds of line ends here in a way that an edit would break."))
+        return _refuse(*problems, Problem("The diff changes nothing."))
+    if not index.has_stable_numbers and not _keeps_lines(index.document, edits):
+        return _refuse(Problem("The document mixes kinds of line ends here in a way that an edit would break."))
     return DiffResult(edits, problems)
 
 
 def _keeps_lines(document: Document, edits: Sequence[Edit]) -> bool:
-    """Whether no line end melts into a neighbour's, a CR before an LF: there are as many lines as there must be."""
+    """Return whether no line ends merge, a CR before an LF: the number of lines is as expected."""
     changed = Document(document.uri, apply_edits(document.text, edits)).line_count
     # One end in each removed and added piece may be shared with the text around it: count them in that text.
     counted = document.line_count
@@ -113,5 +113,5 @@ def _keeps_lines(document: Document, edits: Sequence[Edit]) -> bool:
     return changed == counted
 
 
-def _refused(*problems: Problem) -> DiffResult:
+def _refuse(*problems: Problem) -> DiffResult:
     return DiffResult([], list(problems))

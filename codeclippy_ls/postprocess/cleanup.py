@@ -113,7 +113,7 @@ def _find_unmatched(text: str) -> list[str]:
 
 
 def cut_at_unprintable(text: str, context: CursorContext) -> str:
-    """Cut the text at a character that could not be decoded or that reorders what a reader sees.
+    """Cut the text at a character that could not be decoded or that reorders the displayed text.
 
     The latter are bidirectional controls (CVE-2021-42574).
     """

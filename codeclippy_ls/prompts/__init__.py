@@ -1,4 +1,4 @@
-"""Prompts: what each family of models is asked, token by token or as text.
+"""Prompts for each family of models, as token ids and as text.
 
-Knows token ids through the `Tokenizer` protocol, and documents; knows no threads, no LSP and no torch.
+Knows token ids through the `PromptTokenizer` protocol, and documents; knows no threads, no LSP and no torch.
 """

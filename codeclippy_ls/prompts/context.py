@@ -1,4 +1,4 @@
-"""What a prompt is built from: `CompletionContext` around a cursor, `EditTarget` for an edit. Plain values."""
+"""Input of prompts: `CompletionContext` around a cursor, `EditTarget` for an edit. Plain values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from codeclippy_ls.prompts.context_snippets import IMPORT_REACH, SCOPE_REACH, Snippet
 from codeclippy_ls.prompts.truncation import CHARACTERS_PER_TOKEN
 
-_SLACK = 4096  # characters beyond the window: a word that is cut off, and what the clean-up looks at
+_SLACK = 4096  # characters beyond the window: a word that is cut off, and the text that the clean-up reads
 
 
 @dataclass(frozen=True, slots=True)

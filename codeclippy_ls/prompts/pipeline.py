@@ -100,7 +100,7 @@ def fit_completion(
     """Fit snippets, prefix and suffix into a budget of units, and fill the template with them.
 
     Args:
-        prefix, suffix: of ``context``, less what is not to be shown.
+        prefix, suffix: of ``context``, less the text that is not shown.
     """
     before_all, before_prefix = _fit_snippets(renderer, family, context, int(budget * _SNIPPET_SHARE))
     budget -= _measure(renderer, before_all) + _measure(renderer, before_prefix)
