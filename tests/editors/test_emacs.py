@@ -399,8 +399,8 @@ def test_an_edit_in_progress_is_cancelled(emacs: Emacs, file: File, script: Scri
     script.set(edit=HUNKS, delay=120)
     file(PLAIN)
     emacs.eval_lisp('(progn (goto-char (point-min)) (forward-line 2) (codeclippy-edit "Add a comment") nil)')
-    emacs.wait_until(lambda: emacs.get_state() == "writing", "the edit to begin")
-    emacs.wait_for_screen("Clippy:writing")
+    emacs.wait_until(lambda: emacs.get_state() == "editing", "the edit to begin")
+    emacs.wait_for_screen("Clippy:editing")
     emacs.run_command("codeclippy-cancel")
     emacs.wait_until(lambda: emacs.get_state() == "ready", "the edit to end", 20)
     assert get_body(emacs) == PLAIN

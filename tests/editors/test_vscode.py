@@ -357,7 +357,7 @@ def test_a_killed_engine_host_shows_a_message_and_loses_no_text(
     window.run("pressKeys", keys=["Backspace"] * len("x = "))
     hosts.suspend()
     window.run("typeText", line=LONG_FILE.count("\n") + 1, type="total = ")
-    time.sleep(1.0)  # for the request to be sent
+    time.sleep(3.0)  # for the request to be sent
     killed, when = hosts.kill()
     assert window.run("waitForGhostText").strip()
     report("from the kill during a suggestion to the next one", time.monotonic() - when)
