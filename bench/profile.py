@@ -1,10 +1,10 @@
-"""Where the time of one keystroke goes, from the change's arrival to the answer's bytes, with the shipped model.
+"""Measure the stages of one keystroke, from the arrival of the change to the answer, with the shipped model.
 
     python -m bench.profile [--keys 60] [--svg FILE]
 
-A server in this process, a client that types through a function of this repository; each stage is timed where it is
-called. Stages that run beside each other (a pass of the model, the loop) are counted once, where the answer waits for
-them. The median key's stages are printed, and drawn where a file is named; the last line is a JSON object.
+The assistant runs in this process, and a function of this repository is typed; the functions of each stage are timed.
+Concurrent stages (a pass of the model, the event loop) count once, for the one that the answer waits for. Prints the
+mean stages of the middle half of the keys, and draws them with ``--svg``; the last line is a JSON object.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 
 from codeclippy_ls.assist import suggester
 from codeclippy_ls.assist.assistant import Assistant
-from codeclippy_ls.engine import worker
-from codeclippy_ls.engine.generation import decoding
+from codeclippy_ls.engine import generation_job
+from codeclippy_ls.engine.generation import decoding, kv_cache
 from codeclippy_ls.engine.loading.model import Model
 from codeclippy_ls.engines import open_thread_engine
 from codeclippy_ls.server import convert
@@ -32,17 +32,31 @@ from codeclippy_ls.text import Change, Documents, Position
 
 SAMPLE = Path(__file__).parent.parent / "codeclippy_ls" / "text.py"
 STAGES = {
-    "change": "taking the change in",
-    "prompt": "prompt: cutting, tokens",
-    "take": "finding the kept prefix",
-    "read": "model: reading what is new",
-    "write": "model: writing and checking drafts",
-    "choose": "choosing tokens",
-    "text": "tokens to text, stops",
-    "tidy": "clean-up, does it parse",
-    "answer": "the answer's values",
-    "rest": "threads, loop, the rest",
+    "change": "applying the change",
+    "prompt": "prompt: truncation, tokens",
+    "take": "lookup in the prefix cache",
+    "read": "model: prefill",
+    "write": "model: decoding, verifying drafts",
+    "choose": "sampling",
+    "text": "detokenizing, stop strings",
+    "tidy": "clean-up, syntax check",
+    "answer": "making the answer",
+    "rest": "threads, event loop, the rest",
 }
+# Owner, function, stage.
+TIMED: tuple[tuple[Any, str, str | Callable[..., str]], ...] = (
+    (completion, "build_completion_prompt", "prompt"),
+    (kv_cache.PrefixCache, "acquire", "take"),
+    (Model, "forward", lambda model, inputs: "read" if len(inputs[0].token_ids) > inputs[0].num_logits else "write"),
+    (decoding.DecodingState, "accept_logits", "choose"),
+    (decoding.DecodingState, "next_input", "choose"),
+    (generation_job.GenerationJob, "_append_token", "text"),
+    (suggester, "clean_up", "tidy"),
+    (suggester, "find_longest_valid_prefix", "tidy"),
+    (suggester.Suggester, "find_source", "tidy"),
+    (Documents, "change", "change"),
+    (convert, "to_inline_item", "answer"),
+)
 _COLOURS = (
     "#8dd3c7",
     "#bebada",
@@ -57,13 +71,13 @@ _COLOURS = (
 )
 
 
-class Watch:
-    """Seconds by stage of the key under way; a stage within a stage counts for the inner one alone."""
+class StageTimer:
+    """Seconds by stage of the current key; nested stages count only for the inner one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
 
-    def around(self, owner: Any, name: str, stage: str | Callable[..., str]) -> None:
+    def wrap(self, owner: Any, name: str, stage: str | Callable[..., str]) -> None:
         """Time a function of a module or class."""
         original = getattr(owner, name)
 
@@ -79,62 +93,49 @@ class Watch:
         setattr(owner, name, timed)
 
 
-def watched() -> Watch:
-    """All stages' functions, timed."""
-    watch = Watch()
-    watch.around(completion, "completion_prompt", "prompt")
-    watch.around(worker.ModelWorker, "start", "prompt")
-    watch.around(
-        Model,
-        "forward",
-        lambda model, inputs: "read" if len(inputs[0].token_ids) > inputs[0].num_logits else "write",
-    )
-    watch.around(decoding.DecodingState, "accept_logits", "choose")
-    watch.around(decoding.DecodingState, "next_input", "choose")
-    watch.around(worker, "_accept", "text")
-    watch.around(suggester, "clean_up", "tidy")
-    watch.around(suggester, "find_longest_valid_prefix", "tidy")
-    watch.around(suggester.Suggester, "find_source", "tidy")
-    watch.around(Documents, "change", "change")
-    watch.around(convert, "to_inline_item", "answer")
-    return watch
+def time_stages() -> StageTimer:
+    """Wrap the functions of all stages."""
+    timer = StageTimer()
+    for owner, name, stage in TIMED:
+        timer.wrap(owner, name, stage)
+    return timer
 
 
-async def typed(keys: int) -> list[dict[str, float]]:
-    """Milliseconds by stage of each key that got an answer from the model."""
-    settings = Settings(completion=CompletionSettings(prefetch=False))  # which would be told as the next key's
-    subject = Assistant(open_thread_engine(settings), settings)
-    await subject.load()
-    watch, rows = watched(), []
+async def measure_keys(keys: int) -> list[dict[str, float]]:
+    """Measure the milliseconds by stage of each key that the model answered."""
+    settings = Settings(completion=CompletionSettings(prefetch=False))  # it would count for the next key
+    assistant = Assistant(open_thread_engine(settings), settings)
+    await assistant.load()
+    timer, rows = time_stages(), []
     text = SAMPLE.read_text(encoding="utf-8")
-    place = text.index("def offset_at")
+    start = text.index("def offset_at")
     documents = Documents()
-    documents.open("file:///text.py", text[:place] + text[place + 400 :], 0, "python")
-    line = text.count("\n", 0, place)
+    documents.open("file:///text.py", text[:start] + text[start + 400 :], 0, "python")
+    line = text.count("\n", 0, start)
     column = 0
-    for version, key in enumerate(text[place : place + keys], 1):
-        watch.seconds.clear()
+    for version, key in enumerate(text[start : start + keys], 1):
+        timer.seconds.clear()
         started = time.perf_counter()
         documents.change("file:///text.py", version, [Change(key, Position(line, column), Position(line, column))])
         line, column = (line + 1, 0) if key == "\n" else (line, column + 1)
         document = documents.get("file:///text.py")
         assert document is not None
-        subject.forget_document(document.uri)  # typing through what is shown would cost nothing
-        found = await subject.complete(document, place + version)
+        assistant.forget_document(document.uri)  # the suggestion cache would answer without the model
+        found = await assistant.complete(document, start + version)
         for item in found.items:
             convert.to_inline_item(document, item, None, "utf-16")
         total = time.perf_counter() - started
         if found.generation is not None:
-            stages = {name: 1000 * watch.seconds[name] for name in STAGES if name != "rest"}
+            stages = {name: 1000 * timer.seconds[name] for name in STAGES if name != "rest"}
             rows.append({**stages, "rest": max(1000 * total - sum(stages.values()), 0.0), "total": 1000 * total})
-    await subject.aclose()
+    await assistant.aclose()
     return rows
 
 
-def drawn(figures: dict[str, float], title: str) -> str:
-    """The stages as one bar with a legend, as SVG."""
-    total, left, bars, legend = sum(figures.values()), 0.0, [], []
-    for index, (name, value) in enumerate(figures.items()):
+def draw_svg(stages: dict[str, float], title: str) -> str:
+    """Draw the stages as one bar with a legend, as SVG."""
+    total, left, bars, legend = sum(stages.values()), 0.0, [], []
+    for index, (name, value) in enumerate(stages.items()):
         width, colour = 760 * value / total, _COLOURS[index]
         bars.append(f'<rect x="{20 + left:.1f}" y="40" width="{width:.1f}" height="34" fill="{colour}"/>')
         x, y = 20 + 390 * (index % 2), 100 + 22 * (index // 2)
@@ -155,16 +156,16 @@ def main() -> None:
     parser.add_argument("--keys", type=int, default=60)
     parser.add_argument("--svg", type=Path)
     options = parser.parse_args()
-    rows = asyncio.run(typed(options.keys))[5:]  # the first read the whole prompt
+    rows = asyncio.run(measure_keys(options.keys))[5:]  # the first ones prefill the whole prompt
     middle = sorted(rows, key=lambda row: row["total"])[len(rows) // 4 : 3 * len(rows) // 4 + 1]
-    figures = {name: statistics.mean(row[name] for row in middle) for name in STAGES}
-    total = sum(figures.values())
-    for name, value in figures.items():
+    stages = {name: statistics.mean(row[name] for row in middle) for name in STAGES}
+    total = sum(stages.values())
+    for name, value in stages.items():
         print(f"{STAGES[name]:34} {value:8.2f} ms {100 * value / total:5.1f} %")
     print(f"{'a key of the middle half':34} {total:8.2f} ms, of {len(rows)} keys")
     if options.svg:
-        options.svg.write_text(drawn(figures, f"One keystroke, {total:.1f} ms"), encoding="utf-8")
-    print(json.dumps({"stages_ms": figures, "keys": len(rows)}))
+        options.svg.write_text(draw_svg(stages, f"One keystroke, {total:.1f} ms"), encoding="utf-8")
+    print(json.dumps({"stages_ms": stages, "keys": len(rows)}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """An hour of typing in minutes: many documents, keys, cancels, edits, closes. Measures growth and unanswered requests.
 
-    python -m bench.soak [--keys 24000] [--pace 0.02] [--quick]
+    python -m bench.soak [--keys 24000] [--seconds-per-key 0.02] [--quick]
 
 24,000 keys are an hour at 150 ms. The server runs its models in its own process. Its memory (PSS), threads and file
 descriptors are read during the run; the first fifth is warm-up. The last line is a JSON object. Linux only (``/proc``).
@@ -98,10 +98,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keys", type=int, default=24_000)
-    parser.add_argument("--pace", type=float, default=0.02, help="seconds per key, on average")
+    parser.add_argument("--seconds-per-key", type=float, default=0.02, help="on average")
     parser.add_argument("--quick", action="store_true", help="2,000 keys")
     parsed = parser.parse_args()
-    found = asyncio.run(run_soak(2000 if parsed.quick else parsed.keys, parsed.pace))
+    found = asyncio.run(run_soak(2000 if parsed.quick else parsed.keys, parsed.seconds_per_key))
     print(
         f"{found['answered']} of {found['keys']} requests answered in {found['seconds']:.0f} s; grown after warming "
         "up: " + ", ".join(f"{value:.0f} {name}" for name, value in found["grown"].items())

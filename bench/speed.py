@@ -42,7 +42,7 @@ _LARGE = 100_000_000  # parameters
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is measured: token counts, and the maximum rounds and seconds for each kind of figure."""
+    """Extent of a run: token counts, and the maximum rounds and seconds for each kind of figure."""
 
     prompt: int = 512
     decoded: int = 32

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench import keystrokes, workload
+from bench import keystrokes, profile, workload
 from bench.peers import PeerError, list_columns, open_peer
 from bench.typist import SWITCHES, Outcome, Pings, Typist, wait_for_answers
 from bench.workload import Key, Typing, find_functions, make_typings
@@ -112,7 +112,14 @@ def test_switches_replace_functions_that_exist() -> None:
                 for target in map(ast.unparse, statement.targets):
                     assert callable(operator.attrgetter(target.partition(".")[2])(module)), target
                     replaced.append(target)
-    assert len(replaced) == 4
+    assert len(replaced) >= 4
+
+
+def test_profile_times_functions_that_exist() -> None:
+    """Each stage but the rest has at least one."""
+    assert all(callable(getattr(owner, name)) for owner, name, _ in profile.TIMED)
+    stages = {stage for _, _, stage in profile.TIMED if isinstance(stage, str)}
+    assert stages == set(profile.STAGES) - {"read", "write", "rest"}
 
 
 def test_peers_that_are_absent_are_skipped_with_the_reason(

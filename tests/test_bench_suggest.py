@@ -1,4 +1,4 @@
-"""The measure of suggestions: what counts as harm, and how figures are put together."""
+"""The suggestion benchmark: harmful suggestions, and the combination of results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from bench.suggest import PLACES, WITHOUT, File, Hole, beside, harmful, holes, together
+from bench.suggest import ABLATIONS, CURSOR_KINDS, File, InfillCase, combine, cut_cases, is_harmful, select_open_files
 from codeclippy_ls.settings import parse
 
 CODE = (
@@ -36,42 +36,42 @@ def mean(values, weights=None):
         ("def f():\n    ", "return 1", "\n    return 1\n", True),
     ],
 )
-def test_what_is_harm(prefix: str, text: str, suffix: str, expected: bool) -> None:
-    """A file that does not parse any more, or a line said twice; a head that waits for its body is none."""
-    assert harmful(Hole(prefix, "1", suffix), text) is expected
+def test_harmful_suggestions_are_detected(prefix: str, text: str, suffix: str, expected: bool) -> None:
+    """The file is not valid any more, or a line is repeated; a header without its body is allowed."""
+    assert is_harmful(InfillCase(prefix, "1", suffix), text) is expected
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_holes_are_what_they_are_called_and_the_same_for_a_seed(place: str) -> None:
-    """Put together again, a hole is its file."""
+@pytest.mark.parametrize("kind", CURSOR_KINDS)
+def test_cases_are_of_their_kind_and_reproducible(kind: str) -> None:
+    """The parts of a case make its file."""
     files = [File("a", "a/b.py", CODE), File("a", "a/c.py", CODE)]
-    found = holes(files, place, 20, seed=1)
-    assert found == holes(files, place, 20, seed=1) != holes(files, place, 20, seed=2)
-    for hole in found:
-        assert hole.prefix + hole.middle + hole.suffix == CODE
-        assert (hole.middle == "") == (place == "complete")
+    found = cut_cases(files, kind, 20, seed=1)
+    assert found == cut_cases(files, kind, 20, seed=1) != cut_cases(files, kind, 20, seed=2)
+    for case in found:
+        assert case.prefix + case.middle + case.suffix == CODE
+        assert (case.middle == "") == (kind == "complete")
 
 
-def test_other_files_are_never_the_holes_own() -> None:
-    """Those of the same folder come first."""
+def test_open_files_do_not_include_the_cases_own() -> None:
+    """Files of the same folder come first."""
     files = [File("a", path, CODE) for path in ("a/x/1.py", "a/2.py", "a/3.py", "a/x/4.py")]
-    hole = holes(files[2:3], "new line", 1, seed=1)[0]
-    assert [other.path for other in beside(hole, files)] == ["2.py", "1.py", "4.py"]
+    case = cut_cases(files[2:3], "new line", 1, seed=1)[0]
+    assert [other.path for other in select_open_files(case, files)] == ["2.py", "1.py", "4.py"]
 
 
-def test_every_technique_that_is_switched_off_has_a_switch() -> None:
-    """Its settings are settings, and what it puts in place of something replaces something."""
-    for way in WITHOUT.values():
-        assert not parse({"completion": way.settings})[1]
-        assert way.patch is None or hasattr(way.patch[0], way.patch[1])
+def test_ablations_use_settings_and_functions_that_exist() -> None:
+    """An unknown setting or a new attribute would switch nothing off."""
+    for ablation in ABLATIONS.values():
+        assert not parse({"completion": ablation.settings})[1]
+        assert ablation.patch is None or hasattr(ablation.patch[0], ablation.patch[1])
 
 
-def test_figures_of_several_kinds() -> None:
-    """Shares of holes are weighed by holes, shares of what was shown by what was shown."""
+def test_results_of_several_kinds_are_combined() -> None:
+    """Shares of all cases are weighted by the number of cases, shares of the shown ones by the number shown."""
     rng = random.Random(1)
     rows = [
         {
-            "holes": 10.0,
+            "cases": 10.0,
             "shown": shown,
             "exact": rng.random(),
             "whole": 0.0,
@@ -81,6 +81,6 @@ def test_figures_of_several_kinds() -> None:
         }
         for shown, harm in ((1.0, 0.1), (0.0, 0.0), (0.5, 0.4))
     ]
-    found = together(rows)
+    found = combine(rows)
     assert found["shown"] == pytest.approx(0.5) and found["harmful"] == pytest.approx((1 + 2) / 15)
-    assert found["holes"] == 30 and found["similar"] == pytest.approx((10 * 1 + 5 * 0.5) / 15)
+    assert found["cases"] == 30 and found["similar"] == pytest.approx((10 * 1 + 5 * 0.5) / 15)
