@@ -166,7 +166,7 @@ async def request_edit(
     task = BenchEditTask(
         name, edit_input.context, edit_input.message, sampling["max_tokens"], family, way.constrained, on_prompt
     )
-    options = Sampling(**sampling, use_drafts=way.drafts, candidates=way.candidates, greedy_first=True)
+    options = replace(Sampling(**sampling), use_drafts=way.drafts, candidates=way.candidates, greedy_first=True)
     if way.candidates > 1:
         options = replace(options, temperature=Settings().edit.temperature)
     try:
