@@ -144,7 +144,7 @@ def encode_header(tokenizer: Tokenizer, state: Any, line: str) -> list[int]:
         header.extend(ids)
 
     for index, number in enumerate((wanted[0], wanted[1], wanted[3])):
-        while state.header.due:
+        while state.header.pending:
             append(state.get_forced_tokens())
         for digit in str(number).encode():
             allowed = [id for id in state.get_allowed_tokens() if tokenizer.token_bytes[id].isdigit()]

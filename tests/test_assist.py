@@ -128,7 +128,7 @@ async def test_a_family_that_does_not_fit_is_one_clear_error(toy: Path) -> None:
     """The setting is named."""
     wrong = options(toy)
     wrong["model"]["family"] = "starcoder"
-    with pytest.raises(EngineError, match='setting "family"'):
+    with pytest.raises(EngineError, match=r'setting "model\.family"'):
         await with_model(wrong, lambda assistant: None)
 
 
