@@ -1,4 +1,4 @@
-"""What is not worth asking for while somebody types, and where more than a line fits."""
+"""When an automatic request is skipped, and where more than one line is expected."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from codeclippy_ls.assist.triggers import expects_block, find_disabling_setting,
 from codeclippy_ls.settings import parse
 
 
-def around(text: str) -> tuple[str, str]:
-    """The text before and after a cursor that is written as `|`."""
+def split_at_cursor(text: str) -> tuple[str, str]:
+    """Split a text at the cursor, which is written as `|`."""
     before, after = text.split("|")
     return before, after
 
@@ -43,9 +43,9 @@ def around(text: str) -> tuple[str, str]:
         ("f(a)|\n", "plaintext", False),
     ],
 )
-def test_behind_a_finished_statement(text: str, language: str, expected: bool) -> None:
-    """Nothing is missing there; where nobody can tell, something may be."""
-    assert is_statement_complete(*around(text), language) is expected
+def test_statement_complete_before_the_cursor(text: str, language: str, expected: bool) -> None:
+    """Python is parsed, other languages are judged by the last character, unknown ones never."""
+    assert is_statement_complete(*split_at_cursor(text), language) is expected
 
 
 @pytest.mark.parametrize(
@@ -66,15 +66,15 @@ def test_behind_a_finished_statement(text: str, language: str, expected: bool) -
         ('x = """a"""\n|\n', False),
     ],
 )
-def test_where_a_block_fits(text: str, expected: bool) -> None:
-    """Below a head, its docstring, its comments, unless the body follows already."""
-    assert expects_block(*around(text)) is expected
+def test_block_is_expected_below_its_header(text: str, expected: bool) -> None:
+    """Also below its docstring and comments, unless the body already follows."""
+    assert expects_block(*split_at_cursor(text)) is expected
 
 
 @pytest.mark.parametrize(("text", "expected"), [("a|b", True), ("a|_", True), ("a| b", False), ("a|", False)])
-def test_inside_a_word(text: str, expected: bool) -> None:
-    """Before a letter."""
-    assert is_inside_word(*around(text)) is expected
+def test_cursor_inside_a_word(text: str, expected: bool) -> None:
+    """A letter or underscore follows."""
+    assert is_inside_word(*split_at_cursor(text)) is expected
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_inside_a_word(text: str, expected: bool) -> None:
         ("file:///home/a/b.py", "python", ""),
     ],
 )
-def test_switches_for_languages_and_paths(uri: str, language: str, expected: str) -> None:
-    """The whole path or the name may match; the answer names the setting."""
+def test_disabling_setting_for_languages_and_paths(uri: str, language: str, expected: str) -> None:
+    """A pattern may match the whole path or the name; the result is the setting's name."""
     settings, problems = parse(
         {"completion": {"disabledLanguages": ["markdown"], "disabledPaths": ["*.env", "*/vendor/*", "b c.min.js"]}}
     )
