@@ -1,7 +1,7 @@
 """A fake editor: holds its own text, does its own position arithmetic, and speaks raw JSON-RPC frames.
 
 It shares no code with the server. It checks what every test relies on: each request is answered exactly once, and at
-the end nothing that the server said is left unread.
+the end no message of the server is left unread.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Buffer:
         return len(text) if self.encoding == "utf-32" else sum(2 if ord(c) > 0xFFFF else 1 for c in text)
 
     def position(self, offset: int) -> dict[str, int]:
-        """The position of an offset."""
+        """Return the position of an offset."""
         head = self.text[:offset].replace("\r\n", "\n").replace("\r", "\n")
         return {"line": head.count("\n"), "character": self._width(head.rpartition("\n")[2])}
 
     def offset(self, position: dict[str, int]) -> int:
-        """The offset of a position the server sent; it must exist."""
+        """Return the offset of a position from the server, which must exist."""
         line, start = 0, 0
         while line < position["line"]:
             ends = [i for i in (self.text.find("\n", start), self.text.find("\r", start)) if i >= 0]
@@ -63,7 +63,7 @@ class Buffer:
 
     @property
     def identifier(self) -> dict[str, Any]:
-        """The versioned identifier."""
+        """The document's versioned identifier."""
         return {"uri": self.uri, "version": self.version}
 
 
@@ -141,7 +141,7 @@ class Editor:
             self._news.notify_all()
         for future in self.open_requests.values():
             if not future.done():
-                future.set_exception(ConnectionError("the server went away"))
+                future.set_exception(ConnectionError("the server ended the session"))
 
     async def _take(self, message: dict[str, Any]) -> None:
         self.seen.append(message)
@@ -170,8 +170,8 @@ class Editor:
         if message["method"] == "workspace/applyEdit":
             result = self._apply(message["params"]["edit"])
         elif message["method"] == "window/showMessageRequest":
-            wanted = self.choices.pop(0)
-            result = next((action for action in message["params"]["actions"] if action["title"] == wanted), None)
+            choice = self.choices.pop(0)
+            result = next((action for action in message["params"]["actions"] if action["title"] == choice), None)
         elif message["method"] == "window/showDocument":
             result = {"success": True}
         elif message["method"] == "workspace/configuration":
@@ -181,7 +181,7 @@ class Editor:
     configuration: Any = None
 
     def _apply(self, edit: dict[str, Any]) -> dict[str, Any]:
-        """Apply a workspace edit as an editor does: versions are checked, all or nothing."""
+        """Apply a workspace edit as an editor does: check the versions, apply all of it or nothing."""
         if not self.accept_edits:
             return {"applied": False, "failureReason": "the user said no"}
         for change in edit["documentChanges"]:
@@ -195,7 +195,7 @@ class Editor:
         return {"applied": True}
 
     async def until(self, method: str, accept: Callable[[dict[str, Any]], bool] = lambda message: True) -> Any:
-        """Await and take a message of the server's; returns its params, or the whole of an error without id."""
+        """Await a message from the server and mark it as read; return its params, or an error without id whole."""
 
         def find() -> dict[str, Any] | None:
             pool = self.seen if method in _QUIET else self.unread
@@ -203,16 +203,16 @@ class Editor:
 
         async with self._news:
             await asyncio.wait_for(self._news.wait_for(lambda: find() is not None or self._task.done()), TIMEOUT)
-        found = find()
-        assert found is not None, f"the server went away without {method}"
-        if found in self.unread:
-            self.unread.remove(found)
-        return found.get("params", found)
+        message = find()
+        assert message is not None, f"the session ended without {method}"
+        if message in self.unread:
+            self.unread.remove(message)
+        return message.get("params", message)
 
     # What a user does.
 
     async def start(self, capabilities: dict[str, Any] | None = None, options: Any = None, ready: bool = True) -> Any:
-        """Initialize; unless told otherwise, await the model."""
+        """Initialize, and await the model if ``ready``."""
         result = await self.call(
             "initialize",
             {
@@ -237,7 +237,7 @@ class Editor:
         return buffer
 
     def type(self, buffer: Buffer, offset: int, text: str, end: int | None = None) -> int:
-        """Replace ``[offset, end)``, as an incremental change; returns the offset after the text."""
+        """Replace ``[offset, end)`` by an incremental change; return the offset after the text."""
         start, stop = buffer.position(offset), buffer.position(offset if end is None else end)
         buffer.text = buffer.text[:offset] + text + buffer.text[offset if end is None else end :]
         buffer.version += 1
@@ -251,17 +251,17 @@ class Editor:
         return offset + len(text)
 
     def at(self, buffer: Buffer, offset: int) -> dict[str, Any]:
-        """Document and position params."""
+        """Return the params that name a document and a position."""
         return {"textDocument": {"uri": buffer.uri}, "position": buffer.position(offset)}
 
     async def complete(self, buffer: Buffer, offset: int) -> list[dict[str, Any]]:
-        """Items of the completion list."""
+        """Return the items of the completion list."""
         result = await self.call("textDocument/completion", {**self.at(buffer, offset), "context": {"triggerKind": 1}})
         items: list[dict[str, Any]] = result["items"]
         return items
 
     async def ghost(self, buffer: Buffer, offset: int, kind: int = 1) -> list[dict[str, Any]]:
-        """Items of an inline completion."""
+        """Return the items of an inline completion."""
         result = await self.call(
             "textDocument/inlineCompletion", {**self.at(buffer, offset), "context": {"triggerKind": kind}}
         )
@@ -269,7 +269,7 @@ class Editor:
         return items
 
     async def edit(self, buffer: Buffer, message: str, start: int = 0, end: int | None = None) -> None:
-        """Run the edit command over a range and return when the server has said what came of it."""
+        """Run the edit command over a range; it returns at once, `outcome` waits for the edit."""
         range = {"start": buffer.position(start), "end": buffer.position(len(buffer.text) if end is None else end)}
         await self.call(
             "workspace/executeCommand",
@@ -277,15 +277,15 @@ class Editor:
         )
 
     async def outcome(self) -> dict[str, Any]:
-        """The edit's outcome: the params of ``workspace/applyEdit`` or of the message that says why there is none."""
+        """Await the params of ``workspace/applyEdit``, or of the message that says why there is no edit."""
         outcomes = ("workspace/applyEdit", "window/showMessage")
         async with self._news:
             await asyncio.wait_for(
                 self._news.wait_for(lambda: any(m.get("method") in outcomes for m in self.unread)), TIMEOUT
             )
-        found = next(m for m in self.unread if m.get("method") in outcomes)
-        self.unread.remove(found)
-        params: dict[str, Any] = found["params"]
+        message = next(m for m in self.unread if m.get("method") in outcomes)
+        self.unread.remove(message)
+        params: dict[str, Any] = message["params"]
         return params
 
     async def stop(self) -> None:
@@ -296,21 +296,21 @@ class Editor:
         self.check()
 
     async def ended(self) -> None:
-        """The session is over by the server's will: the laws hold but for what is unanswered."""
+        """Check a session that the server ended: the laws hold, except for unanswered requests."""
         await asyncio.wait_for(self._task, TIMEOUT)
         self.open_requests.clear()
         self.check()
 
     def check(self) -> None:
-        """The laws of every session."""
+        """Check the laws of every session."""
         assert not self.open_requests, f"never answered: {list(self.open_requests)}"
         assert not self.surplus, f"answers to no request, or second ones: {self.surplus}"
-        assert not self.strays, f"bytes that are no frames: {self.strays}"
-        assert not self.unread, f"the server said, and nobody read: {self.unread}"
+        assert not self.strays, f"bytes that are not frames: {self.strays}"
+        assert not self.unread, f"messages that no test read: {self.unread}"
 
 
 class _Pipe:
-    """The server's writer in a session without a process: straight into the editor's reader."""
+    """The server's writer in a session without a process: it feeds the editor's reader."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
@@ -324,7 +324,7 @@ class _Pipe:
 
 @contextlib.asynccontextmanager
 async def in_process(server: Any) -> AsyncIterator[Editor]:
-    """A session with a server object on this loop."""
+    """Run a session with a server object on this loop."""
     to_server, to_editor = asyncio.StreamReader(limit=4096), asyncio.StreamReader()
     editor = Editor(to_editor, to_server.feed_data)
 
@@ -351,7 +351,7 @@ async def in_process(server: Any) -> AsyncIterator[Editor]:
 
 @contextlib.asynccontextmanager
 async def process(*arguments: str, python: tuple[str, ...] = (), cwd: Path | None = None) -> AsyncIterator[Any]:
-    """A session with the real server process over stdio; yields the editor and the process."""
+    """Run a session with the real server process over stdio; yields the editor and the process."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         *python,
