@@ -52,7 +52,7 @@ TIMED: tuple[tuple[Any, str, str | Callable[..., str]], ...] = (
     (decoding.DecodingState, "next_input", "choose"),
     (generation_job.GenerationJob, "_append_token", "text"),
     (suggester, "clean_up", "tidy"),
-    (suggester, "find_longest_valid_prefix", "tidy"),
+    (suggester, "fit", "tidy"),
     (suggester.Suggester, "find_source", "tidy"),
     (Documents, "change", "change"),
     (convert, "to_inline_item", "answer"),

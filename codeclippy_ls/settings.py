@@ -14,18 +14,20 @@ from typing import Any, TypeVar
 
 # The steps of `postprocess.cleanup.STEPS`, and the syntax check; `tests/test_cleanup.py` compares them.
 CLEAN_UP_STEPS = (
+    "wrapping",
     "unprintable",
     "controlTokens",
+    "lineStart",
     "duplicateSpace",
     "indentation",
     "scope",
     "repetition",
     "overlap",
-    "closingBrackets",
     "trailingWhitespace",
     "duplicateText",
     "duplicateLine",
     "trivial",
+    "closingBrackets",
     "syntaxCheck",
 )
 DEFAULT_PRESETS = ("Add a docstring", "Add type hints", "Fix the bug")

@@ -21,12 +21,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "secret_files": set(),
     "inference": set(),
     "model_specs": {"inference", "settings"},
-    "postprocess": {"families", "text"},
+    "syntax": set(),
+    "postprocess": {"families", "syntax", "text"},
     "prompts": {"families", "text"},
     "diffs": {"text"},
     "constrain": {"text"},
     "tasks": {"families", "prompts", "postprocess", "diffs", "constrain", "inference", "secret_files", "text"},
-    "assist": {"tasks", "prompts", "postprocess", "diffs", "inference", "model_specs", "settings", "text"},
+    "assist": {
+        *("tasks", "prompts", "postprocess", "diffs", "syntax", "inference", "model_specs", "settings", "text"),
+    },
     "engine/generation": {"inference"},
     "engine/decoder": {"engine/generation"},
     "engine/loading": {"engine/decoder", "engine/generation", "inference"},
@@ -51,6 +54,7 @@ KNOWN_BY = {
     "cattrs": {"server", "host"},
     "filelock": {"host"},
     "unidiff": {"diffs"},
+    "tree_sitter": {"syntax"},
     "httpx2": {"remote"},
 }
 

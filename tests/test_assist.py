@@ -1,4 +1,4 @@
-"""Suggestions and edits by real models with random weights: every result is correct or refused."""
+"""The two jobs on real models with random weights: whatever they write, what comes out is right or refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ documents = pytest.mark.parametrize(
 
 
 async def with_model(options: dict[str, Any], work: Callable[[Assistant], Any]) -> Any:
-    """Run work with an assistant on a real checkpoint."""
+    """Run work on an assistant over real checkpoints."""
     settings, problems = parse(options)
     assert not problems
     assistant = Assistant(open_thread_engine(settings), settings)
@@ -65,7 +65,7 @@ def options(model: Path, **edit: Any) -> dict[str, Any]:
 
 @documents
 async def test_edits_by_random_weights_apply_or_are_refused(toy: Path, names: Sequence[str]) -> None:
-    """Lines outside the edit and all line ends are unchanged."""
+    """Lines outside the edit, and every line end, are untouched; the diff is the difference."""
 
     async def work(assistant: Assistant) -> int:
         applied = 0
@@ -87,7 +87,7 @@ async def test_edits_by_random_weights_apply_or_are_refused(toy: Path, names: Se
 
 
 async def test_completions_by_random_weights_keep_the_line_ends(toy: Path) -> None:
-    """Anywhere in any document, also inside words and at both ends; none is only whitespace."""
+    """Anywhere in any document, also inside words and at both ends; nothing blank, nothing but insertions."""
 
     async def work(assistant: Assistant) -> int:
         shown = 0
@@ -106,8 +106,8 @@ async def test_completions_by_random_weights_keep_the_line_ends(toy: Path) -> No
     assert await with_model(options(toy), work) >= 5
 
 
-async def test_shipped_model_makes_edits_if_the_model_writes_no_diffs(tmp_path: Path) -> None:
-    """The user need not know which model can do what."""
+async def test_a_model_that_only_continues_leaves_edits_to_the_shipped_one(tmp_path: Path) -> None:
+    """The user never has to know which model can do what."""
     folder = checkpoints.save_checkpoint(tmp_path / "codegen", "codegen", control_tokens=("<|endoftext|>",))
 
     async def work(assistant: Assistant) -> Any:
@@ -124,8 +124,8 @@ async def test_shipped_model_makes_edits_if_the_model_writes_no_diffs(tmp_path: 
     assert await with_model(options(folder), work) == ""
 
 
-async def test_unsuitable_family_is_an_error_that_names_the_setting(toy: Path) -> None:
-    """Loading fails."""
+async def test_a_family_that_does_not_fit_is_one_clear_error(toy: Path) -> None:
+    """The setting is named."""
     wrong = options(toy)
     wrong["model"]["family"] = "starcoder"
     with pytest.raises(EngineError, match=r'setting "model\.family"'):
@@ -134,7 +134,7 @@ async def test_unsuitable_family_is_an_error_that_names_the_setting(toy: Path) -
 
 @documents
 async def test_two_documents_share_an_engine_through_the_server(toy: Path, names: Sequence[str]) -> None:
-    """After edits by random weights the editor's text equals the server's, in several documents at once."""
+    """Real editor text after real edits by random weights equals the server's, in two documents at once."""
     from codeclippy_ls.server.server import Server
 
     server = Server(options(toy, temperature=1.5))
@@ -191,8 +191,8 @@ VALUE = 1
         (0, (0, 17)),
     ],
 )
-def test_scope_around_a_line(line: int, expected: tuple[int, int]) -> None:
-    """The innermost function or class with its decorators; outside of one, the whole of a short document."""
+def test_the_scope_around_a_line(line: int, expected: tuple[int, int]) -> None:
+    """The innermost function or class, with its decorators; the whole of a short document outside of one."""
     assert find_enclosing_scope(Document("file:///x.py", PYTHON), line) == expected
 
 
@@ -211,10 +211,10 @@ def test_scope_around_a_line(line: int, expected: tuple[int, int]) -> None:
         ("# clipper: do it", None),
     ],
 )
-def test_comment_markers_in_many_languages(text: str, message: str | None) -> None:
-    """Only on a line of their own."""
-    marker = find_marker(Document("file:///x.py", f"a\n{text}\nb\n"), (1, 1), "clippy:")
-    assert (marker.message if marker else None) == message
+def test_comment_markers(text: str, message: str | None) -> None:
+    """In the comment signs of many languages, on a line of their own."""
+    found = find_marker(Document("file:///x.py", f"a\n{text}\nb\n"), (1, 1), "clippy:")
+    assert (found.message if found else None) == message
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_comment_markers_in_many_languages(text: str, message: str | None) -> No
         (["# clippy: do it", "", ""], (0, 0), (), (0, 0)),
     ],
 )
-def test_edit_context_lines(
+def test_the_lines_shown(
     lines: list[str], span: tuple[int, int] | None, numbers: tuple[int, ...], selection: tuple[int, int]
 ) -> None:
     """Never none of a document that has text: a selection of the comment alone, or past the end, counts as a cursor."""

@@ -1,7 +1,5 @@
-"""The same edit in every way: by the server with each editor's capabilities, and by the command line with GNU patch.
-
-All use the shipped model. An editor's text afterwards equals what patch makes of the printed diff.
-"""
+"""The same edit by every road: the real server process with the capabilities of each real editor, and the command line
+with GNU patch, all with the shipped model. What an editor has afterwards is what patch makes of the printed diff."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ ENGINE = ("--threads", "1", "--dtype", "float32")
 
 @pytest.fixture(scope="module")
 def patched(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The texts after GNU patch applied what the command line prints; unchanged if the edit is refused."""
+    """The texts after GNU patch has taken what the command line prints; the text itself where it refuses."""
     folder = tmp_path_factory.mktemp("patched")
     texts = []
     for name, text, message in EDITS:
@@ -54,15 +52,15 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         if done.returncode == 0:
             subprocess.run(["patch", "-p1", "-F0", "-s"], input=done.stdout, text=True, cwd=folder, check=True)
         texts.append((folder / name).read_text(encoding="utf-8"))
-    assert sum(text != before for text, (_, before, _) in zip(texts, EDITS, strict=True)) > 1, "too few edits were made"
+    assert sum(text != before for text, (_, before, _) in zip(texts, EDITS, strict=True)) > 1, "hardly an edit was made"
     return texts
 
 
 @pytest.mark.parametrize("editor_name", EDITORS)
-async def test_every_editor_applies_the_edit_that_patch_makes(
+async def test_every_editor_gets_the_edit_that_patch_makes(
     editor_name: str, patched: list[str], tmp_path: Path
 ) -> None:
-    """With the params that the real editor sends when it starts a server."""
+    """With the params that the editor really sends when it starts a server."""
     params: dict[str, Any] = json.loads(capabilities(editor_name).read_text(encoding="utf-8"))
     params = params.get("params", params)
     async with process("--stdio", *ENGINE, cwd=tmp_path) as (editor, _):
@@ -70,8 +68,8 @@ async def test_every_editor_applies_the_edit_that_patch_makes(
         for (name, text, message), expected in zip(EDITS, patched, strict=True):
             buffer = editor.open(text, f"file:///work/{name}")
             await editor.edit(buffer, message)
-            message_shown = (await editor.outcome()).get("message", "")
-            assert message_shown.startswith("Code Clippy: no edit") == (expected == text), message_shown
+            said = (await editor.outcome()).get("message", "")
+            assert said.startswith("Code Clippy: no edit") == (expected == text), said
             assert buffer.text == expected, f"{name}: {message}"
         editor.unread = [one for one in editor.unread if one["method"] != "window/workDoneProgress/create"]
         await editor.stop()

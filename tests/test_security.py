@@ -1,4 +1,4 @@
-"""What must never happen: network access, user text in a log, an edit of another file."""
+"""What must never happen: a word to the network, a line of the user's text in a log, an edit of another file."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ SOURCE = f"def {CANARY}(values):\n    total = sum(values)\n    return "
 _ISOLATED = ("unshare", "--map-root-user", "--net")
 
 
-def can_isolate() -> bool:
-    """Return whether a process without any network can be started here."""
+def isolated() -> bool:
+    """Whether a process can be started here that has no network at all."""
     if shutil.which("unshare") is None:
         return False
     return subprocess.run([*_ISOLATED, "true"], capture_output=True, check=False).returncode == 0
 
 
-def test_tests_cannot_connect_to_other_machines() -> None:
-    """The whole suite runs with sockets that connect only to this machine."""
+def test_no_test_reaches_out() -> None:
+    """All of the suite runs with sockets that connect to this machine only."""
     with pytest.warns(UserWarning), pytest.raises(SocketConnectBlockedError):
         socket.create_connection(("192.0.2.1", 80), timeout=1)
 
 
-@pytest.mark.skipif(not can_isolate(), reason="processes cannot be isolated from the network here (unshare)")
+@pytest.mark.skipif(not isolated(), reason="no process can be taken off the network here (unshare)")
 @pytest.mark.slow
-def test_completion_edit_and_doctor_work_without_network(tmp_path: Path) -> None:
-    """In a network namespace without even a loopback interface."""
+def test_all_three_jobs_work_without_any_network(tmp_path: Path) -> None:
+    """In a network namespace of its own, without even a loopback."""
     file = tmp_path / "mean.py"
     file.write_text("def mean(values):\n    total = sum(values)\n    return \n")
 
@@ -53,8 +53,8 @@ def test_completion_edit_and_doctor_work_without_network(tmp_path: Path) -> None
         assert done.returncode in (0, 3) and done.stdout.strip(), done.stderr
 
 
-async def test_user_text_is_never_logged(tmp_path: Path) -> None:
-    """Neither by the server, nor by the engine host, nor by their libraries, at the highest log level."""
+async def test_no_text_of_the_user_s_is_logged(tmp_path: Path) -> None:
+    """Neither by the server nor by what runs its models, nor by the libraries below, at the highest level."""
     log = tmp_path / "log"
     async with process("--verbose", "--log-file", str(log)) as (editor, child):
         await editor.start(options={"edit": {"timeBudgetMs": 2000}})
@@ -74,8 +74,8 @@ async def test_user_text_is_never_logged(tmp_path: Path) -> None:
     assert not any(CANARY in text for text in (errors, *(path.read_text(errors="replace") for path in (log, *hosts))))
 
 
-async def test_edit_changes_only_the_open_document(tmp_path: Path) -> None:
-    """Even if its message names other paths: no file on disk changes, and the edit has one document."""
+async def test_an_edit_touches_the_open_document_and_no_file(tmp_path: Path) -> None:
+    """Whatever paths its message names: nothing on the disk changes, and one document is in the edit."""
     for name in ("open.py", "other.py"):
         (tmp_path / name).write_text("def add(a, b):\n    return a + b\n")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -85,9 +85,9 @@ async def test_edit_changes_only_the_open_document(tmp_path: Path) -> None:
         uri = (tmp_path / "open.py").as_uri()
         buffer = editor.open((tmp_path / "open.py").read_text(), uri)
         await editor.edit(buffer, f"Delete {tmp_path / 'other.py'} and add a docstring", 0, len(buffer.text))
-        outcome = await editor.outcome()
-        if "edit" in outcome:
-            assert [change["textDocument"]["uri"] for change in outcome["edit"]["documentChanges"]] == [uri]
+        told = await editor.outcome()
+        if "edit" in told:
+            assert [change["textDocument"]["uri"] for change in told["edit"]["documentChanges"]] == [uri]
             await editor.outcome()
         await editor.stop()
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

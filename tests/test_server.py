@@ -1,4 +1,4 @@
-"""The server with a fake editor: suggestions, edits, stale answers, settings, the life cycle, invalid messages."""
+"""The server through a fake editor: the three jobs, stale answers, settings, the life cycle, faults of the wire."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ANNOTATING = {
 
 
 async def test_ghost_text_and_completion_items(editor: Editor, worker: ScriptedWorker) -> None:
-    """Both show the same suggestion; the item replaces the word at the cursor and filters by it."""
+    """The same suggestion for both; the item replaces the word at the cursor and filters by it."""
     result = await editor.start()
     assert result["capabilities"]["inlineCompletionProvider"] is not None
     assert result["capabilities"]["textDocumentSync"]["change"] == 2
@@ -43,7 +43,7 @@ async def test_ghost_text_and_completion_items(editor: Editor, worker: ScriptedW
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
 async def test_positions_in_every_encoding(editor: Editor, worker: ScriptedWorker, encoding: str) -> None:
-    """With emoji before the cursor, form feeds and CRLF in the text, the edit is at the cursor."""
+    """Emoji before the cursor, form feeds and CRLF in the text: the edit lands where the cursor is."""
     result = await editor.start({"general": {"positionEncodings": [encoding]}})
     assert result["capabilities"]["positionEncoding"] == encoding
     buffer = editor.open("x = '😀é'\x0c\r\nname = '日本😀' + va\r\n", encoding=encoding)
@@ -56,19 +56,19 @@ async def test_positions_in_every_encoding(editor: Editor, worker: ScriptedWorke
 
 
 async def test_incremental_changes_reach_the_prompt(editor: Editor, worker: ScriptedWorker) -> None:
-    """The prompt has the text at the time of the request, even if a change follows in the same write."""
+    """What was typed is what is asked, at the moment of the request, also when a change follows in the same write."""
     await editor.start()
     buffer = editor.open("a😀b\n")
     cursor = editor.type(buffer, 2, "XY", end=3)
     worker.response = "Z"
     first = editor.request("textDocument/completion", editor.at(buffer, cursor))
     editor.type(buffer, 0, "# later\n")
-    assert (await first)["items"] == [], "an answer for an outdated text"
+    assert (await first)["items"] == [], "an answer for a text that is gone"
     assert worker.prompts == [] or worker.prompts[0].startswith("\naXY") or "later" not in worker.prompts[0]
 
 
-async def test_newest_request_of_a_document_wins(editor: Editor, worker: ScriptedWorker) -> None:
-    """For clients that never cancel: the older request is answered at once, without items."""
+async def test_the_newest_request_of_a_document_wins(editor: Editor, worker: ScriptedWorker) -> None:
+    """For clients that never cancel: the older one is answered at once, with nothing."""
     await editor.start()
     buffer = editor.open("x = \n")
     worker.gate = threading.Event()
@@ -81,8 +81,8 @@ async def test_newest_request_of_a_document_wins(editor: Editor, worker: Scripte
     assert [item["insertText"] for item in (await newer)["items"]] == ["1"]
 
 
-async def test_cancelled_request_is_answered_and_stops_the_engine(editor: Editor, worker: ScriptedWorker) -> None:
-    """With -32800; the next request is served."""
+async def test_cancelling_is_answered_and_stops_the_engine(editor: Editor, worker: ScriptedWorker) -> None:
+    """-32800, and the next request is served."""
     await editor.start()
     buffer = editor.open("x = \n")
     worker.gate = threading.Event()
@@ -98,8 +98,8 @@ async def test_cancelled_request_is_answered_and_stops_the_engine(editor: Editor
     assert [reason.value for reason in worker.cancel_reasons] == ["cancelled"]
 
 
-async def test_change_cancels_the_suggestion_for_the_old_text(editor: Editor, worker: ScriptedWorker) -> None:
-    """Also for clients that never cancel."""
+async def test_typing_stops_what_is_made_for_the_old_text(editor: Editor, worker: ScriptedWorker) -> None:
+    """A change cancels the document's suggestion, also for clients that never cancel."""
     await editor.start()
     buffer = editor.open("x = \n")
     worker.gate = threading.Event()
@@ -112,8 +112,8 @@ async def test_change_cancels_the_suggestion_for_the_old_text(editor: Editor, wo
     assert [reason.value for reason in worker.cancel_reasons] == ["cancelled"]
 
 
-async def test_typing_the_suggested_text_makes_no_new_request(editor: Editor, worker: ScriptedWorker) -> None:
-    """The rest of the suggestion is shown while it still matches."""
+async def test_typing_through_a_suggestion_needs_no_engine(editor: Editor, worker: ScriptedWorker) -> None:
+    """What is shown and still matches is shown again."""
     await editor.start(options={"completion": {"prefetch": False}})
     buffer = editor.open("x = \n")
     worker.response = "value + 1"
@@ -126,8 +126,8 @@ async def test_typing_the_suggested_text_makes_no_new_request(editor: Editor, wo
     assert (await editor.ghost(buffer, cursor, kind=2))[0]["insertText"] == "ity"
 
 
-async def test_suggestion_continues_the_selected_list_item(editor: Editor, worker: ScriptedWorker) -> None:
-    """Ghost text repeats the item's text over its range, or the client would not draw it."""
+async def test_a_selected_list_item_is_continued(editor: Editor, worker: ScriptedWorker) -> None:
+    """Ghost text over the list repeats the item's text over its range, or the client would not draw it."""
     await editor.start()
     buffer = editor.open("os.pa\n")
     worker.response = ".join(a)"
@@ -141,8 +141,8 @@ async def test_suggestion_continues_the_selected_list_item(editor: Editor, worke
     assert "os.path" in worker.prompts[0]
 
 
-async def test_own_list_item_is_not_continued(editor: Editor, worker: ScriptedWorker) -> None:
-    """The selected item of the list inserts the whole suggestion already."""
+async def test_our_own_item_in_the_list_is_not_continued(editor: Editor, worker: ScriptedWorker) -> None:
+    """What the list's selected item inserts is the whole suggestion already."""
     await editor.start(options={"completion": {"prefetch": False, "candidates": 1}})
     buffer = editor.open("x = va")
     worker.response = "lue"
@@ -155,14 +155,14 @@ async def test_own_list_item_is_not_continued(editor: Editor, worker: ScriptedWo
     assert asked["items"] == [] and len(worker.prompts) == 1
 
 
-async def test_clients_with_ghost_text_get_no_trigger_characters(editor: Editor) -> None:
-    """A list at every space would cover the ghost text."""
+async def test_lists_open_by_themselves_only_where_there_is_no_ghost_text(editor: Editor) -> None:
+    """A list at every blank would stand where the ghost text should be."""
     result = await editor.start({"textDocument": {"inlineCompletion": {}}})
     assert "triggerCharacters" not in result["capabilities"]["completionProvider"]
 
 
-async def test_automatic_request_inside_a_word_is_empty(editor: Editor, worker: ScriptedWorker) -> None:
-    """A request by key is not."""
+async def test_automatic_requests_inside_a_word_get_nothing(editor: Editor, worker: ScriptedWorker) -> None:
+    """An invoked one does."""
     await editor.start()
     buffer = editor.open("x = value\n")
     assert await editor.ghost(buffer, 6, kind=2) == [] and not worker.prompts
@@ -190,7 +190,7 @@ async def test_edit_command_applies_a_versioned_annotated_edit(editor: Editor, w
 
 
 async def test_plain_clients_get_plain_edits(editor: Editor, worker: ScriptedWorker) -> None:
-    """No annotations if the client does not support them; CRLF stays CRLF."""
+    """No annotations where the client would ignore them; CRLF stays CRLF."""
     await editor.start({"workspace": {"applyEdit": True}})
     buffer = editor.open(SAMPLE.replace("\n", "\r\n"))
     worker.response = " @@ -1,2 +1,3 @@\n def add(a, b):\n+    # sums\n     return a + b\n"
@@ -208,10 +208,10 @@ async def test_plain_clients_get_plain_edits(editor: Editor, worker: ScriptedWor
         [("import os", "import os\nimport re"), ("the end", "the end of it")],
     ],
 )
-async def test_edit_is_rebased_when_document_changed_elsewhere(
+async def test_an_edit_is_carried_over_to_a_text_that_changed_elsewhere(
     editor: Editor, worker: ScriptedWorker, changes: list[tuple[str, str]]
 ) -> None:
-    """Above it, below it, or on both sides; the edit has the version of the new text."""
+    """Above it, below it, or on both sides: with the version of the new text."""
     await editor.start()
     text = f"import os\n\n\n\n{SAMPLE}\n\n\n\n# the end\n"
     buffer = editor.open(text)
@@ -229,10 +229,10 @@ async def test_edit_is_rebased_when_document_changed_elsewhere(
 
 
 @pytest.mark.parametrize(("old", "new"), [("def add", "def sum"), ("return a + b", "return b + a"), (SAMPLE, "")])
-async def test_edit_is_refused_when_document_changed_at_its_place(
+async def test_a_document_that_changed_where_the_edit_is_about_is_left_alone(
     editor: Editor, worker: ScriptedWorker, old: str, new: str
 ) -> None:
-    """Nothing is applied and a message says why."""
+    """The edit is refused and the user told; nothing is applied."""
     await editor.start()
     buffer = editor.open(SAMPLE)
     worker.response, worker.gate = RENAMED, threading.Event()
@@ -249,8 +249,8 @@ async def test_edit_is_refused_when_document_changed_at_its_place(
 TWO_WAYS = [RENAMED, RENAMED.replace("plus", "total")]
 
 
-async def test_last_edit_can_be_replaced_by_the_next_best(editor: Editor, worker: ScriptedWorker) -> None:
-    """By a code action, while the text is as the edit left it; after the last proposal comes the first again."""
+async def test_the_last_edit_can_be_replaced_by_the_next_best(editor: Editor, worker: ScriptedWorker) -> None:
+    """By an action that is offered while the edit stands as it was made; after the last one comes the first again."""
     await editor.start()
     buffer = editor.open(SAMPLE)
     worker.response = TWO_WAYS
@@ -274,8 +274,8 @@ async def test_last_edit_can_be_replaced_by_the_next_best(editor: Editor, worker
 
 
 @pytest.mark.parametrize("content", [True, False])
-async def test_diff_is_shown_and_the_user_chooses(editor: Editor, worker: ScriptedWorker, content: bool) -> None:
-    """As a virtual document if the client supports it, otherwise as a file; nothing is applied before the choice."""
+async def test_a_diff_is_shown_and_the_user_chooses(editor: Editor, worker: ScriptedWorker, content: bool) -> None:
+    """As a document of ours where the client asks for such, as a file elsewhere; nothing happens before the choice."""
     workspace = {"applyEdit": True, **({"textDocumentContent": {}} if content else {})}
     result = await editor.start(
         {"workspace": workspace, "window": {"showDocument": {"support": True}}}, options={"edit": {"showDiff": True}}
@@ -306,8 +306,8 @@ async def test_diff_is_shown_and_the_user_chooses(editor: Editor, worker: Script
     assert buffer.text == before
 
 
-async def test_new_file_is_written_only_into_an_empty_document(editor: Editor, worker: ScriptedWorker) -> None:
-    """By a comment that says what it should contain; nothing else is offered there."""
+async def test_a_new_file_is_written_only_into_an_empty_document(editor: Editor, worker: ScriptedWorker) -> None:
+    """By a comment that says what it should be; nothing else is offered there."""
     await editor.start()
     buffer = editor.open("# clippy: a greeting\n\n")
     here = {"start": buffer.position(0), "end": buffer.position(0)}
@@ -331,7 +331,7 @@ async def test_new_file_is_written_only_into_an_empty_document(editor: Editor, w
         (" @@ -1,1 +1,1 @@\n-def add(a, b):\n+def add(a, b):\n", "proposed no change"),
     ],
 )
-async def test_failed_edit_says_why(editor: Editor, worker: ScriptedWorker, says: Any, reason: str) -> None:
+async def test_an_edit_that_fails_says_why(editor: Editor, worker: ScriptedWorker, says: Any, reason: str) -> None:
     """One message, nothing applied."""
     await editor.start()
     buffer = editor.open(SAMPLE)
@@ -342,7 +342,7 @@ async def test_failed_edit_says_why(editor: Editor, worker: ScriptedWorker, says
     assert buffer.text == SAMPLE
 
 
-async def test_edit_that_the_client_refuses_is_reported(editor: Editor, worker: ScriptedWorker) -> None:
+async def test_a_refused_edit_is_reported(editor: Editor, worker: ScriptedWorker) -> None:
     """The client's ``applied: false`` with its reason."""
     await editor.start()
     editor.accept_edits = False
@@ -354,7 +354,7 @@ async def test_edit_that_the_client_refuses_is_reported(editor: Editor, worker: 
 
 
 async def test_presets_and_comment_markers_are_code_actions(editor: Editor, worker: ScriptedWorker) -> None:
-    """Each with a command; the edit also removes the comment that requested it."""
+    """With a command for every client; the marker's line goes with the edit it asked for."""
     await editor.start()
     text = SAMPLE.replace("    return 2 * x\n", "    # clippy: rename twice to double\n    return 2 * x\n")
     buffer = editor.open(text)
@@ -374,8 +374,8 @@ async def test_presets_and_comment_markers_are_code_actions(editor: Editor, work
     assert "clippy:" not in worker.prompts[-1] and "rename twice to double" in worker.prompts[-1]
 
 
-async def test_resolve_is_offered_only_to_clients_that_support_it(editor: Editor) -> None:
-    """It adds the command, never an edit, which clients would apply without checking the version."""
+async def test_resolve_is_offered_to_clients_that_announce_it(editor: Editor) -> None:
+    """It brings the command, never an edit, which clients would apply without looking at the version."""
     result = await editor.start(ANNOTATING)
     assert result["capabilities"]["codeActionProvider"]["resolveProvider"] is True
     await editor.until("window/workDoneProgress/create")
@@ -390,7 +390,7 @@ async def test_resolve_is_offered_only_to_clients_that_support_it(editor: Editor
 
 
 async def test_progress_can_be_cancelled(editor: Editor, worker: ScriptedWorker) -> None:
-    """Nothing is applied and there is no message: the user knows."""
+    """Nothing is applied and nothing said: the user knows."""
     await editor.start(ANNOTATING)
     await editor.until("window/workDoneProgress/create")
     buffer = editor.open(SAMPLE)
@@ -407,8 +407,8 @@ async def test_progress_can_be_cancelled(editor: Editor, worker: ScriptedWorker)
     await editor.complete(buffer, 0)
 
 
-async def test_answers_are_empty_and_incomplete_while_the_model_loads(editor: Editor, worker: ScriptedWorker) -> None:
-    """A failed load is one message that says what to do; the command then tries again."""
+async def test_while_the_model_loads_answers_are_empty_and_incomplete(editor: Editor, worker: ScriptedWorker) -> None:
+    """And a failed load is one message with the cure, after which the command tries again."""
     worker.load_error = "the folder /nowhere holds no weights"
     await editor.start(ready=False)
     buffer = editor.open("x = \n")
@@ -423,8 +423,8 @@ async def test_answers_are_empty_and_incomplete_while_the_model_loads(editor: Ed
     assert len(await editor.complete(buffer, 4)) == 1
 
 
-async def test_settings_are_read_at_start_when_pushed_and_when_pulled(editor: Editor, worker: ScriptedWorker) -> None:
-    """Invalid values are named once; a workspace cannot set restricted keys."""
+async def test_settings_by_initialization_by_push_and_by_pull(editor: Editor, worker: ScriptedWorker) -> None:
+    """Bad values are named once; a workspace cannot set restricted keys."""
     await editor.start({"workspace": {"configuration": True}}, {"completion": {"maxTokens": "many"}})
     assert '"completion.maxTokens"' in (await editor.until("window/showMessage"))["message"]
     buffer = editor.open("x = \n")
@@ -442,7 +442,7 @@ async def test_settings_are_read_at_start_when_pushed_and_when_pulled(editor: Ed
     assert len(await editor.complete(buffer, 4)) == 1
 
 
-# Invalid documents and messages.
+# Faults of documents and of the wire.
 
 
 async def test_second_initialized_notification_opens_no_second_engine(editor: Editor, server: Server) -> None:
@@ -455,7 +455,7 @@ async def test_second_initialized_notification_opens_no_second_engine(editor: Ed
 
 
 async def test_documents_that_are_not_open_are_never_read(editor: Editor, worker: ScriptedWorker) -> None:
-    """With any scheme: empty answers, no disk access, no request to the engine."""
+    """Whatever their scheme: empty answers, no disk, no engine."""
     await editor.start()
     for uri in ("file:///etc/passwd", "git:/x.py", "untitled:1", "http://localhost/x"):
         position = {"textDocument": {"uri": uri}, "position": {"line": 0, "character": 0}}
@@ -465,8 +465,8 @@ async def test_documents_that_are_not_open_are_never_read(editor: Editor, worker
     assert not worker.prompts
 
 
-async def test_invalid_change_desyncs_the_document_until_it_is_reopened(editor: Editor, worker: ScriptedWorker) -> None:
-    """One message and empty answers until then."""
+async def test_a_bad_change_loses_the_document_until_it_is_opened_again(editor: Editor, worker: ScriptedWorker) -> None:
+    """One notice, empty answers, and a reopen heals it."""
     await editor.start()
     buffer = editor.open("x = \n")
     for bad in (
@@ -482,8 +482,8 @@ async def test_invalid_change_desyncs_the_document_until_it_is_reopened(editor: 
     assert len(await editor.complete(buffer, 4)) == 1
 
 
-async def test_every_invalid_message_is_answered_with_its_error_code(editor: Editor) -> None:
-    """With the request's id if it has one; the next request is served."""
+async def test_every_bad_message_has_its_answer(editor: Editor) -> None:
+    """An error with the right code, by id where there is one, and the next request is served."""
 
     async def error(message: Any) -> int:
         body = message if isinstance(message, bytes) else json.dumps(message).encode()
@@ -523,8 +523,8 @@ async def test_every_invalid_message_is_answered_with_its_error_code(editor: Edi
     editor.check()
 
 
-async def test_failing_handler_is_answered_with_one_short_error(editor: Editor, server: Server) -> None:
-    """Without a path, even if a library calls `sys.exit` or the result is not JSON; the next request is served."""
+async def test_a_handler_that_fails_is_one_short_error(editor: Editor, server: Server) -> None:
+    """Without a path, also where a library would end the process, or the result is no JSON; the next one is served."""
     await editor.start()
     buffer = editor.open("x = \n")
     session, circle = server.session, dict[str, Any]()
@@ -560,23 +560,23 @@ async def test_failing_handler_is_answered_with_one_short_error(editor: Editor, 
         b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
     ],
 )
-async def test_stream_without_frames_ends_the_session(worker: ScriptedWorker, raw: bytes) -> None:
-    """With exit code 1, instead of waiting forever or reading on out of step."""
+async def test_streams_that_are_no_frames_end_the_session(worker: ScriptedWorker, raw: bytes) -> None:
+    """With exit code 1, rather than waiting for ever or reading on out of step."""
     async with in_process(Server(engine=worker.open)) as session:
         session.send_raw(raw)
         assert await asyncio.wait_for(session.exit_code, TIMEOUT) == 1  # type: ignore[attr-defined]
 
 
-async def test_exit_without_shutdown_returns_code_one(worker: ScriptedWorker) -> None:
-    """As the protocol requires."""
+async def test_exit_without_shutdown_is_code_one(worker: ScriptedWorker) -> None:
+    """As the protocol has it."""
     async with in_process(Server(engine=worker.open)) as session:
         await session.start()
         session.notify("exit")
         assert await session.exit_code == 1  # type: ignore[attr-defined]
 
 
-async def test_lone_surrogates_do_not_break_an_answer(editor: Editor, worker: ScriptedWorker) -> None:
-    """Neither in the document nor in the suggestion."""
+async def test_lone_surrogates_break_no_answer(editor: Editor, worker: ScriptedWorker) -> None:
+    """Neither in the text that came in nor in what goes out."""
     await editor.start()
     buffer = editor.open("x = '?' + y\n")
     buffer.text = buffer.text.replace("?", "\ud800")
@@ -588,8 +588,8 @@ async def test_lone_surrogates_do_not_break_an_answer(editor: Editor, worker: Sc
     assert len((await editor.complete(buffer, 11))[0]["textEdit"]["newText"]) == 6
 
 
-async def test_huge_file_gets_one_message_and_no_suggestions(editor: Editor, worker: ScriptedWorker) -> None:
-    """Ten megabytes in one line: changes are followed, the engine is not used."""
+async def test_huge_files_get_one_notice(editor: Editor, worker: ScriptedWorker) -> None:
+    """Ten megabytes in one line: the text is followed, no inference, and the user is told once."""
     await editor.start()
     buffer = editor.open("é" + "x" * 10_000_000)
     for _ in range(3):
@@ -599,8 +599,8 @@ async def test_huge_file_gets_one_message_and_no_suggestions(editor: Editor, wor
     assert not worker.prompts
 
 
-async def test_changes_leave_no_futures_behind(worker: ScriptedWorker) -> None:
-    """After two thousand changes no future is kept for any of them."""
+async def test_changes_leave_nothing_behind(worker: ScriptedWorker) -> None:
+    """Two thousand changes, and no future is kept for any of them."""
     server = Server(engine=worker.open)
     async with in_process(server) as editor:
         await editor.start()

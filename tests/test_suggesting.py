@@ -1,4 +1,4 @@
-"""Suggestions with a fake editor: triggers, cache, prefetch, context snippets and metrics."""
+"""Suggestions through a fake editor: what is asked, what is remembered, what comes ahead of time, what is counted."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ BY_TYPING, BY_KEY = 2, 1
 
 
 async def until_asked(worker: ScriptedWorker, count: int) -> None:
-    """Wait until the engine has had ``count`` requests."""
+    """Wait for the engine to have had so many requests."""
     deadline = time.monotonic() + TIMEOUT
     while len(worker.prompts) < count:
         assert time.monotonic() < deadline, f"{len(worker.prompts)} requests, not {count}"
         await asyncio.sleep(0.01)
 
 
-async def test_suggestion_replaces_closing_brackets_that_it_contains(editor: Editor, worker: ScriptedWorker) -> None:
-    """Brackets that the editor inserted are not duplicated, in ghost text and in the list."""
+async def test_a_suggestion_takes_the_place_of_brackets_it_brings_along(editor: Editor, worker: ScriptedWorker) -> None:
+    """Those that the editor closed by itself are not doubled, in ghost text and in the list."""
     await editor.start(options=QUIET)
     worker.response = "path):\n"
     for ask in ("ghost", "list"):
@@ -43,8 +43,8 @@ async def test_suggestion_replaces_closing_brackets_that_it_contains(editor: Edi
         assert buffer.text == "if exists(path):\n"
 
 
-async def test_complete_statement_gets_suggestions_only_by_key(editor: Editor, worker: ScriptedWorker) -> None:
-    """Typing gets none."""
+async def test_nothing_by_itself_behind_a_finished_statement(editor: Editor, worker: ScriptedWorker) -> None:
+    """But by key."""
     await editor.start(options=QUIET)
     buffer = editor.open("x = f(1)\n")
     worker.response = " + 1"
@@ -52,8 +52,8 @@ async def test_complete_statement_gets_suggestions_only_by_key(editor: Editor, w
     assert len(await editor.ghost(buffer, 8, BY_KEY)) == 1
 
 
-async def test_candidates_by_key_are_ranked_and_unique(editor: Editor, worker: ScriptedWorker) -> None:
-    """Candidates that are equal after the clean-up are merged; empty ones are dropped."""
+async def test_several_candidates_by_key_the_likeliest_first_each_once(editor: Editor, worker: ScriptedWorker) -> None:
+    """What is equal after the clean-up is one; what is empty after it is none."""
     await editor.start(options=QUIET)
     buffer = editor.open("x = \n")
     worker.response = ["a + b", "c", "a + b  ", ""]
@@ -61,8 +61,8 @@ async def test_candidates_by_key_are_ranked_and_unique(editor: Editor, worker: S
         assert [item.get("insertText", item.get("filterText")) for item in items] == ["c", "a + b"]
 
 
-async def test_suggestion_is_cached_when_the_cursor_comes_back(editor: Editor, worker: ScriptedWorker) -> None:
-    """Also after typed text is deleted again."""
+async def test_a_suggestion_is_there_when_the_cursor_comes_back(editor: Editor, worker: ScriptedWorker) -> None:
+    """And when what was typed meanwhile is deleted again."""
     await editor.start(options=QUIET)
     buffer = editor.open("x = \ny = \n")
     worker.response = "one"
@@ -76,8 +76,8 @@ async def test_suggestion_is_cached_when_the_cursor_comes_back(editor: Editor, w
     assert len(worker.prompts) == 2
 
 
-async def test_next_suggestion_is_prefetched(editor: Editor, worker: ScriptedWorker) -> None:
-    """After a suggestion is accepted and Enter is pressed, the next one is there without another request."""
+async def test_what_follows_is_made_ahead(editor: Editor, worker: ScriptedWorker) -> None:
+    """Once a suggestion is accepted and Enter is pressed, the next one is there without another request."""
     await editor.start(options={"completion": {"debounce": False}})
     buffer = editor.open("def f():\n    x = \n")
     worker.response = lambda prompt: "g(1)" if prompt.endswith("x = ") else "return x"
@@ -91,8 +91,8 @@ async def test_next_suggestion_is_prefetched(editor: Editor, worker: ScriptedWor
     assert worker.prompts[1].endswith("    x = g(1)\n    ") and len(worker.prompts) <= asked + 1
 
 
-async def test_prefetch_runs_once_while_a_suggestion_is_typed_through(editor: Editor, worker: ScriptedWorker) -> None:
-    """Even if the prefetch finds nothing: typing causes no further request."""
+async def test_what_follows_is_made_once_however_much_is_typed_through(editor: Editor, worker: ScriptedWorker) -> None:
+    """Also where nothing comes of it: a key costs the engine nothing."""
     await editor.start(options={"completion": {"debounce": False}})
     buffer = editor.open("x = \n")
     worker.response = lambda prompt: "value" if prompt.endswith("x = ") else ""
@@ -105,8 +105,8 @@ async def test_prefetch_runs_once_while_a_suggestion_is_typed_through(editor: Ed
     assert len(worker.prompts) == 2
 
 
-async def test_prefetch_is_never_sent_to_an_endpoint(editor: Editor, worker: ScriptedWorker) -> None:
-    """Its time belongs to others."""
+async def test_nothing_is_asked_of_a_service_ahead(editor: Editor, worker: ScriptedWorker) -> None:
+    """Its time is somebody else's."""
     await editor.start(options={"model": {"endpoint": "http://127.0.0.1:9/v1"}, "completion": {"debounce": False}})
     buffer = editor.open("x = \n")
     assert await editor.ghost(buffer, 4, BY_TYPING)
@@ -114,10 +114,8 @@ async def test_prefetch_is_never_sent_to_an_endpoint(editor: Editor, worker: Scr
     assert len(worker.prompts) == 1
 
 
-async def test_debounced_request_is_dropped_at_the_next_key(
-    server: Server, editor: Editor, worker: ScriptedWorker
-) -> None:
-    """If answers are slower than typing, an overtaken request never reaches the engine."""
+async def test_a_key_overtakes_what_waits_for_a_pause(server: Server, editor: Editor, worker: ScriptedWorker) -> None:
+    """Where answers come later than keys, a request that is overtaken costs the engine nothing."""
     await editor.start(options={"completion": {"prefetch": False}})
     buffer = editor.open("x = \n")
     debounce = server.session.assistant._suggester._debounce
@@ -146,17 +144,17 @@ async def test_debounced_request_is_dropped_at_the_next_key(
         ({"minConfidence": 0.99}, "file:///work/a.py"),
     ],
 )
-async def test_settings_disable_suggestions(
-    editor: Editor, worker: ScriptedWorker, options: dict[str, Any], uri: str
-) -> None:
-    """For a language, for a path, below a confidence."""
+async def test_switches(editor: Editor, worker: ScriptedWorker, options: dict[str, Any], uri: str) -> None:
+    """For a language, for a path, for what the model is not sure of."""
     await editor.start(options={"completion": {"prefetch": False, **options}})
     buffer = editor.open("x = \n", uri)
     assert await editor.ghost(buffer, 4, BY_TYPING) == []
 
 
-async def test_low_confidence_suggestion_is_shown_only_by_key(editor: Editor, worker: ScriptedWorker) -> None:
-    """Typing does not show it the second time either; once requested by key, it stays while it is typed."""
+async def test_what_the_model_is_not_sure_of_stays_hidden_until_it_is_asked_for(
+    editor: Editor, worker: ScriptedWorker
+) -> None:
+    """It does not come by itself the second time either; by key it does, and then it stays while it is typed."""
     await editor.start(options={"completion": {"prefetch": False, "debounce": False, "minConfidence": 0.99}})
     buffer = editor.open("x = \n")
     for _ in range(2):
@@ -169,8 +167,8 @@ async def test_low_confidence_suggestion_is_shown_only_by_key(editor: Editor, wo
 HELPERS = "def area_of_circle(radius):\n    return 3 * radius ** 2\n"
 
 
-async def test_prompt_has_snippets_of_other_open_files(editor: Editor, worker: ScriptedWorker) -> None:
-    """As comments with their path; not of secret files, and none once they are closed or the setting is off."""
+async def test_passages_of_other_files_that_are_open(editor: Editor, worker: ScriptedWorker) -> None:
+    """As comments with their path; nothing of files that hold secrets, nothing once they are closed or it is off."""
     await editor.start(options=QUIET)
     other = editor.open(HELPERS, "file:///work/lib/shapes.py")
     editor.open("area_of_circle = 'hunter2'\ndef area_of_circle(): pass\n", "file:///work/.env")
@@ -190,8 +188,8 @@ async def test_prompt_has_snippets_of_other_open_files(editor: Editor, worker: S
     assert "Path:" not in worker.prompts[-1]
 
 
-async def test_metrics_count_what_became_of_suggestions(editor: Editor, worker: ScriptedWorker) -> None:
-    """A command shows them as a message and returns them."""
+async def test_what_became_of_suggestions_is_counted(editor: Editor, worker: ScriptedWorker) -> None:
+    """Told by a command, as a message and as figures."""
     await editor.start(options=QUIET)
     buffer = editor.open("x = \n")
     worker.response = "value"
@@ -199,10 +197,10 @@ async def test_metrics_count_what_became_of_suggestions(editor: Editor, worker: 
     command = item["command"]
     editor.type(buffer, 4, "value")
     await editor.call("workspace/executeCommand", {"command": command["command"], "arguments": command["arguments"]})
-    metrics = await editor.call("workspace/executeCommand", {"command": "codeclippy.showMetrics", "arguments": []})
-    message = (await editor.until("window/showMessage"))["message"]
-    assert (metrics["shown"], metrics["accepted"], metrics["charactersSaved"]) == (1, 1, 5)
-    assert "1 accepted" in message and metrics["answerMilliseconds"]["p50"] >= 0
+    found = await editor.call("workspace/executeCommand", {"command": "codeclippy.showMetrics", "arguments": []})
+    said = await editor.until("window/showMessage")
+    assert (found["shown"], found["accepted"], found["charactersSaved"]) == (1, 1, 5)
+    assert "1 accepted" in said["message"] and found["answerMilliseconds"]["p50"] >= 0
     with pytest.raises(ServerError):
         await editor.call("workspace/executeCommand", {"command": "codeclippy.didAcceptSuggestion", "arguments": [1]})
 
@@ -218,8 +216,8 @@ async def test_metrics_count_what_became_of_suggestions(editor: Editor, worker: 
         ("file:///a/b.py", "untitled:Untitled-2", "Untitled-2"),
     ],
 )
-def test_relative_path_of_another_file(uri: str, other: str, path: str) -> None:
-    """Relative to the file's folder; only the name if it is far away."""
+def test_the_path_that_a_model_is_told(uri: str, other: str, path: str) -> None:
+    """From the file's own folder; the name alone where that is far away."""
     assert relative_path(uri, other) == path
 
 
@@ -239,6 +237,6 @@ def test_relative_path_of_another_file(uri: str, other: str, path: str) -> None:
         ("a.py", False),
     ],
 )
-def test_secret_files_are_recognized_by_name(name: str, expected: bool) -> None:
-    """Without reading them."""
+def test_files_that_hold_secrets(name: str, expected: bool) -> None:
+    """By their names."""
     assert is_secret_uri(f"file:///home/a%20b/{name}") is expected

@@ -1,4 +1,4 @@
-"""The suggestion cache, the adaptive debounce and the metrics."""
+"""Suggestions that are remembered, the pace of typing, and the figures that are kept."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from codeclippy_ls.text import Document
 URI = "file:///x.py"
 
 
-def test_rest_of_a_suggestion_is_found_while_it_is_typed() -> None:
-    """Also after typed text is deleted again."""
+def test_typing_through_and_coming_back() -> None:
+    """What is left of a suggestion, while its own text is typed and after it was deleted again."""
     cache = SuggestionCache()
     cache.put(URI, "x = ", "\n", Suggestion("foo(bar)", 4, replaces=0, confidence=0.5))
     for typed in ("", "f", "foo(", "fo", ""):
@@ -39,18 +39,18 @@ def test_rest_of_a_suggestion_is_found_while_it_is_typed() -> None:
     st.text("ab\n", max_size=12),
     st.text("ab\n", max_size=12),
 )
-def test_cached_suggestion_gives_the_same_text_as_the_original(
+def test_what_is_found_leads_to_the_same_text(
     before: str, after: str, suggested: str, prefix: str, suffix: str
 ) -> None:
-    """Inserted at a later cursor, it gives the text that the suggestion was made for."""
+    """Inserted at the later cursor, it gives the text that the first suggestion was for."""
     cache = SuggestionCache()
     cache.put(URI, before, after, Suggestion(suggested, len(before)))
     if (found := cache.find(URI, prefix, suffix)) is not None:
         assert prefix + found.text + suffix == before + suggested + after
 
 
-def test_cache_keeps_only_the_newest_suggestions() -> None:
-    """The cache is bounded."""
+def test_the_newest_of_many_are_kept() -> None:
+    """Memory is bounded."""
     cache = SuggestionCache()
     for number in range(50):
         cache.put(URI, f"{number} ", "", Suggestion("text", 3))
@@ -58,48 +58,50 @@ def test_cache_keeps_only_the_newest_suggestions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval", "latency", "min_delay", "max_delay"),
+    ("interval", "latency", "least", "most"),
     [(0.15, 0.03, 0, 0), (0.15, 0.4, 0.18, 0.2), (0.05, 0.1, 0.06, 0.07), (0.6, 2.0, 0.25, 0.25), (3.0, 9.0, 0, 0)],
 )
-def test_fast_typing_is_debounced(interval: float, latency: float, min_delay: float, max_delay: float) -> None:
-    """Nothing waits if answers come before the next key."""
+def test_who_is_faster_than_the_engine_waits_for_a_pause(
+    interval: float, latency: float, least: float, most: float
+) -> None:
+    """Nothing waits where answers come before the next key."""
     debounce = AdaptiveDebounce()
     assert debounce.delay(0.0) == 0.0
     for key in range(30):
         debounce.record_keystroke(key * interval)
         debounce.record_latency(latency)
-    assert min_delay <= debounce.delay(29 * interval) <= max_delay
-    assert debounce.delay(29 * interval + 10) == 0.0, "an editor with its own debounce waits no longer"
+    assert least <= debounce.delay(29 * interval) <= most
+    assert debounce.delay(29 * interval + 10) == 0.0, "an editor that waits by itself is not made to wait again"
 
 
 class Typed:
-    """A document that is typed into, with its metrics."""
+    """A document that is typed into."""
 
     def __init__(self, text: str) -> None:
         self.document, self.metrics = Document(URI, text, 1, "python"), Metrics()
 
     def type(self, text: str, at: int, removed: int = 0) -> None:
-        """Replace ``removed`` characters at ``at`` with text."""
+        """A change."""
         old = self.document.text
         self.document = Document(URI, old[:at] + text + old[at + removed :], 1, "python")
         self.metrics.record_change(self.document)
 
     def counts(self) -> tuple[int, int, int, int, int]:
-        """Return the numbers shown, accepted, typed through, dismissed, and of characters saved."""
+        """Shown, accepted, typed through, dismissed, characters."""
         metrics = self.metrics
         return (metrics.shown, metrics.accepted, metrics.typed_through, metrics.dismissed, metrics.characters_saved)
 
 
-def test_suggestion_inserted_by_one_change_is_accepted() -> None:
-    """All of its characters are saved."""
+def test_accepted_at_once() -> None:
+    """All of it comes in one change."""
     typed = Typed("x = \n")
     typed.metrics.record_shown(typed.document, 4, "foo()")
     typed.type("foo()", 4)
     assert typed.counts() == (1, 1, 0, 0, 5)
 
 
-def test_only_untyped_characters_are_saved() -> None:
-    """The rest that is shown after typing is not a new suggestion."""
+def test_accepted_after_some_of_it_was_typed() -> None:
+    """Only what was not typed is saved; what is shown of it meanwhile is no new suggestion."""
     typed = Typed("x = \n")
     typed.metrics.record_shown(typed.document, 4, "foo()")
     typed.type("f", 4)
@@ -108,8 +110,8 @@ def test_only_untyped_characters_are_saved() -> None:
     assert typed.counts() == (1, 1, 0, 0, 4)
 
 
-def test_acceptance_by_command_counts_once() -> None:
-    """Whether the change or the command comes first."""
+def test_accepted_by_its_command() -> None:
+    """Whichever comes first, the change or the command, it counts once."""
     for command_first in (True, False):
         typed = Typed("x = \n")
         typed.metrics.record_shown(typed.document, 4, "foo()")
@@ -120,16 +122,16 @@ def test_acceptance_by_command_counts_once() -> None:
         assert typed.counts() == (1, 1, 0, 0, 5)
 
 
-def test_suggestion_that_replaces_a_bracket_is_accepted() -> None:
-    """One that the editor inserted."""
+def test_accepted_over_a_bracket() -> None:
+    """A suggestion that takes the place of what the editor closed."""
     typed = Typed("f()\n")
     typed.metrics.record_shown(typed.document, 2, "a):", replaces=1)
     typed.type("a):", 2, removed=1)
     assert typed.counts() == (1, 1, 0, 0, 3)
 
 
-def test_suggestion_typed_to_its_end_is_typed_through() -> None:
-    """It saves no characters."""
+def test_typed_through() -> None:
+    """Key by key to the end."""
     typed = Typed("\n")
     typed.metrics.record_shown(typed.document, 0, "foo")
     for at, key in enumerate("foo"):
@@ -137,8 +139,8 @@ def test_suggestion_typed_to_its_end_is_typed_through() -> None:
     assert typed.counts() == (1, 0, 1, 0, 0)
 
 
-def test_other_suggestions_are_dismissed() -> None:
-    """Other text was typed, another suggestion was shown, the document was closed."""
+def test_dismissed() -> None:
+    """Another text was typed, another suggestion came, the document was closed."""
     typed = Typed("x\n")
     typed.metrics.record_shown(typed.document, 1, "foo")
     typed.type("b", 1)
@@ -148,8 +150,8 @@ def test_other_suggestions_are_dismissed() -> None:
     assert typed.counts() == (3, 0, 0, 3, 0)
 
 
-def test_metrics_as_json_and_as_summary() -> None:
-    """Both with percentiles of the latency."""
+def test_exported_as_json() -> None:
+    """With percentiles of the latency."""
     metrics = Metrics()
     assert "nothing" in metrics.summary()
     metrics.latencies.extend(number / 1000 for number in range(1, 101))

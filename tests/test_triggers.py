@@ -1,15 +1,17 @@
-"""When an automatic request is skipped, and where more than one line is expected."""
+"""What is not worth asking for while somebody types, and where more than a line fits."""
 
 from __future__ import annotations
 
 import pytest
 
 from codeclippy_ls.assist.triggers import expects_block, find_disabling_setting, is_inside_word, is_statement_complete
-from codeclippy_ls.settings import parse
+from codeclippy_ls.settings import parse as parse_settings
+from codeclippy_ls.syntax.languages import find_language
+from codeclippy_ls.syntax.tree import parse
 
 
-def split_at_cursor(text: str) -> tuple[str, str]:
-    """Split a text at the cursor, which is written as `|`."""
+def around(text: str) -> tuple[str, str]:
+    """The text before and after a cursor that is written as `|`."""
     before, after = text.split("|")
     return before, after
 
@@ -37,15 +39,16 @@ def split_at_cursor(text: str) -> tuple[str, str]:
         ("f(a);|\n", "javascript", True),
         ("f(a)|\n", "javascript", False),
         ("f({a: 1}|\n", "javascript", False),
-        ("}|\n", "java", True),
+        ("class A {\n}|\n", "java", True),
         ("for (i = 0;|\n", "c", False),
         ("f(a);| // why\n", "c", False),
         ("f(a)|\n", "plaintext", False),
     ],
 )
-def test_statement_complete_before_the_cursor(text: str, language: str, expected: bool) -> None:
-    """Python is parsed, other languages are judged by the last character, unknown ones never."""
-    assert is_statement_complete(*split_at_cursor(text), language) is expected
+def test_behind_a_finished_statement(text: str, language: str, expected: bool) -> None:
+    """Nothing is missing there; where nobody can tell, something may be."""
+    before, after = around(text)
+    assert is_statement_complete(parse(before + after, find_language(language)), before, after) is expected
 
 
 @pytest.mark.parametrize(
@@ -66,15 +69,17 @@ def test_statement_complete_before_the_cursor(text: str, language: str, expected
         ('x = """a"""\n|\n', False),
     ],
 )
-def test_block_is_expected_below_its_header(text: str, expected: bool) -> None:
-    """Also below its docstring and comments, unless the body already follows."""
-    assert expects_block(*split_at_cursor(text)) is expected
+def test_where_a_block_fits(text: str, expected: bool) -> None:
+    """Below a head, its docstring, its comments, unless the body follows already."""
+    before, after = around(text)
+    language = find_language("javascript" if "{" in text else "python")
+    assert expects_block(parse(before + after, language), language, before, after) is expected
 
 
 @pytest.mark.parametrize(("text", "expected"), [("a|b", True), ("a|_", True), ("a| b", False), ("a|", False)])
-def test_cursor_inside_a_word(text: str, expected: bool) -> None:
-    """A letter or underscore follows."""
-    assert is_inside_word(*split_at_cursor(text)) is expected
+def test_inside_a_word(text: str, expected: bool) -> None:
+    """Before a letter."""
+    assert is_inside_word(*around(text)) is expected
 
 
 @pytest.mark.parametrize(
@@ -88,12 +93,12 @@ def test_cursor_inside_a_word(text: str, expected: bool) -> None:
         ("file:///home/a/b.py", "python", ""),
     ],
 )
-def test_disabling_setting_for_languages_and_paths(uri: str, language: str, expected: str) -> None:
-    """A pattern may match the whole path or the name; the result is the setting's name."""
-    settings, problems = parse(
+def test_switches_for_languages_and_paths(uri: str, language: str, expected: str) -> None:
+    """The whole path or the name may match; the answer names the setting."""
+    settings, problems = parse_settings(
         {"completion": {"disabledLanguages": ["markdown"], "disabledPaths": ["*.env", "*/vendor/*", "b c.min.js"]}}
     )
     assert not problems
     assert find_disabling_setting(uri, language, settings.completion) == expected
-    off, _ = parse({"completion": {"enabled": False}})
+    off, _ = parse_settings({"completion": {"enabled": False}})
     assert find_disabling_setting(uri, language, off.completion) == "completion.enabled"

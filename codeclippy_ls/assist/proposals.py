@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from codeclippy_ls.diffs.reading import read_diff_at
 from codeclippy_ls.diffs.writing import write_diff
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation
-from codeclippy_ls.postprocess.syntax_check import introduces_syntax_error
+from codeclippy_ls.syntax.insertion import introduces_error
+from codeclippy_ls.syntax.languages import find_language
 from codeclippy_ls.tasks.edit import ContextDiff
 from codeclippy_ls.tasks.edit_context import EditContext, Marker
 from codeclippy_ls.text import Document, Edit, apply_edits
@@ -88,7 +89,7 @@ def _read_candidate(
     if _BIDI_CONTROLS.search("".join(edit.text for edit in edits)):
         return Refusal("the model's edit contains invisible characters that reorder text")
     proposal = Proposal(document, tuple(edits), diff, candidate.logprob - _penalty(diff, context.lines[start:end]))
-    if introduces_syntax_error(document.text, proposal.after, document.language):
+    if introduces_error(document.text, proposal.after, find_language(document.language)):
         return Refusal("the model's edit would introduce a syntax error")
     return proposal
 

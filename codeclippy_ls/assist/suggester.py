@@ -19,16 +19,17 @@ from codeclippy_ls.inference.engine import Engine, ModelState
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Priority, Request, Sampling
 from codeclippy_ls.inference.spec import ModelRole
-from codeclippy_ls.postprocess.cleanup import clean_up, count_replaced
-from codeclippy_ls.postprocess.syntax_check import find_longest_valid_prefix
+from codeclippy_ls.postprocess.cleanup import CursorContext, clean_up
+from codeclippy_ls.postprocess.fit import fit
 from codeclippy_ls.prompts.context import CompletionContext
 from codeclippy_ls.prompts.context_snippets import OpenFile, Snippet, select_snippets
 from codeclippy_ls.settings import Settings
+from codeclippy_ls.syntax.languages import find_language
+from codeclippy_ls.syntax.tree import DocumentTrees, SyntaxTree
 from codeclippy_ls.tasks.completion import CompletionTask
 from codeclippy_ls.tasks.model_info import ModelInfo
 from codeclippy_ls.text import Document, Edit, to_lf, with_eol
 
-_REACH = 4000  # characters on either side of the cursor that the clean-up considers
 _MAX_SNIPPET_CHARACTERS = 3000  # of other files; a small context length takes less
 # Lines that the cursor may move before snippets are chosen again: each choice invalidates the whole KV cache.
 _SNIPPET_LINES = 16
@@ -77,6 +78,7 @@ class Suggester:
     _debounce: AdaptiveDebounce = field(default_factory=AdaptiveDebounce, repr=False)
     _change_counts: dict[str, int] = field(default_factory=dict, repr=False)
     _snippets: dict[str, tuple[object, tuple[Snippet, ...]]] = field(default_factory=dict, repr=False)
+    _trees: DocumentTrees = field(default_factory=DocumentTrees, repr=False)
     _prefetches: set[asyncio.Task[None]] = field(default_factory=set, repr=False)
     _prefetched: dict[str, tuple[str, str]] = field(default_factory=dict, repr=False)  # newest prefix and suffix
 
@@ -104,16 +106,18 @@ class Suggester:
             prefix, suffix = document.text[: selected.start] + selected.text, document.text[selected.end :]
             if self._cache.is_inserted(document.uri, prefix, suffix):
                 return Suggestions()  # the selected item is our own suggestion: nothing to add
-        cursor = _Cursor(document, prefix, suffix, options.multiline and triggers.expects_block(prefix, suffix))
         cached = self._cache.find(document.uri, prefix, suffix)
         if cached is not None and (automatic or candidates == 1):
-            self._start_prefetch(settings, cursor, cached)
+            self._start_prefetch(settings, document, prefix, suffix, cached)
             return Suggestions((replace(cached, offset=offset),))
-        if automatic and not triggers.should_request(prefix, suffix, document.language, selected is not None):
+        changes = self._change_counts.get(document.uri, 0)
+        tree = await self._parse(document, prefix, suffix)
+        if automatic and not triggers.should_request(tree, to_lf(prefix), to_lf(suffix), selected is not None):
             return Suggestions()
         if self.engine.status(ModelRole.COMPLETE).state in (ModelState.ABSENT, ModelState.LOADING):
             return Suggestions(complete=False)
-        if automatic and options.debounce and await self._is_overtaken(document.uri):
+        cursor = _Cursor(document, prefix, suffix, _is_multiline(settings, document, tree, prefix, suffix))
+        if automatic and options.debounce and await self._is_overtaken(document.uri, changes):
             return Suggestions(complete=False)
         return await self._request(settings, cursor, offset, automatic, candidates)
 
@@ -126,13 +130,13 @@ class Suggester:
         self._prefetched.pop(uri, None)
         generation = await self._generate(settings, cursor, Priority.KEYSTROKE, candidates)
         self._debounce.record_latency(time.monotonic() - started)
-        items = await self._process(settings, cursor, generation.candidates)
+        items = await self._process(settings, cursor, generation.candidates, automatic)
         in_time = generation.finish_reason is not FinishReason.TIME
         if automatic:
             items = tuple(item for item in items if item.confidence >= settings.completion.min_confidence)
         if items and in_time:
             self._cache.put(uri, cursor.prefix, cursor.suffix, items[0])
-            self._start_prefetch(settings, cursor, items[0])
+            self._start_prefetch(settings, cursor.document, cursor.prefix, cursor.suffix, items[0])
         return Suggestions(tuple(replace(item, offset=offset) for item in items), in_time, generation=generation)
 
     async def _generate(
@@ -162,7 +166,7 @@ class Suggester:
         return await self.engine.submit(request, priority).result()
 
     async def _process(
-        self, settings: Settings, cursor: _Cursor, candidates: Sequence[Candidate]
+        self, settings: Settings, cursor: _Cursor, candidates: Sequence[Candidate], automatic: bool
     ) -> tuple[Suggestion, ...]:
         """Turn candidates into suggestions: cleaned up, without duplicates, the most probable text first.
 
@@ -172,23 +176,20 @@ class Suggester:
         suggestions: dict[str, Suggestion] = {}
         ranked = sorted(candidates, key=lambda candidate: -candidate.logprob * max(1, len(candidate.token_ids)))
         for candidate in ranked:
-            suggestion = await self._clean_up(settings, cursor, candidate)
+            suggestion = await self._clean_up(settings, cursor, candidate, automatic)
             if suggestion.text:
                 suggestions.setdefault(suggestion.text, suggestion)
         return tuple(suggestions.values())
 
-    async def _clean_up(self, settings: Settings, cursor: _Cursor, candidate: Candidate) -> Suggestion:
+    async def _clean_up(self, settings: Settings, cursor: _Cursor, candidate: Candidate, automatic: bool) -> Suggestion:
         """Clean up a candidate; the suggestion's text is empty if nothing of it is worth showing."""
         document, disabled = cursor.document, settings.completion.disabled_filters
-        before, after = to_lf(cursor.prefix[-_REACH:]), to_lf(cursor.suffix[:_REACH])
-        text = clean_up(candidate.answer, before, after, cursor.multiline, disabled)
-        replaces = count_replaced(text, after) if text and "closingBrackets" not in disabled else 0
-        if text and "syntaxCheck" not in disabled:
-            # Parsing takes milliseconds: not on the loop.
-            prefix, suffix = to_lf(cursor.prefix), to_lf(cursor.suffix[replaces:])
-            text = await asyncio.to_thread(find_longest_valid_prefix, text, prefix, suffix, document.language)
-        if replaces and count_replaced(text, after) != replaces:
-            text = ""  # the shortened text no longer contains the bracket that it would replace
+        if not automatic:  # whoever asks by key is shown a lone bracket, too
+            disabled = (*disabled, "trivial")
+        context = CursorContext(to_lf(cursor.prefix), to_lf(cursor.suffix), cursor.multiline, document.language)
+        text = clean_up(candidate.answer, context, disabled)
+        # Parsing takes milliseconds: not on the loop.
+        text, replaces = await asyncio.to_thread(fit, text, context, self._trees, document.uri, disabled)
         source = self.find_source(settings, ModelRole.COMPLETE, text) if text else ""
         if source and settings.completion.copied_code == "hide":
             text = ""
@@ -202,13 +203,11 @@ class Suggester:
             return ""
         return attribution.find_source(text)
 
-    async def _is_overtaken(self, uri: str) -> bool:
-        """Debounce; return True if another keystroke arrived during the wait."""
-        if not (delay := self._debounce.delay(time.monotonic())):
-            return False
-        count = self._change_counts.get(uri, 0)
-        await asyncio.sleep(delay)
-        return self._change_counts.get(uri, 0) != count
+    async def _is_overtaken(self, uri: str, changes: int) -> bool:
+        """Debounce; return True if another keystroke arrived since there were so many changes."""
+        if delay := self._debounce.delay(time.monotonic()):
+            await asyncio.sleep(delay)
+        return self._change_counts.get(uri, 0) != changes
 
     def _context_snippets(self, settings: Settings, cursor: _Cursor) -> tuple[Snippet, ...]:
         """Return snippets of other files; the same ones while the cursor stays near and those files keep their size."""
@@ -220,35 +219,44 @@ class Suggester:
             self._snippets[uri] = (key, snippets)
         return self._snippets[uri][1] if files else ()
 
-    def _start_prefetch(self, settings: Settings, cursor: _Cursor, shown: Suggestion) -> None:
+    async def _parse(self, document: Document, prefix: str, suffix: str) -> SyntaxTree | None:
+        """Parse a text of a document off the loop, from the tree of its last one."""
+        language = find_language(document.language)
+        return await asyncio.to_thread(self._trees.parse, document.uri, to_lf(prefix + suffix), language)
+
+    def _start_prefetch(
+        self, settings: Settings, document: Document, prefix: str, suffix: str, shown: Suggestion
+    ) -> None:
         """Prefetch the suggestion that would follow the shown one, unless that was done already."""
         if not settings.completion.prefetch or settings.model.endpoint:  # an endpoint's time belongs to others
             return
         if self.engine.status(ModelRole.COMPLETE).state is not ModelState.READY:
             return
-        prefix, suffix = cursor.prefix + shown.text, cursor.suffix[shown.replaces :]
-        if triggers.is_statement_complete(prefix, suffix, cursor.document.language):
-            prefix = triggers.press_enter(prefix, cursor.document.eol)
-        uri = cursor.document.uri
+        following = prefix + shown.text, suffix[shown.replaces :]
         # The same for every key that is typed through what is shown.
-        if self._prefetched.get(uri) == (prefix, suffix) or self._cache.find(uri, prefix, suffix) is not None:
+        if self._prefetched.get(document.uri) == following:
             return
-        self._prefetched[uri] = (prefix, suffix)
-        multiline = settings.completion.multiline and triggers.expects_block(prefix, suffix)
-        following = _Cursor(cursor.document, prefix, suffix, multiline)
-        task = asyncio.get_running_loop().create_task(self._prefetch(settings, following))
+        self._prefetched[document.uri] = following
+        task = asyncio.get_running_loop().create_task(self._prefetch(settings, document, *following))
         self._prefetches.add(task)
         task.add_done_callback(self._prefetches.discard)
 
-    async def _prefetch(self, settings: Settings, cursor: _Cursor) -> None:
+    async def _prefetch(self, settings: Settings, document: Document, prefix: str, suffix: str) -> None:
+        tree = await self._parse(document, prefix, suffix)
+        if triggers.is_statement_complete(tree, to_lf(prefix), to_lf(suffix)):
+            prefix = with_eol(triggers.press_enter(to_lf(prefix)), document.eol)
+        if self._cache.find(document.uri, prefix, suffix) is not None:
+            return
+        multiline = _is_multiline(settings, document, tree, prefix, suffix)
+        cursor = _Cursor(document, prefix, suffix, multiline)
         try:
             generation = await self._generate(settings, cursor, Priority.BACKGROUND)
         except EngineError:
             return  # reported when the user requests it
-        items = await self._process(settings, cursor, generation.candidates)
+        items = await self._process(settings, cursor, generation.candidates, automatic=True)
         if items and generation.finish_reason is not FinishReason.TIME:
             if items[0].confidence >= settings.completion.min_confidence:
-                self._cache.put(cursor.document.uri, cursor.prefix, cursor.suffix, items[0])
+                self._cache.put(document.uri, cursor.prefix, cursor.suffix, items[0])
 
     def record_change(self, uri: str, document: Document | None) -> None:
         """See `Assistant.record_change`."""
@@ -264,6 +272,7 @@ class Suggester:
         self._cache.remove(uri)
         self._change_counts.pop(uri, None)
         self._snippets.pop(uri, None)
+        self._trees.forget(uri)
         self._prefetched.pop(uri, None)
         self.metrics.record_closed(uri)
 
@@ -271,3 +280,9 @@ class Suggester:
         """Cancel all prefetches."""
         for task in self._prefetches:
             task.cancel()
+
+
+def _is_multiline(settings: Settings, document: Document, tree: SyntaxTree | None, prefix: str, suffix: str) -> bool:
+    if not settings.completion.multiline:
+        return False
+    return triggers.expects_block(tree, find_language(document.language), to_lf(prefix), to_lf(suffix))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from codeclippy_ls.families import list_control_tokens
+from codeclippy_ls.syntax.languages import is_closing_line
 from codeclippy_ls.text import indent_width
 
 _UNPRINTABLE = re.compile("[\ufffd\u202a-\u202e\u2066-\u2069]")
@@ -25,8 +26,10 @@ _OTHER_CONTROL_TOKENS = (
 _CODE_LIKE_TOKENS = frozenset({"[PREFIX]", "[SUFFIX]", "<s>"})
 _OPENING = {"(": ")", "[": "]", "{": "}"}
 _MAX_STATEMENT_LINES = 8  # of one statement whose brackets are open
-_CLOSING = {closing: opening for opening, closing in _OPENING.items()}
-_CLOSING_ONLY = re.compile(r"[ \t]*[)\]}\"'`]+[ \t]*[:;,{]?")
+_LETTER, _WORD = re.compile(r"[^\W\d_]"), re.compile(r"[^\W\d_]{2}")
+_UNITS = 6  # equal pieces in a row; four of them stand in good code: `(int, int, int, int)`
+_FENCE = re.compile(r"[ \t]*```[\w+-]*[ \t]*\n")
+_REASONING = ("<think>", "</think>")
 _NOT_TRIVIAL = re.compile(r"\w|[)\]}:;]")
 
 
@@ -46,21 +49,30 @@ _CONTROL_TOKEN = _compile_control_tokens()
 
 @dataclass(frozen=True, slots=True)
 class CursorContext:
-    """Text before and after a cursor; ``multiline`` allows more than one line to be suggested there."""
+    """A cursor: the text before and after it, and whether more than one line may be suggested there."""
 
     prefix: str
     suffix: str
     multiline: bool
+    language: str = ""
+
+    @property
+    def line(self) -> str:
+        """The cursor's line up to the cursor."""
+        return self.prefix.rpartition("\n")[2]
+
+    @property
+    def rest(self) -> str:
+        """The cursor's line behind the cursor."""
+        return self.suffix.partition("\n")[0]
 
 
-def clean_up(text: str, prefix: str, suffix: str, multiline: bool, disabled: Collection[str] = ()) -> str:
-    """Return the part of an answer to show at a cursor between ``prefix`` and ``suffix``; may be empty.
+def clean_up(text: str, context: CursorContext, disabled: Collection[str] = ()) -> str:
+    """Return the part of an answer that is worth showing at a cursor; empty if there is none.
 
     Args:
-        multiline: more than one line may be suggested here.
-        disabled: names of steps to skip.
+        disabled: names of steps that are left out.
     """
-    context = CursorContext(prefix, suffix, multiline)
     for name, step in STEPS.items():
         if text and name not in disabled:
             text = step(text, context)
@@ -68,48 +80,37 @@ def clean_up(text: str, prefix: str, suffix: str, multiline: bool, disabled: Col
 
 
 def is_finished(text: str, prefix: str, multiline: bool, disabled: Collection[str] = ()) -> bool:
-    """Return whether generation can stop, because any further text would be cut."""
+    """Return whether whatever may still come would be cut away, so that generation can stop here."""
+    context = CursorContext(prefix, "", multiline)
+    if "wrapping" not in disabled:
+        text = drop_wrapping(text, context)
     repeats = multiline and "repetition" not in disabled and _ends_in_repetition(text)
     if "scope" in disabled:
         return repeats
     if "indentation" not in disabled:
-        text = match_indentation(text, CursorContext(prefix, "", multiline))
+        text = match_indentation(text, context)
     if multiline:
         return len(cut_to_block(text, prefix)) < len(text.rpartition("\n")[0]) or repeats
     return len(cut_to_line(text)) < len(text.rpartition("\n")[0] or text)
 
 
-def count_replaced(text: str, suffix: str) -> int:
-    """Count the characters after the cursor that a suggestion replaces: closing punctuation that it contains itself.
-
-    Editors close brackets and quotes as they are opened, so that a cursor often precedes nothing but these. A
-    suggestion that continues after them (``a, b):`` before ``)``) replaces them if it has them in the same order.
-    """
-    rest = suffix.partition("\n")[0]
-    match = _CLOSING_ONLY.match(rest)
-    if match is None or rest[match.end() :].strip() or "\n" in text:
-        return 0
-    unmatched = iter(_find_unmatched(text))
-    wanted = [character for character in match.group() if not character.isspace()]
-    return match.end() if all(any(character == other for other in unmatched) for character in wanted) else 0
+def drop_wrapping(text: str, context: CursorContext) -> str:
+    """Drop a model's reasoning, and the Markdown fence that it put around the code."""
+    head, tag, rest = text.partition(_REASONING[0])
+    if tag and not head.strip():
+        text = rest.partition(_REASONING[1])[2].lstrip("\n")
+    if context.language != "markdown" and (fence := _FENCE.match(text)) is not None:
+        text = text[fence.end() :].partition("\n```")[0]
+    return text
 
 
-def _find_unmatched(text: str) -> list[str]:
-    """Find closing brackets that close nothing, the last quote of an odd number, and punctuation at the end."""
-    found, open_brackets = [], list[str]()
-    odd_quotes = {quote: text.rfind(quote) for quote in "\"'`" if text.count(quote) % 2}
-    for index, character in enumerate(text):
-        if character in _OPENING:
-            open_brackets.append(character)
-        elif character in _CLOSING and open_brackets and open_brackets[-1] == _CLOSING[character]:
-            open_brackets.pop()
-        elif (
-            character in _CLOSING
-            or odd_quotes.get(character) == index
-            or (character in ":;,{" and not text[index + 1 :].strip())
-        ):
-            found.append(character)
-    return found
+def drop_repeated_line_start(text: str, context: CursorContext) -> str:
+    """Drop the start of the cursor's line, if the model wrote it again."""
+    start, answer = context.line.strip(), text.lstrip(" \t")
+    if len(start) < 3 or not _LETTER.search(start) or not answer.startswith(start):
+        return text
+    rest = answer[len(start) :]
+    return rest.lstrip(" ") if context.line.endswith(" ") else rest
 
 
 def cut_at_unprintable(text: str, context: CursorContext) -> str:
@@ -129,9 +130,11 @@ def cut_at_control_token(text: str, context: CursorContext) -> str:
 
 
 def drop_duplicate_space(text: str, context: CursorContext) -> str:
-    """Drop spaces at the start if the cursor's line has text that ends in a space."""
-    typed = context.prefix.rpartition("\n")[2]
-    return text.lstrip(" ") if typed.endswith(" ") and typed.strip() else text
+    """Drop space at the start that stands before the cursor already: a typed space, or the line's indentation."""
+    if context.line and not context.line.strip():
+        answer = text.lstrip(" \t")
+        return text if answer.startswith("\n") else answer
+    return text.lstrip(" ") if context.line.endswith(" ") else text
 
 
 def limit_to_scope(text: str, context: CursorContext) -> str:
@@ -154,7 +157,7 @@ def cut_to_line(text: str) -> str:
 
 
 def _count_open_brackets(line: str) -> int:
-    """Count opening less closing brackets; those in strings count as well, which costs a line at worst."""
+    """Count the brackets that a line opens and does not close; in strings, too, which costs a line at worst."""
     return sum(line.count(opening) - line.count(closing) for opening, closing in _OPENING.items())
 
 
@@ -170,60 +173,67 @@ def cut_to_block(text: str, prefix: str) -> str:
 
 
 def cut_repetition(text: str, context: CursorContext | None = None) -> str:
-    """Cut the text where it repeats itself: after two of three equal lines, or after one of four equal units."""
+    """Cut where the text repeats itself: the second of three equal lines, or six times the same at its end.
+
+    Rows of numbers, rulers and closing brackets repeat in good code, too; so there must be a letter, or a word.
+    """
     lines = text.split("\n")
     for index in range(2, len(lines)):
-        if lines[index].strip() and lines[index] == lines[index - 1] == lines[index - 2]:
+        if _LETTER.search(lines[index]) and lines[index] == lines[index - 1] == lines[index - 2]:
             return "\n".join(lines[: index - 1])
-    match = re.search(r"(\S.{2,39}?)\1{3,}", text, re.DOTALL)
-    return text[: match.start() + len(match[1])] if match else text
+    unit = _find_repeated_unit(text)
+    end = len(text)
+    while unit and text.endswith(unit, 0, end - len(unit)):
+        end -= len(unit)
+    return text[:end]
+
+
+def _find_repeated_unit(text: str) -> str:
+    """Return the piece that a text repeats at its end, or nothing."""
+    for length in range(3, min(40, len(text) // _UNITS) + 1):
+        unit = text[-length:]
+        if text.endswith(unit * _UNITS) and _WORD.search(unit) and len(set(unit.strip())) > 1:
+            return unit
+    return ""
 
 
 def _ends_in_repetition(text: str) -> bool:
-    """Return whether the text ends in a repetition for `cut_repetition`; called per token, so it does not search."""
+    """Return whether the text ends in what `cut_repetition` cuts away. Asked after every token, so without a search."""
     *_, third, second, last, rest = ["", "", "", "", *text.split("\n")][-4:]
-    if not rest and last.strip() and third == second == last:
+    if not rest and _LETTER.search(last) and third == second == last:
         return True
-    units = range(3, min(40, len(text) // 4) + 1)
-    return any(text.endswith(text[-unit:] * 4) and text[-unit:].strip() for unit in units)
+    return bool(_find_repeated_unit(text))
 
 
 def drop_overlap(text: str, context: CursorContext) -> str:
-    """Drop an end of the text that follows the cursor already."""
-    suffix = context.suffix
-    rest = suffix.split("\n", 1)[0]
-    if rest.strip() and (stripped := text.rstrip()).endswith(rest.strip()) and len(stripped) >= len(rest.strip()):
-        first, _, more = text.partition("\n")
-        if not more.strip():
-            return first.rstrip()[: -len(rest.strip())] if first.rstrip().endswith(rest.strip()) else text
-    following = [line for line in suffix.split("\n")[1:] if line.strip()][:1]
-    if following and len(following[0].strip()) > 2:
+    """Drop an end that stands behind the cursor already: the rest of the line, or the lines that follow."""
+    rest = context.rest.strip()
+    if _LETTER.search(rest) and "\n" not in text.strip("\n") and text.rstrip().endswith(rest):
+        return text.rstrip()[: -len(rest)]
+    following = [line.rstrip() for line in context.suffix.partition("\n")[2].lstrip("\n").split("\n", 1)][:1]
+    if following and _LETTER.search(following[0]) and len(following[0].strip()) > 2:
         lines = text.split("\n")
         for index in range(1, len(lines)):
-            if lines[index].rstrip() == following[0].rstrip():
+            if lines[index].rstrip() == following[0] and _goes_on_as_the_file(lines[index:], context.suffix):
                 return "\n".join(lines[:index])
     return text
 
 
-def drop_surplus_closing_brackets(text: str, context: CursorContext) -> str:
-    """Drop closing brackets at the end that directly follow the cursor already."""
-    after = context.suffix.split("\n", 1)[0].strip()
-    while after and text and text[-1] in _CLOSING and after[0] == text[-1]:
-        if text.count(text[-1]) <= text.count(_CLOSING[text[-1]]):
-            break
-        text, after = text[:-1], after[1:].lstrip()
-    return text
+def _goes_on_as_the_file(lines: list[str], suffix: str) -> bool:
+    """Return whether lines are those that follow the cursor's line, the last perhaps unfinished."""
+    following = suffix.partition("\n")[2].lstrip("\n")
+    return following.startswith("\n".join(lines).rstrip())
 
 
 def match_indentation(text: str, context: CursorContext) -> str:
-    """Indent the lines after the first by tabs or by spaces, as the file does."""
+    """Indent the lines after the first with tabs or with spaces, as the file does."""
     first, newline, others = text.partition("\n")
-    if not others:
-        return text
-    tabs, steps = _collect_indents(f"{context.prefix}\n{context.suffix}")
+    if not others or (re.search(r"^\t", others, re.M) and re.search(r"^ ", others, re.M)):
+        return text  # both, on purpose
+    tabs, steps = _indents(f"{context.prefix}\n{context.suffix}")
     if tabs and not steps:
-        own = _collect_indents(f"\n{others}")[1]
-        # Four if that divides all: from the widths alone, eight spaces could be one level or two.
+        own = _indents(f"\n{others}")[1]
+        # Four if that fits: from the widths alone, eight spaces could be one level or two.
         if unit := next((unit for unit in (4, 2) if not any(step % unit for step in own)), 0):
             others = re.sub(r"^ +", lambda match: "\t" * (len(match.group()) // unit), others, flags=re.M)
     elif steps and not tabs:
@@ -231,8 +241,8 @@ def match_indentation(text: str, context: CursorContext) -> str:
     return first + newline + others
 
 
-@lru_cache(maxsize=8)  # the file is the same for every token of an answer
-def _collect_indents(text: str) -> tuple[int, frozenset[int]]:
+@lru_cache(maxsize=8)  # of the file, which is the same for every token of an answer
+def _indents(text: str) -> tuple[int, frozenset[int]]:
     """Count the lines that begin with a tab, and collect the widths of those that begin with two spaces or more."""
     widths = frozenset(map(len, re.findall(r"^( {2,})\S", text, re.M)))
     return len(re.findall(r"^\t+\S", text, re.M)), widths
@@ -244,32 +254,38 @@ def strip_trailing_whitespace(text: str, context: CursorContext) -> str:
 
 
 def drop_duplicate_text(text: str, context: CursorContext) -> str:
-    """Drop the text if the suffix begins with it."""
-    return "" if context.suffix.lstrip(" ").startswith(text.strip(" ")) else text
+    """Return nothing if the text behind the cursor begins with the answer."""
+    there = _LETTER.search(text) and context.suffix.lstrip(" ").startswith(text.strip(" "))
+    return "" if there else text
 
 
 def drop_duplicate_line(text: str, context: CursorContext) -> str:
-    """Drop a line that equals the line before or after the cursor."""
-    line = (context.prefix.rpartition("\n")[2] + text).strip()
+    """Return nothing if a whole-line suggestion is just the line before or after the cursor again.
+
+    A closing line, a row without letters and one that ends with a comma may well be like their neighbours.
+    """
+    line = (context.line + text).strip()
     before = [other.strip() for other in context.prefix.split("\n")[:-1] if other.strip()][-1:]
     after = [other.strip() for other in context.suffix.split("\n")[1:] if other.strip()][:1]
-    return "" if len(line) > 2 and "\n" not in line and line in (*before, *after) else text
+    is_row = not _LETTER.search(line) or line.endswith(",") or is_closing_line(line)
+    return "" if not is_row and len(line) > 2 and "\n" not in line and line in (*before, *after) else text
 
 
 def drop_trivial(text: str, context: CursorContext) -> str:
-    """Drop text without a word and without an end of anything: a lone quote, comma or comment character."""
-    return text if _NOT_TRIVIAL.search(text) else ""
+    """Return nothing if the answer has neither a word nor an end of something: a lone quote or comma."""
+    return text if _NOT_TRIVIAL.search(text) or len(text.strip()) > 2 else ""
 
 
 STEPS: dict[str, Callable[[str, CursorContext], str]] = {
+    "wrapping": drop_wrapping,
     "unprintable": cut_at_unprintable,
     "controlTokens": cut_at_control_token,
+    "lineStart": drop_repeated_line_start,
     "duplicateSpace": drop_duplicate_space,
     "indentation": match_indentation,  # before the block's end is looked for by its columns
     "scope": limit_to_scope,
     "repetition": cut_repetition,
     "overlap": drop_overlap,
-    "closingBrackets": drop_surplus_closing_brackets,
     "trailingWhitespace": strip_trailing_whitespace,
     "duplicateText": drop_duplicate_text,
     "duplicateLine": drop_duplicate_line,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import re
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -90,8 +89,12 @@ def make_accept_command(document: Document) -> types.Command:
 
 def find_word_start(document: Document, offset: int) -> int:
     """Return the start of the word that ends at ``offset``."""
-    match = re.search(r"\w*\Z", document.text[max(0, offset - _MAX_WORD) : offset])
-    return offset - len(match.group()) if match else offset
+    start = offset
+    while start > max(0, offset - _MAX_WORD) and (
+        document.text[start - 1].isalnum() or document.text[start - 1] == "_"
+    ):
+        start -= 1
+    return start
 
 
 def to_workspace_edit(

@@ -1,8 +1,8 @@
-"""The connection to the client: stdio, a pipe or a socket.
+"""The client's end over stdio, a pipe or a socket.
 
-With every transport, bytes come in through an ``asyncio.StreamReader`` and go out through one writer that only the loop
-calls. Stdin and stdout belong to the protocol alone: both are moved aside before anything heavy is imported, so that a
-stray ``print`` or ``input`` of a library can neither break nor consume a frame. Knows no LSP methods.
+Bytes come in through an ``asyncio.StreamReader`` whatever the transport is, and go out through one writer that only
+the loop calls. Stdin and stdout belong to the protocol alone: both are moved aside before anything heavy is imported,
+so that a stray ``print`` or ``input`` of any library can neither break nor eat a frame. Knows no LSP methods.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def guard_stdio() -> tuple[int, int]:
-    """Move stdin and stdout aside for the protocol; then descriptor 0 is empty and descriptor 1 is stderr.
+    """Move stdin and stdout aside for the protocol; descriptor 0 then reads nothing and 1 writes to stderr.
 
     Returns:
         Descriptors of the real stdin and stdout.
@@ -43,36 +43,32 @@ def guard_stdio() -> tuple[int, int]:
 
 
 class DescriptorWriter:
-    """Writes to a descriptor on its own thread, because a client that stops reading must not block the loop.
-
-    Args:
-        on_lost: called on that thread when the client cannot be written to any more.
-    """
+    """Writes to a descriptor on a thread of its own, because a client that stops reading must not stop the loop."""
 
     def __init__(self, descriptor: int, on_lost: Callable[[], None]) -> None:
         self._descriptor = descriptor
         self._on_lost = on_lost
         self._unsent = 0
-        self._is_dropped = False
+        self._given_up = False
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="codeclippy-writer", daemon=True)
         self._thread.start()
 
     def write(self, data: bytes) -> None:
-        """Queue bytes; a client with more than 64 MB unread is dropped."""
+        """Queue bytes; a client that has not read 64 MB is given up."""
         with self._lock:
             self._unsent += len(data)
-            self._is_dropped |= self._unsent > MAX_UNSENT
-        if self._is_dropped:
+            self._given_up |= self._unsent > MAX_UNSENT
+        if self._given_up:
             self._on_lost()
             return
         self._queue.put(data)
 
     def close(self) -> None:
-        """Flush for at most two seconds, unless the client was dropped."""
+        """Flush for two seconds at most; a client that was given up is not waited for."""
         self._queue.put(None)
-        if not self._is_dropped:
+        if not self._given_up:
             self._thread.join(FLUSH_TIMEOUT)
 
     def _run(self) -> None:
@@ -89,7 +85,7 @@ class DescriptorWriter:
 
 
 def read_descriptor(descriptor: int, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop) -> None:
-    """Feed a descriptor's bytes to a reader from a daemon thread, until end of file."""
+    """Feed a descriptor's bytes to a reader from a daemon thread, until its end."""
 
     def run() -> None:
         with suppress(RuntimeError):  # the loop has closed
@@ -97,7 +93,7 @@ def read_descriptor(descriptor: int, reader: asyncio.StreamReader, loop: asyncio
                 while data := os.read(descriptor, 1 << 16):
                     loop.call_soon_threadsafe(reader.feed_data, data)
             except OSError as error:
-                log.warning("cannot read from the client: %s", error)
+                log.warning("reading failed: %s", error)
             loop.call_soon_threadsafe(reader.feed_eof)
 
     threading.Thread(target=run, name="codeclippy-reader", daemon=True).start()
@@ -107,14 +103,14 @@ Serve = Callable[[asyncio.StreamReader, Writer], Awaitable[int]]
 
 
 async def serve_stdio(serve: Serve, stdin: int, stdout: int) -> int:
-    """Serve one client over two descriptors; return the exit code."""
+    """Serve one client over two descriptors; returns the exit code."""
     loop, reader = asyncio.get_running_loop(), make_reader()
 
-    def end_session() -> None:
+    def lost() -> None:
         with suppress(RuntimeError):  # the loop has closed
             loop.call_soon_threadsafe(reader.feed_eof)
 
-    writer = DescriptorWriter(stdout, end_session)
+    writer = DescriptorWriter(stdout, lost)
     read_descriptor(stdin, reader, loop)
     try:
         return await serve(reader, writer)
@@ -123,7 +119,7 @@ async def serve_stdio(serve: Serve, stdin: int, stdout: int) -> int:
 
 
 async def serve_connected(serve: Serve, *, port: int | None = None, path: str | None = None) -> int:
-    """Connect to a client that listens on a loopback port or a pipe, and serve it; return the exit code."""
+    """Connect to a client that listens on a loopback port or a pipe, as editors do it, and serve it."""
     if path is not None:
         reader, writer = await _open_pipe(path)
     else:
@@ -145,7 +141,7 @@ async def _open_pipe(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWri
 
 
 async def listen_tcp(make_serve: Callable[[], Serve], host: str, port: int) -> int:
-    """Listen and serve each client with its own session, until cancelled."""
+    """Listen, with a session of its own for each client; runs until it is cancelled."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         frames = StreamWriter(writer)

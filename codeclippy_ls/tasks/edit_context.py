@@ -75,7 +75,7 @@ def find_marker(document: Document, span: tuple[int, int] | None, marker: str) -
     first, last = span or (0, document.line_count - 1)
     for line in range(max(first, 0), min(last, document.line_count - 1) + 1):
         if match := pattern.fullmatch(document.line(line)):
-            if message := re.sub(r"\s*(?:\*/|-->)?\s*$", "", match[1]):
+            if message := match[1].rstrip().removesuffix("*/").removesuffix("-->").rstrip():
                 return Marker(line, message)
     return None
 

@@ -1,0 +1,181 @@
+"""Does a text put at an offset leave the code no more broken than it was?
+
+How broken the code is whatever stands at the cursor, is found with fillers in place of the text. Only errors near the
+cursor count: a file may have others. The number of parses is bounded, and each costs what changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from tree_sitter import Node
+
+from codeclippy_ls.syntax.languages import BlockStyle, Language
+from codeclippy_ls.syntax.tree import SyntaxTree, parse
+
+_AROUND = 2_000  # bytes on either side of the cursor in which an error counts
+_FILLERS = ("x", "x;", "x()", "x: x,", "x {}", '"x"')
+_BODIES = {BlockStyle.BRACES: "\n}", BlockStyle.KEYWORDS: "\nend"}
+_BRACKETS = "()[]{}"
+
+
+@dataclass
+class InsertionCheck:
+    """Judges texts for one cursor. One thread at a time.
+
+    Args:
+        base: the tree of the document without the text.
+        prefix, suffix: the document before and behind the cursor.
+    """
+
+    base: SyntaxTree
+    prefix: str
+    suffix: str
+
+    def best(self, text: str, options: Sequence[int], by_brackets: int) -> tuple[int, bool]:
+        """Return the number of characters to replace that breaks least, and whether even that breaks the code.
+
+        Args:
+            options: numbers of characters behind the cursor that may be replaced, 0 among them.
+            by_brackets: the one that the text's own brackets suggest; it decides among equals.
+        """
+        if self._is_foreign:
+            return by_brackets, False
+        if self._splits_delimiter:
+            return 0, True
+        counts = {end: self._count(text, end) for end in options}
+        least = min(counts.values())
+        equal = [end for end in options if counts[end] == least]
+        replaces = by_brackets if by_brackets in equal else equal[0]
+        if not least:
+            return replaces, False
+        if least <= self._inherent:
+            # Python that is broken elsewhere is one error to its grammar; its brackets tell a bit more.
+            return replaces, self.language.id == "python" and not self._brackets_hold(text, replaces)
+        if self.language.id in ("c", "cpp"):  # no grammar can read what their preprocessor will make of it
+            return replaces, not self._brackets_hold(text, replaces)
+        return replaces, not self._opens_block(text, replaces)
+
+    @property
+    def language(self) -> Language:
+        """The document's."""
+        return self.base.language
+
+    @cached_property
+    def _start(self) -> int:
+        return len(self.prefix.encode("utf-8", "replace"))
+
+    @cached_property
+    def _is_foreign(self) -> bool:
+        """Whether the line is another language's: a command of IPython in Python."""
+        line = self.prefix.rpartition("\n")[2].lstrip()
+        return self.language.id == "python" and line[:1] in ("%", "!", "?")
+
+    @cached_property
+    def _splits_delimiter(self) -> bool:
+        """Whether the cursor stands inside of a string's delimiter, such as three quotes."""
+        for leaf in self.base.leaves(self._start, self._start):
+            if leaf.start_byte < self._start < leaf.end_byte:
+                return leaf.type in ("string_start", "string_end")
+        return False
+
+    @cached_property
+    def _inherent(self) -> int:
+        """Errors that are there whatever stands at the cursor."""
+        least = self._errors(self.base, self._start, self._start)
+        for count in self._filled():
+            least = min(least, count)
+            if not least:
+                break
+        return least
+
+    def _filled(self) -> Iterator[int]:
+        for filler in _FILLERS:
+            yield self._count(filler, 0)
+
+    def _opens_block(self, text: str, replaces: int) -> bool:
+        """Return whether only the body of the block is missing that the text opens."""
+        body = _BODIES.get(self.language.style)
+        if body is None or self.suffix[replaces:].partition("\n")[0].strip():
+            return False
+        return any(self._count(text + body * depth, replaces) <= self._inherent for depth in (1, 2))
+
+    def _brackets_hold(self, text: str, replaces: int) -> bool:
+        """Return whether the brackets match as well as they can whatever stands at the cursor."""
+        return self._unmatched(text, replaces) <= self._inherent_unmatched
+
+    @cached_property
+    def _inherent_unmatched(self) -> int:
+        fillers = (")", "]", "}") if self.language.id == "python" else ("{", "(")
+        return min(self._unmatched(filler, 0) for filler in ("", *fillers))
+
+    def _unmatched(self, text: str, replaces: int) -> int:
+        """Count the brackets near the cursor, outside of strings and comments, that match nothing."""
+        stack: list[str] = []
+        surplus = 0
+        end = self._start + len(text.encode("utf-8", "replace"))
+        for node in self._tree(text, replaces).leaves(self._start - _AROUND, end + _AROUND):
+            if node.type not in _BRACKETS or node.is_missing:
+                continue
+            place = _BRACKETS.index(node.type)
+            if not place % 2:
+                stack.append(node.type)
+            elif stack and stack[-1] == _BRACKETS[place - 1]:
+                stack.pop()
+            else:
+                surplus += 1
+        return surplus + len(stack)
+
+    def _tree(self, text: str, replaces: int) -> SyntaxTree:
+        replaced = len(self.suffix[:replaces].encode("utf-8", "replace"))
+        return self.base.edited(self._start, self._start + replaced, text.encode("utf-8", "replace"))
+
+    def _count(self, text: str, replaces: int) -> int:
+        """Count the errors near the cursor with the text in place."""
+        return self._errors(self._tree(text, replaces), self._start, self._start + len(text.encode("utf-8", "replace")))
+
+    def _errors(self, tree: SyntaxTree, start: int, end: int) -> int:
+        count = tree.count_errors(start - _AROUND, end + _AROUND)
+        return count + (_wrong_columns(tree.tree.root_node, start, end) if self.language.id == "python" else 0)
+
+
+def introduces_error(before: str, after: str, language: Language | None) -> bool:
+    """Return whether a text that was free of syntax errors is not any more. Nothing is known without a grammar."""
+    trees = parse(before, language), parse(after, language)
+    if trees[0] is None or trees[1] is None:
+        return False
+    return not _count_all(trees[0]) and bool(_count_all(trees[1]))
+
+
+def _count_all(tree: SyntaxTree) -> int:
+    length = len(tree.source)
+    wrong = _wrong_columns(tree.tree.root_node, 0, length) if tree.language.id == "python" else 0
+    return tree.count_errors(0, length) + wrong
+
+
+def _wrong_columns(root: Node, start: int, end: int) -> int:
+    """Count what Python's grammar accepts and Python does not, in blocks near the bytes ``[start, end]``.
+
+    Statements that begin at another column than the first of their block, and two on one line without a semicolon.
+    """
+    count = 0
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        if node.end_byte < start or node.start_byte > end + 1:
+            continue
+        if node.type in ("module", "block"):
+            column = 0 if node.type == "module" else node.start_point[1]
+            row, touched, separated = -1, False, True
+            for child in node.children:
+                if not child.is_named or child.type == "comment":
+                    separated = separated or child.type == ";"
+                    continue
+                touches = start <= child.end_byte and child.start_byte <= end
+                if touched or touches:
+                    count += (child.start_point[1] != column) if child.start_point[0] != row else not separated
+                row, touched, separated = child.end_point[0], touches, False
+        stack += node.children
+    return count
