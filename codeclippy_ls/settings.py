@@ -55,7 +55,7 @@ def _field(
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """Which model each role uses, and where it runs."""
+    """Models by role, and where they run."""
 
     completion: str = _field(
         "",

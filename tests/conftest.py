@@ -39,7 +39,7 @@ leaks.track_watchdog()
 
 @pytest.fixture
 def worker() -> ScriptedWorker:
-    """What the engine will say."""
+    """A worker that says what a test scripts."""
     return ScriptedWorker()
 
 

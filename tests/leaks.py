@@ -84,7 +84,7 @@ def track_watchdog() -> None:
 
 @dataclass(frozen=True)
 class State:
-    """What a test can leave behind, by the words that a failure uses."""
+    """The things that a test can leave behind, by the words that a failure uses."""
 
     timers: frozenset[str]
     threads: frozenset[threading.Thread]

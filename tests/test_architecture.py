@@ -1,4 +1,4 @@
-"""The house's invariants: who may import what, what the server's start must not load, and who writes to stdout."""
+"""The package's invariants: who may import what, what the server's start must not load, and who writes to stdout."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ async def test_edits_by_random_weights_apply_or_are_refused(toy: Path, names: Se
 
 
 async def test_completions_by_random_weights_keep_the_line_ends(toy: Path) -> None:
-    """Anywhere in any document, also inside words and at both ends; nothing blank, nothing but insertions."""
+    """Anywhere in any document, also inside words and at both ends; nothing empty, nothing but insertions."""
 
     async def work(assistant: Assistant) -> int:
         shown = 0

@@ -248,14 +248,14 @@ def test_damaged_diff_adds_only_its_own_lines(
     folder: Path, texts: tuple[str, str], context: int, data: st.DataObject
 ) -> None:
     before, after = texts
-    spoilt = gnu_diff(folder, before, after, context).split("\n")
+    damaged = gnu_diff(folder, before, after, context).split("\n")
     for _ in range(data.draw(st.integers(1, 4))):
-        spoilt = spoilt or [""]
-        at = data.draw(st.integers(0, len(spoilt) - 1))
-        line = spoilt[data.draw(st.integers(0, len(spoilt) - 1))]
+        damaged = damaged or [""]
+        at = data.draw(st.integers(0, len(damaged) - 1))
+        line = damaged[data.draw(st.integers(0, len(damaged) - 1))]
         others = data.draw(st.sampled_from([[], [line], [line[1:]], [line] * 3]))
-        spoilt[at : at + data.draw(st.integers(0, 2))] = others
-    text = "\n".join(spoilt)
+        damaged[at : at + data.draw(st.integers(0, 2))] = others
+    text = "\n".join(damaged)
     near = data.draw(st.none() | st.integers(-1, len(before) + 1))
     whole = data.draw(st.booleans())
     result, problems = read(text, before, near, whole=whole)

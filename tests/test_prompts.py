@@ -40,7 +40,7 @@ def family_tokenizer(family: Any) -> Tokenizer:
     return Tokenizer(checkpoints.make_tokenizer_json(tuple(dict.fromkeys(tokens)) or ("<|endoftext|>",)))
 
 
-# family: architecture, name, and its prompt for a hole: names of control tokens, P and S for the texts.
+# family: architecture, name, and its prompt for a middle: names of control tokens, P and S for the texts.
 FIM_PROMPTS = {
     "clippy": ("gpt_neox", "", ["<|SUF|>", "S", "<|PRE|>", "P", "<|MID|>"]),
     "santacoder": ("gpt2", "", ["<fim-prefix>", "P", "<fim-suffix>", "S", "<fim-middle>"]),

@@ -20,7 +20,7 @@ _ISOLATED = ("unshare", "--map-root-user", "--net")
 
 
 def isolated() -> bool:
-    """Whether a process can be started here that has no network at all."""
+    """Return whether a process can be started here that has no network at all."""
     if shutil.which("unshare") is None:
         return False
     return subprocess.run([*_ISOLATED, "true"], capture_output=True, check=False).returncode == 0

@@ -156,7 +156,7 @@ async def test_our_own_item_in_the_list_is_not_continued(editor: Editor, worker:
 
 
 async def test_lists_open_by_themselves_only_where_there_is_no_ghost_text(editor: Editor) -> None:
-    """A list at every blank would stand where the ghost text should be."""
+    """A list at every space would stand where the ghost text should be."""
     result = await editor.start({"textDocument": {"inlineCompletion": {}}})
     assert "triggerCharacters" not in result["capabilities"]["completionProvider"]
 
@@ -408,7 +408,7 @@ async def test_progress_can_be_cancelled(editor: Editor, worker: ScriptedWorker)
 
 
 async def test_while_the_model_loads_answers_are_empty_and_incomplete(editor: Editor, worker: ScriptedWorker) -> None:
-    """And a failed load is one message with the cure, after which the command tries again."""
+    """And a failed load is one message with the fix, after which the command tries again."""
     worker.load_error = "the folder /nowhere holds no weights"
     await editor.start(ready=False)
     buffer = editor.open("x = \n")
@@ -483,7 +483,7 @@ async def test_a_bad_change_loses_the_document_until_it_is_opened_again(editor: 
 
 
 async def test_every_bad_message_has_its_answer(editor: Editor) -> None:
-    """An error with the right code, by id where there is one, and the next request is served."""
+    """An error with the right code, by id if there is one, and the next request is served."""
 
     async def error(message: Any) -> int:
         body = message if isinstance(message, bytes) else json.dumps(message).encode()

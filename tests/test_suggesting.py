@@ -27,7 +27,7 @@ async def until_asked(worker: ScriptedWorker, count: int) -> None:
 
 
 async def test_a_suggestion_takes_the_place_of_brackets_it_brings_along(editor: Editor, worker: ScriptedWorker) -> None:
-    """Those that the editor closed by itself are not doubled, in ghost text and in the list."""
+    """Those that the editor closed are not doubled, in ghost text and in the list."""
     await editor.start(options=QUIET)
     worker.response = "path):\n"
     for ask in ("ghost", "list"):
@@ -62,7 +62,7 @@ async def test_several_candidates_by_key_the_likeliest_first_each_once(editor: E
 
 
 async def test_a_suggestion_is_there_when_the_cursor_comes_back(editor: Editor, worker: ScriptedWorker) -> None:
-    """And when what was typed meanwhile is deleted again."""
+    """And when what was typed in the meantime is deleted again."""
     await editor.start(options=QUIET)
     buffer = editor.open("x = \ny = \n")
     worker.response = "one"
@@ -154,7 +154,7 @@ async def test_switches(editor: Editor, worker: ScriptedWorker, options: dict[st
 async def test_what_the_model_is_not_sure_of_stays_hidden_until_it_is_asked_for(
     editor: Editor, worker: ScriptedWorker
 ) -> None:
-    """It does not come by itself the second time either; by key it does, and then it stays while it is typed."""
+    """It is not shown automatically the second time either; by key it does, and then it stays while it is typed."""
     await editor.start(options={"completion": {"prefetch": False, "debounce": False, "minConfidence": 0.99}})
     buffer = editor.open("x = \n")
     for _ in range(2):

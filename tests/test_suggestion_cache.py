@@ -101,7 +101,7 @@ def test_accepted_at_once() -> None:
 
 
 def test_accepted_after_some_of_it_was_typed() -> None:
-    """Only what was not typed is saved; what is shown of it meanwhile is no new suggestion."""
+    """Only what was not typed is saved; what is shown of it in between is no new suggestion."""
     typed = Typed("x = \n")
     typed.metrics.record_shown(typed.document, 4, "foo()")
     typed.type("f", 4)

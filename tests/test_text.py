@@ -64,7 +64,7 @@ class Editor:
         return [*found, (start, len(self.units))]
 
     def inside(self, at: int) -> bool:
-        """Whether a unit continues a character."""
+        """Return whether a unit continues a character."""
         if at >= len(self.units):
             return False
         return (self.width == 1 and 0x80 <= self.units[at] < 0xC0) or (

@@ -58,7 +58,7 @@ class ServerConnection:
 
     @property
     def is_shared(self) -> bool:
-        """Whether the process goes on when this client disconnects."""
+        """True if the process goes on when this client disconnects."""
         return bool(self.port)
 
     async def connect_again(self) -> ServerConnection:

@@ -172,7 +172,7 @@ def drop_return(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def drop_self(snippet: Snippet, rng: random.Random) -> Draft | None:
-    """A method without `self` among its parameters, or one use of an attribute without `self.`."""
+    """Make a method without `self` among its parameters, or one use of an attribute without `self.`."""
     node = snippet.function if is_function(snippet) else None
     if node is None or not node.args.args or node.args.args[0].arg != "self":
         return None
@@ -202,7 +202,7 @@ def drop_self(snippet: Snippet, rng: random.Random) -> Draft | None:
 
 
 def choose_next(values: str) -> Callable[[re.Match[str]], str]:
-    """Each operator replaced by its neighbour in the list."""
+    """Replace each operator by its neighbour in the list."""
     words = values.split()
     return lambda match: match.group().replace(match.group(1), words[(words.index(match.group(1)) + 1) % len(words)])
 

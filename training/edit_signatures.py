@@ -165,7 +165,7 @@ DEFAULTS = ("None", "None", "False", "True", "0", "1", '""', "10", "()")
 
 
 def find_parameter_list_end(snippet: Snippet) -> int | None:
-    """The offset behind the last parameter of a one-line signature without stars and keyword-only ones."""
+    """Return the offset behind the last parameter of a one-line signature without stars and keyword-only ones."""
     arguments = snippet.function.args
     if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or not arguments.args:
         return None

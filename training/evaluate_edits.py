@@ -57,8 +57,8 @@ def generate_diffs(model: Model, edits: Sequence[EditSample]) -> list[str]:
     for edit in edits:
         ids = samples.make_edit(model.encode, edit.name, edit.before, edit.message, "").ids
         requests.append(GenerationRequest(ids[: ids.index(DIFF) + 1], is_finished=partial(is_unusable, edit.before)))
-    fitting = [i for i, request in enumerate(requests) if len(request.prompt_ids) < model.context_length]
-    answers = dict(zip(fitting, model.generate_greedy([requests[i] for i in fitting], MAX_TOKENS), strict=True))
+    usable = [i for i, request in enumerate(requests) if len(request.prompt_ids) < model.context_length]
+    answers = dict(zip(usable, model.generate_greedy([requests[i] for i in usable], MAX_TOKENS), strict=True))
     return [answers.get(i, "").removeprefix(" ") for i in range(len(edits))]
 
 

@@ -98,7 +98,7 @@ class Assistant:
 
     @property
     def metrics(self) -> Metrics:
-        """What became of the suggestions that were shown."""
+        """Counts of suggestions that were shown, accepted and dismissed."""
         return self._suggester.metrics
 
     async def complete(

@@ -21,7 +21,7 @@ class Priority(enum.IntEnum):
 
 
 class FinishReason(enum.Enum):
-    """Why a generation ended."""
+    """Reason why a generation ended."""
 
     END = "end"  # the model ended its text
     STOP = "stop"  # the task is done, or a stop string of a service
@@ -32,7 +32,7 @@ class FinishReason(enum.Enum):
 
 
 class Task:
-    """What is asked of a model; called on the engine's thread. A task that leaves the process is plain data."""
+    """A question for a model; called on the engine's thread. A task that leaves the process is plain data."""
 
     __slots__ = ()
 
@@ -67,7 +67,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen and how many.
+    """Parameters of sampling, and the number of tokens.
 
     Attributes:
         temperature: 0 is greedy.

@@ -22,7 +22,7 @@ class ModelRole(str, enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What to load and how.
+    """A model to load, and how.
 
     Attributes:
         name: folder or hub name; empty is the shipped model.

@@ -47,12 +47,12 @@ class RemoteError(EngineError):
 
     @property
     def retryable(self) -> bool:
-        """Whether a second try may succeed."""
+        """True if a second try may succeed."""
         return self.kind in _RETRYABLE
 
     @property
     def permanent(self) -> bool:
-        """Whether no model answers at all until somebody does something about it."""
+        """True if no model answers until the user changes something."""
         return self.kind in _PERMANENT
 
 

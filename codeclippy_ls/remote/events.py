@@ -109,7 +109,7 @@ class StreamedChoices:
 
     @property
     def all_finished(self) -> bool:
-        """Whether each choice has ended."""
+        """True if each choice has ended."""
         return all(choice.finish_reason is not None for choice in self.choices)
 
     def add_event(self, event: JsonObject) -> int | None:

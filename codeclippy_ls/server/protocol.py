@@ -46,7 +46,7 @@ _Result = TypeVar("_Result")
 
 
 class GuardedServer(LanguageServer):
-    """What `GuardedProtocol` calls on its server, before it reads the next message."""
+    """The calls of `GuardedProtocol` on its server, before it reads the next message."""
 
     def initialize(self, params: types.InitializeParams, encoding: Encoding) -> None:
         """Create the session; ``encoding`` is the negotiated position encoding."""

@@ -69,13 +69,13 @@ class InsertionCheck:
 
     @cached_property
     def _is_foreign(self) -> bool:
-        """Whether the line is another language's: a command of IPython in Python."""
+        """True if the line is another language's: a command of IPython in Python."""
         line = self.prefix.rpartition("\n")[2].lstrip()
         return self.language.id == "python" and line[:1] in ("%", "!", "?")
 
     @cached_property
     def _splits_delimiter(self) -> bool:
-        """Whether the cursor stands inside of a string's delimiter, such as three quotes."""
+        """True if the cursor stands inside of a string's delimiter, such as three quotes."""
         for leaf in self.base.leaves(self._start, self._start):
             if leaf.start_byte < self._start < leaf.end_byte:
                 return leaf.type in ("string_start", "string_end")

@@ -16,7 +16,7 @@ from tree_sitter import Language as Grammar
 
 
 class BlockStyle(enum.Enum):
-    """How a language delimits its blocks."""
+    """Delimiters of a language's blocks."""
 
     BRACES = "braces"
     INDENTATION = "indentation"

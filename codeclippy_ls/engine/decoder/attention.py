@@ -17,7 +17,7 @@ from codeclippy_ls.engine.decoder.architectures import ModelConfig
 from codeclippy_ls.engine.generation.kv_cache import ModelInput
 
 CACHE_GROWTH = 256  # tokens by which a cache's memory grows
-_MIN_STEPPED_TOKENS = 16  # from so many tokens on attention gets whole steps of keys
+_MIN_STEPPED_TOKENS = 16  # from this number of tokens on, attention gets whole steps of keys
 _KEY_STEP = 64  # tokens
 
 
