@@ -37,7 +37,7 @@ _MAX_PRINTED = 20
 # Allowed refusals: nothing was changed, or the user is told the cause. All others break the law.
 _ALLOWED = re.compile(
     "the model proposed no change|invisible characters|mixes kinds of line ends|changes nothing|the text contains <"
-    "|selection is too long|message is too long|would break the code"
+    "|selection is too long|message is too long|introduce a syntax error"
 )
 
 
@@ -77,8 +77,8 @@ def make_trial(seed: int, index: int, names: Sequence[str]) -> Trial:
     """Make the trial of this number."""
     rng = random.Random(f"{seed}/{index}")
     kind, text = edit_documents.make_text(rng)
-    # An edit that breaks valid code is refused, and random edits do. None of these texts is valid JSON.
-    document = Document(f"file:///law/{index}.json", text, 1, "json")
+    # An edit that breaks valid code is refused, and random edits do. So these texts are in no programming language.
+    document = Document(f"file:///law/{index}.txt", text, 1, "plaintext")
     last = document.line_count - 1
     cursor = rng.randint(0, last)
     span = rng.choice((None, None, (cursor, cursor), (cursor, min(cursor + rng.randint(1, 40), last))))

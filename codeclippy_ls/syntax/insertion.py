@@ -19,6 +19,7 @@ _AROUND = 2_000  # bytes on either side of the cursor in which an error counts
 _FILLERS = ("x", "x;", "x()", "x: x,", "x {}", '"x"')
 _BODIES = {BlockStyle.BRACES: "\n}", BlockStyle.KEYWORDS: "\nend"}
 _BRACKETS = "()[]{}"
+_PREPROCESSED = ("c", "cpp")  # no grammar can read what their preprocessor makes of a macro
 
 
 @dataclass
@@ -54,7 +55,7 @@ class InsertionCheck:
         if least <= self._inherent:
             # Python that is broken elsewhere is one error to its grammar; its brackets tell a bit more.
             return replaces, self.language.id == "python" and not self._brackets_hold(text, replaces)
-        if self.language.id in ("c", "cpp"):  # no grammar can read what their preprocessor will make of it
+        if self.language.id in _PREPROCESSED:
             return replaces, not self._brackets_hold(text, replaces)
         return replaces, not self._opens_block(text, replaces)
 
@@ -113,20 +114,8 @@ class InsertionCheck:
 
     def _unmatched(self, text: str, replaces: int) -> int:
         """Count the brackets near the cursor, outside of strings and comments, that match nothing."""
-        stack: list[str] = []
-        surplus = 0
         end = self._start + len(text.encode("utf-8", "replace"))
-        for node in self._tree(text, replaces).leaves(self._start - _AROUND, end + _AROUND):
-            if node.type not in _BRACKETS or node.is_missing:
-                continue
-            place = _BRACKETS.index(node.type)
-            if not place % 2:
-                stack.append(node.type)
-            elif stack and stack[-1] == _BRACKETS[place - 1]:
-                stack.pop()
-            else:
-                surplus += 1
-        return surplus + len(stack)
+        return _count_unmatched(self._tree(text, replaces), self._start - _AROUND, end + _AROUND)
 
     def _tree(self, text: str, replaces: int) -> SyntaxTree:
         replaced = len(self.suffix[:replaces].encode("utf-8", "replace"))
@@ -141,6 +130,23 @@ class InsertionCheck:
         return count + (_wrong_columns(tree.tree.root_node, start, end) if self.language.id == "python" else 0)
 
 
+def _count_unmatched(tree: SyntaxTree, start: int, end: int) -> int:
+    """Count the brackets in the bytes ``[start, end]``, outside of strings and comments, that match nothing."""
+    stack: list[str] = []
+    surplus = 0
+    for node in tree.leaves(start, end):
+        if node.type not in _BRACKETS or node.is_missing:
+            continue
+        place = _BRACKETS.index(node.type)
+        if not place % 2:
+            stack.append(node.type)
+        elif stack and stack[-1] == _BRACKETS[place - 1]:
+            stack.pop()
+        else:
+            surplus += 1
+    return surplus + len(stack)
+
+
 def introduces_error(before: str, after: str, language: Language | None) -> bool:
     """Return whether a text that was free of syntax errors is not any more. Nothing is known without a grammar."""
     trees = parse(before, language), parse(after, language)
@@ -151,6 +157,8 @@ def introduces_error(before: str, after: str, language: Language | None) -> bool
 
 def _count_all(tree: SyntaxTree) -> int:
     length = len(tree.source)
+    if tree.language.id in _PREPROCESSED:
+        return _count_unmatched(tree, 0, length)
     wrong = _wrong_columns(tree.tree.root_node, 0, length) if tree.language.id == "python" else 0
     return tree.count_errors(0, length) + wrong
 
