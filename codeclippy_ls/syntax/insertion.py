@@ -84,13 +84,22 @@ class InsertionCheck:
 
     @cached_property
     def _inherent(self) -> int:
-        """Errors that are there whatever stands at the cursor."""
+        """Errors that are there whatever stands at the cursor; none if the cursor's line alone is to blame."""
         least = self._errors(self.base, self._start, self._start)
+        if not least or not self._count_without_line():
+            return 0
         for count in self._filled():
             least = min(least, count)
             if not least:
                 break
         return least
+
+    def _count_without_line(self) -> int:
+        """Count the errors that are left without the cursor's line."""
+        start = self.base.source.rfind(b"\n", 0, self._start) + 1
+        end = self.base.source.find(b"\n", self._start)
+        tree = self.base.edited(start, len(self.base.source) if end < 0 else end, b"")
+        return self._errors(tree, start, start)
 
     def _filled(self) -> Iterator[int]:
         for filler in _FILLERS:
