@@ -306,7 +306,7 @@ def test_metrics_are_shown(real: Window) -> None:
     real.run("runCommand", title="Code Clippy: Show Metrics")
     (notification,) = real.run("takeNotifications")
     assert re.search(r"nothing was suggested|\d+ shown, \d+ accepted", notification)
-    assert real.run("waitForTabs", name="doctor", count=0) == []
+    real.run("waitForTabs", name="doctor", count=0)  # fails if there is one
 
 
 def test_the_doctor_reports_on_the_installation(real: Window) -> None:
