@@ -85,7 +85,9 @@ def test_every_step_can_be_disabled_and_is_documented() -> None:
     """The setting's values and the table in the docs name the steps of the pipeline in its order, then the syntax
     check."""
     documented = re.findall(r"^\| `(\w+)` \|", _DOCS.partition("## The clean-up")[2], re.MULTILINE)
-    assert [*STEPS, "closingBrackets", "syntaxCheck"] == list(CLEAN_UP_STEPS) == documented
+    steps = [*STEPS, "closingBrackets", "syntaxCheck"]
+    assert list(CLEAN_UP_STEPS) == steps, "CLEAN_UP_STEPS in codeclippy_ls/settings.py differs from the pipeline"
+    assert documented == steps, "the table in docs/suggestions.md differs from the pipeline"
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -98,4 +100,5 @@ def test_every_step_has_a_case_that_needs_it(name: str) -> None:
         return clean_up(answer, CursorContext(before, after, case.endswith("block")), {name})
 
     kept = {case: re.split(r"^---\n?", CASES[case], maxsplit=1, flags=re.MULTILINE)[1] for case in CASES}
-    assert any(outcome(case) != kept[case].removesuffix("\n") for case in CASES)
+    needed = any(outcome(case) != kept[case].removesuffix("\n") for case in CASES)
+    assert needed, f"tests/cases/cleanup.txt has no case that needs the step {name!r}"
