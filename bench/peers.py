@@ -129,7 +129,7 @@ def _stop_worker(process: subprocess.Popen[str]) -> None:
 
 
 def open_peer(subject: Subject, engine: str, form: str, threads: int = 0) -> Peer:
-    """Open a peer with so many threads; 0 for as many as torch has.
+    """Open a peer with this number of threads; 0 for as many as torch has.
 
     Raises:
         PeerError: it cannot be started.

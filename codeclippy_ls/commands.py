@@ -22,25 +22,10 @@ from codeclippy_ls.assist.suggester import Suggestions
 from codeclippy_ls.engines import open_engine
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.settings import Settings, parse
+from codeclippy_ls.syntax.languages import language_of_file
 from codeclippy_ls.text import Document
 
 _Result = TypeVar("_Result")
-
-# Language ids, as editors use them, of the languages with checks or comments of their own.
-_LANGUAGES = {
-    ".py": "python",
-    ".pyi": "python",
-    ".json": "json",
-    ".sh": "shellscript",
-    ".yaml": "yaml",
-    ".yml": "yaml",
-    ".toml": "toml",
-    ".rb": "ruby",
-    ".pl": "perl",
-    ".r": "r",
-    ".jl": "julia",
-    ".mk": "makefile",
-}
 
 
 class _UsageError(Exception):
@@ -203,7 +188,8 @@ def _read_document(path: Path) -> Document:
         raise _UsageError(f"{path} is not a UTF-8 text file") from None
     except OSError as error:
         raise _UsageError(f"{path} cannot be read: {error.strerror}") from None
-    return Document(path.as_posix(), text, language=_LANGUAGES.get(path.suffix.lower(), ""))
+    language = language_of_file(path.name)
+    return Document(path.as_posix(), text, language=language.id if language is not None else "")
 
 
 def _has_bom(path: Path) -> bool:

@@ -19,7 +19,7 @@ BY_TYPING, BY_KEY = 2, 1
 
 
 async def until_asked(worker: ScriptedWorker, count: int) -> None:
-    """Wait for the engine to have had so many requests."""
+    """Wait until the engine has had this number of requests."""
     deadline = time.monotonic() + TIMEOUT
     while len(worker.prompts) < count:
         assert time.monotonic() < deadline, f"{len(worker.prompts)} requests, not {count}"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codeclippy_ls.syntax.code import ends_statement, imports, in_comment, opens_block, scopes_around
+from codeclippy_ls.syntax.code import ends_statement, opens_block
 from codeclippy_ls.syntax.insertion import InsertionCheck
 from codeclippy_ls.syntax.languages import LANGUAGES, BlockStyle, find_language, language_of_file, load_grammar
 from codeclippy_ls.syntax.tree import MAX_BYTES, DocumentTrees, parse
@@ -177,18 +177,6 @@ def test_an_opened_block(language: str, prefix: str, expected: bool) -> None:
     """Comments and a docstring may stand between; a comment opens nothing."""
     row = find_language(language)
     assert opens_block(parse(prefix, row), prefix, row) is expected
-
-
-def test_scopes_imports_and_comments() -> None:
-    """In characters, also behind others than ASCII."""
-    text = 'import os  # é\nfrom a import b\n\nclass A:\n    @decorated\n    def f(self):\n        return "é"  # here\n'
-    tree = parse(text, find_language("python"))
-    assert tree is not None
-    found = scopes_around(tree, text, text.index("return"))
-    assert [scope.name for scope in found] == ["f", "A"]
-    assert text[found[0].start : found[0].end].startswith("@decorated")
-    assert [text[start:end] for start, end in imports(tree)] == ["import os", "from a import b"]
-    assert in_comment(tree, text[: text.index("here")]) and not in_comment(tree, text[: text.index("return")])
 
 
 def test_block_styles_have_languages() -> None:

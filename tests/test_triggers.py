@@ -1,4 +1,4 @@
-"""What is not worth asking for while somebody types, and where more than a line fits."""
+"""Triggers: when not to request a suggestion, and when more than one line fits."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ class Suggester:
         return attribution.find_source(text)
 
     async def _is_overtaken(self, uri: str, changes: int) -> bool:
-        """Debounce; return True if another keystroke arrived since there were so many changes."""
+        """Debounce; return True if the document has changed since ``changes`` were counted."""
         if delay := self._debounce.delay(time.monotonic()):
             await asyncio.sleep(delay)
         return self._change_counts.get(uri, 0) != changes

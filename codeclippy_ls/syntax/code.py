@@ -1,4 +1,4 @@
-"""What stands around an offset: comments, strings, the end of a statement, an opened block, scopes, imports.
+"""The code around an offset: comments, the end of a statement, an opened block.
 
 Without a grammar only what a line says is known: its comment prefix and its last characters.
 """
@@ -6,8 +6,6 @@ Without a grammar only what a line says is known: its comment prefix and its las
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 from tree_sitter import Node
 
@@ -18,34 +16,14 @@ OPENERS = (":", "{", "(", "[", "=>", "->", " do", " then", "\\")
 _REACH = 4_000  # characters before the cursor in which the code above is looked for
 # Kinds of nodes, which grammars name in their own ways.
 _COMMENT = re.compile(r"comment")
-_SCOPE = re.compile(
-    r"(function|method|class|struct|enum|interface|trait|impl|module|namespace|constructor|object|protocol|extension)"
-    r"(_(definition|declaration|item|specifier|expression|statement|body))*$"
-)
-_IMPORT = re.compile(r"(import|use|using|include|require|package|extern_crate|preproc_include)(_|$)")
 _STATEMENT = re.compile(r"(_statement|_declaration|_definition|_item|declaration|statement)$")
 _CLOSED = re.compile(r"[)\]}'\"]\Z|\b(?:pass|break|continue)\Z")
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """A function, class or module: its characters ``[start, end)`` in the text, and its name if it has one."""
-
-    start: int
-    end: int
-    name: str
 
 
 def is_comment_line(line: str, language: Language | None) -> bool:
     """Return whether a line is only a comment, by the language's prefix."""
     prefix = language.comment.rstrip(";") or language.comment[:1] if language is not None else ""
     return bool(prefix) and line.lstrip().startswith(prefix)
-
-
-def in_comment(tree: SyntaxTree, prefix: str) -> bool:
-    """Return whether the character before the cursor is a comment's."""
-    byte = len(prefix.encode("utf-8", "replace"))
-    return any(_COMMENT.search(node.type) for node in tree.ancestors(byte))
 
 
 def ends_statement(tree: SyntaxTree, prefix: str) -> bool:
@@ -101,30 +79,3 @@ def _is_docstring(node: Node) -> bool:
         return False
     first = next((child for child in block.named_children if child.type != "comment"), None)
     return first is not None and first.start_byte == statement.start_byte and block.named_child_count == 1
-
-
-def scopes_around(tree: SyntaxTree, text: str, offset: int) -> list[Scope]:
-    """Return the functions, classes and modules around an offset, the innermost first."""
-    byte = len(text[:offset].encode("utf-8", "replace"))
-    found = []
-    for node in tree.ancestors(byte + 1):
-        if _SCOPE.search(node.type) and node.parent is not None:
-            outer = node.parent if node.parent.type == "decorated_definition" else node
-            found.append(Scope(_character(tree, outer.start_byte), _character(tree, outer.end_byte), _name(node)))
-    return found
-
-
-def imports(tree: SyntaxTree) -> Iterator[tuple[int, int]]:
-    """Yield the characters ``[start, end)`` of the imports at the file's top level."""
-    for node in tree.tree.root_node.named_children:
-        if _IMPORT.match(node.type):
-            yield _character(tree, node.start_byte), _character(tree, node.end_byte)
-
-
-def _name(node: Node) -> str:
-    named = node.child_by_field_name("name")
-    return named.text.decode("utf-8", "replace") if named is not None and named.text is not None else ""
-
-
-def _character(tree: SyntaxTree, byte: int) -> int:
-    return len(tree.source[:byte].decode("utf-8", "replace"))
