@@ -189,7 +189,7 @@ def _read_document(path: Path) -> Document:
     except OSError as error:
         raise _UsageError(f"{path} cannot be read: {error.strerror}") from None
     language = language_of_file(path.name)
-    return Document(path.as_posix(), text, language=language.id if language is not None else "")
+    return Document(path.absolute().as_uri(), text, language=language.id if language is not None else "")
 
 
 def _has_bom(path: Path) -> bool:

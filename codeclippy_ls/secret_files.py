@@ -6,7 +6,8 @@ Their text is never shown in another file's prompt and never sent to a service.
 from __future__ import annotations
 
 from fnmatch import fnmatch
-from urllib.parse import unquote, urlsplit
+
+from codeclippy_ls.uris import parse_name
 
 _PATTERNS = (
     ".env",
@@ -41,7 +42,7 @@ _PATTERNS = (
 
 def is_secret_uri(uri: str) -> bool:
     """Return whether the file of a URI may hold keys or passwords."""
-    return is_secret_name(unquote(urlsplit(uri).path).rpartition("/")[2])
+    return is_secret_name(parse_name(uri))
 
 
 def is_secret_name(name: str) -> bool:

@@ -15,10 +15,11 @@ _ENGINE_ROOMS = {"generation", "decoder", "loading"}
 # What each room may import of ours, beside itself.
 MAY_IMPORT: dict[str, set[str]] = {
     "text": set(),
+    "uris": set(),
     "families": set(),
     "settings": set(),
     "framing": set(),
-    "secret_files": set(),
+    "secret_files": {"uris"},
     "inference": set(),
     "model_specs": {"inference", "settings"},
     "syntax": set(),
@@ -28,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "constrain": {"text"},
     "tasks": {"families", "prompts", "postprocess", "diffs", "constrain", "inference", "secret_files", "text"},
     "assist": {
-        *("tasks", "prompts", "postprocess", "diffs", "syntax", "inference", "model_specs", "settings", "text"),
+        *("tasks", "prompts", "postprocess", "diffs", "syntax", "inference", "model_specs", "settings", "text", "uris"),
     },
     "engine/generation": {"inference"},
     "engine/decoder": {"engine/generation"},
@@ -37,7 +38,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "host": {"tasks", "inference", "settings", "framing", ""},
     "remote": {"tasks", "prompts", "inference", "settings"},
     "engines": {"engine", "host", "remote", "tasks", "inference", "model_specs", "settings"},
-    "server": {"engines", "assist", "tasks", "prompts", "inference", "settings", "framing", "secret_files", "text", ""},
+    "server": {
+        *("engines", "assist", "tasks", "prompts", "syntax", "inference", "settings", "framing"),
+        *("secret_files", "text", "uris", ""),
+    },
 }
 _COMMAND_LINE = {"cli", "commands", "doctor", "demo", "__main__"}
 ROOMS = {*MAY_IMPORT, *_COMMAND_LINE, "__init__"}

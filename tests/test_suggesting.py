@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from codeclippy_ls.secret_files import is_secret_uri
-from codeclippy_ls.server.convert import relative_path
 from codeclippy_ls.server.server import Server
 from tests.editor import TIMEOUT, Editor, ServerError
 from tests.scripted import ScriptedWorker
@@ -203,22 +202,6 @@ async def test_what_became_of_suggestions_is_counted(editor: Editor, worker: Scr
     assert "1 accepted" in said["message"] and found["answerMilliseconds"]["p50"] >= 0
     with pytest.raises(ServerError):
         await editor.call("workspace/executeCommand", {"command": "codeclippy.didAcceptSuggestion", "arguments": [1]})
-
-
-@pytest.mark.parametrize(
-    ("uri", "other", "path"),
-    [
-        ("file:///a/b.py", "file:///a/c.py", "c.py"),
-        ("file:///a/b.py", "file:///a/d/c%20e.py", "d/c e.py"),
-        ("file:///a/x/b.py", "file:///a/c.py", "../c.py"),
-        ("file:///a/b/c/d/e.py", "file:///z/y.py", "y.py"),
-        ("untitled:Untitled-1", "file:///a/c.py", "c.py"),
-        ("file:///a/b.py", "untitled:Untitled-2", "Untitled-2"),
-    ],
-)
-def test_the_path_that_a_model_is_told(uri: str, other: str, path: str) -> None:
-    """From the file's own folder; the name alone where that is far away."""
-    assert relative_path(uri, other) == path
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from codeclippy_ls.tasks.edit import EditTask
 from codeclippy_ls.tasks.edit_context import EditContext, find_marker, select_edit_context
 from codeclippy_ls.tasks.model_info import ModelInfo
 from codeclippy_ls.text import Document, Edit, replace_surrogates
+from codeclippy_ls.uris import parse_name
 
 _JOIN_SECONDS = 10.0
 
@@ -212,7 +213,7 @@ class Assistant:
         self, document: Document, context: EditContext, message: str, on_text: Callable[[str], None] | None
     ) -> Generation:
         options, family = self._settings.edit, self._settings.model.family
-        name = replace_surrogates(document.uri.rsplit("/", 1)[-1])
+        name = parse_name(document.uri)
         task = EditTask(name, context, message, options.max_tokens, family)
         sampling = Sampling(
             max_tokens=options.max_tokens,

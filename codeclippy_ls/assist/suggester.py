@@ -29,6 +29,7 @@ from codeclippy_ls.syntax.tree import DocumentTrees, SyntaxTree
 from codeclippy_ls.tasks.completion import CompletionTask
 from codeclippy_ls.tasks.model_info import ModelInfo
 from codeclippy_ls.text import Document, Edit, to_lf, with_eol
+from codeclippy_ls.uris import parse_name
 
 _MAX_SNIPPET_CHARACTERS = 3000  # of other files; a small context length takes less
 # Lines that the cursor may move before snippets are chosen again: each choice invalidates the whole KV cache.
@@ -143,7 +144,7 @@ class Suggester:
         self, settings: Settings, cursor: _Cursor, priority: Priority, candidates: int = 1
     ) -> Generation:
         options, document = settings.completion, cursor.document
-        name = document.uri.rsplit("/", 1)[-1]
+        name = parse_name(document.uri)
         snippets = self._context_snippets(settings, cursor)
         context = CompletionContext(cursor.prefix, cursor.suffix, name, document.language, snippets)
         model: ModelInfo | None = self.engine.status(ModelRole.COMPLETE).info

@@ -7,13 +7,13 @@ disable suggestions.
 from __future__ import annotations
 
 from fnmatch import fnmatch
-from urllib.parse import unquote, urlsplit
 
 from codeclippy_ls.settings import CompletionSettings
 from codeclippy_ls.syntax.code import OPENERS, ends_statement, is_comment_line, opens_block
 from codeclippy_ls.syntax.languages import Language
 from codeclippy_ls.syntax.tree import SyntaxTree
 from codeclippy_ls.text import indent_width
+from codeclippy_ls.uris import parse_name, parse_path
 
 
 def find_disabling_setting(uri: str, language: str, settings: CompletionSettings) -> str:
@@ -22,8 +22,8 @@ def find_disabling_setting(uri: str, language: str, settings: CompletionSettings
         return "completion.enabled"
     if language in settings.disabled_languages:
         return "completion.disabledLanguages"
-    path = unquote(urlsplit(uri).path)
-    if any(fnmatch(path, pattern) or fnmatch(path.rpartition("/")[2], pattern) for pattern in settings.disabled_paths):
+    path, name = parse_path(uri), parse_name(uri)
+    if any(fnmatch(path, pattern) or fnmatch(name, pattern) for pattern in settings.disabled_paths):
         return "completion.disabledPaths"
     return ""
 

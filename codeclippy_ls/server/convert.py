@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import posixpath
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from lsprotocol import types
 
@@ -122,17 +120,6 @@ def to_workspace_edit(
         types.OptionalVersionedTextDocumentIdentifier(uri=document.uri, version=document.version), edits
     )
     return types.WorkspaceEdit(document_changes=[change], change_annotations=annotations or None)
-
-
-def relative_path(uri: str, other: str) -> str:
-    """Return another file's path relative to a file's folder; only its name if it is far away."""
-    (scheme, _, path, *_), (other_scheme, _, other_path, *_) = urlsplit(uri), urlsplit(other)
-    path, other_path = unquote(path), unquote(other_path)
-    if scheme == other_scheme and path.startswith("/") and other_path.startswith("/"):
-        relative = posixpath.relpath(other_path, posixpath.dirname(path))
-        if not relative.startswith("../../../"):
-            return relative
-    return other_path.rpartition("/")[2]
 
 
 def to_lines(document: Document, range: types.Range, encoding: Encoding) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from codeclippy_ls.server import convert
 from codeclippy_ls.server.client import Client
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.text import Document, Documents, compute_minimal_edits
+from codeclippy_ls.uris import parse_name
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ class Edits:
     async def _ask(self, proposals: list[Proposal], index: int, label: str) -> str:
         """Show a proposal's diff and ask the user to apply it, to see the next one, or to discard it."""
         proposal = proposals[index]
-        name = proposal.document.uri.rsplit("/", 1)[-1]
+        name = parse_name(proposal.document.uri)
         await self._show_diff(proposal.patch(name), name)
         count = f" ({index + 1} of {len(proposals)})" if len(proposals) > 1 else ""
         actions = [_APPLY, *([_NEXT] if len(proposals) > 1 else []), _DISCARD]

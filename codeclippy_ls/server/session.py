@@ -27,8 +27,10 @@ from codeclippy_ls.server import convert
 from codeclippy_ls.server.client import RELOAD_COMMAND, Client
 from codeclippy_ls.server.edits import Edits
 from codeclippy_ls.settings import Settings, parse
+from codeclippy_ls.syntax.languages import language_of_file
 from codeclippy_ls.tasks.edit_context import find_marker, is_new_document
 from codeclippy_ls.text import Change, Document, Documents, Edit
+from codeclippy_ls.uris import parse_name, relative_path
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +111,9 @@ class Session:
     # Documents.
 
     def open_document(self, uri: str, text: str, version: int, language: str) -> None:
-        """Track a document that was opened."""
-        self.documents.open(uri, text, version, language)
+        """Track a document that was opened; a client that names no language leaves it to the file's name."""
+        known = None if language else language_of_file(parse_name(uri))
+        self.documents.open(uri, text, version, known.id if known is not None else language)
         self.client.reset_once(_desync_key(uri))
 
     def change_document(self, uri: str, version: int | None, changes: Sequence[Change]) -> None:
@@ -133,7 +136,7 @@ class Session:
     def mark_desynced(self, uri: str) -> None:
         """Mark a document whose text is no longer known, and tell the user."""
         self.documents.mark_desynced(uri)
-        name = uri.rsplit("/", 1)[-1]
+        name = parse_name(uri)
         self.client.show_message_once(
             f"the text of {name} is out of step with the editor; to get suggestions again, close and reopen the file",
             key=_desync_key(uri),
@@ -142,7 +145,7 @@ class Session:
     def _other_files(self, uri: str) -> list[OpenFile]:
         """Return the other open files, most recently used first, without those that may contain secrets."""
         return [
-            OpenFile(convert.relative_path(uri, other.uri), other.text)
+            OpenFile(relative_path(uri, other.uri), other.text)
             for other in self.documents.latest(_MAX_OPEN_FILES)
             if other.uri != uri and not is_secret_uri(other.uri)
         ]
