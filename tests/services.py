@@ -43,12 +43,13 @@ class Stub:
 
     Attributes:
         answer: writes the response to a POST.
-        models: the response to a GET.
+        models: the response to a GET; of another path than the list's, ``properties``.
         cut_off: number of connections that the client closed before the response was complete.
     """
 
     answer: Answer
     models: bytes = b""
+    properties: bytes = b""
     requests: list[RecordedRequest] = field(default_factory=list)
     cut_off: int = 0
     port: int = 0
@@ -66,7 +67,8 @@ class Stub:
             request = await _read_request(reader)
             self.requests.append(request)
             if request.line.startswith("GET"):
-                writer.write(self.models or json_response(MODELS))
+                is_list = request.line.startswith("GET /v1/models ")
+                writer.write((self.models if is_list else self.properties) or json_response(MODELS))
             else:
                 closed = asyncio.create_task(reader.read(1))
                 answered = asyncio.ensure_future(self.answer(request, writer))

@@ -23,7 +23,7 @@ from codeclippy_ls.assist.assistant import Assistant
 from codeclippy_ls.assist.proposals import Proposal, Refusal
 from codeclippy_ls.engines import open_engine
 from codeclippy_ls.inference.engine import ModelState, ModelStatus
-from codeclippy_ls.inference.errors import EngineError
+from codeclippy_ls.inference.errors import DocumentRefusedError, EngineError
 from codeclippy_ls.inference.requests import FinishReason, Priority, Request
 from codeclippy_ls.inference.spec import ModelRole
 from codeclippy_ls.model_specs import resolve_model_specs
@@ -231,6 +231,33 @@ async def test_text_that_spells_a_control_token_is_not_sent() -> None:
         with pytest.raises(EngineError, match=re.escape("contains <|fim_middle|>")):
             await complete(assistant, 'TOKEN = "<|fim_middle|>"\nx = ')
         assert not service.posts
+
+
+async def test_control_tokens_are_asked_of_the_service() -> None:
+    """llama.cpp's server tells its own beside the interface; it is asked once, with the list, and sent no text."""
+    async with run_stub(answer_text("x")) as service, open_assistant(make_settings(service.url)) as assistant:
+        service.models = json_response({"data": [{"id": "mine", "owned_by": "llamacpp"}]})
+        service.properties = json_response({"bos_token": "{start}", "eos_token": "{end}", "chat_template": ""})
+        await assistant.load()
+        with pytest.raises(DocumentRefusedError, match=re.escape("contains {end}")):
+            await complete(assistant, 'TOKEN = "{end}"\nx = ')
+        assert [request.line.split()[1] for request in service.requests] == ["/v1/models", "/props"]
+
+
+async def test_user_is_told_once_a_file_why_there_is_no_suggestion() -> None:
+    """Whatever the token and however often; another file has its own message, which names it."""
+    async with in_process(Server()) as editor, run_stub(answer_text("1")) as service:
+        await editor.start(options={"model": {"endpoint": service.url}, "completion": {"timeBudgetMs": 20000}})
+        for name, tokens in (("a.py", ("<|im_start|>", "</s>")), ("b.py", ("[INST]",))):
+            buffer = editor.open("", f"file:///work/{name}")
+            for token in tokens:
+                end = editor.type(buffer, 0, f"x = '{token}'\ny = ", len(buffer.text))
+                for _ in range(2):
+                    assert await editor.ghost(buffer, end) == []
+            message = (await editor.outcome())["message"]
+            assert f"no suggestions in {name}" in message and tokens[0] in message
+        assert not service.posts
+        await editor.stop()
 
 
 # Responses.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +16,7 @@ from codeclippy_ls.families import FAMILIES, Family, detect_served_family
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER
 from codeclippy_ls.prompts.context import CompletionContext, EditTarget
 from codeclippy_ls.prompts.context_snippets import Snippet
+from codeclippy_ls.prompts.control_tokens import RefusedTextError
 from codeclippy_ls.prompts.text_prompts import (
     RemoteModel,
     TextPrompt,
@@ -24,6 +27,10 @@ from codeclippy_ls.prompts.text_prompts import (
     is_fence_closed,
 )
 from codeclippy_ls.prompts.token_prompts import build_completion_prompt
+from codeclippy_ls.remote.models import PROPERTIES, select_model
+from tests.shared import tokenizer_folder
+
+CASES = Path(__file__).parent / "cases"
 
 FILE = "".join(f"def function_{number}(value):\n    return value + {number}\n\n\n" for number in range(2000))
 FIM_FAMILIES = [family for family in FAMILIES if family.fim_template is not None]
@@ -82,14 +89,85 @@ def test_service_reads_the_text_as_the_intended_tokens() -> None:
     assert len(tokenizer.encode(FILE)) <= estimate_tokens(FILE)
 
 
-def test_markup_is_no_control_token_of_an_unknown_model() -> None:
-    """HTML's strikethrough and the tags of diff models are text; tokens that no file has by accident are refused."""
-    served = RemoteModel("some-model", 2048)
-    assert build_text_completion_prompt(
-        served, CompletionContext("<s>old</s> <NME> [SUFFIX] ", ""), 32
-    ).text.startswith("<s>old")
-    with pytest.raises(ValueError, match="a served model would take"):
-        build_text_completion_prompt(served, CompletionContext("x = '<|endoftext|>'\ny = ", ""), 32)
+def read_published_tokens() -> dict[str, list[str]]:
+    """Read the control tokens that publishers' tokenizers list, by model."""
+    paragraphs = (CASES / "control_tokens.txt").read_text(encoding="utf-8").strip().split("\n\n")[1:]
+    return {model: rows.split() for model, _, rows in (paragraph.partition("\n") for paragraph in paragraphs)}
+
+
+@pytest.mark.parametrize("served", ["qwen2.5-coder-7b", "codestral-22b", "starcoder2-3b", "gpt-4o"])
+def test_published_control_tokens_are_refused_whatever_is_served(served: str) -> None:
+    """A file opens no turn and no other file: not before the cursor, behind it or in a snippet, nor in an edit."""
+    models = read_published_tokens()
+    tokens = list(dict.fromkeys(token for model in models.values() for token in model))
+    assert len(models) >= 10 and len(tokens) >= 145
+    remote, chat = RemoteModel(served, 2048), RemoteModel("some-instruct", 2048, is_chat=True)
+    held = 0
+    for token in tokens:
+        for prefix, suffix in ((f"a = '{token}'\nb = ", "\n"), ("b = ", f"\nc = '{token}'\n"), (f"b ={token}", "")):
+            if suffix and build_text_completion_prompt(remote, CompletionContext("b = ", "x"), 32).text == "b = ":
+                continue  # a continuation shows no suffix
+            with pytest.raises(RefusedTextError, match=re.escape(token)):
+                build_text_completion_prompt(remote, CompletionContext(prefix, suffix, "a.py"), 32)
+        snippets = (Snippet("other.py", f"text = '{token}'"), Snippet("good.py", "good = 1"))
+        shown = build_text_completion_prompt(remote, CompletionContext("b = ", "", "a.py", snippets=snippets), 32).text
+        assert "good = 1" in shown and "other.py" not in shown
+        for target in (
+            EditTarget((f"a = '{token}'",), 0, 0, "a.py", "sort"),
+            EditTarget(("a = 1",), 0, 0, "a.py", f"sort {token}"),
+            EditTarget(("a = 1",), 0, 0, f"{token}.py", "sort"),
+        ):
+            with pytest.raises(RefusedTextError, match=re.escape(token)):
+                build_text_edit_prompt(chat, target, 100)
+        held += 1
+    assert held == len(tokens)
+
+
+@pytest.mark.parametrize("name", ["codeclippy", "codegen", "fim-neox", "gpt2", "neox"])
+def test_control_tokens_of_real_tokenizers_are_refused(name: str) -> None:
+    """Runs of spaces, which some of them add too, are text."""
+    definition = json.loads((tokenizer_folder(name) / "tokenizer.json").read_text(encoding="utf-8"))
+    for token in (added["content"] for added in definition["added_tokens"] if added["content"].strip()):
+        with pytest.raises(RefusedTextError):
+            build_text_completion_prompt(RemoteModel("gpt-4o", 2048), CompletionContext(f"a = '{token}'\n", ""), 32)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "let y = a <|> b <| f |> g || h",
+        "fn f(x: Box<[u8]>, y: &[[u8; 2]]) -> Vec<[T]> { x[0] << 2 >> 1 }",
+        "Copyright <YEAR> <NAME>; key = <KEY> [OPTIONS] [ARGS] <file> <b>bold</b> <unk>",
+        "| a | b |\n|---|---|\n|<|>|x|",
+    ],
+)
+def test_ordinary_code_is_no_control_token(code: str) -> None:
+    """Of a model whose family is known: operators, types, markup, and the placeholders of manuals."""
+    assert (
+        code in build_text_completion_prompt(RemoteModel("qwen2.5-coder", 2048), CompletionContext(code, ""), 32).text
+    )
+
+
+def test_tokens_that_the_service_lists_are_refused() -> None:
+    """Of any spelling, but no word, number or punctuation, which would refuse all text."""
+    listed = {
+        "data": [{"id": "m", "owned_by": "llamacpp", "meta": {"n_ctx": 4096, "eot_token": "%%end%%"}}],
+        PROPERTIES: {
+            "bos_token": "{start}",
+            "eos_token": "end",
+            "pad_token": "```",
+            "tokenizer_class": "SomeTokenizer",
+            "chat_template": "(:unlisted:)",
+            "added_tokens_decoder": {"7": {"content": "#turn#", "special": True}, "8": {"content": "\n"}},
+        },
+    }
+    info = select_model(listed, "", 0, False, "u")
+    assert info.listed_tokens == ("%%end%%", "{start}", "#turn#")
+    remote = RemoteModel(info.name, 2048, listed_tokens=info.listed_tokens)
+    for token in info.listed_tokens:
+        with pytest.raises(RefusedTextError, match=re.escape(token)):
+            build_text_completion_prompt(remote, CompletionContext(f"a = '{token}'\nb = ", ""), 32)
+    assert build_text_completion_prompt(remote, CompletionContext("end = '```' (:unlisted:)", ""), 32).text
 
 
 @settings(max_examples=60, deadline=None)

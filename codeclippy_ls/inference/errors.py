@@ -7,6 +7,10 @@ class EngineError(Exception):
     """A request failed; the message says why and what to do."""
 
 
+class DocumentRefusedError(EngineError):
+    """A document must not be sent to a service, which can answer for others."""
+
+
 class DeviceError(BaseException):
     """The device cannot be used again in this process; ends the engine's thread."""
 

@@ -24,6 +24,7 @@ from codeclippy_ls.families import (
     list_control_tokens,
 )
 from codeclippy_ls.prompts.context import CompletionContext, EditTarget
+from codeclippy_ls.prompts.control_tokens import CHAT_TOKENS, RefusedTextError, find_control_tokens
 from codeclippy_ls.prompts.pipeline import (
     find_partial_word,
     fit_completion,
@@ -41,26 +42,6 @@ _BYTES_PER_TOKEN = 2
 _MIN_BUDGET = 64  # bytes of a prompt
 _MAX_STOP_STRINGS = 4  # of OpenAI's API
 _MIN_REPEATED = 2  # letters of a partial word that an answer repeats
-_CHAT_TOKENS = (
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|start_header_id|>",
-    "<|end_header_id|>",
-    "<|eot_id|>",
-    "<start_of_turn>",
-    "<end_of_turn>",
-    "[INST]",
-    "[/INST]",
-    "<|user|>",
-    "<|assistant|>",
-    "<|system|>",
-    "<|end|>",
-    "<｜User｜>",
-    "<｜Assistant｜>",
-    "<|start|>",
-    "<|message|>",
-    "<|channel|>",
-)
 _CLOSED_FENCE = re.compile(r"```[^\n]*\n(?:.*\n)?```", re.DOTALL)
 
 
@@ -70,6 +51,7 @@ class RemoteModel:
 
     Attributes:
         is_chat: it follows instructions, by the service's own chat template.
+        listed_tokens: control tokens that the service lists.
         fim_mode: how to request fill-in-the-middle: by our ``template``, as the service's ``suffix``, or not
             (``none``); ``auto`` is the template if the family has one.
     """
@@ -78,6 +60,7 @@ class RemoteModel:
     context_length: int
     is_chat: bool = False
     fim_mode: str = "auto"
+    listed_tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +96,8 @@ class _TextRenderer:
     suffix_step = 256
     outline_reach = 1
 
-    def __init__(self, control_tokens: tuple[str, ...]) -> None:
-        self._control_tokens = control_tokens
+    def __init__(self, remote: RemoteModel, family: Family) -> None:
+        self._remote, self._family = remote, family
 
     def encode(self, text: str) -> list[int]:
         return list(replace_surrogates(text).encode())
@@ -129,7 +112,7 @@ class _TextRenderer:
         return True
 
     def accepts(self, text: str) -> bool:
-        return not (self._control_tokens and _pattern(self._control_tokens).search(text))
+        return not find_control_tokens(text, self._family, self._remote.listed_tokens)
 
 
 def estimate_tokens(text: str) -> int:
@@ -147,7 +130,8 @@ def build_text_completion_prompt(
         configured: family named in the settings.
 
     Raises:
-        ValueError: the family does not complete, the text spells a control token, or the window is too small.
+        RefusedTextError: the text spells a control token.
+        ValueError: the family does not complete, or the window is too small.
     """
     family = detect_served_family(remote.name, configured)
     require_completion(family)
@@ -156,20 +140,17 @@ def build_text_completion_prompt(
     budget = (remote.context_length - answer - len(template)) * _BYTES_PER_TOKEN
     if budget < _MIN_BUDGET:
         raise ValueError(f"a window of {remote.context_length} tokens leaves no room for a prompt")
-    control_tokens = _collect_control_tokens(family)
-    renderer = _TextRenderer(control_tokens)
+    renderer = _TextRenderer(remote, family)
     suffix = context.suffix if Slot.SUFFIX in template or remote.fim_mode == "suffix" else ""
     prefix, suffix = to_lf(context.prefix), to_lf(suffix[:budget])
     fitted = fit_completion(renderer, family, template, context, prefix, suffix, budget)
     parts = [part if isinstance(part, Control) else renderer.decode(part) for part in fitted.parts]
     return TextPrompt(
-        _join_checked(parts, family, control_tokens) or "\n",
+        _join_checked(parts, family, remote) or "\n",
         family,
-        _join_checked((renderer.decode(fitted.suffix),), family, control_tokens)
-        if remote.fim_mode == "suffix"
-        else None,
+        _join_checked((renderer.decode(fitted.suffix),), family, remote) if remote.fim_mode == "suffix" else None,
         stop=family.stop_tokens[:_MAX_STOP_STRINGS],
-        control_tokens=control_tokens,
+        control_tokens=_collect_answer_tokens(family),
         partial_word=find_partial_word(renderer.decode(fitted.prefix)).strip(),
     )
 
@@ -178,7 +159,8 @@ def build_text_edit_prompt(remote: RemoteModel, target: EditTarget, reserve: int
     """Build the prompt for a diff: the family's template, or a message to a model that follows instructions.
 
     Raises:
-        ValueError: the model writes no diffs, the text spells a control token, or the selection does not fit.
+        RefusedTextError: the text spells a control token.
+        ValueError: the model writes no diffs, or the selection does not fit.
     """
     family = detect_served_family(remote.name, configured)
     is_chat = family.edit_template is None
@@ -190,9 +172,9 @@ def build_text_edit_prompt(remote: RemoteModel, target: EditTarget, reserve: int
     if family.edit_template is not None:
         reject_marker_text(family, target)
     fixed = format_edit_slots(target)
-    control_tokens = _collect_control_tokens(family)
+    answer_tokens = _collect_answer_tokens(family)
     if is_chat:
-        control_tokens = tuple(dict.fromkeys((*control_tokens, *_CHAT_TOKENS)))
+        answer_tokens = tuple(dict.fromkeys((*answer_tokens, *CHAT_TOKENS)))
 
     def fill(document: str) -> Sequence[str | Control]:
         slots = {**fixed, Slot.DOCUMENT: document}
@@ -203,11 +185,11 @@ def build_text_edit_prompt(remote: RemoteModel, target: EditTarget, reserve: int
     room = remote.context_length - sum(estimate_tokens(_spell(part)) for part in fill("")) - 4
     document, line_range = fit_edit(target, family, estimate_tokens, room, min(reserve, remote.context_length // 2))
     return TextPrompt(
-        _join_checked(fill(document), family, control_tokens),
+        _join_checked(fill(document), family, remote),
         family,
         is_chat=is_chat,
         stop=() if is_chat else family.stop_tokens[:_MAX_STOP_STRINGS],
-        control_tokens=control_tokens,
+        control_tokens=answer_tokens,
         line_range=line_range,
     )
 
@@ -238,9 +220,12 @@ def _select_template(family: Family, fim_mode: str) -> Template:
 
 
 def _fill_template(template: Template, slots: dict[Slot, str]) -> list[str | Control]:
-    """Fill a template without its optional control tokens, which are the service's to add."""
+    """Fill a template without its optional control tokens, which are the service's to add.
+
+    Text of the template itself counts as control tokens: some families' are plain text.
+    """
     return [
-        slots[part] if isinstance(part, Slot) else part
+        slots[part] if isinstance(part, Slot) else Control(part) if isinstance(part, str) else part
         for part in template
         if not (isinstance(part, Control) and part.optional)
     ]
@@ -251,8 +236,8 @@ def _spell(part: str | Control) -> str:
 
 
 @lru_cache(maxsize=64)
-def _collect_control_tokens(family: Family) -> tuple[str, ...]:
-    """Collect the tokens that a model of a family may read in a text; of an unknown model, those of all families.
+def _collect_answer_tokens(family: Family) -> tuple[str, ...]:
+    """Collect the tokens that end an answer if a model spells them; of an unknown model, those of all families.
 
     Tokens that are common markup count only for a known family.
     """
@@ -261,19 +246,18 @@ def _collect_control_tokens(family: Family) -> tuple[str, ...]:
     return tuple(token for token in list_control_tokens() if token.startswith("<") and token not in MARKUP_TOKENS)
 
 
-@lru_cache(maxsize=64)
-def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
+def _join_checked(parts: Iterable[str | Control], family: Family, remote: RemoteModel) -> str:
+    """Join parts to a text.
 
-
-def _join_checked(parts: Iterable[str | Control], family: Family, control_tokens: tuple[str, ...]) -> str:
-    """Join parts to a text; raise ValueError if it spells a control token that is not one of the parts."""
+    Raises:
+        RefusedTextError: the text spells a control token that is not one of the parts.
+    """
     parts = list(parts)
     text = replace_surrogates("".join(map(_spell, parts)))
-    expected = [part.token for part in parts if isinstance(part, Control)]
-    found = _pattern(control_tokens).findall(text) if control_tokens else []
-    for token in found:
+    controls = "\n".join(part.token for part in parts if isinstance(part, Control))
+    expected = find_control_tokens(controls, family, remote.listed_tokens)
+    for token in find_control_tokens(text, family, remote.listed_tokens):
         if not expected or token != expected.pop(0):
-            models = f"{family.name} models" if family is not FAMILIES[-1] else "a served model"
-            raise ValueError(f"the text contains {token}, which {models} would take for their own marker")
+            models = f"{family.name} models" if token in family.control_tokens else "a served model"
+            raise RefusedTextError(f"the text contains {token}, which {models} could take for a control token")
     return text

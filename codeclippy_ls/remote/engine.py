@@ -26,7 +26,7 @@ from codeclippy_ls.remote.errors import ErrorKind, RemoteError
 from codeclippy_ls.remote.events import JsonObject
 from codeclippy_ls.remote.generation import RemoteGeneration
 from codeclippy_ls.remote.http_client import HttpClient
-from codeclippy_ls.remote.models import select_model
+from codeclippy_ls.remote.models import PROPERTIES, find_properties_path, select_model
 from codeclippy_ls.settings import ModelSettings
 from codeclippy_ls.tasks.model_info import ModelInfo
 
@@ -213,11 +213,22 @@ class RemoteEngine(ClientEngine[str]):
     async def _list_models(self, client: HttpClient) -> JsonObject:
         """Return the service's list of models; an empty one if it has none, but the settings name all models."""
         try:
-            return await client.get("/models")
+            listed = await client.get("/models")
+            return {**listed, PROPERTIES: await self._read_properties(client, find_properties_path(listed))}
         except RemoteError as error:
             if error.status in _NO_LIST and all(spec.name for spec in self._specs.values()):
                 return {}
             raise
+
+    async def _read_properties(self, client: HttpClient, path: str) -> JsonObject:
+        """Read what a service tells of its model beside the list, its control tokens among it; often nothing."""
+        if not path:
+            return {}
+        try:
+            return await client.get(path, from_root=True)
+        except RemoteError as error:
+            log.info("the service lists no control tokens: %s", error.kind.value)
+            return {}
 
     def _open_client(self) -> HttpClient:
         if self._client is None:

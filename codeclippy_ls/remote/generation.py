@@ -12,9 +12,10 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from codeclippy_ls.inference.errors import EngineError
+from codeclippy_ls.inference.errors import DocumentRefusedError, EngineError
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Sampling
+from codeclippy_ls.prompts.control_tokens import RefusedTextError
 from codeclippy_ls.prompts.text_prompts import RemoteModel, TextPrompt, cut_at_control_token
 from codeclippy_ls.remote.errors import ErrorKind, RemoteError
 from codeclippy_ls.remote.events import JsonObject, StreamedChoice, StreamedChoices
@@ -54,7 +55,8 @@ class RemoteGeneration:
         has_emitted: whether the handle was given some text.
 
     Raises:
-        EngineError: the task cannot be asked of this model, or must not leave this machine.
+        DocumentRefusedError: the document must not leave this machine, or a service would misread it.
+        EngineError: the task cannot be asked of this model.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class RemoteGeneration:
         self.has_emitted = False
         try:
             self.prompt: TextPrompt = self._task.build_text_prompt(
-                RemoteModel(info.name, info.context_length, info.is_chat, fim)
+                RemoteModel(info.name, info.context_length, info.is_chat, fim, info.listed_tokens)
             )
+        except RefusedTextError as error:
+            raise DocumentRefusedError(str(error)) from error
         except ValueError as error:
             raise EngineError(str(error)) from error
 

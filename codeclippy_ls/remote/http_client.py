@@ -42,13 +42,14 @@ class HttpClient:
         self._client: httpx2.AsyncClient | None = None
         self._opening = asyncio.Lock()
 
-    async def get(self, path: str) -> JsonObject:
-        """Return the JSON object at a path.
+    async def get(self, path: str, from_root: bool = False) -> JsonObject:
+        """Return the JSON object at a path of the interface, or at one beside it (``from_root``).
 
         Raises:
             RemoteError: there is none.
         """
-        async with self._request("GET", path, None) as response:
+        root = self.endpoint.url.removesuffix("/v1") if from_root else self.endpoint.url
+        async with self._request("GET", path, None, root=root) as response:
             return parse_json_object(await self._read_body(response), self.endpoint.url)
 
     async def stream_events(self, path: str, body: JsonObject, sent: str) -> AsyncGenerator[JsonObject, None]:
@@ -85,7 +86,7 @@ class HttpClient:
 
     @asynccontextmanager
     async def _request(
-        self, method: str, path: str, body: JsonObject | None, sent: str = ""
+        self, method: str, path: str, body: JsonObject | None, sent: str = "", root: str = ""
     ) -> AsyncIterator[httpx2.Response]:
         """Send a request and yield the response with status 200, whose body has not been read."""
         client = await self._open()
@@ -93,7 +94,7 @@ class HttpClient:
 
         url = self.endpoint.url
         try:
-            response = await _send(client, method, url + path, body)
+            response = await _send(client, method, (root or url) + path, body)
             try:
                 if response.status_code != 200:
                     error_body = await self._read_error_body(response)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from codeclippy_ls.prompts.control_tokens import select_listed_tokens
 from codeclippy_ls.remote.errors import ErrorKind, RemoteError
 from codeclippy_ls.remote.events import JsonObject
 from codeclippy_ls.tasks.model_info import ModelInfo
@@ -19,6 +24,11 @@ _CONTEXT_LENGTH_FIELDS = (
     "max_context_length",
     "n_ctx_train",
 )
+# Key under which the answer of the properties' path is added to the list of models.
+PROPERTIES = "properties"
+# By `owned_by`. vLLM answers only if it was started with --enable-tokenizer-info-endpoint.
+_PROPERTIES_PATHS = {"llamacpp": "/props", "vllm": "/tokenizer_info"}
+_TOKEN_FIELD = re.compile(r"(?:^|_)tokens?(?:_|$)")
 # Parts of the names of models that follow instructions.
 _INSTRUCT_NAMES = ("instruct", "chat", "-it", ":it", "assistant", "gpt-oss", "qwen3-coder")
 
@@ -27,7 +37,7 @@ def select_model(listed: JsonObject, wanted: str, context_length: int, for_edits
     """Choose a role's model and collect its metadata.
 
     Args:
-        listed: the response of `/v1/models`.
+        listed: the response of `/v1/models`, with that of `find_properties_path` under `PROPERTIES`.
         wanted: the model's name in the settings; empty chooses the first one.
         context_length: the one in the settings; 0 is what the service says, up to 8192.
         for_edits_only: whether the settings name the model for edits, so that it is expected to follow instructions.
@@ -47,7 +57,28 @@ def select_model(listed: JsonObject, wanted: str, context_length: int, for_edits
     length = context_length or min(listed_length, _MAX_DEFAULT_CONTEXT_LENGTH)
     owner = (entry or {}).get("owned_by")
     served = owner if isinstance(owner, str) and owner else "a service"
-    return ModelInfo(name, is_chat=chat, context_length=length, device=url, served_by=served)
+    listed_tokens = select_listed_tokens(_find_token_fields([entry, listed.get(PROPERTIES)]))
+    return ModelInfo(
+        name, is_chat=chat, context_length=length, device=url, served_by=served, listed_tokens=listed_tokens
+    )
+
+
+def find_properties_path(listed: JsonObject) -> str:
+    """Return the path below the service's root at which it lists its model's control tokens; empty if unknown."""
+    owners = (str(entry.get("owned_by")) for entry in _entries(listed))
+    return next((_PROPERTIES_PATHS[owner] for owner in owners if owner in _PROPERTIES_PATHS), "")
+
+
+def _find_token_fields(value: Any, is_token: bool = False, depth: int = 6) -> Iterator[object]:
+    """Find the values of fields that are called tokens, at any place."""
+    if isinstance(value, dict) and depth:
+        for name, inner in value.items():
+            yield from _find_token_fields(inner, is_token or _TOKEN_FIELD.search(str(name)) is not None, depth - 1)
+    elif isinstance(value, list) and depth:
+        for inner in value:
+            yield from _find_token_fields(inner, is_token, depth - 1)
+    elif is_token:
+        yield value
 
 
 def _entries(listed: JsonObject) -> list[JsonObject]:

@@ -19,7 +19,7 @@ from pygls.exceptions import JsonRpcException
 from codeclippy_ls.assist.assistant import Assistant
 from codeclippy_ls.assist.suggester import Suggestions
 from codeclippy_ls.inference.engine import Engine, ModelState, ModelStatus, StatusListener
-from codeclippy_ls.inference.errors import EngineError
+from codeclippy_ls.inference.errors import DocumentRefusedError, EngineError
 from codeclippy_ls.inference.spec import ModelRole
 from codeclippy_ls.prompts.context_snippets import OpenFile
 from codeclippy_ls.secret_files import is_secret_uri
@@ -220,7 +220,11 @@ class Session:
             )
         except EngineError as error:
             if self.assistant.status(ModelRole.COMPLETE).state is ModelState.READY:
-                self.client.show_message_once(str(error))  # a failed load was reported when it failed
+                # A failed load was reported when it failed. A document that is refused says so once.
+                is_refused = isinstance(error, DocumentRefusedError)
+                name = document.uri.rsplit("/", 1)[-1]
+                message = f"no suggestions in {name}: {error}" if is_refused else str(error)
+                self.client.show_message_once(message, key=f"refused {document.uri}" if is_refused else None)
             return Suggestions()
         if suggestions.notice:
             self.client.show_message_once(suggestions.notice)

@@ -24,6 +24,7 @@ class ModelInfo:
         cuda_graphs: how captured CUDA graphs are used, in words; empty without them.
         pass_cost: cost of a forward pass over eight tokens, relative to a pass over one.
         served_by: the service's name if another program serves the model, so that its vocabulary is unknown.
+        listed_tokens: control tokens that the service says the model has.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ModelInfo:
     cuda_graphs: str = ""
     pass_cost: float = 1.0
     served_by: str = ""
+    listed_tokens: tuple[str, ...] = ()
 
     def detect_family(self, configured: str = "") -> Family:
         """Return its row in the table of families.
