@@ -9,13 +9,14 @@ Knows nothing of who sends text or why: no LSP transport, no disk, no models.
 
 from __future__ import annotations
 
-import difflib
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, NamedTuple
+
+from codeclippy_ls.line_diff import find_changes
 
 Encoding = Literal["utf-8", "utf-16", "utf-32"]
 
@@ -146,18 +147,16 @@ def apply_edits(text: str, edits: Iterable[Edit]) -> str:
 def compute_minimal_edits(before: str, after: str) -> list[Edit]:
     """Compute edits that turn ``before`` into ``after``, by line and then trimmed to the difference.
 
-    Small edits keep the editor's cursors, folds and marks where they are.
+    Small edits keep the editor's cursors, folds and marks where they are. Linear in the number of lines.
     """
     old, new = split_lines(before), split_lines(after)
     starts = [0]
     for line in old:
         starts.append(starts[-1] + len(line))
-    matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
-    edits = []
-    for tag, i1, i2, j1, j2 in matcher.get_opcodes():
-        if tag != "equal":
-            edits.append(trim_edit(before, starts[i1], starts[i2], "".join(new[j1:j2])))
-    return edits
+    return [
+        trim_edit(before, starts[change.start], starts[change.end], "".join(new[change.new_start : change.new_end]))
+        for change in find_changes(old, new)
+    ]
 
 
 def trim_edit(text: str, start: int, end: int, replacement: str) -> Edit:

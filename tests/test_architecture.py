@@ -14,7 +14,8 @@ SOURCES = [path for path in PACKAGE.rglob("*.py") if path.parent.name != "sample
 _ENGINE_ROOMS = {"generation", "decoder", "loading"}
 # What each room may import of ours, beside itself.
 MAY_IMPORT: dict[str, set[str]] = {
-    "text": set(),
+    "line_diff": set(),
+    "text": {"line_diff"},
     "uris": set(),
     "families": set(),
     "settings": set(),
@@ -25,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "syntax": set(),
     "postprocess": {"families", "syntax", "text"},
     "prompts": {"families", "text"},
-    "diffs": {"text"},
+    "diffs": {"line_diff", "text"},
     "constrain": {"text"},
     "tasks": {"families", "prompts", "postprocess", "diffs", "constrain", "inference", "secret_files", "text"},
     "assist": {

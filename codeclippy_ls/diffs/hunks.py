@@ -20,7 +20,7 @@ from codeclippy_ls.text import replace_surrogates, split_lines, to_lf
 
 # More than any model writes in one answer, and little enough that reading stays below 100 ms.
 MAX_CHARACTERS = 200_000
-MAX_LINES = 10_000  # CR counts as well
+MAX_LINES = 5_000  # CR counts as well
 MAX_HUNKS = 1_000
 
 _NUMBER = r"([0-9]+)(?:,([0-9]+))?"

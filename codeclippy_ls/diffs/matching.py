@@ -17,6 +17,7 @@ from codeclippy_ls.text import Document
 _SPACES = " \t\r\n"
 # Blocks of the same words that are compared by indentation: one is expected, many would take too long.
 _MAX_LOOKALIKES = 5
+_AMBIGUOUS = "The hunk is indented differently, and its lines occur more than once."
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +57,20 @@ class LineIndex:
     @cached_property
     def eol(self) -> str | None:
         """The document's line end; ``None`` if it mixes several or has none."""
-        kinds = {get_line_end(line) for line in self.lines} - {""}
-        return kinds.pop() if len(kinds) == 1 else None
+        kinds = [end for end, count in self._ends.items() if count]
+        return kinds[0] if len(kinds) == 1 else None
 
     @cached_property
     def has_stable_numbers(self) -> bool:
         """False if tools count its lines otherwise: a lone CR among LFs ends a line only in an editor."""
-        return not ("\n" in self.document.text and any(line.endswith("\r") for line in self.lines))
+        return not (self._ends["\r"] and (self._ends["\n"] or self._ends["\r\n"]))
+
+    @cached_property
+    def _ends(self) -> dict[str, int]:
+        """Number of line ends of each kind."""
+        text = self.document.text
+        both = text.count("\r\n")
+        return {"\r\n": both, "\n": text.count("\n") - both, "\r": text.count("\r") - both}
 
     @cached_property
     def rstripped(self) -> _BlockSearch:
@@ -79,8 +87,9 @@ class _BlockSearch:
     """A sequence of lines that is searched for blocks of lines."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        self._codes: dict[str, str] = {}
-        self.text = "".join([self._codes.setdefault(key, chr(len(self._codes))) for key in keys])
+        distinct = dict.fromkeys(keys)
+        self._codes = dict(zip(distinct, map(chr, range(len(distinct))), strict=True))
+        self.text = "".join(map(self._codes.__getitem__, keys))
         self._reversed = self.text[::-1]
 
     def encode(self, keys: Sequence[str]) -> str | None:
@@ -185,10 +194,12 @@ def _match_reindented(hunk: Hunk, index: LineIndex) -> HunkMatch | Problem:
     if block is None:
         return nowhere
     starts = list(_find_all(index.stripped.text, block, 0, _MAX_LOOKALIKES + 1))
+    if len(starts) > _MAX_LOOKALIKES:
+        return Problem(_AMBIGUOUS, hunk.number)
     shifts = [(start, _find_shift(old, index.lines[start : start + len(old)])) for start in starts]
     found = [HunkMatch(hunk, start, start + len(old), shift) for start, shift in shifts if shift is not None]
-    if len(found) > 1 or len(starts) > _MAX_LOOKALIKES:
-        return Problem("The hunk is indented differently, and its lines occur more than once.", hunk.number)
+    if len(found) > 1:
+        return Problem(_AMBIGUOUS, hunk.number)
     if found and not all(found[0].shift.fits(line.text) for line in hunk.lines):
         return Problem("The hunk is indented differently, and an added line cannot be re-indented.", hunk.number)
     return found[0] if found else nowhere
@@ -198,19 +209,24 @@ def _find_shift(old: Iterable[Line], lines: Iterable[str]) -> IndentShift | None
     """Find the common change of indentation that turns a hunk's lines into a document's lines of the same words."""
     shift: IndentShift | None = None
     for line, there in zip(old, lines, strict=True):
-        if not there.strip(_SPACES):
+        words = there.lstrip(" \t")
+        if not words.strip(_SPACES):
             continue
-        wrong, right = _get_indentation(line.text), _get_indentation(there)
-        if right.endswith(wrong):
-            step = IndentShift(lack=right[: len(right) - len(wrong)])
-        elif wrong.endswith(right):
-            step = IndentShift(excess=wrong[: len(wrong) - len(right)])
-        else:
+        right, wrong = there[: len(there) - len(words)], _get_indentation(line.text)
+        if shift is None:
+            shift = _compare_indentation(wrong, right)
+        if shift is None or shift.lack + wrong != shift.excess + right:
             return None
-        if shift not in (None, step):
-            return None
-        shift = step
     return shift
+
+
+def _compare_indentation(wrong: str, right: str) -> IndentShift | None:
+    """Return the change that turns one indentation into the other; ``None`` if it is neither more nor less."""
+    if right.endswith(wrong):
+        return IndentShift(lack=right[: len(right) - len(wrong)])
+    if wrong.endswith(right):
+        return IndentShift(excess=wrong[: len(wrong) - len(right)])
+    return None
 
 
 def get_line_end(line: str) -> str:

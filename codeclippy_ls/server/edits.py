@@ -98,11 +98,15 @@ class Edits:
             return
         last = self._applied[document.uri]
         following, *rest = last.alternatives
-        # The replaced proposal goes to the end, so that repeating the command comes back to it.
-        replaced = Proposal(following.document, tuple(compute_minimal_edits(following.document.text, last.text)), "")
-        edits = tuple(compute_minimal_edits(document.text, following.after))
-        proposal = replace(following, document=document, edits=edits, alternatives=(*rest, replaced))
-        await self._apply(proposal, last.label, confirm=False)
+
+        def compute_proposal() -> Proposal:
+            # The replaced proposal goes to the end, so that repeating the command comes back to it.
+            back = tuple(compute_minimal_edits(following.document.text, last.text))
+            edits = tuple(compute_minimal_edits(document.text, following.after))
+            alternatives = (*rest, Proposal(following.document, back, ""))
+            return replace(following, document=document, edits=edits, alternatives=alternatives)
+
+        await self._apply(await asyncio.to_thread(compute_proposal), last.label, confirm=False)
 
     def forget_document(self, uri: str) -> None:
         """Drop the last edit of a document that was closed."""
@@ -134,7 +138,7 @@ class Edits:
         """Show a proposal's diff and ask the user to apply it, to see the next one, or to discard it."""
         proposal = proposals[index]
         name = parse_name(proposal.document.uri)
-        await self._show_diff(proposal.patch(name), name)
+        await self._show_diff(await asyncio.to_thread(proposal.patch, name), name)
         count = f" ({index + 1} of {len(proposals)})" if len(proposals) > 1 else ""
         actions = [_APPLY, *([_NEXT] if len(proposals) > 1 else []), _DISCARD]
         params = types.ShowMessageRequestParams(
