@@ -194,11 +194,15 @@ async def ping(editor: Editor) -> float:
 
 
 @contextlib.asynccontextmanager
-async def run_server(variant: Variant, tokens: int, threads: int = 1) -> AsyncIterator[tuple[Editor, int]]:
+async def run_server(
+    variant: Variant, tokens: int, threads: int = 1, log: Path | None = None
+) -> AsyncIterator[tuple[Editor, int]]:
     """Run the real server over stdio; yields its client, with the model loaded, and its process id.
 
     Suggestions have at most ``tokens`` tokens. The engine is in that process, unless the variant's settings differ.
+    What it writes to stderr is appended to ``log``.
     """
+    stderr = log.open("a") if log is not None else None
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -208,7 +212,10 @@ async def run_server(variant: Variant, tokens: int, threads: int = 1) -> AsyncIt
         cwd=ROOT,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        stderr=stderr,
     )
+    if stderr is not None:
+        stderr.close()
     assert child.stdin is not None and child.stdout is not None
     editor = Editor(child.stdout, child.stdin.write)
     try:

@@ -36,12 +36,12 @@ def complete(args: argparse.Namespace, options: dict[str, Any]) -> int:
     """Print the suggestion at ``FILE:LINE:COL``."""
 
     async def work(assistant: Assistant) -> Suggestions:
-        return await assistant.complete(document, offset)
+        return await assistant.complete(document, offset, patient=True)
 
     try:
         document, offset = _read_position(args.position)
         # Nobody is typing, so the time budget is generous.
-        result = _run(_parse_settings({**options, "completion": {"timeBudgetMs": 30000}}), work)
+        result = _run(_parse_settings({**options, "completion": {"invokedBudgetMs": 30000}}), work)
     except _UsageError as error:
         return _fail(2, str(error))
     except EngineError as error:

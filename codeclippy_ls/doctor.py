@@ -101,7 +101,7 @@ def _check_model(report: Report, options: dict[str, Any]) -> None:
     from codeclippy_ls.settings import parse
 
     model = {"engine": "in-process", **options.get("model", {})}
-    settings, problems = parse({**options, "model": model, "completion": {"timeBudgetMs": _TIME_BUDGET_MS}})
+    settings, problems = parse({**options, "model": model, "completion": {"invokedBudgetMs": _TIME_BUDGET_MS}})
     for problem in problems:
         report.add_problem("settings", problem, "correct the option on the command line")
     try:
@@ -124,7 +124,9 @@ async def _check_completion(report: Report, settings: Settings) -> None:
         model = assistant.model_info(ModelRole.COMPLETE)
         if model is not None:
             _report_model(report, settings, model, time.monotonic() - started)
-        result = await assistant.complete(Document("file:///sample.py", _SAMPLE, language="python"), len(_SAMPLE))
+        result = await assistant.complete(
+            Document("file:///sample.py", _SAMPLE, language="python"), len(_SAMPLE), patient=True
+        )
         generation = result.generation
         if generation is None or not generation.candidates[0].text:
             report.add_problem("completion", "the model generated no text for a sample", "try another model")

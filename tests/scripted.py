@@ -18,7 +18,7 @@ from codeclippy_ls.engine.thread_engine import ThreadEngine
 from codeclippy_ls.inference.engine import STEP_TIMEOUT, ModelStatus
 from codeclippy_ls.inference.errors import EngineError, ModelError
 from codeclippy_ls.inference.handles import RequestHandle
-from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Task
+from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Request, Task
 from codeclippy_ls.inference.spec import ModelSpec
 from codeclippy_ls.prompts.token_prompts import collect_control_token_ids
 from codeclippy_ls.settings import Settings
@@ -47,6 +47,7 @@ class ScriptedWorker:
         started: set when a request has started.
         load_error: if not empty, loading fails with this message.
         prompts: the prompts of all requests, as text.
+        requests: all requests.
         cancel_reasons: why requests were cancelled while they waited at the gate.
         unloaded: names of the models that were unloaded.
     """
@@ -57,6 +58,7 @@ class ScriptedWorker:
         self.started = threading.Event()
         self.load_error = ""
         self.prompts: list[str] = []
+        self.requests: list[Request] = []
         self.cancel_reasons: list[FinishReason] = []
         self.unloaded: list[str] = []
         self.step_timeout = STEP_TIMEOUT
@@ -88,6 +90,7 @@ class ScriptedWorker:
         )
         prompt = handle.request.task.build_prompt(model, 2048)
         self.prompts.append(model.tokenizer.decode_bytes(prompt.token_ids).decode() + prompt.healing_prefix)
+        self.requests.append(handle.request)
         self.started.set()
         yield None
         while self.gate is not None and not self.gate.wait(0.01):

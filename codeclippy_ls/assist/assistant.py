@@ -108,6 +108,7 @@ class Assistant:
         offset: int,
         *,
         automatic: bool = False,
+        patient: bool = False,
         selected: Edit | None = None,
         candidates: int = 1,
     ) -> Suggestions:
@@ -115,6 +116,7 @@ class Assistant:
 
         Args:
             automatic: requested by typing, not by a key: the cheap rules of `triggers` apply.
+            patient: the user asked by key and waits for the answer: `completion.invokedBudgetMs` limits the time.
             selected: what the selected item of the completion list would insert; suggestions continue that text.
             candidates: maximum number of suggestions, if none is cached.
 
@@ -123,7 +125,13 @@ class Assistant:
         """
         started = time.monotonic()
         suggestions = await self._suggester.complete(
-            self._settings, document, offset, automatic=automatic, selected=selected, candidates=candidates
+            self._settings,
+            document,
+            offset,
+            automatic=automatic,
+            patient=patient,
+            selected=selected,
+            candidates=candidates,
         )
         if suggestions.items:
             self.metrics.latencies.append(time.monotonic() - started)
@@ -134,6 +142,15 @@ class Assistant:
         if suggestions.items:
             first = suggestions.items[0]
             self.metrics.record_shown(document, first.offset, first.text, first.replaces)
+
+    @property
+    def is_typing(self) -> bool:
+        """A document was changed in the last second: what clients ask for now was not asked for by key."""
+        return self._suggester.is_typing
+
+    def cancel_completion(self, uri: str) -> None:
+        """Cancel the suggestion that is being made for a document."""
+        self._suggester.cancel(uri)
 
     def record_change(self, uri: str, document: Document | None) -> None:
         """Cancel the suggestion that is being made for a document: its text changed, or is unknown (``None``)."""

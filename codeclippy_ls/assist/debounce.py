@@ -26,6 +26,10 @@ class AdaptiveDebounce:
             self._interval = _moving_average(self._interval, interval)
         self._last_keystroke = now
 
+    def is_typing(self, now: float) -> bool:
+        """Return whether a key was typed so recently that the user probably still types."""
+        return now - self._last_keystroke < _MAX_TYPING_INTERVAL
+
     def record_latency(self, seconds: float) -> None:
         """Update the latency with how long the engine took for one suggestion."""
         self._latency = _moving_average(self._latency, seconds)

@@ -90,6 +90,7 @@ class Suggester:
         offset: int,
         *,
         automatic: bool,
+        patient: bool,
         selected: Edit | None,
         candidates: int,
     ) -> Suggestions:
@@ -120,16 +121,23 @@ class Suggester:
         cursor = _Cursor(document, prefix, suffix, _is_multiline(settings, document, tree, prefix, suffix))
         if automatic and options.debounce and await self._is_overtaken(document.uri, changes):
             return Suggestions(complete=False)
-        return await self._request(settings, cursor, offset, automatic, candidates)
+        budget_ms = max(options.time_budget_ms, options.invoked_budget_ms if patient else 0)
+        return await self._request(settings, cursor, offset, automatic, candidates, budget_ms / 1000)
 
     async def _request(
-        self, settings: Settings, cursor: _Cursor, offset: int, automatic: bool, candidates: int
+        self,
+        settings: Settings,
+        cursor: _Cursor,
+        offset: int,
+        automatic: bool,
+        candidates: int,
+        seconds: float,
     ) -> Suggestions:
-        """Request suggestions from the engine."""
+        """Request suggestions from the engine, which may take that many seconds."""
         uri, started = cursor.document.uri, time.monotonic()
         self.engine.cancel(uri, Priority.BACKGROUND)  # a prefetch after another suggestion
         self._prefetched.pop(uri, None)
-        generation = await self._generate(settings, cursor, Priority.KEYSTROKE, candidates)
+        generation = await self._generate(settings, cursor, Priority.KEYSTROKE, seconds, candidates)
         self._debounce.record_latency(time.monotonic() - started)
         items = await self._process(settings, cursor, generation.candidates, automatic)
         in_time = generation.finish_reason is not FinishReason.TIME
@@ -141,7 +149,12 @@ class Suggester:
         return Suggestions(tuple(replace(item, offset=offset) for item in items), in_time, generation=generation)
 
     async def _generate(
-        self, settings: Settings, cursor: _Cursor, priority: Priority, candidates: int = 1
+        self,
+        settings: Settings,
+        cursor: _Cursor,
+        priority: Priority,
+        seconds: float | None = None,
+        candidates: int = 1,
     ) -> Generation:
         options, document = settings.completion, cursor.document
         name = parse_name(document.uri)
@@ -161,7 +174,7 @@ class Suggester:
             top_p=options.top_p,
             candidates=candidates if options.temperature > 0 else 1,
             greedy_first=True,
-            seconds=options.time_budget_ms / 1000,
+            seconds=seconds,
         )
         request = Request(task, sampling, ModelRole.COMPLETE, key=document.uri)
         return await self.engine.submit(request, priority).result()
@@ -258,6 +271,15 @@ class Suggester:
         if items and generation.finish_reason is not FinishReason.TIME:
             if items[0].confidence >= settings.completion.min_confidence:
                 self._cache.put(document.uri, cursor.prefix, cursor.suffix, items[0])
+
+    @property
+    def is_typing(self) -> bool:
+        """See `Assistant.is_typing`."""
+        return self._debounce.is_typing(time.monotonic())
+
+    def cancel(self, uri: str) -> None:
+        """See `Assistant.cancel_completion`."""
+        self.engine.cancel(uri, Priority.KEYSTROKE)
 
     def record_change(self, uri: str, document: Document | None) -> None:
         """See `Assistant.record_change`."""

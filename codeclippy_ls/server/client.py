@@ -35,7 +35,7 @@ _ProgressValue = types.WorkDoneProgressBegin | types.WorkDoneProgressReport | ty
 class Progress:
     """Progress of one piece of work, shown to the user; without a token it does nothing."""
 
-    def __init__(self, client: Client, token: str | None) -> None:
+    def __init__(self, client: Client, token: types.ProgressToken | None) -> None:
         self._client = client
         self._token = token
 
@@ -51,7 +51,7 @@ class Progress:
         """Show that the work is done; later calls do nothing."""
         self._send(types.WorkDoneProgressEnd(message=message or None))
         if self._token is not None:
-            self._client.cancel_callbacks.pop(self._token, None)
+            self._client.cancel_callbacks.pop(str(self._token), None)
         self._token = None
 
     def _send(self, value: _ProgressValue) -> None:
@@ -88,11 +88,27 @@ class Client:
         self._shown_keys: set[str] = set()
 
     async def begin_progress(
-        self, title: str, message: str = "", cancel: Callable[[], object] | None = None
+        self,
+        title: str,
+        message: str = "",
+        cancel: Callable[[], object] | None = None,
+        token: types.ProgressToken | None = None,
     ) -> Progress:
-        """Begin to show a piece of work; ``cancel`` is called when the user cancels it."""
-        if not self.supports_progress:
-            return Progress(self, None)
+        """Begin to show a piece of work; ``cancel`` is called when the user cancels it.
+
+        Args:
+            token: of the request that started the work; without one the client is asked for progress, if it can.
+        """
+        if token is None and self.supports_progress:
+            token = await self._create_token(cancel)
+        elif token is not None and cancel is not None:
+            self.cancel_callbacks[str(token)] = cancel
+        progress = Progress(self, token)
+        progress.begin(title, message, cancellable=cancel is not None)
+        return progress
+
+    async def _create_token(self, cancel: Callable[[], object] | None) -> str | None:
+        """Create a progress token; ``None`` if the client refuses it."""
         token = str(uuid.uuid4())  # a token must not be used twice
         if cancel is not None:
             self.cancel_callbacks[token] = cancel
@@ -102,13 +118,11 @@ class Client:
         except (JsonRpcException, asyncio.TimeoutError) as error:
             log.warning("the client shows no progress: %s", type(error).__name__)
             self.cancel_callbacks.pop(token, None)
-            return Progress(self, None)
+            return None
         except asyncio.CancelledError:
             self.cancel_callbacks.pop(token, None)
             raise
-        progress = Progress(self, token)
-        progress.begin(title, message, cancellable=cancel is not None)
-        return progress
+        return token
 
     async def request(self, method: str, params: object) -> Any:
         """Send a request and await its result.

@@ -57,7 +57,11 @@ async def completion(session: Session, params: types.CompletionParams) -> types.
     offset = convert.to_offset(document, params.position, encoding)
     automatic = params.context is not None and params.context.trigger_kind != types.CompletionTriggerKind.Invoked
     candidates = 1 if automatic else session.settings.completion.candidates
-    suggestions = await session.suggest(document, offset, automatic=automatic, candidates=candidates)
+    # Editors send "invoked" for letters, too; whoever has typed nothing for a second has asked by key.
+    patient = not automatic and not session.assistant.is_typing
+    suggestions = await session.suggest(
+        document, offset, automatic=automatic, patient=patient, candidates=candidates, token=params.work_done_token
+    )
     if session.documents.get(document.uri) is not document:
         return types.CompletionList(is_incomplete=True, items=[])
     session.assistant.record_shown(document, suggestions)
@@ -81,7 +85,15 @@ async def inline_completion(
     selected = _selected_item(session, document, params.context.selected_completion_info)
     automatic = params.context.trigger_kind != types.InlineCompletionTriggerKind.Invoked
     candidates = 1 if automatic else session.settings.completion.candidates
-    suggestions = await session.suggest(document, offset, automatic=automatic, selected=selected, candidates=candidates)
+    suggestions = await session.suggest(
+        document,
+        offset,
+        automatic=automatic,
+        patient=not automatic,
+        selected=selected,
+        candidates=candidates,
+        token=params.work_done_token,
+    )
     if session.documents.get(document.uri) is not document:
         return None
     session.assistant.record_shown(document, suggestions)
@@ -229,8 +241,11 @@ def _read_uri(arguments: list[Any], command: str) -> str:
 FEATURES: dict[str, tuple[Handler, Any]] = {
     types.INITIALIZED: (initialized, None),
     types.SHUTDOWN: (shutdown, None),
-    types.TEXT_DOCUMENT_COMPLETION: (completion, types.CompletionOptions(trigger_characters=_TRIGGER_CHARACTERS)),
-    types.TEXT_DOCUMENT_INLINE_COMPLETION: (inline_completion, types.InlineCompletionOptions()),
+    types.TEXT_DOCUMENT_COMPLETION: (
+        completion,
+        types.CompletionOptions(trigger_characters=_TRIGGER_CHARACTERS, work_done_progress=True),
+    ),
+    types.TEXT_DOCUMENT_INLINE_COMPLETION: (inline_completion, types.InlineCompletionOptions(work_done_progress=True)),
     types.TEXT_DOCUMENT_CODE_ACTION: (
         code_action,
         types.CodeActionOptions(code_action_kinds=[types.CodeActionKind.RefactorRewrite]),

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 from lsprotocol import types
@@ -35,6 +37,7 @@ from codeclippy_ls.uris import parse_name, relative_path
 log = logging.getLogger(__name__)
 
 _MAX_OPEN_FILES = 12  # that a prompt may show snippets of
+_PROGRESS_DELAY = 1.0  # seconds that a user waits for a suggestion before progress is shown
 
 OpenEngine = Callable[[Settings, StatusListener], Engine]
 
@@ -211,13 +214,22 @@ class Session:
     # Suggestions and edits.
 
     async def suggest(
-        self, document: Document, offset: int, *, automatic: bool, selected: Edit | None = None, candidates: int = 1
+        self,
+        document: Document,
+        offset: int,
+        *,
+        automatic: bool,
+        patient: bool = False,
+        selected: Edit | None = None,
+        candidates: int = 1,
+        token: types.ProgressToken | None = None,
     ) -> Suggestions:
-        """Return suggestions; none if the engine fails, with one message."""
+        """Return suggestions; none if the engine fails, with one message. ``token`` is the request's, for progress."""
         try:
-            suggestions = await self.assistant.complete(
-                document, offset, automatic=automatic, selected=selected, candidates=candidates
-            )
+            async with self._show_waiting(document.uri, token) if patient else nullcontext():
+                suggestions = await self.assistant.complete(
+                    document, offset, automatic=automatic, patient=patient, selected=selected, candidates=candidates
+                )
         except EngineError as error:
             if self.assistant.status(ModelRole.COMPLETE).state is ModelState.READY:
                 # A failed load was reported when it failed. A document that is refused says so once.
@@ -229,6 +241,26 @@ class Session:
         if suggestions.notice:
             self.client.show_message_once(suggestions.notice)
         return suggestions
+
+    @asynccontextmanager
+    async def _show_waiting(self, uri: str, token: types.ProgressToken | None) -> AsyncIterator[None]:
+        """Show progress if the block, which makes a suggestion, takes longer than a second; the user can cancel it."""
+
+        async def show() -> None:
+            await asyncio.sleep(_PROGRESS_DELAY)
+            title, cancel = convert.add_prefix("writing a suggestion"), partial(self.assistant.cancel_completion, uri)
+            progress = await self.client.begin_progress(title, cancel=cancel, token=token)
+            try:
+                await asyncio.Event().wait()  # until it is cancelled
+            finally:
+                progress.end()
+
+        showing = asyncio.get_running_loop().create_task(show())
+        try:
+            yield
+        finally:
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
 
     def list_edits(self, document: Document, lines: tuple[int, int]) -> list[tuple[str, str]]:
         """Return title and message of each edit to offer for these lines; an empty message is read from a comment."""
