@@ -227,9 +227,11 @@ class Editor:
             await self.until("codeclippy/status", lambda m: m["params"]["state"] in ("ready", "failed"))
         return result
 
-    def open(self, text: str, uri: str = "file:///work/sample.py", encoding: str = "utf-16") -> Buffer:
+    def open(
+        self, text: str, uri: str = "file:///work/sample.py", encoding: str = "utf-16", language: str = "python"
+    ) -> Buffer:
         """Open a document."""
-        buffer = self.buffers[uri] = Buffer(uri, text, encoding)
+        buffer = self.buffers[uri] = Buffer(uri, text, encoding, language)
         self.notify(
             "textDocument/didOpen",
             {"textDocument": {"uri": uri, "languageId": buffer.language, "version": buffer.version, "text": text}},

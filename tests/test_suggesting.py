@@ -60,6 +60,27 @@ async def test_several_candidates_by_key_the_likeliest_first_each_once(editor: E
         assert [item.get("insertText", item.get("filterText")) for item in items] == ["c", "a + b"]
 
 
+async def test_an_empty_line_is_given_several_lines_by_key(editor: Editor, worker: ScriptedWorker) -> None:
+    """While typing only a block that was just opened is."""
+    await editor.start(options=QUIET)
+    buffer = editor.open("def f(a):\n    b = a\n    \n")
+    worker.response = "c = a + b\n    return c"
+    cursor = len(buffer.text) - 1
+    assert [item["insertText"] for item in await editor.ghost(buffer, cursor, BY_TYPING)] == ["c = a + b"]
+    editor.type(buffer, 0, "\n")
+    assert [item["insertText"] for item in await editor.ghost(buffer, cursor + 1, BY_KEY)] == [worker.response]
+
+
+async def test_a_line_like_the_next_is_shown_by_key_if_it_was_begun(editor: Editor, worker: ScriptedWorker) -> None:
+    """On an empty line it is the model's repetition of the file."""
+    await editor.start(options=QUIET)
+    buffer = editor.open("send(\nsend(a, b)\n\nsend(a, b)\n")
+    worker.response = "a, b)"
+    assert [item["insertText"] for item in await editor.ghost(buffer, 5, BY_KEY)] == ["a, b)"]
+    worker.response = "send(a, b)"
+    assert await editor.ghost(buffer, 17, BY_KEY) == []
+
+
 async def test_a_suggestion_is_there_when_the_cursor_comes_back(editor: Editor, worker: ScriptedWorker) -> None:
     """And when what was typed in the meantime is deleted again."""
     await editor.start(options=QUIET)

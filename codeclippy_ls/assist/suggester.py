@@ -19,7 +19,7 @@ from codeclippy_ls.inference.engine import Engine, ModelState
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Priority, Request, Sampling
 from codeclippy_ls.inference.spec import ModelRole
-from codeclippy_ls.postprocess.cleanup import CursorContext, clean_up
+from codeclippy_ls.postprocess.cleanup import CursorContext, clean_up, list_steps_skipped_by_key
 from codeclippy_ls.postprocess.fit import fit
 from codeclippy_ls.prompts.context import CompletionContext
 from codeclippy_ls.prompts.context_snippets import OpenFile, Snippet, select_snippets
@@ -118,7 +118,7 @@ class Suggester:
             return Suggestions()
         if self.engine.status(ModelRole.COMPLETE).state in (ModelState.ABSENT, ModelState.LOADING):
             return Suggestions(complete=False)
-        cursor = _Cursor(document, prefix, suffix, _is_multiline(settings, document, tree, prefix, suffix))
+        cursor = _Cursor(document, prefix, suffix, _is_multiline(settings, document, tree, prefix, suffix, automatic))
         if automatic and options.debounce and await self._is_overtaken(document.uri, changes):
             return Suggestions(complete=False)
         budget_ms = max(options.time_budget_ms, options.invoked_budget_ms if patient else 0)
@@ -198,9 +198,9 @@ class Suggester:
     async def _clean_up(self, settings: Settings, cursor: _Cursor, candidate: Candidate, automatic: bool) -> Suggestion:
         """Clean up a candidate; the suggestion's text is empty if nothing of it is worth showing."""
         document, disabled = cursor.document, settings.completion.disabled_filters
-        if not automatic:  # whoever asks by key is shown a lone bracket, too
-            disabled = (*disabled, "trivial")
         context = CursorContext(to_lf(cursor.prefix), to_lf(cursor.suffix), cursor.multiline, document.language)
+        if not automatic:
+            disabled = (*disabled, *list_steps_skipped_by_key(context))
         text = clean_up(candidate.answer, context, disabled)
         # Parsing takes milliseconds: not on the loop.
         text, replaces = await asyncio.to_thread(fit, text, context, self._trees, document.uri, disabled)
@@ -261,7 +261,7 @@ class Suggester:
             prefix = with_eol(triggers.press_enter(to_lf(prefix)), document.eol)
         if self._cache.find(document.uri, prefix, suffix) is not None:
             return
-        multiline = _is_multiline(settings, document, tree, prefix, suffix)
+        multiline = _is_multiline(settings, document, tree, prefix, suffix, automatic=True)
         cursor = _Cursor(document, prefix, suffix, multiline)
         try:
             generation = await self._generate(settings, cursor, Priority.BACKGROUND)
@@ -305,7 +305,13 @@ class Suggester:
             task.cancel()
 
 
-def _is_multiline(settings: Settings, document: Document, tree: SyntaxTree | None, prefix: str, suffix: str) -> bool:
+def _is_multiline(
+    settings: Settings, document: Document, tree: SyntaxTree | None, prefix: str, suffix: str, automatic: bool
+) -> bool:
+    """Return whether more than one line fits: on any empty line for those who ask by key, else in a new block."""
     if not settings.completion.multiline:
         return False
-    return triggers.expects_block(tree, find_language(document.language), to_lf(prefix), to_lf(suffix))
+    prefix, suffix = to_lf(prefix), to_lf(suffix)
+    if not automatic and triggers.is_empty_line(prefix, suffix):
+        return True
+    return triggers.expects_block(tree, find_language(document.language), prefix, suffix)

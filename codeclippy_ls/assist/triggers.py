@@ -53,13 +53,18 @@ def is_statement_complete(tree: SyntaxTree | None, prefix: str, suffix: str) -> 
     return tree is not None and not suffix.partition("\n")[0].strip() and ends_statement(tree, prefix)
 
 
+def is_empty_line(prefix: str, suffix: str) -> bool:
+    """Return whether nothing but white space stands on the cursor's line."""
+    return not prefix.rpartition("\n")[2].strip() and not suffix.partition("\n")[0].strip()
+
+
 def expects_block(tree: SyntaxTree | None, language: Language | None, prefix: str, suffix: str) -> bool:
     """Return whether more than one line fits here: the cursor is on an empty line after one that opens a block.
 
     A docstring and comments may be in between, unless the line that follows the cursor already belongs to that block.
     """
-    line, (line_rest, _, lines_below) = prefix.rpartition("\n")[2], suffix.partition("\n")
-    if line.strip() or line_rest.strip() or not opens_block(tree, prefix, language):
+    line, lines_below = prefix.rpartition("\n")[2], suffix.partition("\n")[2]
+    if not is_empty_line(prefix, suffix) or not opens_block(tree, prefix, language):
         return False
     above = next((other for other in reversed(prefix.split("\n")[:-1]) if other.strip()), "")
     if above.rstrip().endswith(OPENERS) and not is_comment_line(above, language):

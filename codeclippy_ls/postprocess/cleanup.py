@@ -27,6 +27,7 @@ _CODE_LIKE_TOKENS = frozenset({"[PREFIX]", "[SUFFIX]", "<s>"})
 _OPENING = {"(": ")", "[": "]", "{": "}"}
 _MAX_STATEMENT_LINES = 8  # of one statement whose brackets are open
 _LETTER, _WORD = re.compile(r"[^\W\d_]"), re.compile(r"[^\W\d_]{2}")
+_NAME = re.compile(r"\b[^\W\d]")  # not a hexadecimal number's letters
 _UNITS = 6  # equal pieces in a row; four of them stand in good code: `(int, int, int, int)`
 _FENCE = re.compile(r"[ \t]*```[\w+-]*[ \t]*\n")
 _REASONING = ("<think>", "</think>")
@@ -79,6 +80,14 @@ def clean_up(text: str, context: CursorContext, disabled: Collection[str] = ()) 
     return text if text.strip() else ""
 
 
+def list_steps_skipped_by_key(context: CursorContext) -> tuple[str, ...]:
+    """Return the steps that are left out for those who ask by key.
+
+    They are shown a lone bracket, too, and a line like its neighbour, if they have begun it.
+    """
+    return ("trivial", "duplicateLine") if context.line.strip() else ("trivial",)
+
+
 def is_finished(text: str, prefix: str, multiline: bool, disabled: Collection[str] = ()) -> bool:
     """Return whether whatever may still come would be cut away, so that generation can stop here."""
     context = CursorContext(prefix, "", multiline)
@@ -107,9 +116,11 @@ def drop_wrapping(text: str, context: CursorContext) -> str:
 def drop_repeated_line_start(text: str, context: CursorContext) -> str:
     """Drop the start of the cursor's line, if the model wrote it again."""
     start, answer = context.line.strip(), text.lstrip(" \t")
-    if len(start) < 3 or not _LETTER.search(start) or not answer.startswith(start):
+    if len(start) < 3 or not _NAME.search(start) or not answer.startswith(start):
         return text
     rest = answer[len(start) :]
+    if not rest.strip():
+        return text  # a word twice
     return rest.lstrip(" ") if context.line.endswith(" ") else rest
 
 
@@ -175,11 +186,11 @@ def cut_to_block(text: str, prefix: str) -> str:
 def cut_repetition(text: str, context: CursorContext | None = None) -> str:
     """Cut where the text repeats itself: the second of three equal lines, or six times the same at its end.
 
-    Rows of numbers, rulers and closing brackets repeat in good code, too; so there must be a letter, or a word.
+    Rows of numbers, rulers and closing brackets repeat in good code, too; so there must be a name, or a word.
     """
     lines = text.split("\n")
     for index in range(2, len(lines)):
-        if _LETTER.search(lines[index]) and lines[index] == lines[index - 1] == lines[index - 2]:
+        if _NAME.search(lines[index]) and lines[index] == lines[index - 1] == lines[index - 2]:
             return "\n".join(lines[: index - 1])
     unit = _find_repeated_unit(text)
     end = len(text)
@@ -200,7 +211,7 @@ def _find_repeated_unit(text: str) -> str:
 def _ends_in_repetition(text: str) -> bool:
     """Return whether the text ends in what `cut_repetition` cuts away. Asked after every token, so without a search."""
     *_, third, second, last, rest = ["", "", "", "", *text.split("\n")][-4:]
-    if not rest and _LETTER.search(last) and third == second == last:
+    if not rest and _NAME.search(last) and third == second == last:
         return True
     return bool(_find_repeated_unit(text))
 
@@ -235,7 +246,9 @@ def match_indentation(text: str, context: CursorContext) -> str:
         own = _indents(f"\n{others}")[1]
         # Four if that fits: from the widths alone, eight spaces could be one level or two.
         if unit := next((unit for unit in (4, 2) if not any(step % unit for step in own)), 0):
-            others = re.sub(r"^ +", lambda match: "\t" * (len(match.group()) // unit), others, flags=re.M)
+            others = re.sub(
+                rf"^(?: {{{unit}}})+", lambda match: "\t" * (len(match.group()) // unit), others, flags=re.M
+            )
     elif steps and not tabs:
         others = re.sub(r"^\t+", lambda match: " " * (min(steps) * len(match.group())), others, flags=re.M)
     return first + newline + others

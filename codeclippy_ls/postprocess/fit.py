@@ -15,12 +15,14 @@ from codeclippy_ls.syntax.insertion import InsertionCheck
 from codeclippy_ls.syntax.languages import find_language
 from codeclippy_ls.syntax.tree import DocumentTrees
 
-_CLOSING_CHARACTER = re.compile(r"[ \t]*[)\]}\"'`>]")
-_LINE_END = re.compile(r"[ \t]*(?:[:;,{][ \t]*)?$")
+_CLOSING_PIECE = re.compile(r"[ \t]*(?:[)\]}\"'`>]|</[\w.:-]*>)")
+_LINE_END = re.compile(r"[ \t]*[:;,{][ \t]*$")
+_CLOSING_TAG = re.compile(r"</([\w.:-]*)>")
 _WORD = re.compile(r"\w")
 _WORD_END, _WORD_START = re.compile(r"\w\Z"), re.compile(r"\w")
 _MAX_HEADS, _MAX_OPTIONS = 8, 6
 _OPENING, _CLOSING = "([{", ")]}"
+_QUOTES = ("'", '"', "`")
 
 
 def fit(
@@ -39,11 +41,11 @@ def fit(
         return "", 0
     options = [0] if "closingBrackets" in disabled else _list_options(context.rest)
     if "syntaxCheck" in disabled:
-        return _keep_closing(text, _match_brackets(text, context.rest, options), context)
+        return _keep_closing(text, _match_brackets(text, context, options), context)
     base = trees.parse(document, context.prefix + context.suffix, find_language(context.language))
     check = InsertionCheck(base, context.prefix, context.suffix) if base is not None else None
     for head in _list_heads(text):
-        replaces, breaks = _match_brackets(head, context.rest, options), False
+        replaces, breaks = _match_brackets(head, context, options), False
         if check is not None:
             possible = [end for end in options if _has_characters(head, context.rest[:end])]
             replaces, breaks = check.best(head, possible, replaces)
@@ -55,10 +57,10 @@ def fit(
 def _list_options(rest: str) -> list[int]:
     """Return the numbers of characters that may be replaced: none, or some of the closing ones the rest begins with."""
     ends, at = [0], 0
-    while (match := _CLOSING_CHARACTER.match(rest, at)) is not None:
+    while (match := _CLOSING_PIECE.match(rest, at)) is not None:
         at = match.end()
         ends.append(at)
-    if at and (match := _LINE_END.match(rest, at)) is not None and match.end() > at:
+    if at and (match := _LINE_END.match(rest, at)) is not None:
         ends.append(match.end())
     return ends[:_MAX_OPTIONS]
 
@@ -76,19 +78,34 @@ def _list_heads(text: str) -> list[str]:
     return found if len(found) <= _MAX_HEADS else [*found[: _MAX_HEADS - 1], found[-1]]
 
 
-def _match_brackets(head: str, rest: str, options: Sequence[int]) -> int:
+def _match_brackets(head: str, context: CursorContext, options: Sequence[int]) -> int:
     """Return what a head replaces by its own brackets and quotes: the closing characters that it writes unopened."""
+    rest = context.rest
+    if _completes_triple_quote(head, context):
+        return options[min(1, len(options) - 1)]
     surplus = _find_unmatched(head)
     for end in reversed(options):
         left = iter(surplus)
-        closing = [character for character in rest[:end] if not character.isspace()]
+        closing = _split_closing(rest[:end])
         if closing and all(any(one == other for other in left) for one in closing):
             return end
     return 0
 
 
+def _completes_triple_quote(head: str, context: CursorContext) -> bool:
+    """Return whether a head goes on from one quote, which the editor has closed, to three."""
+    quote = context.rest[:1]
+    return quote in _QUOTES and context.line.endswith(quote) and head.startswith(quote * 2) and head[2:3] != quote
+
+
+def _split_closing(text: str) -> list[str]:
+    """Split closing text into its tags and its other characters."""
+    tags = [tag.group() for tag in _CLOSING_TAG.finditer(text)]
+    return [*(character for character in _CLOSING_TAG.sub("", text) if not character.isspace()), *tags]
+
+
 def _find_unmatched(text: str) -> list[str]:
-    """Return the closing characters of a text that it does not open, and the last quote of an odd number."""
+    """Return the closing characters and tags of a text that it does not open, and the last quote of an odd number."""
     found, stack = [], list[str]()
     odd = {quote: text.rfind(quote) for quote in "\"'`" if text.count(quote) % 2}
     for index, character in enumerate(text):
@@ -98,7 +115,11 @@ def _find_unmatched(text: str) -> list[str]:
             stack.pop()
         elif character in _CLOSING or odd.get(character) == index or character in ":;,{>":
             found.append(character)
-    return found
+    return found + [
+        tag.group()
+        for tag in _CLOSING_TAG.finditer(text)
+        if text.count(f"<{tag[1]}", 0, tag.start()) <= text.count(tag.group(), 0, tag.start())
+    ]
 
 
 def _has_characters(head: str, characters: str) -> bool:

@@ -1,7 +1,8 @@
 """Does a text put at an offset leave the code no more broken than it was?
 
-How broken the code is whatever stands at the cursor, is found with fillers in place of the text. Only errors near the
-cursor count: a file may have others. The number of parses is bounded, and each costs what changes.
+Fillers in place of the text tell how broken the code is whatever stands at the cursor. If it is, the grammar does not
+know this file (a dialect, a template), and only brackets can be judged. Only errors near the cursor count: a file may
+have others. The number of parses is bounded, and each costs what changes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _AROUND = 2_000  # bytes on either side of the cursor in which an error counts
 _FILLERS = ("x", "x;", "x()", "x: x,", "x {}", '"x"')
 _BODIES = {BlockStyle.BRACES: "\n}", BlockStyle.KEYWORDS: "\nend"}
 _BRACKETS = "()[]{}"
+_TEMPLATE_MARKS = (b"{%", b"{{", b"<%", b"<?")
 _PREPROCESSED = ("c", "cpp")  # no grammar can read what their preprocessor makes of a macro
 
 
@@ -52,9 +54,11 @@ class InsertionCheck:
         replaces = by_brackets if by_brackets in equal else equal[0]
         if not least:
             return replaces, False
-        if least <= self._inherent:
+        if self.language.id == "python":
             # Python that is broken elsewhere is one error to its grammar; its brackets tell a bit more.
-            return replaces, self.language.id == "python" and not self._brackets_hold(text, replaces)
+            return replaces, least > self._inherent or not self._brackets_hold(text, replaces)
+        if self._inherent:
+            return by_brackets, least > self._inherent and not self._brackets_hold(text, by_brackets)
         if self.language.id in _PREPROCESSED:
             return replaces, not self._brackets_hold(text, replaces)
         return replaces, not self._opens_block(text, replaces)
@@ -70,8 +74,10 @@ class InsertionCheck:
 
     @cached_property
     def _is_foreign(self) -> bool:
-        """True if the line is another language's: a command of IPython in Python."""
+        """True if the text is also another language's: a command of IPython in Python, a template of HTML."""
         line = self.prefix.rpartition("\n")[2].lstrip()
+        if self.language.style is BlockStyle.TAGS:
+            return any(mark in self.base.source for mark in _TEMPLATE_MARKS)
         return self.language.id == "python" and line[:1] in ("%", "!", "?")
 
     @cached_property
@@ -113,8 +119,13 @@ class InsertionCheck:
         return any(self._count(text + body * depth, replaces) <= self._inherent for depth in (1, 2))
 
     def _brackets_hold(self, text: str, replaces: int) -> bool:
-        """Return whether the brackets match as well as they can whatever stands at the cursor."""
-        return self._unmatched(text, replaces) <= self._inherent_unmatched
+        """Return whether the brackets match as well as they can whatever stands at the cursor, or better than before.
+
+        The latter is for a bracket that matches one far away.
+        """
+        if self._unmatched(text, replaces) <= self._inherent_unmatched:
+            return True
+        return _count_surplus(self._tree(text, replaces).source) < _count_surplus(self.base.source)
 
     @cached_property
     def _inherent_unmatched(self) -> int:
@@ -154,6 +165,11 @@ def _count_unmatched(tree: SyntaxTree, start: int, end: int) -> int:
         else:
             surplus += 1
     return surplus + len(stack)
+
+
+def _count_surplus(source: bytes) -> int:
+    """Count the brackets of each kind that a text has more than of their counterparts, in strings and comments, too."""
+    return sum(abs(source.count(pair[:1]) - source.count(pair[1:])) for pair in (b"()", b"[]", b"{}"))
 
 
 def introduces_error(before: str, after: str, language: Language | None) -> bool:
