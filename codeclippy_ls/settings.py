@@ -1,12 +1,13 @@
 """Settings: one frozen tree, made from the options that a client sent.
 
 *Options* are what a client sends, camelCase and untrusted; *settings* are what was resolved. A bad value affects only
-its own field, which keeps its default, and is reported. A setting that decides what is loaded, executed or connected to
-is restricted: a workspace cannot set it. Knows nothing of its readers.
+its own field, which keeps its default, and is reported. A workspace may be somebody else's: it can only tighten what
+the user has set. Each setting declares the `WorkspaceRule` for it. Knows nothing of its readers.
 """
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -33,6 +34,29 @@ CLEAN_UP_STEPS = (
 DEFAULT_PRESETS = ("Add a docstring", "Add type hints", "Fix the bug")
 
 
+class WorkspaceRule(enum.Enum):
+    """The direction in which a workspace may change a setting; the value describes it in docs."""
+
+    START = "no"  # decides what is loaded, executed or contacted: the user's, when the server starts
+    USER = "no, only you"  # the user's, also while the server runs
+    OFF = "can switch it off"
+    ON = "can switch it on"
+    LOWER = "can lower it"
+    RAISE = "can raise it"
+    ADD = "can add items"
+    REMOVE = "can remove items"
+    FIRST = "towards the first value"
+    LAST = "towards the last value"
+
+
+class Source(enum.Enum):
+    """The sender of options."""
+
+    START = enum.auto()  # the user, when the server starts
+    USER = enum.auto()  # the user, while it runs
+    WORKSPACE = enum.auto()  # a workspace, or a client that does not tell it from the user
+
+
 def _field(
     default: bool | int | float | str | tuple[str, ...],
     description: str,
@@ -40,15 +64,15 @@ def _field(
     maximum: float | None = None,
     *,
     choices: tuple[str, ...] = (),
-    restricted: bool = False,
+    workspace: WorkspaceRule,
 ) -> Any:
-    """Declare a setting; a workspace cannot set a ``restricted`` one."""
+    """Declare a setting, and how a workspace may change it."""
     metadata = {
         "description": description,
         "minimum": minimum,
         "maximum": maximum,
         "choices": choices,
-        "restricted": restricted,
+        "workspace": workspace,
     }
     return field(default=default, metadata=metadata)
 
@@ -60,62 +84,70 @@ class ModelSettings:
     completion: str = _field(
         "",
         "Model for completion and infilling: a local folder or a Hugging Face Hub name. Empty: the shipped model.",
-        restricted=True,
+        workspace=WorkspaceRule.START,
     )
     edit: str = _field(
         "",
         "Model for edits: a local folder or a Hugging Face Hub name. Empty: the completion model, or the shipped "
         "model if the completion model cannot write diffs.",
-        restricted=True,
+        workspace=WorkspaceRule.START,
     )
     family: str = _field(
         "",
         "Family of the model, if it is not detected automatically (`codeclippy-ls models` lists the families).",
-        restricted=True,
+        workspace=WorkspaceRule.START,
     )
     device: str = _field(
         "auto",
         "Device that runs the model: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or `balanced` (split over all GPUs, with "
         "transformers and accelerate).",
-        restricted=True,
+        workspace=WorkspaceRule.START,
     )
     dtype: str = _field(
         "auto",
         "Data type of the weights; `auto` is the fastest one on this machine.",
         choices=("auto", "float32", "bfloat16", "float16", "int8"),
-        restricted=True,
+        workspace=WorkspaceRule.START,
     )
     threads: int = _field(
-        0, "Number of CPU threads for inference; 0 measures which number is fastest.", 0, 256, restricted=True
+        0,
+        "Number of CPU threads for inference; 0 measures which number is fastest.",
+        0,
+        256,
+        workspace=WorkspaceRule.START,
     )
     engine: str = _field(
         "auto",
         "Where inference runs: `in-process` (in each language server), `shared` (in one process for all your "
         "editors), or `auto` (`shared` if possible).",
         choices=("auto", "in-process", "shared"),
-        restricted=True,
+        workspace=WorkspaceRule.START,
     )
     idle_minutes: int = _field(
         10,
         "Minutes that the shared engine process keeps its models loaded after the last editor disconnects.",
         0,
         10080,
-        restricted=True,
+        workspace=WorkspaceRule.START,
     )
     cache_megabytes: int = _field(
-        512, "Maximum memory for the KV caches of earlier prompts, in MiB per model.", 0, 65536
+        512,
+        "Maximum memory for the KV caches of earlier prompts, in MiB per model.",
+        0,
+        65536,
+        workspace=WorkspaceRule.START,
     )
     endpoint: str = _field(
         "",
         "URL of a service that runs the models instead (OpenAI-compatible completions API), such as "
         "`http://127.0.0.1:8080/v1`. It must use https or be on this machine. `model.completion` and `model.edit` are "
         "then names of the service's models; empty is the first one that it lists.",
-        restricted=True,
+        workspace=WorkspaceRule.START,
     )
     endpoint_key_variable: str = _field(
         "",
         "Name of the environment variable that contains the API key of the endpoint; never the key itself.",
-        restricted=True,
+        workspace=WorkspaceRule.START,
     )
     endpoint_fim: str = _field(
         "auto",
@@ -123,7 +155,7 @@ class ModelSettings:
         "model's family), `suffix` (parameter of the API), `none` (send only the text before the cursor), or `auto` "
         "(`template` if the family has one, else `none`).",
         choices=("auto", "template", "suffix", "none"),
-        restricted=True,
+        workspace=WorkspaceRule.START,
     )
     endpoint_context_length: int = _field(
         0,
@@ -131,7 +163,7 @@ class ModelSettings:
         "endpoint reports, but at most 8192.",
         0,
         1 << 20,
-        restricted=True,
+        workspace=WorkspaceRule.START,
     )
 
 
@@ -139,10 +171,14 @@ class ModelSettings:
 class CompletionSettings:
     """Suggestions while typing."""
 
-    enabled: bool = _field(True, "Provide completion and inline completion.")
-    max_tokens: int = _field(48, "Maximum number of tokens to generate.", 1, 1024)
+    enabled: bool = _field(True, "Provide completion and inline completion.", workspace=WorkspaceRule.OFF)
+    max_tokens: int = _field(48, "Maximum number of tokens to generate.", 1, 1024, workspace=WorkspaceRule.LOWER)
     time_budget_ms: int = _field(
-        600, "Time limit for a suggestion, in milliseconds; the text generated by then is shown.", 20, 60000
+        600,
+        "Time limit for a suggestion, in milliseconds; the text generated by then is shown.",
+        20,
+        60000,
+        workspace=WorkspaceRule.LOWER,
     )
     invoked_budget_ms: int = _field(
         5000,
@@ -150,17 +186,27 @@ class CompletionSettings:
         "shown; the next key that you type cancels it.",
         20,
         60000,
+        workspace=WorkspaceRule.LOWER,
     )
     temperature: float = _field(
         0.6,
         "Sampling temperature for candidates after the first (which is greedy); 0 returns only the greedy one.",
         0.0,
         2.0,
+        workspace=WorkspaceRule.LOWER,
     )
-    top_p: float = _field(0.95, "Top-p sampling threshold; ignored at temperature 0.", 0.01, 1.0)
-    multiline: bool = _field(True, "Suggest several lines if no text follows the cursor on its line.")
+    top_p: float = _field(
+        0.95, "Top-p sampling threshold; ignored at temperature 0.", 0.01, 1.0, workspace=WorkspaceRule.LOWER
+    )
+    multiline: bool = _field(
+        True, "Suggest several lines if no text follows the cursor on its line.", workspace=WorkspaceRule.OFF
+    )
     candidates: int = _field(
-        3, "Maximum number of suggestions if you ask for them with a key; while you type, there is one.", 1, 8
+        3,
+        "Maximum number of suggestions if you ask for them with a key; while you type, there is one.",
+        1,
+        8,
+        workspace=WorkspaceRule.LOWER,
     )
     min_confidence: float = _field(
         0.4,
@@ -168,25 +214,46 @@ class CompletionSettings:
         "the others, too.",
         0.0,
         1.0,
+        workspace=WorkspaceRule.RAISE,
     )
-    prefetch: bool = _field(True, "Prefetch the next suggestion while idle; never via a remote endpoint.")
-    debounce: bool = _field(True, "Delay requests until you pause, if you type faster than suggestions are generated.")
+    prefetch: bool = _field(
+        True, "Prefetch the next suggestion while idle; never via a remote endpoint.", workspace=WorkspaceRule.OFF
+    )
+    debounce: bool = _field(
+        True,
+        "Delay requests until you pause, if you type faster than suggestions are generated.",
+        workspace=WorkspaceRule.ON,
+    )
     context: str = _field(
         "open",
         "Other files from which the model is shown snippets: files that are `open` in the editor, or none (`off`).",
         choices=("open", "off"),
+        workspace=WorkspaceRule.LAST,
     )
-    disabled_languages: tuple[str, ...] = _field((), "Languages (LSP language identifiers) without suggestions.")
+    disabled_languages: tuple[str, ...] = _field(
+        (),
+        "Languages (LSP language identifiers) whose files no model sees: without suggestions and edits, and shown "
+        "beside no other file.",
+        workspace=WorkspaceRule.ADD,
+    )
     disabled_paths: tuple[str, ...] = _field(
-        (), "Files without suggestions: glob patterns for the name or the whole path, such as `*.env`."
+        (),
+        "Files that no model sees: without suggestions and edits, and shown beside no other file. Glob patterns for "
+        "the name or the whole path, such as `*.env`.",
+        workspace=WorkspaceRule.ADD,
     )
-    disabled_filters: tuple[str, ...] = _field((), "Clean-up steps to skip, by name.", choices=CLEAN_UP_STEPS)
-    max_file_kilobytes: int = _field(4096, "Maximum size of a file that gets suggestions, in KiB.", 1, 1 << 20)
+    disabled_filters: tuple[str, ...] = _field(
+        (), "Clean-up steps to skip, by name.", choices=CLEAN_UP_STEPS, workspace=WorkspaceRule.REMOVE
+    )
+    max_file_kilobytes: int = _field(
+        4096, "Maximum size of a file that gets suggestions, in KiB.", 1, 1 << 20, workspace=WorkspaceRule.LOWER
+    )
     copied_code: str = _field(
         "hide",
         "Suggestions and edits of the shipped model that copy code from its training data: `hide` them, `mark` them "
         "with the name of the package, or `show` them.",
         choices=("hide", "mark", "show"),
+        workspace=WorkspaceRule.FIRST,
     )
 
 
@@ -194,24 +261,43 @@ class CompletionSettings:
 class EditSettings:
     """Edits with a message."""
 
-    enabled: bool = _field(True, "Provide edits as code actions.")
-    max_tokens: int = _field(400, "Maximum number of tokens to generate for a diff.", 16, 8192)
-    time_budget_ms: int = _field(60000, "Time limit for a diff, in milliseconds.", 100, 600000)
+    enabled: bool = _field(True, "Provide edits as code actions.", workspace=WorkspaceRule.OFF)
+    max_tokens: int = _field(
+        400, "Maximum number of tokens to generate for a diff.", 16, 8192, workspace=WorkspaceRule.LOWER
+    )
+    time_budget_ms: int = _field(
+        60000, "Time limit for a diff, in milliseconds.", 100, 600000, workspace=WorkspaceRule.LOWER
+    )
     candidates: int = _field(
-        3, "Number of diffs to generate in parallel: the best one is proposed, the others can be requested.", 1, 8
+        3,
+        "Number of diffs to generate in parallel: the best one is proposed, the others can be requested.",
+        1,
+        8,
+        workspace=WorkspaceRule.LOWER,
     )
     temperature: float = _field(
         0.6,
         "Sampling temperature for candidates after the first (which is greedy); 0 returns only the greedy one.",
         0.0,
         2.0,
+        workspace=WorkspaceRule.LOWER,
     )
-    presets: tuple[str, ...] = _field(DEFAULT_PRESETS, "Messages that are offered as code actions.")
+    presets: tuple[str, ...] = _field(
+        DEFAULT_PRESETS, "Messages that are offered as code actions.", workspace=WorkspaceRule.USER
+    )
     comment_marker: str = _field(
-        "clippy:", "Start of a comment that contains a message, as in `# clippy: add a docstring`."
+        "clippy:",
+        "Start of a comment that contains a message, as in `# clippy: add a docstring`.",
+        workspace=WorkspaceRule.USER,
     )
-    confirm: bool = _field(True, "Ask for confirmation in editors that can preview an edit.")
-    show_diff: bool = _field(False, "Show the diff of an edit first, and let you apply it or see the next candidate.")
+    confirm: bool = _field(
+        True, "Ask for confirmation in editors that can preview an edit.", workspace=WorkspaceRule.ON
+    )
+    show_diff: bool = _field(
+        False,
+        "Show the diff of an edit first, and let you apply it or see the next candidate.",
+        workspace=WorkspaceRule.ON,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +316,7 @@ class SettingInfo:
     Attributes:
         path: its name in dotted camelCase, such as ``completion.maxTokens``.
         choices: the values that it or, for a list, each of its items can have; empty if any value is allowed.
-        restricted: a workspace cannot set it.
+        workspace: how a workspace may change it.
     """
 
     path: str
@@ -239,30 +325,46 @@ class SettingInfo:
     minimum: float | None
     maximum: float | None
     choices: tuple[str, ...]
-    restricted: bool
+    workspace: WorkspaceRule
+
+    @property
+    def is_users(self) -> bool:
+        """True if a workspace cannot change it at all."""
+        return self.workspace in (WorkspaceRule.START, WorkspaceRule.USER)
 
 
-def parse(options: Any, base: Settings | None = None, trusted: bool = True) -> tuple[Settings, list[str]]:
+def parse(options: Any, base: Settings | None = None, source: Source = Source.START) -> tuple[Settings, list[str]]:
     """Make settings from a client's options; return them with one message for each option that was ignored.
 
     Args:
         options: the client's object, in camelCase, either the tree itself or under the key ``codeclippy``.
         base: the settings that the options change; by default, the default settings.
-        trusted: the options may hold restricted keys (those of a workspace may not).
+        source: whose options they are; those of a workspace only tighten ``base``.
     """
     problems: list[str] = []
-    if options is None:
-        options = {}
+    settings = _merge(base or Settings(), _unwrap(options), "", source, problems)
+    return settings, problems
+
+
+def split_workspace(options: Any) -> tuple[Any, Any]:
+    """Split a client's options into its own and those of the workspace, which some clients send apart."""
+    options = _unwrap(options)
+    if not isinstance(options, Mapping) or "workspace" not in options:
+        return options, {}
+    return {key: value for key, value in options.items() if key != "workspace"}, options["workspace"]
+
+
+def _unwrap(options: Any) -> Any:
+    """Return the tree of a client's options, which may be under the key ``codeclippy`` or absent."""
     if isinstance(options, Mapping) and isinstance(options.get("codeclippy"), Mapping):
         options = options["codeclippy"]
-    settings = _merge(base or Settings(), options, "", trusted, problems)
-    return settings, problems
+    return {} if options is None else options
 
 
 _Tree = TypeVar("_Tree")
 
 
-def _merge(tree: _Tree, options: Any, parent: str, trusted: bool, problems: list[str]) -> _Tree:
+def _merge(tree: _Tree, options: Any, parent: str, source: Source, problems: list[str]) -> _Tree:
     if not isinstance(options, Mapping):
         problems.append(f'setting "{parent or "codeclippy"}" must be an object, not {options!r:.80}; it is ignored')
         return tree
@@ -276,15 +378,40 @@ def _merge(tree: _Tree, options: Any, parent: str, trusted: bool, problems: list
         member = known[key]
         current = getattr(tree, member.name)
         if is_dataclass(current):
-            changes[member.name] = _merge(current, value, path, trusted, problems)
-        elif member.metadata["restricted"] and not trusted:
-            if value != current:
-                problems.append(f'setting "{path}" cannot be set by a workspace; it is ignored')
+            changes[member.name] = _merge(current, value, path, source, problems)
         elif (problem := _find_problem(value, current, path, member.metadata)) is not None:
             problems.append(f"{problem}; using {json.dumps(current)}")
         else:
-            changes[member.name] = tuple(value) if isinstance(current, tuple) else type(current)(value)
+            wanted = tuple(value) if isinstance(current, tuple) else type(current)(value)
+            changes[member.name] = _restrict(wanted, current, member.metadata, source)
+            if changes[member.name] != wanted and member.metadata["workspace"] not in _LISTS:
+                problems.append(f'setting "{path}" {_REFUSALS[source]}; using {json.dumps(changes[member.name])}')
     return replace(tree, **changes) if changes else tree  # type: ignore[type-var]
+
+
+_MAX_ADDED = 200  # items of a workspace: each costs time at every key
+_LISTS = (WorkspaceRule.ADD, WorkspaceRule.REMOVE)  # the result is what both say, which surprises nobody
+_REFUSALS = {
+    Source.USER: "needs a restart of the server",
+    Source.WORKSPACE: "cannot be changed like this by a workspace, only by your own settings",
+}
+
+
+def _restrict(wanted: Any, current: Any, metadata: Mapping[str, Any], source: Source) -> Any:
+    """Return the value that a setting gets: the wanted one as far as its source may change it."""
+    rule: WorkspaceRule = metadata["workspace"]
+    if source is Source.START or (source is Source.USER and rule is not WorkspaceRule.START):
+        return wanted
+    if rule in (WorkspaceRule.START, WorkspaceRule.USER):
+        return current
+    if rule is WorkspaceRule.ADD:
+        return tuple(dict.fromkeys((*current, *wanted[:_MAX_ADDED])))
+    if rule is WorkspaceRule.REMOVE:
+        return tuple(item for item in current if item in wanted)
+    if rule in (WorkspaceRule.FIRST, WorkspaceRule.LAST):
+        choose = min if rule is WorkspaceRule.FIRST else max
+        return choose(wanted, current, key=metadata["choices"].index)
+    return (min if rule in (WorkspaceRule.OFF, WorkspaceRule.LOWER) else max)(wanted, current)
 
 
 def _find_problem(value: Any, current: Any, path: str, metadata: Mapping[str, Any]) -> str | None:

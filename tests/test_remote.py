@@ -32,7 +32,7 @@ from codeclippy_ls.remote.endpoint import parse_endpoint, read_key
 from codeclippy_ls.remote.engine import RemoteEngine
 from codeclippy_ls.remote.models import select_model
 from codeclippy_ls.server.server import Server
-from codeclippy_ls.settings import Settings, parse
+from codeclippy_ls.settings import Settings, Source, parse
 from codeclippy_ls.text import Document
 from tests.editor import TIMEOUT, in_process
 from tests.services import DONE, MODELS, RecordedRequest, event, json_response, response_head, run_stub
@@ -801,7 +801,7 @@ async def test_only_the_user_can_set_an_endpoint() -> None:
         ("endpointFim", "none"),
         ("endpointContextLength", 9),
     ):
-        changed, problems = parse({"model": {name: value}}, settings, trusted=False)
+        changed, problems = parse({"model": {name: value}}, settings, Source.WORKSPACE)
         assert changed == settings and len(problems) == 1
 
 

@@ -424,7 +424,7 @@ async def test_while_the_model_loads_answers_are_empty_and_incomplete(editor: Ed
 
 
 async def test_settings_by_initialization_by_push_and_by_pull(editor: Editor, worker: ScriptedWorker) -> None:
-    """Bad values are named once; a workspace cannot set restricted keys."""
+    """Bad values are named once; a workspace cannot choose what is loaded."""
     await editor.start({"workspace": {"configuration": True}}, {"completion": {"maxTokens": "many"}})
     assert '"completion.maxTokens"' in (await editor.until("window/showMessage"))["message"]
     buffer = editor.open("x = \n")
@@ -433,13 +433,81 @@ async def test_settings_by_initialization_by_push_and_by_pull(editor: Editor, wo
         "workspace/didChangeConfiguration",
         {"settings": {"codeclippy": {"completion": {"enabled": False}, "model": {"completion": "/evil"}}}},
     )
-    assert "cannot be set by a workspace" in (await editor.until("window/showMessage"))["message"]
+    assert "cannot be changed like this by a workspace" in (await editor.until("window/showMessage"))["message"]
     assert await editor.complete(buffer, 4) == []
     editor.configuration = {"completion": {"enabled": True}}
     editor.notify("workspace/didChangeConfiguration", {"settings": None})
     await editor.until("workspace/configuration")
     await editor.call("workspace/executeCommand", {"command": "codeclippy.reloadModel"})
     assert len(await editor.complete(buffer, 4)) == 1
+
+
+async def test_client_that_separates_settings_can_loosen_its_own(editor: Editor, worker: ScriptedWorker) -> None:
+    """The user's settings change both ways while the server runs, a workspace's only tighten them."""
+    tree = {"completion": {"enabled": False}}
+    await editor.start(options={"separateSettings": True, **tree, "workspace": {"completion": {"enabled": True}}})
+    assert '"completion.enabled" cannot be changed' in (await editor.until("window/showMessage"))["message"]
+    buffer = editor.open("x = \n")
+    for options, is_shown in (
+        ({**tree, "workspace": {}}, False),
+        ({"completion": {"enabled": True}, "workspace": {}}, True),
+        ({"completion": {"enabled": True}, "workspace": tree}, False),
+        ({"completion": {"enabled": True}}, True),
+        ({"completion": {"enabled": False}, "workspace": {"completion": {"enabled": True}}}, False),
+    ):
+        editor.notify("workspace/didChangeConfiguration", {"settings": {"codeclippy": options}})
+        assert bool(await editor.complete(buffer, 4)) is is_shown, options
+    assert '"completion.enabled" cannot be changed' in (await editor.until("window/showMessage"))["message"]
+
+
+async def test_client_that_merges_settings_can_only_tighten(editor: Editor, worker: ScriptedWorker) -> None:
+    """Its changes may be a workspace's, also if they say of themselves that they are not."""
+    await editor.start(options={"completion": {"enabled": False}})
+    buffer = editor.open("x = \n")
+    for options in (
+        {"completion": {"enabled": True}},
+        {"separateSettings": True, "completion": {"enabled": True}},
+        {"workspace": {"completion": {"enabled": True}}, "completion": {"enabled": True}},
+    ):
+        editor.notify("workspace/didChangeConfiguration", {"settings": {"codeclippy": options}})
+        assert await editor.complete(buffer, 4) == []
+    said = [(await editor.until("window/showMessage"))["message"] for _ in range(2)]
+    assert "only by your own settings" in said[0] and "unknown setting" in said[1]
+
+
+EXCLUDED = [
+    ({"disabledPaths": ["*.ENV", "*/private/*"]}, "file:///work/Prod.env"),
+    ({"disabledPaths": ["*/private/*"]}, "file:///work/private/a.py"),
+    ({"disabledPaths": ["a b.py"]}, "vscode-notebook-cell:///work/a%20b.py#W1"),
+    ({"disabledLanguages": ["python"]}, "file:///work/a.py"),
+]
+
+
+@pytest.mark.parametrize(("completion", "uri"), EXCLUDED)
+async def test_excluded_file_is_shown_nowhere(
+    editor: Editor, worker: ScriptedWorker, completion: dict[str, Any], uri: str
+) -> None:
+    """Not for a suggestion, not beside another file and not in an edit, whatever the workspace says."""
+    await editor.start(options={"completion": {**completion, "debounce": False, "prefetch": False}})
+    lifted: dict[str, list[str]] = {name: [] for name in completion}
+    editor.notify("workspace/didChangeConfiguration", {"settings": {"codeclippy": {"completion": lifted}}})
+    text = "def area_of_circle(radius):\n    return 'hunter2' * radius\n"
+    excluded = editor.open(text, uri)
+    assert await editor.complete(excluded, len(text)) == [] and await editor.ghost(excluded, len(text)) == []
+    actions = await editor.call(
+        "textDocument/codeAction",
+        {
+            "textDocument": {"uri": uri},
+            "range": {"start": excluded.position(0), "end": excluded.position(len(text))},
+            "context": {"diagnostics": []},
+        },
+    )
+    assert actions == []
+    await editor.edit(excluded, "add a docstring")
+    assert "is excluded by the setting" in (await editor.outcome())["message"]
+    other = editor.open("from shapes import area_of_circle\n\ntotal = \n", "file:///work/main.rb", language="ruby")
+    await editor.ghost(other, 42)
+    assert "total" in worker.prompts[-1] and all("hunter2" not in prompt for prompt in worker.prompts)
 
 
 # Faults of documents and of the wire.

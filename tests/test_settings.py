@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from codeclippy_ls.settings import SettingInfo, Settings, list_settings, parse
+from codeclippy_ls.settings import SettingInfo, Settings, Source, WorkspaceRule, list_settings, parse
 
 DOCS = Path(__file__).parent.parent / "docs" / "settings.md"
 
@@ -53,10 +53,64 @@ def test_a_bad_value_is_named_and_affects_no_other_setting(options: Any, problem
 def test_a_workspace_cannot_choose_what_is_loaded() -> None:
     """Restricted settings of a workspace are ignored with a reason, others are used, and the base is kept."""
     base, _ = parse({"model": {"completion": "/mine", "device": "cpu"}})
-    settings, problems = parse({"model": {"completion": "/evil", "cacheMegabytes": 9}}, base, trusted=False)
-    assert settings.model.completion == "/mine" and settings.model.cache_megabytes == 9
-    assert problems == ['setting "model.completion" cannot be set by a workspace; it is ignored']
-    assert parse({"model": {"completion": "/mine"}}, base, trusted=False)[1] == []
+    options = {"model": {"completion": "/evil"}, "completion": {"maxTokens": 9}}
+    settings, problems = parse(options, base, Source.WORKSPACE)
+    assert settings.model.completion == "/mine" and settings.completion.max_tokens == 9
+    assert problems == [
+        'setting "model.completion" cannot be changed like this by a workspace, only by your own settings; '
+        'using "/mine"'
+    ]
+    assert parse({"model": {"completion": "/mine"}}, base, Source.WORKSPACE)[1] == []
+    assert "needs a restart" in parse(options, base, Source.USER)[1][0]
+
+
+# By rule: what a user has, what a workspace wants, what then holds.
+TRIED: dict[WorkspaceRule, list[tuple[Any, Any, Any]]] = {
+    WorkspaceRule.OFF: [(False, True, False), (True, False, False), (True, True, True)],
+    WorkspaceRule.ON: [(True, False, True), (False, True, True), (False, False, False)],
+    WorkspaceRule.ADD: [(["a"], [], ("a",)), (["a"], ["b", "a"], ("a", "b"))],
+    WorkspaceRule.REMOVE: [([], ["scope"], ()), (["scope", "overlap"], ["overlap"], ("overlap",))],
+}
+
+
+def _list_trials(setting: SettingInfo) -> list[tuple[Any, Any, Any]]:
+    """List what is tried of a setting: the user's value, a workspace's, and the one that must then hold."""
+    if setting.workspace in TRIED:
+        return TRIED[setting.workspace]
+    if setting.workspace in (WorkspaceRule.LOWER, WorkspaceRule.RAISE):
+        assert setting.minimum is not None and setting.maximum is not None
+        low, high = setting.minimum, setting.maximum
+        strict, loose = (low, high) if setting.workspace is WorkspaceRule.LOWER else (high, low)
+        return [(strict, loose, strict), (loose, strict, strict)]
+    if setting.workspace in (WorkspaceRule.FIRST, WorkspaceRule.LAST):
+        ordered = setting.choices if setting.workspace is WorkspaceRule.FIRST else setting.choices[::-1]
+        return [(mine, theirs, min(mine, theirs, key=ordered.index)) for mine in ordered for theirs in ordered]
+    assert setting.workspace in (WorkspaceRule.START, WorkspaceRule.USER)
+    values = setting.choices or {bool: (True, False), int: (1, 2), float: (0.1, 0.2), str: ("a", "b")}.get(
+        type(setting.default), (["a"], ["b"])
+    )
+    return [(mine, theirs, mine) for mine in values for theirs in values]
+
+
+@pytest.mark.parametrize("setting", list_settings(), ids=lambda setting: setting.path)
+def test_a_workspace_only_tightens_a_setting(setting: SettingInfo) -> None:
+    """By the rule that the setting declares; for every setting there is."""
+    section, name = setting.path.split(".")
+    trials = _list_trials(setting)
+    assert trials
+    for mine, theirs, expected in trials:
+        base, problems = parse({section: {name: mine}})
+        assert not problems
+        settings, _ = parse({section: {name: theirs}}, base, Source.WORKSPACE)
+        others, _ = parse({section: {name: expected}})
+        assert settings == others, f"{setting.path}: {mine} by the user, {theirs} by a workspace"
+
+
+def test_a_workspace_adds_a_bounded_number_of_items() -> None:
+    """Each costs time at every key."""
+    base, _ = parse({"completion": {"disabledPaths": ["mine"]}})
+    many = {"completion": {"disabledPaths": [f"*{number}" for number in range(100_000)]}}
+    assert len(parse(many, base, Source.WORKSPACE)[0].completion.disabled_paths) <= 201
 
 
 @pytest.mark.parametrize("setting", list_settings(), ids=lambda setting: setting.path)
@@ -85,5 +139,5 @@ def _format_row(setting: SettingInfo) -> str:
     values = ", ".join(f"`{choice}`" for choice in setting.choices)
     if setting.minimum is not None:
         values = f"{setting.minimum:.9g} to {setting.maximum:.9g}" if setting.maximum is not None else ""
-    restricted = "yes" if setting.restricted else "no"
-    return f"| `{setting.path}` | {shown} | {values} | {restricted} | {setting.description} |".replace("|  |", "| |")
+    rule = setting.workspace.value
+    return f"| `{setting.path}` | {shown} | {values} | {rule} | {setting.description} |".replace("|  |", "| |")

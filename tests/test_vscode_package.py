@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from codeclippy_ls.settings import SettingInfo, list_settings
+from codeclippy_ls.settings import SettingInfo, WorkspaceRule, list_settings
 
 EXTENSION = Path(__file__).parent.parent / "editors" / "vscode"
 MANIFEST: dict[str, Any] = json.loads((EXTENSION / "package.json").read_text(encoding="utf-8"))
@@ -33,9 +33,10 @@ def test_package_json_declares_the_settings_in_order_and_no_others() -> None:
 
 def test_package_json_restricts_what_a_workspace_cannot_set() -> None:
     """The command that is started is restricted, too."""
-    restricted = [f"codeclippy.{setting.path}" for setting in list_settings() if setting.restricted]
+    at_start = [setting for setting in list_settings() if setting.workspace is WorkspaceRule.START]
+    restricted = [f"codeclippy.{setting.path}" for setting in at_start]
     assert ["codeclippy.server.command", *restricted] == RESTRICTED
-    assert PROPERTIES["codeclippy.server.command"]["scope"] == "machine"
+    assert {PROPERTIES[name]["scope"] for name in CLIENT_SETTINGS} == {"machine"}
 
 
 def test_the_lock_file_names_no_registry() -> None:
@@ -59,5 +60,5 @@ def _make_property(setting: SettingInfo) -> dict[str, Any]:
         declaration |= choices
     if setting.minimum is not None:
         declaration |= {"minimum": setting.minimum, "maximum": setting.maximum}
-    scope = "machine" if setting.restricted else "window"
+    scope = "machine" if setting.is_users else "window"
     return {**declaration, "markdownDescription": setting.description, "scope": scope}

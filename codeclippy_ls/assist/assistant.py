@@ -10,6 +10,7 @@ from dataclasses import replace
 from codeclippy_ls.assist.metrics import Metrics
 from codeclippy_ls.assist.proposals import Proposal, Refusal, make_proposal
 from codeclippy_ls.assist.suggester import OpenFiles, Suggester, Suggestions
+from codeclippy_ls.assist.triggers import find_excluding_setting
 from codeclippy_ls.inference.engine import Engine, ModelState, ModelStatus
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Sampling
@@ -190,6 +191,8 @@ class Assistant:
             lines: first and last line to edit, inclusive; ``None`` is the whole document.
             on_text: called with each new piece of the diff.
         """
+        if setting := find_excluding_setting(document.uri, document.language, self._settings.completion):
+            return Refusal(f'{parse_name(document.uri)} is excluded by the setting "{setting}"')
         marker = find_marker(document, lines, self._settings.edit.comment_marker) if not message.strip() else None
         message = replace_surrogates(message.strip() or (marker.message if marker else ""))
         if not message:

@@ -6,7 +6,7 @@ disable suggestions.
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 
 from codeclippy_ls.settings import CompletionSettings
 from codeclippy_ls.syntax.code import OPENERS, ends_statement, is_comment_line, opens_block
@@ -18,12 +18,19 @@ from codeclippy_ls.uris import parse_name, parse_path
 
 def find_disabling_setting(uri: str, language: str, settings: CompletionSettings) -> str:
     """Return the name of the setting that disables suggestions for a document, or an empty string."""
-    if not settings.enabled:
-        return "completion.enabled"
+    return find_excluding_setting(uri, language, settings) if settings.enabled else "completion.enabled"
+
+
+def find_excluding_setting(uri: str, language: str, settings: CompletionSettings) -> str:
+    """Return the name of the setting that keeps a document from every model, or an empty string.
+
+    Such a document gets neither suggestions nor edits, and is not shown beside another one. Case does not matter, as it
+    does not on many disks.
+    """
     if language in settings.disabled_languages:
         return "completion.disabledLanguages"
-    path, name = parse_path(uri), parse_name(uri)
-    if any(fnmatch(path, pattern) or fnmatch(name, pattern) for pattern in settings.disabled_paths):
+    names = parse_path(uri).lower(), parse_name(uri).lower()
+    if any(fnmatchcase(name, pattern.lower()) for pattern in settings.disabled_paths for name in names):
         return "completion.disabledPaths"
     return ""
 

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 STATUS_NOTIFICATION = "codeclippy/status"
 STATUS_OPTION = "statusNotification"  # the client's option that asks for it
+# The client's option that says that it tells a workspace's settings, under `workspace`, from the user's.
+SEPARATION_OPTION = "separateSettings"
 EDIT_COMMAND = "codeclippy.edit"
 REPLACE_EDIT_COMMAND = "codeclippy.replaceLastEdit"
 RELOAD_COMMAND = "codeclippy.reloadModel"
@@ -85,6 +87,7 @@ class Client:
         keeps_data = bool(get_capability(capabilities, "text_document.code_action.data_support"))
         self.supports_command_resolve = keeps_data and "command" in resolvable
         self._wants_status = isinstance(options, dict) and options.get(STATUS_OPTION) is True
+        self.separates_settings = isinstance(options, dict) and options.get(SEPARATION_OPTION) is True
         self._shown_keys: set[str] = set()
 
     async def begin_progress(

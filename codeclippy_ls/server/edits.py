@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 DIFF_SCHEME = "codeclippy-diff"
 _APPLY, _NEXT, _DISCARD = "Apply", "Next", "Discard"
+_UNASKED = ""  # the client can neither show a diff nor ask
 _MAX_DIFFS = 16
 _MAX_FILE_NAME = 80
 
@@ -124,14 +125,14 @@ class Edits:
     async def _offer(self, proposal: Proposal, label: str, settings: Settings) -> None:
         """Apply the best proposal; if the user wants to see diffs, show one after the other until one is chosen."""
         proposals = [replace(one, alternatives=()) for one in (proposal, *proposal.alternatives)]
-        chosen = 0
+        chosen, answer = 0, _UNASKED
         if settings.edit.show_diff:
             while (answer := await self._ask(proposals, chosen, label)) == _NEXT:
                 chosen = (chosen + 1) % len(proposals)
-            if answer != _APPLY:
+            if answer not in (_APPLY, _UNASKED):
                 return
         alternatives = (*proposals[chosen + 1 :], *proposals[:chosen])
-        confirm = settings.edit.confirm and not settings.edit.show_diff
+        confirm = settings.edit.confirm and answer == _UNASKED
         await self._apply(replace(proposals[chosen], alternatives=alternatives), label, confirm)
 
     async def _ask(self, proposals: list[Proposal], index: int, label: str) -> str:
@@ -150,7 +151,7 @@ class Edits:
             answer = await self._client.request(types.WINDOW_SHOW_MESSAGE_REQUEST, params)
         except JsonRpcException as error:
             log.warning("the client cannot ask the user: %s", error)
-            return _APPLY if not self._client.supports_show_document else _DISCARD
+            return _UNASKED if not self._client.supports_show_document else _DISCARD
         return getattr(answer, "title", None) or _DISCARD
 
     async def _show_diff(self, diff: str, name: str) -> None:

@@ -18,11 +18,11 @@ from pygls.protocol import default_converter
 from codeclippy_ls import __version__
 from codeclippy_ls.engines import open_engine
 from codeclippy_ls.framing import Writer
-from codeclippy_ls.server.client import STATUS_OPTION, Client
+from codeclippy_ls.server.client import SEPARATION_OPTION, STATUS_OPTION, Client
 from codeclippy_ls.server.features import COMMANDS, FEATURES, Handler, refine_capabilities
 from codeclippy_ls.server.protocol import NOT_INITIALIZED, GuardedProtocol, GuardedServer, catch_system_exit
 from codeclippy_ls.server.session import OpenEngine, Session
-from codeclippy_ls.settings import parse
+from codeclippy_ls.settings import parse, split_workspace
 from codeclippy_ls.text import Change, Documents, Encoding
 
 log = logging.getLogger(__name__)
@@ -82,14 +82,15 @@ class Server(GuardedServer):
     # Called by the protocol.
 
     def initialize(self, params: types.InitializeParams, encoding: Encoding) -> None:
-        """Create the session. The client's options are trusted: clients keep workspace settings out of them."""
+        """Create the session. The client's options are the user's, except for those under ``workspace``."""
         options = params.initialization_options
         client = Client(self.protocol, params.capabilities, options)
         if isinstance(options, dict):
-            options = {key: value for key, value in options.items() if key != STATUS_OPTION}
+            options = {key: value for key, value in options.items() if key not in (STATUS_OPTION, SEPARATION_OPTION)}
+        options, workspace = split_workspace(options)
         settings, problems = parse(options)
         settings, _ = parse(self._overrides, settings)
-        self._session = Session(client, Documents(encoding), settings, problems, self._open_engine)
+        self._session = Session(client, Documents(encoding), settings, problems, self._open_engine, workspace)
         # From inside a container the editor's process cannot be seen, and its absence means nothing.
         if params.process_id and _is_alive(params.process_id):
             self._session.run_in_background(self._watch_parent(params.process_id))

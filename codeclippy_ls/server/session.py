@@ -20,6 +20,7 @@ from pygls.exceptions import JsonRpcException
 
 from codeclippy_ls.assist.assistant import Assistant
 from codeclippy_ls.assist.suggester import Suggestions
+from codeclippy_ls.assist.triggers import find_excluding_setting
 from codeclippy_ls.inference.engine import Engine, ModelState, ModelStatus, StatusListener
 from codeclippy_ls.inference.errors import DocumentRefusedError, EngineError
 from codeclippy_ls.inference.spec import ModelRole
@@ -28,7 +29,7 @@ from codeclippy_ls.secret_files import is_secret_uri
 from codeclippy_ls.server import convert
 from codeclippy_ls.server.client import RELOAD_COMMAND, Client
 from codeclippy_ls.server.edits import Edits
-from codeclippy_ls.settings import Settings, parse
+from codeclippy_ls.settings import Settings, Source, parse, split_workspace
 from codeclippy_ls.syntax.languages import language_of_file
 from codeclippy_ls.tasks.edit_context import find_marker, is_new_document
 from codeclippy_ls.text import Change, Document, Documents, Edit
@@ -49,6 +50,7 @@ class Session:
         settings: from the client's options and the command line; changes while running are laid over these.
         problems: what was wrong with the options, for the user.
         open_engine: makes the engine.
+        workspace: the workspace's options, which only tighten the settings.
     """
 
     def __init__(
@@ -58,13 +60,13 @@ class Session:
         settings: Settings,
         problems: Sequence[str],
         open_engine: OpenEngine,
+        workspace: Any = None,
     ) -> None:
         self.client = client
         self.documents = documents
         self.settings = settings
         self.edits = Edits(client, documents)
         self._initial_settings = settings
-        self._problems = problems
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_started = False
         self._num_loading = 0
@@ -78,6 +80,7 @@ class Session:
                 pass
 
         self.assistant = Assistant(open_engine(settings, on_status), settings, self._other_files)
+        self._problems = [*problems, *self.tighten_settings(workspace)]
 
     def start(self) -> None:
         """Load the model; only now is anything heavy imported, on the engine's thread. Later calls do nothing."""
@@ -146,17 +149,24 @@ class Session:
         )
 
     def _other_files(self, uri: str) -> list[OpenFile]:
-        """Return the other open files, most recently used first, without those that may contain secrets."""
+        """Return the other open files, most recently used first, without those that no model may see."""
         return [
             OpenFile(relative_path(uri, other.uri), other.text)
             for other in self.documents.latest(_MAX_OPEN_FILES)
-            if other.uri != uri and not is_secret_uri(other.uri)
+            if other.uri != uri and not is_secret_uri(other.uri) and not self._is_excluded(other)
         ]
+
+    def _is_excluded(self, document: Document) -> bool:
+        """Return whether the settings keep a document from every model."""
+        return bool(find_excluding_setting(document.uri, document.language, self.settings.completion))
 
     # Settings.
 
     async def update_settings(self, options: Any) -> None:
-        """Lay changed settings over the initial ones; they may hold only what a workspace may set.
+        """Lay changed settings over the initial ones.
+
+        They are a workspace's, which may only tighten the user's, unless the client said that it tells them apart: then
+        they are the user's, except for those under ``workspace``.
 
         Args:
             options: pushed by the client; ``None`` if it expects to be asked.
@@ -172,10 +182,18 @@ class Session:
         our_keys = {"codeclippy", *(field.name for field in fields(Settings))}
         if isinstance(options, dict) and not our_keys & set(options):
             return  # another server's settings
-        self.settings, problems = parse(options, self._initial_settings, trusted=False)
-        self.assistant.set_settings(self.settings)
+        options, workspace = split_workspace(options)
+        source = Source.USER if self.client.separates_settings else Source.WORKSPACE
+        self.settings, problems = parse(options, self._initial_settings, source)
+        problems += self.tighten_settings(workspace)
         for problem in problems:
             self.client.show_message_once(problem)
+
+    def tighten_settings(self, options: Any) -> list[str]:
+        """Lay a workspace's options over the settings; return one message for each that was ignored."""
+        self.settings, problems = parse(options, self.settings, Source.WORKSPACE)
+        self.assistant.set_settings(self.settings)
+        return problems
 
     # The model.
 
@@ -264,7 +282,7 @@ class Session:
 
     def list_edits(self, document: Document, lines: tuple[int, int]) -> list[tuple[str, str]]:
         """Return title and message of each edit to offer for these lines; an empty message is read from a comment."""
-        if not self.assistant.supports_edits():
+        if not self.assistant.supports_edits() or self._is_excluded(document):
             return []
         options = self.settings.edit
         marker = find_marker(document, lines, options.comment_marker)

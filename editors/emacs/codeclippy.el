@@ -177,8 +177,10 @@ Nil becomes false, and a list becomes an object or an array."
         (t (vconcat (mapcar #'codeclippy--to-json value)))))
 
 (defun codeclippy--options (&optional more)
-  "The user's settings as an object, together with the property list MORE."
-  (let ((object (append more (and codeclippy-settings (codeclippy--to-json codeclippy-settings)))))
+  "The user's settings as an object, together with the property list MORE.
+A folder's or a file's local variables are not used: they are not the user's."
+  (let* ((settings (default-value 'codeclippy-settings))
+         (object (append more (and settings (codeclippy--to-json settings)))))
     (or object (make-hash-table))))
 
 (defun codeclippy--message (format &rest args)
@@ -327,7 +329,7 @@ its line becomes the end of the line."
          (list :processId (emacs-pid)
                :clientInfo (list :name "Emacs" :version emacs-version)
                :rootUri nil
-               :initializationOptions (codeclippy--options '(:statusNotification t))
+               :initializationOptions (codeclippy--options '(:statusNotification t :separateSettings t))
                :capabilities (codeclippy--capabilities))
          :success-fn (lambda (result)
                        (when (and (codeclippy--current-p connection) (jsonrpc-running-p connection))

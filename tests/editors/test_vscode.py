@@ -92,10 +92,14 @@ class Window:
         self.command_file.write_text(json.dumps(command))
 
     def write_settings(self, **settings: Any) -> None:
+        """Write the user's settings; those of a folder could only tighten them."""
+        path = self.command_file.parent / "user" / "User" / "settings.json"
+        path.write_text(json.dumps(USER | name_settings(settings)))
+
+    def write_folder_settings(self, **settings: Any) -> None:
         """Write the settings of the folder."""
         (self.folder / ".vscode").mkdir(parents=True, exist_ok=True)
-        named = {f"codeclippy.{key.replace('_', '.')}": value for key, value in settings.items()}
-        (self.folder / ".vscode" / "settings.json").write_text(json.dumps(named))
+        (self.folder / ".vscode" / "settings.json").write_text(json.dumps(name_settings(settings)))
 
     def write_file(self, text: str) -> Path:
         """Write a file in the folder."""
@@ -132,6 +136,11 @@ class Window:
     def wait_for_another_server(self, before: int) -> None:
         """Wait until more than `before` servers were started."""
         wait_until(lambda: len(self.list_servers()) > before, "no other server was started")
+
+
+def name_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings by their names: an underscore stands for a dot."""
+    return {f"codeclippy.{key.replace('_', '.')}": value for key, value in settings.items()}
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +251,7 @@ def window(driver: Driver, profile: Path, tmp_path: Path, request: pytest.Fixtur
     """Make a window with a folder of its own and the real server; the test may not leave a notification."""
     window = Window(driver, tmp_path / "project", profile / "command.json", request.node.name)
     window.set_server(REAL_SERVER)
+    window.write_settings()
     yield window
     window.run("assertNoNotification")
 
@@ -505,6 +515,23 @@ def test_settings_can_change_at_run_time(shared: Window, script: Script) -> None
     shared.run("typeWithoutGhostText", line=5, type=" ")
     shared.write_settings(edit_confirm=False)
     shared.run("retypeForGhostText", line=5, type=" ", expected="total / len(values)")
+
+
+def test_a_folder_can_only_tighten_the_settings(shared: Window, script: Script) -> None:
+    """It switches suggestions off, and not on again if the user has switched them off."""
+    script.set(complete="total / len(values)")
+    shared.open(MEAN)
+    try:
+        shared.write_folder_settings(completion_enabled=False)
+        shared.run("typeWithoutGhostText", line=5, type=" ")
+        shared.write_folder_settings(completion_enabled=True)
+        shared.run("retypeForGhostText", line=5, type=" ", expected="total / len(values)")
+        shared.run("pressKeys", keys=["Escape", "Backspace"])
+        shared.write_settings(edit_confirm=False, completion_enabled=False)
+        shared.run("typeWithoutGhostText", line=5, type=" ")
+    finally:
+        shared.write_folder_settings()
+        shared.write_settings(edit_confirm=False)
 
 
 def test_a_language_is_paused_and_resumed(shared: Window, script: Script) -> None:

@@ -167,7 +167,7 @@ export class Server implements vscode.Disposable {
   private options(onClosed: () => void): LanguageClientOptions {
     return {
       documentSelector: makeSelector(),
-      initializationOptions: { ...this.settings.initial(), statusNotification: true },
+      initializationOptions: { ...this.settings.initial(), statusNotification: true, separateSettings: true },
       outputChannel: this.log,
       errorHandler: {
         error: () => ({ action: ErrorAction.Continue, handled: true }),

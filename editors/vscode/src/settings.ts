@@ -1,4 +1,6 @@
 // The server's settings. Their names, defaults and restrictions are read from package.json.
+//
+// The user's and the workspace's are sent apart: a workspace may only tighten what the user has set.
 
 import * as vscode from 'vscode';
 
@@ -33,15 +35,25 @@ export class Settings {
 
   private options(includes: (name: string) => boolean): Options {
     const configuration = vscode.workspace.getConfiguration();
-    const tree: Options = {};
+    const user: Options = {};
+    const workspace: Options = {};
     for (const name of this.names) {
       if (includes(name) && !CLIENT_SETTINGS.some((prefix) => name.startsWith(prefix))) {
-        const [, group, key] = name.split('.') as [string, string, string];
-        const branch = (tree[group] ??= {}) as Options;
-        branch[key] = configuration.get(name);
+        const found = configuration.inspect(name);
+        add(user, name, found?.globalValue ?? found?.defaultValue);
+        add(workspace, name, found?.workspaceValue);
       }
     }
-    return tree;
+    return { ...user, workspace };
+  }
+}
+
+/** Add the value of a setting to a tree, if it has one. */
+function add(tree: Options, name: string, value: unknown): void {
+  if (value !== undefined) {
+    const [, group, key] = name.split('.') as [string, string, string];
+    const branch = (tree[group] ??= {}) as Options;
+    branch[key] = value;
   }
 }
 
