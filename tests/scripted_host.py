@@ -24,7 +24,7 @@ def main() -> None:
     def open_engine(on_status: Callable[[str, ModelStatus], None]) -> ThreadEngine:
         return ThreadEngine(lambda: FileWorker(script), {}, on_status, step_timeout=STEP_TIMEOUT)
 
-    run_host(HostAddress(at.parent, at.name), open_engine)
+    raise SystemExit(run_host(HostAddress(at.parent, at.name), open_engine))
 
 
 if __name__ == "__main__":

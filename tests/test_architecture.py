@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": {"engine/generation", "engine/loading", "inference"},
     "host": {"tasks", "inference", "settings", "framing", ""},
     "remote": {"tasks", "prompts", "inference", "settings"},
-    "engines": {"engine", "host", "remote", "tasks", "inference", "model_specs", "settings"},
+    "fallback_engine": {"inference"},
+    "engines": {"fallback_engine", "engine", "host", "remote", "tasks", "inference", "model_specs", "settings"},
     "server": {
         *("engines", "assist", "tasks", "prompts", "syntax", "inference", "settings", "framing"),
         *("secret_files", "text", "uris", ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import json
 import os
@@ -24,11 +25,13 @@ from codeclippy_ls.assist.assistant import Assistant
 from codeclippy_ls.assist.proposals import Refusal
 from codeclippy_ls.engine.thread_engine import ThreadEngine
 from codeclippy_ls.engines import open_engine, open_thread_engine
+from codeclippy_ls.fallback_engine import FallbackEngine
 from codeclippy_ls.host import address, client, messages
 from codeclippy_ls.host.address import HostAddress, HostError, prepare_runtime_folder, resolve_host_address
 from codeclippy_ls.host.client import HostEngine
 from codeclippy_ls.host.engine_host import EngineHost, run_host
 from codeclippy_ls.host.messages import Notifications
+from codeclippy_ls.host.process import HostProcess, find_host_process, replace_host
 from codeclippy_ls.host.start import HostConnection, connect_or_start
 from codeclippy_ls.inference.engine import ModelState, ModelStatus, StatusListener
 from codeclippy_ls.inference.errors import EngineError
@@ -45,6 +48,7 @@ from codeclippy_ls.tasks.model_info import ModelInfo
 from codeclippy_ls.text import Document
 from tests.editor import TIMEOUT, Editor, in_process, process
 from tests.scripted import ScriptedWorker
+from tests.scripted_server import FileWorker
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes by /proc")
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and Unix-domain sockets")
@@ -322,7 +326,12 @@ async def test_no_message_if_host_is_killed_while_idle() -> None:
         await editor.stop()
 
 
-def open_scripted_engine(script: Path, settings: Settings, on_status: StatusListener | None = None) -> HostEngine:
+def open_scripted_engine(
+    script: Path,
+    settings: Settings,
+    on_status: StatusListener | None = None,
+    on_reachable: Callable[[bool], None] | None = None,
+) -> HostEngine:
     """Open an engine in a scripted host's process."""
     host_address = HostAddress(prepare_runtime_folder(), script.stem)
     command = [sys.executable, "-m", "tests.scripted_host", "--at"]
@@ -331,7 +340,7 @@ def open_scripted_engine(script: Path, settings: Settings, on_status: StatusList
     async def connect(notifications: Notifications) -> HostConnection:
         return await connect_or_start(host_address, command, 0.2, notifications)
 
-    return HostEngine(connect, resolve_model_specs(settings), on_status)
+    return HostEngine(connect, resolve_model_specs(settings), on_status, on_reachable)
 
 
 @pytest.fixture
@@ -369,27 +378,136 @@ async def test_hung_host_exits_and_every_request_is_answered(script: Path, folde
     assert engine.process is None
 
 
-@posix
-async def test_clients_disconnect_from_suspended_host(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It misses a heartbeat; every request is answered, and its clients give up in the end."""
-    for name, seconds in (("_HEARTBEAT_INTERVAL", 0.1), ("_HEARTBEAT_TIMEOUT", 0.3), ("RETRY_DELAYS", (0.01,))):
-        monkeypatch.setattr(client, name, seconds)
-    monkeypatch.setattr("codeclippy_ls.host.start._HANDSHAKE_TIMEOUT", 0.3)
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let clients wait less for a host that is silent."""
+    for name, value in (("_SILENCE_INTERVAL", 0.05), ("_MAX_SILENCES", 2)):
+        monkeypatch.setattr(client, name, value)
+    monkeypatch.setattr("codeclippy_ls.host.process._STILL_SECONDS", 0.3)
+    monkeypatch.setattr("codeclippy_ls.host.start._LOCKED_TIMEOUT", 0.3)
+
+
+def open_fallback(script: Path, settings: Settings, on_status: StatusListener | None = None) -> FallbackEngine:
+    """Open a scripted host's engine with a scripted thread in its place if it cannot be used."""
+
+    def open_shared(listener: StatusListener, on_reachable: Callable[[bool], None]) -> HostEngine:
+        return open_scripted_engine(script, settings, listener, on_reachable)
+
+    def open_own(specs: Any, listener: StatusListener) -> ThreadEngine:
+        return ThreadEngine(lambda: FileWorker(script), specs, listener)
+
+    return FallbackEngine(resolve_model_specs(settings), open_shared, open_own, on_status)
+
+
+def shared_engine_of(engine: FallbackEngine) -> HostEngine:
+    """Return the engine that a fallback engine prefers."""
+    assert isinstance(engine.shared, HostEngine)
+    return engine.shared
+
+
+@linux
+@pytest.mark.usefixtures("impatient")
+async def test_suspended_host_is_ended_and_replaced(script: Path) -> None:
+    """Whoever waits for it is answered, and the next suggestion comes from another host."""
     settings = make_settings()
     engine = open_scripted_engine(script, settings)
     async with open_assistant(settings, engine) as assistant:
         suspended = host_process_of(engine)
+        os.kill(suspended, signal.SIGSTOP)
+        outcome = await asyncio.wait_for(assistant.edit(make_document(), "Do it"), TIMEOUT)
+        assert isinstance(outcome, Refusal) and "does not answer" in outcome.reason
+        await wait_until(
+            lambda: (
+                engine.process not in (None, suspended) and engine.status(ModelRole.COMPLETE).state is ModelState.READY
+            )
+        )
+        assert not is_running(suspended)
+        assert (await assistant.complete(make_document(), len(CODE))).items
+
+
+@linux
+async def test_thread_serves_while_the_host_is_suspended(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the client that knew it and in a new one; once it runs again, both are back."""
+    monkeypatch.setattr(client, "_MAX_SILENCES", 10**6)
+    monkeypatch.setattr("codeclippy_ls.fallback_engine._KEEP_SECONDS", 0.05)
+    settings, statuses = make_settings(), list[ModelStatus]()
+    engine = open_fallback(script, settings, lambda model, status: statuses.append(status))
+    async with open_assistant(settings, engine) as assistant:
+        suspended = host_process_of(shared_engine_of(engine))
         try:
             os.kill(suspended, signal.SIGSTOP)
-            outcome = await asyncio.wait_for(assistant.edit(make_document(), "Do it"), TIMEOUT)
-            assert isinstance(outcome, Refusal) and "does not answer" in outcome.reason
-            await wait_until(lambda: engine.status(ModelRole.COMPLETE).state is ModelState.FAILED)
+            pending = asyncio.ensure_future(assistant.edit(make_document(), "Do it"))
+            await wait_until(lambda: engine.uses_own and engine.status(ModelRole.COMPLETE).state is ModelState.READY)
+            assert isinstance(await pending, Refusal)
+            assert (await assistant.complete(make_document(), len(CODE))).items
+            newcomer = open_fallback(script, settings)
+            async with open_assistant(settings, newcomer) as other:
+                assert newcomer.uses_own and (await other.complete(make_document(), len(CODE))).items
         finally:
             os.kill(suspended, signal.SIGCONT)
-        monkeypatch.setattr("codeclippy_ls.host.start._HANDSHAKE_TIMEOUT", 10.0)
-        monkeypatch.setattr(client, "_HEARTBEAT_TIMEOUT", 60.0)
-        await engine.load(ModelRole.COMPLETE).result()
+        await wait_until(lambda: not engine.uses_own)
+        assert engine.status(ModelRole.COMPLETE).state is ModelState.READY
         assert (await assistant.complete(make_document(), len(CODE))).items
+        assert host_process_of(shared_engine_of(engine)) == suspended
+        await wait_until(lambda: not engine._requests and engine._own is None)
+        assert not [status for status in statuses if status.reason]
+
+
+@linux
+@pytest.mark.usefixtures("impatient")
+async def test_replaced_host_exits_when_it_runs_again(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that could not be killed, since it was frozen."""
+    settings, kill = make_settings(), os.kill
+    monkeypatch.setattr("codeclippy_ls.host.process._END_TIMEOUT", 0.1)
+    engine = open_scripted_engine(script, settings)
+    async with open_assistant(settings, engine):
+        frozen = host_process_of(engine)
+        os.kill(frozen, signal.SIGSTOP)
+        monkeypatch.setattr(os, "kill", lambda *arguments: None)
+        await wait_until(lambda: engine.process not in (None, frozen))
+        monkeypatch.setattr(os, "kill", kill)
+        other = engine.process
+        os.kill(frozen, signal.SIGCONT)
+        await wait_until(lambda: not is_running(frozen))
+        await asyncio.wait_for(engine.load(ModelRole.COMPLETE).result(), TIMEOUT)
+        assert engine.process == other
+
+
+@linux
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_host_that_is_stopped_before_it_listens_is_replaced(script: Path, is_known: bool) -> None:
+    """It holds the lock, and there is no socket; its process may be known or not."""
+    settings, host_address = make_settings(), HostAddress(prepare_runtime_folder(), script.stem)
+    code = "import fcntl, os, signal, sys; lock = open(sys.argv[2], 'w'); fcntl.flock(lock, 2); print(flush=True); "
+    code += "os.kill(os.getpid(), signal.SIGSTOP)"
+    command = [sys.executable, "-c", code, str(host_address.folder / host_address.name), str(host_address.lock)]
+    stopped = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert stopped.stdout is not None
+    await stopped.stdout.readline()
+    if is_known:
+        host_address.process.write_text(str(stopped.pid))
+    try:
+        async with open_assistant(settings, open_scripted_engine(script, settings)) as assistant:
+            assert (await assistant.complete(make_document(), len(CODE))).items
+            assert is_running(stopped.pid) != is_known
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            stopped.kill()
+        await stopped.wait()
+
+
+async def test_only_the_silent_process_is_ended(tmp_path: Path) -> None:
+    """Not the one that took its place, and not another program that has its number."""
+    host_address = HostAddress(tmp_path, "x")
+    host_address.process.write_text(str(os.getpid()))
+    assert find_host_process(host_address) is None  # pytest is no host
+    host_address.lock.write_text("")
+    replace_host(host_address, HostProcess(2**30))
+    assert host_address.lock.exists()
+    host_address.process.unlink()
+    os.mkfifo(host_address.process)
+    assert find_host_process(host_address) is None  # and nobody waits for a writer
 
 
 async def test_cancelling_frees_the_host_within_a_step(script: Path) -> None:

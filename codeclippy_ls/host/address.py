@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -65,6 +66,13 @@ class HostError(EngineError):
         self.permanent = permanent
 
 
+class HostRejectedError(HostError):
+    """The host refuses this client, whose code or token is not the host's."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, permanent=True)
+
+
 @dataclass(frozen=True, slots=True)
 class HostAddress:
     """The files of one host. ``loopback``: it listens on a port instead of a socket."""
@@ -82,6 +90,11 @@ class HostAddress:
     def lock(self) -> Path:
         """The lock that the host holds as long as it lives."""
         return self.folder / f"{self.name}.lock"
+
+    @property
+    def process(self) -> Path:
+        """The file that holds the host's process id."""
+        return self.folder / f"{self.name}.pid"
 
     @property
     def log(self) -> Path:
@@ -151,6 +164,29 @@ def prepare_runtime_folder() -> Path:
     return folder
 
 
+def open_regular_file(path: Path, flags: int, mode: int = 0o600) -> int:
+    """Open a file of the host's folder and return its descriptor; never waits, as opening a FIFO does.
+
+    Raises:
+        OSError: it cannot be opened, is a link, or is no regular file.
+    """
+    descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), mode)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
+
+
+def read_regular_file(path: Path) -> str:
+    """Read a small text file of the host's folder.
+
+    Raises:
+        OSError: it cannot be read, is a link, or is no regular file.
+    """
+    with os.fdopen(open_regular_file(path, os.O_RDONLY), encoding="utf-8", errors="replace") as stream:
+        return stream.read(4096)
+
+
 async def open_connection(address: HostAddress) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
     """Connect to the host; returns the streams and the token to show it.
 
@@ -159,7 +195,7 @@ async def open_connection(address: HostAddress) -> tuple[asyncio.StreamReader, a
     """
     if sys.platform == "win32" or address.loopback:
         try:
-            found = json.loads(address.socket.read_text(encoding="utf-8"))
+            found = json.loads(read_regular_file(address.socket))
             port, token = int(found["port"]), str(found["token"])
         except (ValueError, KeyError) as error:
             raise OSError("the file with the host's port cannot be read") from error

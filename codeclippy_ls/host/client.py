@@ -2,7 +2,8 @@
 
 If the connection is lost, the requests in flight fail with the reason. After a delay the host is found or started
 again, and the models that were ready are loaded again. If that happens too often, everything that waits fails with one
-reason, until `load` is called again. Belongs to the loop thread.
+reason, until `load` is called again. A host that neither answers nor works is left at once, and replaced if it stays
+so. Belongs to the loop thread.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 
 from codeclippy_ls.host import messages
-from codeclippy_ls.host.address import HostError
+from codeclippy_ls.host.address import HostError, HostRejectedError
 from codeclippy_ls.host.messages import JsonObject, Notifications
+from codeclippy_ls.host.process import HostProcess, HostSilentError, replace_host
 from codeclippy_ls.host.start import HostConnection
 from codeclippy_ls.inference.client_engine import ClientEngine
 from codeclippy_ls.inference.engine import ModelState, ModelStatus, StatusListener
@@ -29,11 +32,16 @@ log = logging.getLogger(__name__)
 
 RETRY_DELAYS = (0.2, 1.0, 5.0, 5.0)  # seconds before each new try; after the last one the client gives up
 _LOSS_WINDOW = 60.0  # seconds after which a lost connection does not count any longer
-_HEARTBEAT_INTERVAL = 30.0  # seconds
+_PING_INTERVAL = 0.3  # seconds between pings while somebody waits for the host: a key's answer waits under two seconds
+_HEARTBEAT_INTERVAL = 30.0  # seconds between pings while nobody does
 _HEARTBEAT_TIMEOUT = 120.0  # seconds; importing and loading can block the host's loop
+_START_PATIENCE = 10.0  # seconds until the host counts as unreachable while it is started
+_SILENCE_INTERVAL = 1.0  # seconds
+_MAX_SILENCES = 5  # tries to reach a silent host before it is replaced, about ten seconds in all
 _HOST_EXITED = "the engine has ended"  # short: Neovim makes users confirm a message that exceeds 80 columns
 
 Connect = Callable[[Notifications], Awaitable[HostConnection]]
+ReachableListener = Callable[[bool], None]
 
 
 class HostEngine(ClientEngine[ModelSpec]):
@@ -42,18 +50,29 @@ class HostEngine(ClientEngine[ModelSpec]):
     Args:
         connect: connects to the host, and starts it if there is no host; is given the functions that take its
             notifications.
+        on_reachable: called when the host cannot be used for now (False), and when it can again (True). It does not
+            tell of a host that ended, which is started again in a moment, or that refuses this client.
     """
 
     def __init__(
-        self, connect: Connect, specs: Mapping[str, ModelSpec], on_status: StatusListener | None = None
+        self,
+        connect: Connect,
+        specs: Mapping[str, ModelSpec],
+        on_status: StatusListener | None = None,
+        on_reachable: ReachableListener | None = None,
     ) -> None:
         super().__init__(specs, on_status)
         self._connect = connect
+        self._on_reachable = on_reachable
+        self._is_reachable = True
+        self._silent_process: HostProcess | None = None
+        self._silences = 0  # tries to reach that process
         self._sent: set[int] = set()
         self._streamed: set[int] = set()  # requests of which deltas have come
         self._load_handles: dict[ModelSpec, list[RequestHandle]] = {}  # of the specs that are to be loaded
         self._connection: HostConnection | None = None
         self._connection_task: asyncio.Task[None] | None = None
+        self._new_work: asyncio.Future[None] | None = None  # ends the wait for the next ping
         self._losses: list[float] = []  # times of the lost connections that count
         self._loss_reason = _HOST_EXITED
         self._give_up_reason = ""
@@ -104,6 +123,7 @@ class HostEngine(ClientEngine[ModelSpec]):
             self._ensure_connecting()  # which sends it
             return
         self._sent.add(id)
+        self._expect_answer()
         request = handle.request
         params = {
             "id": id,
@@ -129,6 +149,7 @@ class HostEngine(ClientEngine[ModelSpec]):
         if self._connection is None:
             self._ensure_connecting()  # which sends it
             return
+        self._expect_answer()
         response = self._connection.peer.send_request("load", {"spec": messages.encode_spec(spec)})
         response.add_done_callback(partial(self._on_load_response, spec))
 
@@ -191,18 +212,28 @@ class HostEngine(ClientEngine[ModelSpec]):
         while True:
             self._loss_reason = _HOST_EXITED
             try:
-                connection = await self._connect(notifications)
+                with self._start_patience():
+                    connection = await self._connect(notifications)
                 self._resume(connection)
-                await self._wait_until_lost(connection)
+                if await self._wait_until_lost(connection):
+                    self._set_reachable(False)
+                    self._on_lost()
+                    continue
                 self._on_lost()
+            except HostSilentError as error:
+                await self._bear_silence(error)
+                continue
             except HostError as error:
                 self._loss_reason = str(error)
+                if not isinstance(error, HostRejectedError):
+                    self._set_reachable(False)
                 if error.permanent:
                     self._give_up(self._loss_reason)
                     return
             except Exception as error:  # nobody foresaw it, and somebody waits for an answer
                 log.exception("the engine host cannot be reached")
                 self._loss_reason = f"the engine host cannot be reached ({type(error).__name__})"
+                self._set_reachable(False)
                 self._on_lost()
             self._losses = [time for time in self._losses if loop.time() - time < _LOSS_WINDOW] + [loop.time()]
             if len(self._losses) > len(RETRY_DELAYS):
@@ -211,18 +242,57 @@ class HostEngine(ClientEngine[ModelSpec]):
                 return
             await asyncio.sleep(RETRY_DELAYS[len(self._losses) - 1])
 
-    async def _wait_until_lost(self, connection: HostConnection) -> None:
-        """Wait until the connection ends; close it if the host misses a heartbeat: it is suspended or stuck."""
-        while not await connection.wait_until_ended(_HEARTBEAT_INTERVAL):
-            response = connection.peer.send_request_async("ping")
-            if not await connection.wait_until_ended(_HEARTBEAT_TIMEOUT, response) and not response.done():
+    @contextmanager
+    def _start_patience(self) -> Iterator[None]:
+        """Let the host count as unreachable if it cannot be reached within some seconds; it may still come."""
+        timer = asyncio.get_running_loop().call_later(_START_PATIENCE, self._set_reachable, False)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    async def _bear_silence(self, error: HostSilentError) -> None:
+        """Pass by a silent host; after some tries, replace it."""
+        self._set_reachable(False)
+        self._silences = self._silences + 1 if error.process == self._silent_process else 1
+        self._silent_process = error.process
+        if self._silences < _MAX_SILENCES:
+            await asyncio.sleep(_SILENCE_INTERVAL)
+        else:
+            self._silences = 0
+            await asyncio.to_thread(replace_host, error.address, error.process)
+
+    def _set_reachable(self, reachable: bool) -> None:
+        if self._is_reachable != reachable:
+            self._is_reachable = reachable
+            if not reachable:
+                log.warning("the engine host cannot be used for now")
+            if self._on_reachable is not None:
+                self._on_reachable(reachable)
+
+    async def _wait_until_lost(self, connection: HostConnection) -> bool:
+        """Wait until the connection ends; close it if the host does not answer a ping. Return whether it was silent."""
+        loop = asyncio.get_running_loop()
+        while True:
+            is_awaited = bool(self._sent or self._load_handles)
+            self._new_work = loop.create_future()
+            if await connection.wait_until_ended(_PING_INTERVAL if is_awaited else _HEARTBEAT_INTERVAL, self._new_work):
+                return False
+            if not await connection.answers(_HEARTBEAT_TIMEOUT):
                 self._loss_reason = "the engine host does not answer"
                 connection.close()
-                return
+                return True
+
+    def _expect_answer(self) -> None:
+        """Ping the host soon, if that does not happen already."""
+        if self._new_work is not None and not self._new_work.done():
+            self._new_work.set_result(None)
 
     def _resume(self, connection: HostConnection) -> None:
         """Send what waits, and load again what was ready or loading."""
         self._connection = connection
+        self._silences = 0
+        self._set_reachable(True)
         for status_message in connection.statuses:
             self._on_status_message(status_message)
         for spec, status in self._statuses.items():

@@ -24,6 +24,7 @@ from codeclippy_ls.host.address import (
     HostAddress,
     is_same_user,
     listen,
+    open_regular_file,
     read_code_version,
 )
 from codeclippy_ls.host.messages import JsonObject
@@ -81,9 +82,17 @@ class EngineHost:
         server, self.token = await listen(self.address, self._on_connection)
         socket = self.address.socket.stat()
         last_used = loop.time()
-        while self.engine.failure is None and (
-            self.sessions
-            or (loop.time() - last_used < self.idle_seconds and self._owns_socket(socket) and self._expects_clients())
+        while (
+            self.engine.failure is None
+            and not self._is_replaced(socket)
+            and (
+                self.sessions
+                or (
+                    loop.time() - last_used < self.idle_seconds
+                    and self._owns_socket(socket)
+                    and self._expects_clients()
+                )
+            )
         ):
             self._wake.clear()
             with contextlib.suppress(asyncio.TimeoutError):
@@ -91,6 +100,7 @@ class EngineHost:
             last_used = loop.time() if self.sessions else last_used
         if self._owns_socket(socket):
             self.address.socket.unlink()
+            self.address.process.unlink(missing_ok=True)
         server.close()
         if (reason := self.engine.failure) is not None:
             await self._report_failure(reason)
@@ -103,6 +113,10 @@ class EngineHost:
             return os.path.samestat(socket, self.address.socket.stat())
         except OSError:
             return False
+
+    def _is_replaced(self, socket: os.stat_result) -> bool:
+        """Return whether another host listens at the address: it took this one for dead while it was suspended."""
+        return self.address.socket.exists() and not self._owns_socket(socket)
 
     def _expects_clients(self) -> bool:
         """Return whether a client may come: the process that started the host does, unless it died before."""
@@ -250,6 +264,7 @@ def run_host(address: HostAddress, open_engine: OpenEngine) -> int:
         lock.acquire()
     except Timeout:
         return ALREADY_RUNNING
+    _write_process_id(address)
     faulthandler.enable()
 
     async def serve() -> int:
@@ -266,6 +281,14 @@ def run_host(address: HostAddress, open_engine: OpenEngine) -> int:
         os._exit(code)
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def _write_process_id(address: HostAddress) -> None:
+    """Let clients know which process to end if it stops; without the file (on a full disk), they cannot."""
+    with contextlib.suppress(OSError):
+        descriptor = open_regular_file(address.process, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+            stream.write(str(os.getpid()))
 
 
 async def _feed_watchdog() -> None:

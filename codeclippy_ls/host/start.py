@@ -19,16 +19,21 @@ from codeclippy_ls.host.address import (
     STARTER_VARIABLE,
     HostAddress,
     HostError,
+    HostRejectedError,
     open_connection,
+    open_regular_file,
     read_code_version,
 )
 from codeclippy_ls.host.messages import JsonObject, Notifications, Peer
+from codeclippy_ls.host.process import HostSilentError, find_host_process, wait_for_answer
 
 log = logging.getLogger(__name__)
 
 _START_TIMEOUT = 60.0  # seconds until a host listens; by then it has imported nothing heavy
 _HANDSHAKE_TIMEOUT = 10.0  # seconds
 _RETRY_INTERVAL = 0.03  # seconds
+_LOCKED_INTERVAL = 0.25  # seconds until another process is started that tries to take the lock
+_LOCKED_TIMEOUT = 5.0  # seconds that somebody may hold the lock and not listen: a host does so while it starts or ends
 _MAX_LOG_BYTES = 1 << 20
 
 
@@ -40,8 +45,9 @@ class HostConnection:
         statuses: the statuses of the host's models, as JSON.
     """
 
-    def __init__(self, peer: Peer, reading: asyncio.Task[None], handshake: JsonObject) -> None:
+    def __init__(self, address: HostAddress, peer: Peer, reading: asyncio.Task[None], handshake: JsonObject) -> None:
         self.peer = peer
+        self._address = address
         self.process: int = handshake["process"]
         self.statuses: list[JsonObject] = handshake["statuses"]
         self._reading = reading
@@ -51,6 +57,11 @@ class HostConnection:
         awaited = {self._reading} if response is None else {self._reading, response}
         await asyncio.wait(awaited, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         return self._reading.done()
+
+    async def answers(self, timeout: float) -> bool:
+        """Ping the host; return False if it stands still, or does not answer in time. The connection's end counts."""
+        process = find_host_process(self._address)
+        return await wait_for_answer(process, {self.peer.send_request_async("ping"), self._reading}, timeout)
 
     def close(self) -> None:
         """Disconnect."""
@@ -67,10 +78,12 @@ async def connect_or_start(
         idle_seconds: how long the host stays when nobody is connected.
 
     Raises:
+        HostSilentError: a host is there and does not answer.
         HostError: the host cannot be started, or rejects this client.
     """
     deadline = time.monotonic() + _START_TIMEOUT
     process: subprocess.Popen[bytes] | None = None
+    locked_at = 0.0  # when the lock was first seen to be another's
     while time.monotonic() < deadline:
         try:
             return await _connect(address, idle_seconds, notifications)
@@ -81,7 +94,10 @@ async def connect_or_start(
         elif (code := process.poll()) is not None:
             if code != ALREADY_RUNNING:
                 raise HostError(f"the engine host could not be started (exit code {code}); {address.log} may say why")
-            process = None
+            process, locked_at = None, locked_at or time.monotonic()
+            if time.monotonic() - locked_at > _LOCKED_TIMEOUT:
+                raise HostSilentError(address, find_host_process(address))
+            await asyncio.sleep(_LOCKED_INTERVAL)
         await asyncio.sleep(_RETRY_INTERVAL)
     raise HostError(f"the engine host did not start within {_START_TIMEOUT:g} s; {address.log} may say why")
 
@@ -91,8 +107,10 @@ async def _connect(address: HostAddress, idle_seconds: float, notifications: Not
 
     Raises:
         OSError: none listens.
-        HostError: it rejects this client, or is about to end.
+        HostSilentError: it does not answer.
+        HostRejectedError: it rejects this client.
     """
+    silent = find_host_process(address)
     reader, writer, token = await open_connection(address)
     peer = Peer(writer, {}, notifications)
     reading = asyncio.get_running_loop().create_task(peer.run(reader))
@@ -100,15 +118,16 @@ async def _connect(address: HostAddress, idle_seconds: float, notifications: Not
         "handshake", {"version": read_code_version(), "token": token, "idle_seconds": idle_seconds}
     )
     try:
-        await asyncio.wait({handshake, reading}, timeout=_HANDSHAKE_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+        if not await wait_for_answer(silent, {handshake, reading}, _HANDSHAKE_TIMEOUT):
+            raise HostSilentError(address, silent)
         if handshake.done():
-            return HostConnection(peer, reading, handshake.result())
-        raise HostError("the engine host does not answer")
+            return HostConnection(address, peer, reading, handshake.result())
+        raise OSError("the engine host is about to end")
     except BaseException as error:
         reading.cancel()
         peer.frames.close()
         if isinstance(error, JsonRpcException):
-            raise HostError(error.message, permanent=True) from error
+            raise HostRejectedError(error.message) from error
         raise
 
 
@@ -118,12 +137,11 @@ def _start(address: HostAddress, command: Sequence[str]) -> subprocess.Popen[byt
     Raises:
         HostError: it cannot be started.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
     detached: dict[str, Any] = {"start_new_session": True}
     if sys.platform == "win32":
         detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
     try:
-        log_file = os.open(address.log, flags, 0o600)
+        log_file = open_regular_file(address.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             if os.fstat(log_file).st_size > _MAX_LOG_BYTES:
                 os.truncate(log_file, 0)
