@@ -111,6 +111,22 @@ def test_ghost_text_is_accepted_whole_and_undone_in_one_step(
     wait_for_body(emacs, "def add(a, b):\n    ", "one undo to revert it")
 
 
+def test_ghost_text_has_no_carriage_returns(emacs: Emacs, script: Script, tmp_path: Path) -> None:
+    """In a file with CRLF, of which Emacs' buffer and the server have LF."""
+    script.set(complete="total = a\n    total += b\n    return total")
+    path = tmp_path / "ends.py"
+    emacs.open(path, f"# {tmp_path}\r\ndef add(a, b):\r\n   ".encode())
+    emacs.wait_until_ready()
+    emacs.type(" ")
+    emacs.wait_for_screen("    return total")
+    assert "^M" not in emacs.get_screen()
+    emacs.press("Tab")
+    emacs.wait_until(lambda: emacs.get_text().endswith("a\n    total += b\n    return total"), "the suggestion")
+    emacs.press("C-x", "C-s")
+    expected = f"# {tmp_path}\r\ndef add(a, b):\r\n    total = a\r\n    total += b\r\n    return total".encode()
+    emacs.wait_until(lambda: path.read_bytes().rstrip() == expected, f"the file {path.read_bytes()!r}")
+
+
 def test_closing_brackets_of_the_editor_are_replaced(emacs: Emacs, script: Script) -> None:
     script.set(complete="path):")
     emacs.open(Path(emacs.folder) / "brackets.py", "if exists()")

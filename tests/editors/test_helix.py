@@ -77,6 +77,24 @@ def test_completion_in_helix(helix: Terminal, script: Script) -> None:
     helix.wait_for_screen("written")
 
 
+def test_completion_in_a_crlf_file_in_helix(helix: Terminal, script: Script, tmp_path: Path) -> None:
+    """All lines end alike."""
+    script.set(complete="ultiply(a,\n    b)")
+    (tmp_path / "ends.py").write_bytes(b"def add(a, b):\r\n    return a + b\r\n")
+    helix.type(":o ends.py")
+    helix.press("Enter")
+    helix.wait_for_screen("ends.py")
+    helix.press("g", "e", "o")
+    helix.type("m")
+    request_until_drawn(helix, "multiply(a,", "C-x")
+    helix.press("Down", "Enter", "Escape")
+    helix.wait_until(lambda: "    b)" in helix.get_screen(), "the item")
+    helix.type(":w")
+    helix.press("Enter")
+    expected = b"def add(a, b):\r\n    return a + b\r\n    multiply(a,\r\n    b)\r\n"
+    helix.wait_until(lambda: (tmp_path / "ends.py").read_bytes() == expected, "the file")
+
+
 def test_a_code_action_in_helix(helix: Terminal, script: Script, tmp_path: Path) -> None:
     script.set(edit="@@ -1,2 +1,3 @@\n def add(a, b):\n+    # adds\n     return a + b\n")
     request_code_actions(helix, "Code Clippy: Fix the bug")

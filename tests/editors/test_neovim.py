@@ -350,6 +350,53 @@ def test_crlf_and_astral_characters_survive_an_edit(nvim: Nvim, script: Script, 
     assert (tmp_path / "astral.py").read_bytes() == expected
 
 
+@pytest.mark.parametrize(("fileformat", "line_end"), [("dos", "\r\n"), ("mac", "\r")])
+def test_ghost_text_has_no_carriage_returns(
+    nvim: Nvim, script: Script, tmp_path: Path, fileformat: str, line_end: str
+) -> None:
+    """In files with other line ends than LF, the lines of a suggestion are drawn and inserted as the editor's own."""
+    script.set(complete="total = a\n    total += b\n    return total")
+    file = tmp_path / "ends.py"
+    nvim.rpc.command("set fileformats=unix,dos,mac")
+    nvim.open(file, ADD.replace("\n", line_end))
+    assert nvim.exec_lua("return vim.bo.fileformat") == fileformat
+    lines = ["    total = a", "    total += b", "    return total"]
+
+    def is_drawn() -> bool:
+        return [row.rstrip() for row in nvim.get_screen().splitlines()[1:4]] == lines
+
+    nvim.set_cursor(2, 4)
+    nvim.press("A")
+    nvim.wait_until(is_drawn, "the suggestion, without ^M")
+    nvim.press("<M-C-Right>")
+    nvim.wait_until(lambda: nvim.get_text().endswith("a, b):\n    total = a"), "the first line")
+    nvim.wait_until(is_drawn, "the lines that are left")
+    nvim.press("<M-C-Right>")
+    nvim.wait_until(lambda: nvim.get_text().endswith("\n    total = a\n    total += b"), "the second line")
+    nvim.wait_until(is_drawn, "the rest")
+    nvim.press("<Tab>")
+    nvim.wait_until(lambda: nvim.get_text() == "\n".join(("def add(a, b):", *lines)), "the rest to be inserted")
+    nvim.press("<Esc>")
+    nvim.rpc.command("write")
+    assert file.read_bytes().decode() == line_end.join(("def add(a, b):", *lines, ""))
+
+
+def test_a_diff_of_a_crlf_file_has_no_carriage_returns(start: Start, script: Script, tmp_path: Path) -> None:
+    """Neither in the document of `edit.showDiff`, nor in the preview."""
+    script.set(edit=HUNKS)
+    for shows_diff, key, prompt in ((True, "1<CR>", "1: Apply"), (False, "y", "y apply")):
+        nvim = start(options={"edit": {"showDiff": shows_diff}})
+        nvim.open(tmp_path / "plain.py", PLAIN.replace("\n", "\r\n"))
+        nvim.wait_until_ready()
+        nvim.press(":1,2CodeClippyEdit Add a comment<CR>")
+        nvim.wait_for_screen("+    # adds")
+        nvim.wait_for_screen(prompt)
+        assert "^M" not in nvim.get_screen()
+        nvim.press(key)
+        nvim.wait_until(lambda: "# adds" in nvim.get_text(), "the edit")  # noqa: B023
+        nvim.close()
+
+
 def test_closing_brackets_of_the_editor_are_replaced(nvim: Nvim, script: Script, tmp_path: Path) -> None:
     script.set(complete="path):")
     nvim.open(tmp_path / "brackets.py", "if exists()\n")

@@ -505,6 +505,17 @@ def test_crlf_and_emoji_are_kept_byte_for_byte(shared: Window, script: Script) -
     assert path.read_bytes() == before.replace("nam  # 🐛", "name  # 🦋").encode()
 
 
+def test_ghost_text_of_a_crlf_file_has_its_line_ends(shared: Window, script: Script) -> None:
+    """Drawn as lines, and inserted as the file's own."""
+    script.set(complete="total = a\n    total += b\n    return total")
+    path = shared.open("def ends(a, b):\r\n   ")
+    shared.run("typeForGhostText", line=2, type=" ", expected="total = a")
+    shared.run("pressKeys", keys=["Tab"])
+    expected = "def ends(a, b):\r\n    total = a\r\n    total += b\r\n    return total"
+    shared.run("waitForFile", text=expected)
+    assert path.read_bytes() == expected.encode()
+
+
 def test_settings_can_change_at_run_time(shared: Window, script: Script) -> None:
     """Ghost text disappears with `completion.enabled` off, and comes back with it on."""
     script.set(complete="total / len(values)")

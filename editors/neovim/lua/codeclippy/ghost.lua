@@ -4,6 +4,7 @@ local M = {}
 
 local native = vim.lsp.inline_completion
 local namespace = vim.api.nvim_create_namespace('codeclippy.ghost')
+local METHOD = 'textDocument/inlineCompletion'
 local DEBOUNCE = 120 -- milliseconds after the last key
 
 ---@class codeclippy.Suggestion
@@ -20,6 +21,8 @@ local DEBOUNCE = 120 -- milliseconds after the last key
 
 ---@type table<integer, codeclippy.Buffer>
 local buffers = {}
+---@type table<integer, true> ids of the clients whose answers are converted
+local converted = {}
 
 --- Return the part of a suggestion that is accepted.
 ---@param text string
@@ -81,6 +84,27 @@ local function get_text(item)
   return type(text) == 'string' and text or text.value
 end
 
+--- Give the items of all answers line feeds as line ends, since Neovim's buffers hold lines; the server writes a
+--- document's own. The answers pass here before 0.12 or we see them.
+---@param client vim.lsp.Client
+local function convert_line_ends(client)
+  local send = client.request
+  ---@diagnostic disable-next-line: duplicate-set-field
+  client.request = function(self, method, params, handler, ...)
+    if method ~= METHOD or not handler then
+      return send(self, method, params, handler, ...)
+    end
+    return send(self, method, params, function(err, result, ...)
+      for _, item in ipairs(type(result) == 'table' and (result.items or result) or {}) do
+        if type(item.insertText) == 'string' then
+          item.insertText = item.insertText:gsub('\r\n?', '\n')
+        end
+      end
+      return handler(err, result, ...)
+    end, ...)
+  end
+end
+
 ---@param buffer integer
 local function hide(buffer)
   if vim.api.nvim_buf_is_valid(buffer) then
@@ -131,7 +155,7 @@ local function request(client, buffer, kind)
   local params = vim.lsp.util.make_position_params(0, client.offset_encoding)
   ---@diagnostic disable-next-line: inject-field
   params.context = { triggerKind = kind }
-  local _, id = client:request('textDocument/inlineCompletion', params, function(err, result, context)
+  local _, id = client:request(METHOD, params, function(err, result, context)
     state.request_id = state.request_id ~= context.request_id and state.request_id or nil
     local items = not err and result and (result.items or result) or nil
     local is_current = vim.api.nvim_buf_is_valid(buffer)
@@ -221,6 +245,10 @@ end
 ---@param buffer integer
 ---@param is_enabled boolean
 function M.enable(client, buffer, is_enabled)
+  if not converted[client.id] then
+    converted[client.id] = true
+    convert_line_ends(client)
+  end
   if native then
     native.enable(is_enabled, { bufnr = buffer })
     local group = vim.api.nvim_create_augroup('codeclippy.ghost.' .. buffer, { clear = true })
