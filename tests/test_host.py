@@ -138,7 +138,9 @@ def test_tasks_and_generations_survive_the_wire(task: Any) -> None:
 
 
 @posix
-def test_runtime_folder_must_be_reachable_only_by_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runtime_folder_must_be_reachable_only_by_the_user(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not by others, not as a link, not as a file; it is path if it is missing."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     assert prepare_runtime_folder().stat().st_mode & 0o777 == 0o700
@@ -150,8 +152,19 @@ def test_runtime_folder_must_be_reachable_only_by_the_user(tmp_path: Path, monke
     with pytest.raises(HostError, match="only you can reach"):
         prepare_runtime_folder()
     monkeypatch.delenv("XDG_RUNTIME_DIR")
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert prepare_runtime_folder() == tmp_path / f"codeclippy-{os.getuid()}"
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    assert prepare_runtime_folder() == folder / f"codeclippy-{os.getuid()}"
+
+
+@posix
+def test_socket_s_path_is_never_too_long(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with a short name takes the place of one whose name is too long."""
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    for length in range(1, 120, 7):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder / ("x" * length)))
+        chosen = resolve_host_address(make_settings()).socket
+        assert len(os.fsencode(chosen)) <= 103
+        assert chosen.is_relative_to(folder / ("x" * length)) == (len(os.fsencode(folder)) + length < 70)
 
 
 def test_each_configuration_has_its_own_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -715,6 +728,13 @@ def test_host_process_arms_its_watchdog_and_cancels_it(
     with pytest.raises(ZeroDivisionError if fails else SystemExit):
         run_host(HostAddress(prepare_runtime_folder(), "watched"), open_engine)
     assert watchdog[-1] == "cancelled" and ("armed" in watchdog or fails)
+
+
+def test_host_whose_folder_was_removed_does_not_make_it_again(tmp_path: Path) -> None:
+    """It would be open to others, and nobody would find the host."""
+    host_address = HostAddress(tmp_path / "removed", "x")
+    assert run_host(host_address, lambda on_status: ThreadEngine(ScriptedWorker, {}, on_status)) != 0
+    assert not host_address.folder.exists()
 
 
 async def test_failed_model_is_loaded_again_on_request(script: Path) -> None:

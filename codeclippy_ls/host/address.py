@@ -52,6 +52,7 @@ _ENVIRONMENT = (
     "HTTPS_PROXY",
 )
 LOOPBACK = sys.platform == "win32"
+_MAX_FOLDER = 103 - len("/0123456789abcdef.sock")  # bytes; a socket's path has 103 on macOS, 107 on Linux
 STARTER_VARIABLE = "CODECLIPPY_STARTER"  # in a host's environment: id of the process that started it
 ALREADY_RUNNING = 75  # a host's exit code if another one is running
 
@@ -138,12 +139,7 @@ def prepare_runtime_folder() -> Path:
     Raises:
         HostError: it is not the user's, or others can reach it.
     """
-    if sys.platform == "win32":
-        folder = Path(os.environ.get("LOCALAPPDATA") or tempfile.gettempdir()) / "codeclippy"
-    elif os.environ.get("XDG_RUNTIME_DIR", "").startswith("/"):
-        folder = Path(os.environ["XDG_RUNTIME_DIR"]) / "codeclippy"
-    else:
-        folder = Path(tempfile.gettempdir()) / f"codeclippy-{os.getuid()}"
+    folder = _choose_runtime_folder()
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
@@ -162,6 +158,17 @@ def prepare_runtime_folder() -> Path:
             permanent=True,
         )
     return folder
+
+
+def _choose_runtime_folder() -> Path:
+    """Return the folder for the sockets; if their paths would be too long there, one with a short name."""
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or tempfile.gettempdir()) / "codeclippy"
+    own = f"codeclippy-{os.getuid()}"
+    folders = [Path(tempfile.gettempdir()) / own, Path("/tmp") / own]
+    if os.environ.get("XDG_RUNTIME_DIR", "").startswith("/"):
+        folders.insert(0, Path(os.environ["XDG_RUNTIME_DIR"]) / "codeclippy")
+    return next((folder for folder in folders if len(os.fsencode(folder)) <= _MAX_FOLDER), folders[-1])
 
 
 def open_regular_file(path: Path, flags: int, mode: int = 0o600) -> int:

@@ -36,7 +36,7 @@ from codeclippy_ls.inference.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
-_ENGINE_FAILED = 70  # exit code
+_ENGINE_FAILED, _NO_FOLDER = 70, 72  # exit codes
 _MAX_REQUESTS = 256  # of one client, in flight
 _HANDSHAKE_TIMEOUT = 10.0  # seconds
 _REJECTION_DELAY = 0.2  # seconds for a rejected client to read why
@@ -259,6 +259,8 @@ class Session:
 
 def run_host(address: HostAddress, open_engine: OpenEngine) -> int:
     """Run the engine host of an address; returns the exit code, `ALREADY_RUNNING` if one is running."""
+    if not address.folder.is_dir():  # removed since; filelock would make it again, open to others
+        return _NO_FOLDER
     lock = FileLock(address.lock, timeout=0, mode=0o600)
     try:
         lock.acquire()
