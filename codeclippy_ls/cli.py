@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 _DESCRIPTION = "Code completion, fill-in-the-middle and edits by message, with open models that run on this machine."
+_TOKEN_VARIABLE = "CODECLIPPY_TOKEN"
+_MIN_TOKEN = 16  # characters: not to be guessed
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -86,6 +88,12 @@ def _make_parser() -> argparse.ArgumentParser:
         "--allow-remote",
         action="store_true",
         help="let --tcp listen on any address: everybody who reaches the port can use it",
+    )
+    parser.add_argument(
+        "--token",
+        metavar="TEXT",
+        help="with --tcp, the secret with which an editor may choose models and endpoints (its option `token`), "
+        f"{_MIN_TOKEN} characters or more; others can see command lines: set the variable {_TOKEN_VARIABLE} instead",
     )
     parser.add_argument("--clientProcessId", metavar="PID", type=int, help=argparse.SUPPRESS)  # some editors pass it
     _add_subcommands(parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", title="subcommands"))
@@ -231,6 +239,7 @@ def _run_server(args: argparse.Namespace) -> int:
     if problems := parse(overrides)[1]:
         _exit_with_usage_error("; ".join(problems))
     address = _parse_tcp_address(args.tcp, args.allow_remote) if args.tcp else None
+    token = _read_token(args.token)
     if args.socket is not None and not 0 < args.socket < 65536:
         _exit_with_usage_error(f"--socket {args.socket}: a port is a number from 1 to 65535")
     if address is None and args.pipe is None and args.socket is None and sys.stdin.isatty():
@@ -242,7 +251,7 @@ def _run_server(args: argparse.Namespace) -> int:
 
     stdio = guard_stdio()  # with any transport: no library may wait for an answer on stdin
     try:
-        code = asyncio.run(_serve(args, overrides, address, stdio))
+        code = asyncio.run(_serve(args, overrides, address, token, stdio))
     except (KeyboardInterrupt, asyncio.CancelledError):
         code = 130
     except OSError as error:
@@ -267,16 +276,26 @@ async def _serve(
     args: argparse.Namespace,
     overrides: dict[str, Any],
     address: tuple[str, int] | None,
+    token: str,
     stdio: tuple[int, int],
 ) -> int:
     from codeclippy_ls.server import transport
     from codeclippy_ls.server.server import Server
 
     if address is not None:
-        return await transport.listen_tcp(lambda: Server(overrides).serve, *address)
+        return await transport.listen_tcp(lambda: Server(overrides, token=token).serve, *address)
     if args.pipe is not None or args.socket is not None:
         return await transport.serve_connected(Server(overrides).serve, port=args.socket, path=args.pipe)
     return await transport.serve_stdio(Server(overrides).serve, *stdio)
+
+
+def _read_token(argument: str | None) -> str:
+    """Return the token for clients of a port; empty without one. The processes that we start do not inherit it."""
+    token = os.environ.pop(_TOKEN_VARIABLE, "") if argument is None else argument
+    if (token or argument is not None) and len(token) < _MIN_TOKEN:
+        name = "--token" if argument is not None else _TOKEN_VARIABLE
+        _exit_with_usage_error(f"{name}: a token has {_MIN_TOKEN} characters or more")
+    return token
 
 
 def _parse_tcp_address(text: str, allow_remote: bool) -> tuple[str, int]:

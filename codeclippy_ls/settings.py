@@ -54,6 +54,7 @@ class Source(enum.Enum):
 
     START = enum.auto()  # the user, when the server starts
     USER = enum.auto()  # the user, while it runs
+    STRANGER = enum.auto()  # whoever connects to a port, without a proof
     WORKSPACE = enum.auto()  # a workspace, or a client that does not tell it from the user
 
 
@@ -393,6 +394,7 @@ _MAX_ADDED = 200  # items of a workspace: each costs time at every key
 _LISTS = (WorkspaceRule.ADD, WorkspaceRule.REMOVE)  # the result is what both say, which surprises nobody
 _REFUSALS = {
     Source.USER: "needs a restart of the server",
+    Source.STRANGER: "is only for whoever started the server, or with its token (--token)",
     Source.WORKSPACE: "cannot be changed like this by a workspace, only by your own settings",
 }
 
@@ -400,7 +402,7 @@ _REFUSALS = {
 def _restrict(wanted: Any, current: Any, metadata: Mapping[str, Any], source: Source) -> Any:
     """Return the value that a setting gets: the wanted one as far as its source may change it."""
     rule: WorkspaceRule = metadata["workspace"]
-    if source is Source.START or (source is Source.USER and rule is not WorkspaceRule.START):
+    if source is Source.START or (source is not Source.WORKSPACE and rule is not WorkspaceRule.START):
         return wanted
     if rule in (WorkspaceRule.START, WorkspaceRule.USER):
         return current

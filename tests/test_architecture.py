@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "families": set(),
     "settings": set(),
     "framing": set(),
+    "listening": set(),
     "secret_files": {"uris"},
     "inference": set(),
     "model_specs": {"inference", "settings"},
@@ -36,12 +37,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine/decoder": {"engine/generation"},
     "engine/loading": {"engine/decoder", "engine/generation", "inference"},
     "engine": {"engine/generation", "engine/loading", "inference"},
-    "host": {"tasks", "inference", "settings", "framing", ""},
+    "host": {"tasks", "inference", "settings", "framing", "listening", ""},
     "remote": {"tasks", "prompts", "inference", "settings"},
     "fallback_engine": {"inference"},
     "engines": {"fallback_engine", "engine", "host", "remote", "tasks", "inference", "model_specs", "settings"},
     "server": {
-        *("engines", "assist", "tasks", "prompts", "syntax", "inference", "settings", "framing"),
+        *("engines", "assist", "tasks", "prompts", "syntax", "inference", "settings", "framing", "listening"),
         *("secret_files", "text", "uris", ""),
     },
 }

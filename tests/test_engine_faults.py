@@ -19,13 +19,25 @@ import pytest
 
 from tests.editor import TIMEOUT, Buffer, Editor
 from tests.scripted_server import checksum_name
-from tests.transports import TRANSPORT_PARAMS, TRANSPORTS, ServerConnection, find_processes, run_server, wait_until_gone
+from tests.transports import (
+    TOKEN,
+    TRANSPORT_PARAMS,
+    TRANSPORTS,
+    ServerConnection,
+    find_processes,
+    run_server,
+    wait_until_gone,
+)
 
 PROGRAM = ("-m", "tests.scripted_server")
 TEXT = "def add(a, b):\n    return a + b\n\n\n# ü😀\nx = "
 HUNKS = "@@ -1,2 +1,3 @@\n def add(a, b):\n+    # sums\n     return a + b\n"
 # Prefetching would make requests that the script does not expect.
-OPTIONS = {"completion": {"prefetch": False, "candidates": 1, "timeBudgetMs": 60000}, "model": {"engine": "in-process"}}
+OPTIONS = {
+    "completion": {"prefetch": False, "candidates": 1, "timeBudgetMs": 60000},
+    "model": {"engine": "in-process"},
+    "token": TOKEN,
+}
 linux = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 transports = pytest.mark.parametrize("transport", TRANSPORT_PARAMS)
 

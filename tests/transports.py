@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -21,6 +22,7 @@ TRANSPORT_PARAMS = [
     transport if transport in _ALWAYS else pytest.param(transport, marks=pytest.mark.slow) for transport in TRANSPORTS
 ]
 ROOT = Path(__file__).parent.parent
+TOKEN = "a token of sixteen or more letters"  # with which a client of a port proves itself
 
 
 def find_processes(marker: str) -> set[int]:
@@ -88,7 +90,14 @@ async def run_server(
 
         async def start(*arguments: str, python: tuple[str, ...] = (), **streams: Any) -> asyncio.subprocess.Process:
             return await asyncio.create_subprocess_exec(
-                sys.executable, *python, *program, *arguments, cwd=ROOT, stderr=stderr_file, **streams
+                sys.executable,
+                *python,
+                *program,
+                *arguments,
+                cwd=ROOT,
+                env={**os.environ, "CODECLIPPY_TOKEN": TOKEN},
+                stderr=stderr_file,
+                **streams,
             )
 
         # A library may print or read there, even if stdin and stdout are not the transport.

@@ -33,6 +33,7 @@ from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import Generation, Priority, Request
 from codeclippy_ls.inference.spec import ModelSpec
+from codeclippy_ls.listening import ConnectionLimit
 
 log = logging.getLogger(__name__)
 
@@ -270,6 +271,7 @@ def run_host(address: HostAddress, open_engine: OpenEngine) -> int:
     faulthandler.enable()
 
     async def serve() -> int:
+        ConnectionLimit(log).watch(asyncio.get_running_loop())
         watchdog = asyncio.create_task(_feed_watchdog())
         try:
             return await EngineHost(address, open_engine).run()

@@ -25,6 +25,8 @@ STATUS_NOTIFICATION = "codeclippy/status"
 STATUS_OPTION = "statusNotification"  # the client's option that asks for it
 # The client's option that says that it tells a workspace's settings, under `workspace`, from the user's.
 SEPARATION_OPTION = "separateSettings"
+TOKEN_OPTION = "token"  # the client's proof, if it came over a port
+CLIENT_OPTIONS = frozenset({STATUS_OPTION, SEPARATION_OPTION, TOKEN_OPTION})  # which are no settings
 EDIT_COMMAND = "codeclippy.edit"
 REPLACE_EDIT_COMMAND = "codeclippy.replaceLastEdit"
 RELOAD_COMMAND = "codeclippy.reloadModel"

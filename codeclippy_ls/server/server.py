@@ -6,6 +6,7 @@ Binds the features and commands to the session. Knows no feature, no document an
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,11 +19,11 @@ from pygls.protocol import default_converter
 from codeclippy_ls import __version__
 from codeclippy_ls.engines import open_engine
 from codeclippy_ls.framing import Writer
-from codeclippy_ls.server.client import SEPARATION_OPTION, STATUS_OPTION, Client
+from codeclippy_ls.server.client import CLIENT_OPTIONS, TOKEN_OPTION, Client
 from codeclippy_ls.server.features import COMMANDS, FEATURES, Handler, refine_capabilities
 from codeclippy_ls.server.protocol import NOT_INITIALIZED, GuardedProtocol, GuardedServer, catch_system_exit
 from codeclippy_ls.server.session import OpenEngine, Session
-from codeclippy_ls.settings import parse, split_workspace
+from codeclippy_ls.settings import Source, parse, split_workspace
 from codeclippy_ls.text import Change, Documents, Encoding
 
 log = logging.getLogger(__name__)
@@ -35,17 +36,22 @@ class Server(GuardedServer):
 
     Args:
         overrides: options from the command line, which take precedence over the client's.
+        token: if the client came over a port, the secret that it must send to choose what is loaded and contacted;
+            with an empty one nobody can. ``None``: the client started the server, or the server was told to connect.
         engine: makes the engine; tests pass one that needs no model.
     """
 
     protocol: GuardedProtocol
 
-    def __init__(self, overrides: Mapping[str, Any] | None = None, engine: OpenEngine = open_engine) -> None:
+    def __init__(
+        self, overrides: Mapping[str, Any] | None = None, engine: OpenEngine = open_engine, token: str | None = None
+    ) -> None:
         super().__init__(
             "codeclippy-ls", __version__, protocol_cls=GuardedProtocol, converter_factory=default_converter
         )
         self._overrides = dict(overrides or {})
         self._open_engine = engine
+        self._token = token
         self._session: Session | None = None
         self._reader: asyncio.StreamReader | None = None
         for method, (handler, options) in FEATURES.items():
@@ -82,13 +88,17 @@ class Server(GuardedServer):
     # Called by the protocol.
 
     def initialize(self, params: types.InitializeParams, encoding: Encoding) -> None:
-        """Create the session. The client's options are the user's, except for those under ``workspace``."""
+        """Create the session. The client's options are the user's, except for those under ``workspace``.
+
+        Whoever came over a port must prove it.
+        """
         options = params.initialization_options
         client = Client(self.protocol, params.capabilities, options)
         if isinstance(options, dict):
-            options = {key: value for key, value in options.items() if key not in (STATUS_OPTION, SEPARATION_OPTION)}
+            options = {key: value for key, value in options.items() if key not in CLIENT_OPTIONS}
         options, workspace = split_workspace(options)
-        settings, problems = parse(options)
+        source = Source.START if self._trusts(params.initialization_options) else Source.STRANGER
+        settings, problems = parse(options, source=source)
         settings, _ = parse(self._overrides, settings)
         self._session = Session(client, Documents(encoding), settings, problems, self._open_engine, workspace)
         # From inside a container the editor's process cannot be seen, and its absence means nothing.
@@ -119,6 +129,16 @@ class Server(GuardedServer):
         uri = identifier.get("uri") if isinstance(identifier, dict) else None
         if isinstance(uri, str) and self._session.documents.get(uri) is not None:
             self._session.mark_desynced(uri)
+
+    def _trusts(self, options: Any) -> bool:
+        """Return whether the client may choose what is loaded and contacted."""
+        if self._token is None:
+            return True
+        sent = options.get(TOKEN_OPTION) if isinstance(options, dict) else None
+        if not self._token or not isinstance(sent, str):
+            return False
+        # In constant time, so that nobody can guess it letter by letter.
+        return hmac.compare_digest(sent.encode("utf-8", "replace"), self._token.encode("utf-8", "replace"))
 
     async def _watch_parent(self, process_id: int) -> None:
         """End the session when the editor's process is gone, even if its end of the stream stays open."""

@@ -17,8 +17,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from codeclippy_ls.framing import FLUSH_TIMEOUT, MAX_HEADER, MAX_UNSENT, StreamWriter, Writer, make_reader
+from codeclippy_ls.listening import ConnectionLimit
 
 log = logging.getLogger(__name__)
+
+_BACKLOG = 16  # connections that asyncio accepts before one of them can be refused
 
 
 def guard_stdio() -> tuple[int, int]:
@@ -142,17 +145,23 @@ async def _open_pipe(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWri
 
 async def listen_tcp(make_serve: Callable[[], Serve], host: str, port: int) -> int:
     """Listen, with a session of its own for each client; runs until it is cancelled."""
+    limit = ConnectionLimit(log)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not limit.acquire():
+            writer.transport.abort()
+            return
         frames = StreamWriter(writer)
         try:
             await make_serve()(reader, frames)
         except ConnectionError:
             pass
         finally:
+            limit.release()
             await frames.flush()
 
-    server = await asyncio.start_server(connected, host, port, limit=MAX_HEADER)
+    limit.watch(asyncio.get_running_loop())
+    server = await asyncio.start_server(connected, host, port, limit=MAX_HEADER, backlog=_BACKLOG)
     address = server.sockets[0].getsockname()
     print(f"listening on {address[0]}:{address[1]}", file=sys.stderr, flush=True)
     async with server:
