@@ -130,7 +130,7 @@ def _add_common_options(parser: argparse.ArgumentParser, default: Any = None) ->
         "--model",
         metavar="NAME",
         default=default,
-        help="a folder or a Hugging Face model name; default: the shipped model",
+        help="a folder, a GGUF file or a Hugging Face model name; default: the shipped model",
     )
     group.add_argument(
         "--edit-model",

@@ -84,13 +84,14 @@ class ModelSettings:
 
     completion: str = _field(
         "",
-        "Model for completion and infilling: a local folder or a Hugging Face Hub name. Empty: the shipped model.",
+        "Model for completion and infilling: a local folder, a GGUF file or a Hugging Face Hub name. Empty: the "
+        "shipped model.",
         workspace=WorkspaceRule.START,
     )
     edit: str = _field(
         "",
-        "Model for edits: a local folder or a Hugging Face Hub name. Empty: the completion model, or the shipped "
-        "model if the completion model cannot write diffs.",
+        "Model for edits: a local folder, a GGUF file or a Hugging Face Hub name. Empty: the completion model, or the "
+        "shipped model if the completion model cannot write diffs.",
         workspace=WorkspaceRule.START,
     )
     family: str = _field(

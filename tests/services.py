@@ -138,10 +138,10 @@ DONE = b"data: [DONE]\n\n"
 
 
 @contextlib.contextmanager
-def run_llama_server(scratch: Path) -> Iterator[str]:
-    """Run llama.cpp's server with the shipped model; yields the endpoint."""
+def run_llama_server(model: Path) -> Iterator[str]:
+    """Run llama.cpp's server with a GGUF file, or with the shipped model for a folder; yields the endpoint."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.services", str(scratch)],
+        [sys.executable, "-m", "tests.services", str(model)],
         cwd=ROOT,
         text=True,
         stdin=subprocess.PIPE,
@@ -249,14 +249,15 @@ def write_gguf(folder: Path, path: Path) -> None:
     writer.close()
 
 
-def _serve(scratch: Path) -> None:
+def _serve(path: Path) -> None:
     import xllamacpp
 
     from codeclippy_ls.inference.spec import SHIPPED_FOLDER
 
-    path = scratch / "shipped.gguf"
-    if not path.exists():
-        write_gguf(SHIPPED_FOLDER, path)
+    if path.is_dir():
+        path = path / "shipped.gguf"
+        if not path.exists():
+            write_gguf(SHIPPED_FOLDER, path)
     options = xllamacpp.CommonParams()
     options.model.path = str(path)
     options.n_ctx, options.n_parallel, options.n_gpu_layers = 4096, 4, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,11 @@ def benchmark(name: str) -> Path:
     if not path.is_file():
         pytest.skip(f"the benchmark {name} is not on this machine")
     return path
+
+
+def gguf_files() -> list[Path]:
+    """Return the GGUF files that ``CODECLIPPY_TEST_GGUF`` names; skip the test if it names none."""
+    paths = [Path(path) for path in os.environ.get("CODECLIPPY_TEST_GGUF", "").split(os.pathsep) if path]
+    if not paths:
+        pytest.skip("CODECLIPPY_TEST_GGUF names no GGUF file")
+    return paths

@@ -120,7 +120,7 @@ class Int8Linear:
         self._bias = None if bias is None else bias.float()
         self._activation = spec.activation
         self._multiply = torch.ops.quantized.linear_dynamic.default.op  # by its name a call takes a tenth longer
-        rows, scales = _quantize_rows(weight.float())
+        rows, scales = quantize_rows(weight.float())
         zero_points = torch.zeros(len(rows), dtype=torch.long)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.ao.quantization is deprecated, these operators are not
@@ -144,7 +144,7 @@ class Int8Linear:
         return out.mul_(maxima) if self._bias is None else torch.addcmul(self._bias, out, maxima)
 
 
-def _quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Quantize (out, in) to int8; return it with the scale of each row, (out, 1)."""
     scales = (weight.abs().amax(1, keepdim=True) / 127).clamp_min_(1e-12)
     return (weight / scales).round_().to(torch.int8), scales
@@ -206,7 +206,7 @@ class Embedding:
     def __init__(self, weight: Tensor, formats: WeightFormats) -> None:
         self._scales: Tensor | None = None
         if formats.decode == "int8":
-            self.table, self._scales = _quantize_rows(weight.float())
+            self.table, self._scales = quantize_rows(weight.float())
         else:
             self.table = weight.to(FLOAT_FORMATS[formats.decode]).contiguous()
         self.nbytes = self.table.nbytes + (0 if self._scales is None else self._scales.nbytes)

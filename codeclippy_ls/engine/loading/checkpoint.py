@@ -1,8 +1,8 @@
 """Find a checkpoint's folder, and convert its weights to safetensors if necessary.
 
-A checkpoint is a local folder, or a repository in the hub's cache or on the hub. No pickle that could run code is read:
-safetensors first, otherwise ``torch.load(weights_only=True)``, converted once into the user's cache folder. Handles
-files only; `loader` interprets them.
+A checkpoint is a local folder or GGUF file, or a repository in the hub's cache or on the hub. No pickle that could run
+code is read: safetensors first, otherwise ``torch.load(weights_only=True)``, converted once into the user's cache
+folder. Handles files only; `loader` interprets them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import platformdirs
 import torch
 
+from codeclippy_ls.catalog.prepared_cache import find_cache_folder
 from codeclippy_ls.engine.loading.files import reject_placeholder, summarize_error
+from codeclippy_ls.engine.loading.gguf_checkpoint import is_gguf
 from codeclippy_ls.inference.errors import ModelError
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER
 
 
 def find_checkpoint(name: str) -> Path:
-    """Return the folder of the checkpoint that a setting names; downloads it if it is a hub name.
+    """Return the folder or GGUF file that a setting names; downloads it if it is a hub name.
 
     Raises:
         ModelError: there is none, or it cannot be downloaded.
@@ -41,9 +42,11 @@ def find_checkpoint(name: str) -> Path:
     except (OSError, RuntimeError) as error:
         raise ModelError(f"{setting} cannot be looked up: {summarize_error(error)}") from error
     if is_file:
-        raise ModelError(f"{setting} is a file; set a folder or a hub name (owner/model)")
+        if is_gguf(path):
+            return path
+        raise ModelError(f"{setting} is a file; set a folder, a GGUF file or a hub name (owner/model)")
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII):
-        raise ModelError(f"{setting} is neither a folder nor a hub name (owner/model)")
+        raise ModelError(f"{setting} is neither a folder, a GGUF file nor a hub name (owner/model)")
     return _find_hub_snapshot(name)
 
 
@@ -128,11 +131,6 @@ def _convert_once(folder: Path, weights: list[Path]) -> Path:
         if other != target:
             shutil.rmtree(other, ignore_errors=True)
     return target
-
-
-def find_cache_folder() -> Path:
-    """Return the folder of converted checkpoints, on Linux ``$XDG_CACHE_HOME/codeclippy-ls``."""
-    return platformdirs.user_cache_path("codeclippy-ls", appauthor=False)
 
 
 def _hash(parts: list[str]) -> str:

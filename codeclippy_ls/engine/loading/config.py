@@ -11,7 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from codeclippy_ls.engine.decoder.architectures import ARCHITECTURES, TransformersConfig, is_supported
+from codeclippy_ls.engine.decoder.architectures import (
+    ARCHITECTURES,
+    ModelConfig,
+    TransformersConfig,
+    is_supported,
+    parse_config,
+)
 from codeclippy_ls.engine.loading.files import read_json_object, summarize_error
 from codeclippy_ls.inference.errors import ModelError
 
@@ -56,6 +62,12 @@ def _make_simple_config(values: dict[str, Any]) -> SimpleNamespace | None:
     if values.get("dtype") not in _DTYPES or (needs_rope and not has_rope):
         return None
     return config if is_supported(config) else None
+
+
+def make_model_config(values: dict[str, Any]) -> ModelConfig | None:
+    """Make the native decoder's configuration of the contents of a ``config.json``; ``None`` if it has none."""
+    config = _make_simple_config(values)
+    return None if config is None else parse_config(config)
 
 
 def read_transformers_config(folder: Path) -> PreTrainedConfig:

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ from codeclippy_ls.engine.loading.calibration import measure_pass_seconds, verif
 from codeclippy_ls.engine.loading.chat_template import read_chat_template
 from codeclippy_ls.engine.loading.checkpoint import ensure_safetensors, find_checkpoint
 from codeclippy_ls.engine.loading.config import (
+    make_model_config,
     read_config,
     read_context_length,
     read_generation_config,
@@ -31,6 +33,7 @@ from codeclippy_ls.engine.loading.config import (
 )
 from codeclippy_ls.engine.loading.device import BALANCED, pick_device, pick_dtype, pick_weight_formats
 from codeclippy_ls.engine.loading.files import summarize_error
+from codeclippy_ls.engine.loading.gguf_checkpoint import prepare_gguf
 from codeclippy_ls.engine.loading.model import Model, Runner
 from codeclippy_ls.engine.loading.tokenizer import read_tokenizer
 from codeclippy_ls.engine.loading.transformers_module import ModuleRunner, load_module
@@ -50,6 +53,8 @@ def load(spec: ModelSpec, native: bool = True) -> Model:
     """
     torch.set_num_threads(min(spec.threads, count_cores()) if spec.threads > 0 else list_thread_counts()[0])
     folder = find_checkpoint(spec.name)
+    if folder.is_file():
+        folder = _prepare_gguf(folder, spec)
     config = read_config(folder)
     read_context_length(config, spec.name)  # rejects a bad value before the weights are read
     stop_token_ids = read_stop_token_ids(config, read_generation_config(folder).get("eos_token_id"))
@@ -76,6 +81,21 @@ def load(spec: ModelSpec, native: bool = True) -> Model:
     except Exception as error:
         raise ModelError(f"the model in {folder} does not run on {device}: {summarize_error(error)}") from error
     return model
+
+
+def _prepare_gguf(path: Path, spec: ModelSpec) -> Path:
+    """Return the folder of a GGUF file's prepared copy, in the format that the model will run in."""
+    device = pick_device(spec.device)
+
+    def choose_format(values: dict[str, Any]) -> str:
+        model_config = make_model_config(values)
+        if model_config is not None and device.type != "mps" and spec.device != BALANCED:
+            return pick_weight_formats(spec.dtype, device, model_config).decode
+        dtype = pick_dtype(spec.dtype, device)
+        # Block formats have no more digits than bfloat16 keeps, at half the size of float32.
+        return "bfloat16" if spec.dtype == "auto" else str(dtype).removeprefix("torch.")
+
+    return prepare_gguf(path, choose_format, f"{spec.dtype} {device.type} {spec.device == BALANCED}")
 
 
 def _load_native(

@@ -19,6 +19,7 @@ from torch import Tensor
 from codeclippy_ls.engine.decoder.architectures import LM_HEAD_NAMES, ModelConfig, compute_weight_shapes
 
 SCALE = ".scale"  # suffix of an int8 matrix's name: its scales, (rows,)
+INT8_METADATA = {"matrices": "int8 per row"}  # of a file with such matrices
 # Masks and frequencies that old checkpoints store like weights.
 _BUFFER_NAME = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.rotary_emb\.inv_freq$")
 
@@ -41,7 +42,7 @@ class SafetensorsWeights(Mapping[str, Tensor]):
             for name in file.keys()  # noqa: SIM118
             if not _BUFFER_NAME.search(name)
         }
-        self.is_int8 = any((file.metadata() or {}).get("matrices") == "int8 per row" for file in files)
+        self.is_int8 = any(INT8_METADATA.items() <= (file.metadata() or {}).items() for file in files)
 
     def __getitem__(self, name: str) -> Tensor:
         value: Tensor = self._files[name].get_tensor(name)

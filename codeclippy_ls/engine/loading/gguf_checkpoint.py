@@ -1,0 +1,89 @@
+"""Prepare a GGUF file: write it once as a checkpoint folder in the Hugging Face layout, in the format it will run in.
+
+From then on it is a checkpoint like any other. Nothing is written beside the file itself; it may belong to another
+program.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from codeclippy_ls.catalog.gguf_header import GgufError, GgufHeader, list_parts, read_header
+from codeclippy_ls.catalog.prepared_cache import CacheFullError, find_entry, identify, make_entry
+from codeclippy_ls.engine.decoder.architectures import ARCHITECTURES
+from codeclippy_ls.engine.loading.files import summarize_error
+from codeclippy_ls.engine.loading.gguf_architectures import make_config
+from codeclippy_ls.engine.loading.gguf_tokenizer import list_stop_token_ids, make_tokenizer_config, make_tokenizer_json
+from codeclippy_ls.engine.loading.gguf_weights import GgufWeights
+from codeclippy_ls.engine.loading.prepared_weights import compute_prepared_bytes, write_weights
+from codeclippy_ls.inference.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+_TOKENIZER_BYTES = 64 << 20  # room for everything beside the weights
+
+
+def is_gguf(path: Path) -> bool:
+    """Return whether a file calls itself GGUF: by its name, or by its first bytes as in Ollama's store."""
+    if path.suffix.lower() == ".gguf":
+        return True
+    try:
+        with path.open("rb") as stream:
+            return stream.read(4) == b"GGUF"
+    except OSError:
+        return False
+
+
+def prepare_gguf(path: Path, choose_format: Callable[[dict[str, Any]], str], wanted: str) -> Path:
+    """Return the folder of a prepared GGUF file; prepares it at the first start.
+
+    Args:
+        choose_format: returns the number format for the contents of a ``config.json``.
+        wanted: everything that the choice depends on, as text.
+
+    Raises:
+        ModelError: the file cannot be used; nothing was written then.
+    """
+    try:
+        name = identify(list_parts(path), "gguf", wanted)
+        if (entry := find_entry(name)) is not None:
+            return entry
+        header = read_header(path)
+        config = make_config(header)
+        number_format = choose_format(config)
+        if number_format == "int8" and config["model_type"] == "gpt2":
+            number_format = "float32"  # its matrices are stored transposed, and have no scale per row
+        source = GgufWeights(header, config)
+        nbytes = compute_prepared_bytes(source, number_format) + _TOKENIZER_BYTES
+        log.info("preparing %s in %s", path, number_format)
+        return make_entry(
+            name, path, number_format, nbytes, lambda folder: _write(folder, header, config, source, number_format)
+        )
+    except GgufError as error:
+        raise ModelError(f"{path} {error}") from error
+    except CacheFullError as error:
+        raise ModelError(f"{path} cannot be prepared: {error}") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be prepared: {summarize_error(error)}") from error
+
+
+def _write(folder: Path, header: GgufHeader, config: dict[str, Any], source: GgufWeights, number_format: str) -> None:
+    (folder / "tokenizer.json").write_text(make_tokenizer_json(header), encoding="utf-8")
+    _write_json(folder / "tokenizer_config.json", make_tokenizer_config(header))
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "generation_config.json", {"eos_token_id": list_stop_token_ids(header)})
+    write_weights(folder / "model.safetensors", source, number_format, list_unquantized(config))
+
+
+def list_unquantized(config: dict[str, Any]) -> frozenset[str]:
+    """List the matrices that are never multiplied: they keep their precision."""
+    spec = ARCHITECTURES.get(config["model_type"])
+    return frozenset({f"{spec.position_embedding}.weight"} if spec is not None and spec.position_embedding else ())
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=1), encoding="utf-8")
