@@ -290,7 +290,7 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     base = {"timeBudgetMs": 60000, "copiedCode": "show", "prefetch": False, "debounce": False}
     settings, _ = parse({"model": {"completion": options.model}, "completion": base})
     open_files: dict[str, list[OpenFile]] = {}
-    assistant = Assistant(open_thread_engine(settings), settings, lambda uri: open_files[uri])
+    assistant = Assistant(open_thread_engine(settings), settings, lambda document: open_files[document.uri])
     await assistant.load()
     results: dict[str, Any] = {}
     print(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -53,17 +53,29 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A frozen text with its line table. ``version`` is the client's number, or ``None``."""
+    """A frozen text with its line table.
+
+    Attributes:
+        version: the client's number, or ``None``.
+        language: LSP's id.
+        notebook: URI of the notebook that it is a cell of, or nothing.
+    """
 
     uri: str
     text: str
     version: int | None = None
     language: str = ""
+    notebook: str = ""
     starts: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         starts = (0, *(match.end() for match in _LINE_END.finditer(self.text)))
         object.__setattr__(self, "starts", starts)
+
+    @property
+    def file_uri(self) -> str:
+        """URI of the file that people know it by: a cell's is the notebook's."""
+        return self.notebook or self.uri
 
     @property
     def line_count(self) -> int:
@@ -228,10 +240,10 @@ class Documents:
         self._open: dict[str, Document] = {}
         self._desynced: set[str] = set()
 
-    def open(self, uri: str, text: str, version: int | None, language: str) -> Document:
+    def open(self, uri: str, text: str, version: int | None, language: str, notebook: str = "") -> Document:
         """Add a document, also in place of one that is open already."""
         self._desynced.discard(uri)
-        return self._store(Document(uri, replace_surrogates(text), version, language))
+        return self._store(Document(uri, replace_surrogates(text), version, language, notebook))
 
     def _store(self, document: Document) -> Document:
         self._open.pop(document.uri, None)  # the newest is the last
@@ -252,9 +264,9 @@ class Documents:
                 text = replace_surrogates(change.text)
             else:
                 text = self._splice(document, change)
-            document = Document(uri, text, version, document.language)
+            document = Document(uri, text, version, document.language, document.notebook)
         if not changes:
-            document = Document(uri, document.text, version, document.language)
+            document = replace(document, version=version)
         return self._store(document)
 
     def _splice(self, document: Document, change: Change) -> str:
@@ -266,9 +278,10 @@ class Documents:
             raise ValueError(f"the change's range {change.start}-{change.end} runs backwards or is negative")
         return document.text[:start] + replace_surrogates(change.text) + document.text[end:]
 
-    def mark_desynced(self, uri: str) -> None:
-        """Mark a document's text as uncertain."""
+    def mark_desynced(self, uri: str) -> Document | None:
+        """Mark a document's text as uncertain; return it as it was known last, if it is open."""
         self._desynced.add(uri)
+        return self._open.get(uri)
 
     def close(self, uri: str) -> None:
         """Remove a document; closing one that is not open is no error."""

@@ -17,6 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "line_diff": set(),
     "text": {"line_diff"},
     "uris": set(),
+    "notebooks": {"text"},
     "families": set(),
     "settings": set(),
     "framing": set(),
@@ -44,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engines": {"fallback_engine", "engine", "host", "remote", "tasks", "inference", "model_specs", "settings"},
     "server": {
         *("engines", "assist", "tasks", "prompts", "syntax", "inference", "settings", "framing", "listening"),
-        *("secret_files", "text", "uris", ""),
+        *("secret_files", "text", "uris", "notebooks", ""),
     },
 }
 _COMMAND_LINE = {"cli", "commands", "doctor", "demo", "__main__"}

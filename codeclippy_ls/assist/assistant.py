@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from codeclippy_ls.assist.metrics import Metrics
 from codeclippy_ls.assist.proposals import Proposal, Refusal, make_proposal
-from codeclippy_ls.assist.suggester import OpenFiles, Suggester, Suggestions
+from codeclippy_ls.assist.suggester import JoinAbove, OpenFiles, Suggester, Suggestions
 from codeclippy_ls.assist.triggers import find_excluding_setting
 from codeclippy_ls.inference.engine import Engine, ModelState, ModelStatus
 from codeclippy_ls.inference.errors import EngineError
@@ -33,14 +33,21 @@ class Assistant:
 
     Args:
         engine: owned by the assistant from here on.
-        open_files: given a document's URI, returns the other open files, most recently used first; prompts may show
+        open_files: given a document, returns the other open files, most recently used first; prompts may show
             snippets of them.
+        join_above: given a document, returns the text of the notebook's cells above it.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, open_files: OpenFiles = lambda uri: ()) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        open_files: OpenFiles = lambda document: (),
+        join_above: JoinAbove = lambda document: "",
+    ) -> None:
         self._engine = engine
         self._settings = settings
-        self._suggester = Suggester(engine, open_files)
+        self._suggester = Suggester(engine, open_files, join_above)
 
     # Models.
 
@@ -191,8 +198,8 @@ class Assistant:
             lines: first and last line to edit, inclusive; ``None`` is the whole document.
             on_text: called with each new piece of the diff.
         """
-        if setting := find_excluding_setting(document.uri, document.language, self._settings.completion):
-            return Refusal(f'{parse_name(document.uri)} is excluded by the setting "{setting}"')
+        if setting := find_excluding_setting(document.file_uri, document.language, self._settings.completion):
+            return Refusal(f'{parse_name(document.file_uri)} is excluded by the setting "{setting}"')
         marker = find_marker(document, lines, self._settings.edit.comment_marker) if not message.strip() else None
         message = replace_surrogates(message.strip() or (marker.message if marker else ""))
         if not message:
@@ -233,7 +240,7 @@ class Assistant:
         self, document: Document, context: EditContext, message: str, on_text: Callable[[str], None] | None
     ) -> Generation:
         options, family = self._settings.edit, self._settings.model.family
-        name = parse_name(document.uri)
+        name = parse_name(document.file_uri)
         task = EditTask(name, context, message, options.max_tokens, family)
         sampling = Sampling(
             max_tokens=options.max_tokens,

@@ -35,7 +35,8 @@ _MAX_SNIPPET_CHARACTERS = 3000  # of other files; a small context length takes l
 # Lines that the cursor may move before snippets are chosen again: each choice invalidates the whole KV cache.
 _SNIPPET_LINES = 16
 
-OpenFiles = Callable[[str], Sequence[OpenFile]]
+OpenFiles = Callable[[Document], Sequence[OpenFile]]
+JoinAbove = Callable[[Document], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +69,14 @@ class Suggester:
     """Makes suggestions with an engine and caches them.
 
     Attributes:
-        open_files: given a document's URI, returns the other open files, most recently used first.
+        open_files: given a document, returns the other open files, most recently used first.
+        join_above: given a document, returns the text of the notebook's cells above it.
         metrics: what became of the suggestions that were shown.
     """
 
     engine: Engine
     open_files: OpenFiles
+    join_above: JoinAbove
     metrics: Metrics = field(default_factory=Metrics)
     _cache: SuggestionCache = field(default_factory=SuggestionCache, repr=False)
     _debounce: AdaptiveDebounce = field(default_factory=AdaptiveDebounce, repr=False)
@@ -96,7 +99,7 @@ class Suggester:
     ) -> Suggestions:
         """See `Assistant.complete`."""
         options = settings.completion
-        if triggers.find_disabling_setting(document.uri, document.language, options):
+        if triggers.find_disabling_setting(document.file_uri, document.language, options):
             return Suggestions()
         if len(document.text) > options.max_file_kilobytes * 1024:
             return Suggestions(
@@ -157,9 +160,9 @@ class Suggester:
         candidates: int = 1,
     ) -> Generation:
         options, document = settings.completion, cursor.document
-        name = parse_name(document.uri)
-        snippets = self._context_snippets(settings, cursor)
-        context = CompletionContext(cursor.prefix, cursor.suffix, name, document.language, snippets)
+        name, prefix = parse_name(document.file_uri), self.join_above(document) + cursor.prefix
+        snippets = self._context_snippets(settings, cursor, prefix)
+        context = CompletionContext(prefix, cursor.suffix, name, document.language, snippets)
         model: ModelInfo | None = self.engine.status(ModelRole.COMPLETE).info
         if model is not None and model.context_length:
             context = context.clip(
@@ -223,13 +226,13 @@ class Suggester:
             await asyncio.sleep(delay)
         return self._change_counts.get(uri, 0) != changes
 
-    def _context_snippets(self, settings: Settings, cursor: _Cursor) -> tuple[Snippet, ...]:
+    def _context_snippets(self, settings: Settings, cursor: _Cursor, prefix: str) -> tuple[Snippet, ...]:
         """Return snippets of other files; the same ones while the cursor stays near and those files keep their size."""
         uri = cursor.document.uri
-        files = self.open_files(uri) if settings.completion.context == "open" else ()
-        key = (cursor.prefix.count("\n") // _SNIPPET_LINES, tuple((file.path, len(file.text)) for file in files))
+        files = self.open_files(cursor.document) if settings.completion.context == "open" else ()
+        key = (prefix.count("\n") // _SNIPPET_LINES, tuple((file.path, len(file.text)) for file in files))
         if files and self._snippets.get(uri, (None, ()))[0] != key:
-            snippets = select_snippets(to_lf(cursor.prefix), to_lf(cursor.suffix), files, _MAX_SNIPPET_CHARACTERS)
+            snippets = select_snippets(to_lf(prefix), to_lf(cursor.suffix), files, _MAX_SNIPPET_CHARACTERS)
             self._snippets[uri] = (key, snippets)
         return self._snippets[uri][1] if files else ()
 

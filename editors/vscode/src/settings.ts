@@ -57,10 +57,12 @@ function add(tree: Options, name: string, value: unknown): void {
   }
 }
 
-/** Select the documents that get suggestions: files on disk and new files in the languages of the settings. */
+const SCHEMES = ['file', 'untitled', 'vscode-notebook-cell'];
+
+/** Select the documents that get suggestions: files on disk, new files and cells, in the languages of the settings. */
 export function makeSelector(): { scheme: string; language: string }[] {
   const languages = vscode.workspace.getConfiguration(SECTION).get<string[]>('languages', []);
-  return languages.flatMap((language) => ['file', 'untitled'].map((scheme) => ({ scheme, language })));
+  return languages.flatMap((language) => SCHEMES.map((scheme) => ({ scheme, language })));
 }
 
 /** The document gets suggestions. */

@@ -24,6 +24,29 @@ export async function waitUntilReady(vscode) {
   await vscode.waitUntilReady();
 }
 
+/** Open a notebook in the current window. */
+export async function openNotebook(vscode, { file }) {
+  await vscode.openNotebook(file);
+}
+
+/** Type at the end of a cell, counted from 0, and wait for ghost text. */
+export async function typeInCell(vscode, { cell, type, expected }) {
+  await vscode.focusCell(cell);
+  await vscode.type(type);
+  await vscode.waitForGhostText(expected);
+}
+
+/** Edit the cell that has the cursor with a message. */
+export async function editCell(vscode, { message }) {
+  await vscode.runCommand('Code Clippy: Edit with Message');
+  await vscode.submitMessage(message);
+}
+
+/** Save until the file on the disk has a text in it. */
+export async function saveNotebookUntil(vscode, { text }) {
+  await vscode.waitUntil(`${text} on the disk`, async () => (await vscode.save()).includes(text));
+}
+
 /** Type at the end of a line, and wait for ghost text; return it. */
 export async function typeForGhostText(vscode, { line, type, expected = '', shot = '' }) {
   await vscode.goToLine(line);

@@ -15,6 +15,7 @@ export class Workbench {
     page.on('dialog', (dialog) => dialog.accept()); // when a window with unsaved files is closed
     this.input = page.locator('.quick-input-widget input[type=text]');
     this.rows = page.locator('.quick-input-list .monaco-list-row');
+    this.cells = page.locator('.notebookOverlay .cell-list-container .monaco-list-row');
     this.menu = page.locator('.suggest-widget.visible .monaco-list-row');
     this.details = page.locator('.hover-language-status');
     this.ghost = page.locator('.monaco-editor [class*="ghost-text"]');
@@ -33,13 +34,32 @@ export class Workbench {
 
   /** Open another file in the same window. */
   async openInSameWindow(file) {
+    await this.openFile(file);
+    await this.focus();
+  }
+
+  async openFile(file) {
     await this.keyboard.press('Control+P');
     const name = file.split('/').pop();
     await this.input.fill(file);
     await this.rows.filter({ hasText: name }).first().click();
     await this.page.locator('.tab.active', { hasText: name }).first().waitFor();
     this.file = file;
-    await this.focus();
+  }
+
+  async openNotebook(file) {
+    await this.openFile(file);
+    await this.cells.first().waitFor();
+  }
+
+  /** Put the cursor at the end of a cell, counted from 0. */
+  async focusCell(index) {
+    const cell = this.cells.nth(index);
+    await cell.click();
+    await this.keyboard.press('Escape'); // from the text of a cell to the list of cells
+    await this.keyboard.press('Enter');
+    await cell.locator('.monaco-editor .view-lines').first().waitFor();
+    await this.keyboard.press('Control+End');
   }
 
   focus() {
