@@ -550,13 +550,12 @@ def test_cells_of_a_notebook_see_the_code_above(own: Window, script: Script) -> 
     """Ghost text and an edit in a cell; its prompt ends with the code cells above, and has no prose."""
     shown = "import math\n\nr = 2\n\narea = "
     script.set(seen=len(shown))
+    code: dict[str, Any] = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
+    prose: dict[str, Any] = {"cell_type": "markdown", "metadata": {}}
     cells = [
-        {"cell_type": kind, "metadata": {}, "source": [text], **({"outputs": []} if kind == "code" else {})}
-        for kind, text in (("code", "import math"), ("markdown", "# Area"), ("code", "r = 2"), ("code", "area ="))
+        {**kind, "source": [text]}
+        for kind, text in ((code, "import math"), (prose, "# Area"), (code, "r = 2"), (code, "area ="))
     ]
-    for cell in cells:
-        if cell["cell_type"] == "code":
-            cell["execution_count"] = None
     notebook = {"cells": cells, "metadata": {"language_info": {"name": "python"}}, "nbformat": 4, "nbformat_minor": 5}
     own.write_settings(edit_confirm=False)
     own.open("pass\n")
