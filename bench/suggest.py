@@ -257,7 +257,7 @@ ABLATIONS = {
         patch=(
             pipeline,
             "fit_prefix_suffix",
-            lambda renderer, prefix, suffix, budget, skipped: _FIT(renderer, prefix, "", budget, skipped),
+            lambda renderer, prefix, suffix, *limits: _FIT(renderer, prefix, "", *limits),
         )
     ),
     "snippets": Ablation({"context": "off"}),

@@ -20,6 +20,7 @@ from codeclippy_ls.inference.errors import EngineError, ModelError
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Request, Task
 from codeclippy_ls.inference.spec import ModelSpec
+from codeclippy_ls.inference.speed import Speed
 from codeclippy_ls.prompts.token_prompts import collect_control_token_ids
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.tasks.model_info import ModelInfo
@@ -86,6 +87,7 @@ class ScriptedWorker:
             architecture="gpt_neox",
             stop_token_ids=frozenset({0}),
             chat=None,
+            speed=Speed(),
             tokenizer=Tokenizer(checkpoints.make_tokenizer_json()),
         )
         prompt = handle.request.task.build_prompt(model, 2048)

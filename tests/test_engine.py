@@ -33,6 +33,7 @@ from codeclippy_ls.inference.errors import EngineError, ModelError, NonFiniteErr
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Priority, Request, Sampling, Task
 from codeclippy_ls.inference.spec import ModelSpec
+from codeclippy_ls.inference.speed import Speed
 from tests import checkpoints
 from tests.editor import TIMEOUT
 from tests.scripted import PrebuiltTask
@@ -615,6 +616,97 @@ async def test_streaming_limits_and_candidates() -> None:
     finally:
         engine.close()
         assert engine.join(TIMEOUT)
+
+
+@pytest.mark.parametrize("how", ["time", "cancel", "supersede"])
+async def test_part_of_a_prompt_that_was_read_is_kept(how: str) -> None:
+    """Whatever ends the reading, the next request goes on from there, and reads the same."""
+    subject = model("gpt_neox")
+    subject.speed = Speed(prefill_seconds=0.01)  # slow: chunks of 32
+    engine = ThreadEngine(lambda: PreloadedWorker(subject), {"default": ModelSpec()})
+    tokens = [20 + index % 40 for index in range(120)]
+    handles: list[Any] = []
+    forward = subject.forward
+
+    def interrupt(inputs: Any) -> Any:
+        outputs = forward(inputs)
+        if how == "cancel":
+            handles[0].cancel()
+        elif how == "supersede":
+            handles[0].cancel(FinishReason.SUPERSEDED)
+        return outputs
+
+    try:
+        await engine.load().result()
+        subject.forward = interrupt
+        handles.append(engine.submit(prompt(tokens, max_tokens=4, seconds=0.0 if how == "time" else None)))
+        stopped = await handles[0].result()
+        assert stopped.finish_reason.value == {"supersede": "superseded", "cancel": "cancelled"}.get(how, how)
+        subject.forward = forward
+        again = await engine.submit(prompt([*tokens, 61], max_tokens=4)).result()
+        assert again.cached_tokens == 32
+        assert list(again.candidates[0].token_ids) == reference(subject, [*tokens, 61], 4)
+    finally:
+        engine.close()
+        assert engine.join(TIMEOUT)
+
+
+async def test_key_finds_what_the_background_had_read_of_its_prompt() -> None:
+    """Reading ahead is cancelled by the key: it gives back its KV cache before the key's own request starts."""
+    subject = model("gpt_neox")
+    subject.speed = Speed(prefill_seconds=0.01)
+    engine = ThreadEngine(lambda: PreloadedWorker(subject), {"default": ModelSpec()})
+    tokens = [20 + index % 40 for index in range(120)]
+    reading, may_go_on = threading.Event(), threading.Event()
+    forward = subject.forward
+
+    def wait(inputs: Any) -> Any:
+        outputs = forward(inputs)
+        reading.set()
+        assert may_go_on.wait(TIMEOUT)
+        return outputs
+
+    try:
+        await engine.load().result()
+        subject.forward = wait
+        request = Request(PrebuiltTask(token_prompt(tokens)), Sampling(max_tokens=0), key="a")
+        ahead = engine.submit(request, Priority.BACKGROUND)
+        assert await asyncio.to_thread(reading.wait, TIMEOUT)
+        engine.cancel("a", Priority.BACKGROUND)
+        key = engine.submit(prompt(tokens, max_tokens=4))
+        may_go_on.set()
+        assert (await ahead.result()).finish_reason is FinishReason.CANCELLED
+        assert (await key.result()).cached_tokens == 32
+        request = Request(PrebuiltTask(token_prompt([*tokens, 61])), Sampling(max_tokens=0))
+        whole = await engine.submit(request, Priority.BACKGROUND).result()
+        assert whole.text == "" and whole.finish_reason is FinishReason.LENGTH
+        assert (await engine.submit(prompt([*tokens, 61, 62], max_tokens=4)).result()).cached_tokens == 121
+    finally:
+        may_go_on.set()
+        engine.close()
+        assert engine.join(TIMEOUT)
+
+
+async def test_prompts_of_keystrokes_are_as_long_as_can_be_read_in_time() -> None:
+    """Those of edits have the whole context."""
+    subject = model("gpt_neox")
+    lengths = []
+
+    class Task(PrebuiltTask):
+        def build_prompt(self, model: Any, context_length: int) -> Any:
+            lengths.append(context_length)
+            return token_prompt([20, 21])
+
+    engine = ThreadEngine(lambda: PreloadedWorker(subject), {"default": ModelSpec()})
+    subject.context_length = 4096
+    try:
+        for seconds, priority in ((0.004, Priority.KEYSTROKE), (0.004, Priority.BACKGROUND), (0.004, Priority.EDIT)):
+            subject.speed = Speed(prefill_seconds=seconds)
+            await engine.submit(Request(Task(None), Sampling(max_tokens=4)), priority).result()
+    finally:
+        engine.close()
+        assert engine.join(TIMEOUT)
+    assert lengths == [1024, 1024, 4096]
 
 
 async def test_failed_forward_pass_leaves_no_corrupt_prefix() -> None:

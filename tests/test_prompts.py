@@ -215,17 +215,23 @@ def test_prompt_fits_and_fills_the_context_length() -> None:
             assert len(prompt.token_ids) > (window - 32) * 0.45
 
 
-def test_prompt_keeps_its_head_during_typing() -> None:
-    """Nearly every keystroke in a long file only appends to the prompt before it, so the KV cache is reused."""
-    tokenizer = Tokenizer(checkpoints.make_tokenizer_json())
-    subject = view(tokenizer, "gpt_neox")
+@pytest.mark.parametrize("name", ["causal", "mellum", "qwen-coder"])
+def test_prompt_keeps_its_head_during_typing(name: str) -> None:
+    """Nearly every keystroke in a long file only appends to the prompt before it, so the KV cache is reused.
+
+    A suffix behind the prefix is read again at each, and may be limited.
+    """
+    architecture, hub, order = FIM_PROMPTS.get(name, ("gpt_neox", "", ["S", "P"]))
+    subject = view(family_tokenizer(next(row for row in FAMILIES if row.name == name)), architecture, hub)
+    new = 8 if order.index("S") < order.index("P") else 8 + 24
     before = "\n".join(f"value_{index} = compute({index}, other)" for index in range(300)) + "\n"
     typed, after = "total = sum(value for value in values if value > 0)\n" * 3, "\nprint(total)\n" * 50
     kept = 0
     last: tuple[int, ...] = ()
     for end in range(1, len(typed)):
-        tokens = build_completion_prompt(subject, CompletionContext(before + typed[:end], after), 512, 48).token_ids
-        kept += len(tokens) - common_prefix_length(last, tokens) <= 8
+        context = CompletionContext(before + typed[:end], after)
+        tokens = build_completion_prompt(subject, context, 512, 48, suffix_limit=24).token_ids
+        kept += len(tokens) - common_prefix_length(last, tokens) <= new
         last = tokens
     assert kept >= 0.95 * (len(typed) - 1)
 

@@ -90,7 +90,8 @@ class GenerationJob:
     def run(self) -> Iterator[None]:
         """Run until each candidate has ended or the time is up; yield between two forward passes."""
         first = self._new_sequence(self._prefix, 0)
-        for chunk in prefill_chunks(self._prefix, (*self._prompt.token_ids, *first.decoding.forced_prefix)):
+        token_ids = (*self._prompt.token_ids, *first.decoding.forced_prefix)
+        for chunk in prefill_chunks(self._prefix, token_ids, self._model.speed.prefill_chunk):
             (prompt_logits,) = self._model.forward([chunk])
             self._prefix.token_ids.extend(chunk.token_ids)
             yield
@@ -99,6 +100,8 @@ class GenerationJob:
                 self._sequences.append(first)
                 return
         self._sequences.append(first)
+        if not self._sampling.max_tokens:
+            return
         for index in range(1, self._sampling.candidates):
             self._sequences.append(self._new_sequence(self._prefix.copy(len(self._prefix.token_ids)), index))
         logits = [prompt_logits] * len(self._sequences)

@@ -243,13 +243,20 @@ class ThreadEngine:
                     return self._pending_unloads.popleft()
                 if self._pending_loads:
                     return self._pending_loads.popleft()
-                for priority in Priority:
-                    if self._queues[priority]:
-                        job = self._queues[priority].popleft()
-                        self._running = job.handle
-                        return job
+                if (job := self._pop_job()) is not None:
+                    self._running = job.handle
+                    return job
                 self._condition.wait()
             return None
+
+    def _pop_job(self) -> Job | None:
+        """Take the next job: first those that were cancelled when they had started, to have their prefixes back."""
+        for queue in self._queues.values():
+            for job in queue:
+                if job.is_started and job.handle.cancel_reason is not None:
+                    queue.remove(job)
+                    return job
+        return next((queue.popleft() for queue in self._queues.values() if queue), None)
 
     def _load_and_resolve(self, worker: Worker, name: str, handle: RequestHandle) -> None:
         try:
@@ -314,6 +321,8 @@ class ThreadEngine:
         """
         priority = job.handle.priority
         queue = self._queues[priority]
+        if job.handle.cancel_reason is not None:
+            return False  # its next step ends it, and the prefix that it holds may be what the others need
         if any(self._queues[higher] for higher in Priority if higher < priority):
             with self._condition:
                 queue.appendleft(job)

@@ -108,7 +108,7 @@ class ModelWorker:
         if handle.cancel_reason is not None:
             return
         try:
-            prompt = handle.request.task.build_prompt(model, context_length)
+            prompt = handle.request.task.build_prompt(model, _limit_context(handle, model, context_length))
         except ValueError as error:  # its message is for the user
             raise EngineError(str(error)) from error
         num_tokens = len(prompt.token_ids)
@@ -154,6 +154,13 @@ class ModelWorker:
             cache.clear()
             model.release_cuda_graphs()
         _release_device_memory()
+
+
+def _limit_context(handle: RequestHandle, model: Model, context_length: int) -> int:
+    """Return the tokens of prompt and output together: what is read while somebody types must not take long."""
+    if handle.priority is Priority.EDIT:
+        return context_length
+    return model.speed.limit_prompt(context_length)
 
 
 def _release_device_memory() -> None:

@@ -70,6 +70,7 @@ class Sampling:
     """Parameters of sampling, and the number of tokens.
 
     Attributes:
+        max_tokens: of each candidate; with 0 the prompt is only read, so that a later request finds it in the cache.
         temperature: 0 is greedy.
         top_p: probability mass of the nucleus that is sampled from.
         candidates: number of continuations.

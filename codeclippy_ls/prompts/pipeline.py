@@ -96,15 +96,19 @@ def fit_completion(
     prefix: str,
     suffix: str,
     budget: int,
+    suffix_limit: int | None = None,
 ) -> FittedCompletion:
     """Fit snippets, prefix and suffix into a budget of units, and fill the template with them.
 
     Args:
         prefix, suffix: of ``context``, less the text that is not shown.
+        suffix_limit: if the template has the suffix behind the prefix, each key typed there costs the suffix again: so
+            many units of it are shown then.
     """
     before_all, before_prefix = _fit_snippets(renderer, family, context, int(budget * _SNIPPET_SHARE))
     budget -= _measure(renderer, before_all) + _measure(renderer, before_prefix)
-    fitted_prefix, fitted_suffix = fit_prefix_suffix(renderer, prefix, suffix, budget, context.skipped_lines)
+    limit = suffix_limit if suffix_limit is not None and _ends_with_suffix(template) else budget
+    fitted_prefix, fitted_suffix = fit_prefix_suffix(renderer, prefix, suffix, budget, context.skipped_lines, limit)
     slots: dict[Slot, list[Control | Units]] = {
         Slot.PREFIX: [*before_prefix, fitted_prefix],
         Slot.SUFFIX: [fitted_suffix],
@@ -116,6 +120,10 @@ def fit_completion(
         elif isinstance(part, Control) and renderer.encode_control(part):
             parts.append(part)
     return FittedCompletion(parts, fitted_prefix, fitted_suffix)
+
+
+def _ends_with_suffix(template: Template) -> bool:
+    return [part for part in template if isinstance(part, Slot)][-1] is Slot.SUFFIX
 
 
 def _fit_snippets(
@@ -153,13 +161,14 @@ def _measure(renderer: Renderer, parts: Sequence[Control | Units]) -> int:
 
 
 def fit_prefix_suffix(
-    renderer: Renderer, prefix: str, suffix: str, budget: int, skipped_lines: int
+    renderer: Renderer, prefix: str, suffix: str, budget: int, skipped_lines: int, suffix_limit: int
 ) -> tuple[Units, Units]:
     """Fit prefix and suffix into ``budget`` units together; ``skipped_lines`` precede the prefix."""
     reach = budget * renderer.reach
     clipped, before = prefix[:-reach], to_lf(prefix[-reach:])
-    after, units = renderer.encode(to_lf(suffix[:reach])), renderer.encode(before)
-    minimum = int(budget * _SUFFIX_SHARE)
+    after, units = renderer.encode(to_lf(suffix[: min(reach, suffix_limit * renderer.reach)])), renderer.encode(before)
+    after = after[:suffix_limit]
+    minimum = min(int(budget * _SUFFIX_SHARE), suffix_limit)
     # The rest that a short prefix leaves goes to the suffix, in steps, so that typing does not move the suffix's end.
     step = renderer.suffix_step
     after = after[: max(minimum, (budget - len(units)) // step * step - step)]

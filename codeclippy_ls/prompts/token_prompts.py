@@ -113,7 +113,12 @@ def resolve_family(model: PromptModel, configured: str = "") -> Family:
 
 
 def build_completion_prompt(
-    model: PromptModel, context: CompletionContext, context_length: int, reserve: int, configured: str = ""
+    model: PromptModel,
+    context: CompletionContext,
+    context_length: int,
+    reserve: int,
+    configured: str = "",
+    suffix_limit: int | None = None,
 ) -> TokenPrompt:
     """Build the prompt for a cursor: fill-in-the-middle if the family can, else a continuation of the prefix.
 
@@ -121,6 +126,7 @@ def build_completion_prompt(
         context_length: tokens that prompt and answer may have together.
         reserve: tokens kept for the answer.
         configured: family named in the settings.
+        suffix_limit: tokens behind the cursor, if each key costs them; see `pipeline.fit_completion`.
 
     Raises:
         ValueError: the family does not complete, or the window is too small for its control tokens.
@@ -140,7 +146,7 @@ def build_completion_prompt(
     if not prefix:
         prefix, healing_prefix = context.prefix, ""
     suffix = context.suffix if family.fim_template else ""
-    fitted = fit_completion(_TokenRenderer(tokenizer), family, template, context, prefix, suffix, budget)
+    fitted = fit_completion(_TokenRenderer(tokenizer), family, template, context, prefix, suffix, budget, suffix_limit)
     tokens: list[int] = []
     for part in fitted.parts:
         tokens += _encode_control(part, tokenizer) if isinstance(part, Control) else part

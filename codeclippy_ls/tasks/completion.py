@@ -44,7 +44,8 @@ class CompletionTask(Task):
     def build_prompt(self, model: Any, context_length: int) -> TokenPrompt:
         """Build the prompt; a partial word is cut from it and becomes a constraint on the answer."""
         reserve = min(self.max_tokens + _SLACK, context_length // 2)
-        prompt = build_completion_prompt(model, self.context, context_length, reserve, self.family)
+        limit = model.speed.suffix_limit
+        prompt = build_completion_prompt(model, self.context, context_length, reserve, self.family, limit)
         return replace(prompt, constraint=healing_constraint(model.tokenizer, prompt.healing_prefix))
 
     def build_text_prompt(self, remote: RemoteModel) -> TextPrompt:

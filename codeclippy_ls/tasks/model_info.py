@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from codeclippy_ls.families import Family, detect_family, detect_served_family
+from codeclippy_ls.inference.speed import Speed
 from codeclippy_ls.prompts.token_prompts import collect_control_token_ids, supports_edits
 
 
@@ -23,6 +24,7 @@ class ModelInfo:
         is_native: our own decoder runs it.
         cuda_graphs: how captured CUDA graphs are used, in words; empty without them.
         pass_cost: cost of a forward pass over eight tokens, relative to a pass over one.
+        speed: of prompts and tokens on this machine, as measured when it was loaded.
         served_by: the service's name if another program serves the model, so that its vocabulary is unknown.
         listed_tokens: control tokens that the service says the model has.
     """
@@ -40,6 +42,7 @@ class ModelInfo:
     is_native: bool = False
     cuda_graphs: str = ""
     pass_cost: float = 1.0
+    speed: Speed = field(default_factory=Speed)
     served_by: str = ""
     listed_tokens: tuple[str, ...] = ()
 
@@ -78,4 +81,5 @@ def describe_model(model: Any) -> ModelInfo:
         model.module is None,
         str(getattr(model.runner, "graph_runner", None) or ""),
         round(model.pass_cost(8), 2),
+        model.speed,
     )

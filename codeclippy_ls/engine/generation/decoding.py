@@ -139,13 +139,15 @@ def _apply_substitutions(logits: torch.Tensor, pairs: tuple[Sequence[int], Seque
     return (mass.index_add(0, substitutes, mass[forbidden])).log() + peak
 
 
-def prefill_chunks(prefix: CachedPrefix, token_ids: Sequence[int]) -> Iterator[ModelInput]:
+def prefill_chunks(
+    prefix: CachedPrefix, token_ids: Sequence[int], chunk_length: int = PREFILL_CHUNK
+) -> Iterator[ModelInput]:
     """Yield inputs for all of ``token_ids`` that ``prefix`` lacks, in chunks; only the last one asks for logits.
 
     The caller that runs an input appends its tokens to ``prefix.token_ids`` at once, so that the two never differ.
     """
     while (start := len(prefix.token_ids)) < len(token_ids):
-        chunk = token_ids[start : start + PREFILL_CHUNK]
+        chunk = token_ids[start : start + chunk_length]
         yield ModelInput(chunk, prefix.kv_cache, int(start + len(chunk) == len(token_ids)))
 
 

@@ -20,7 +20,7 @@ from codeclippy_ls.engine.decoder.architectures import ModelConfig, Transformers
 from codeclippy_ls.engine.decoder.linear import FLOAT_FORMATS, WeightFormats
 from codeclippy_ls.engine.decoder.transformer import Transformer
 from codeclippy_ls.engine.generation.threads import count_cores, list_thread_counts
-from codeclippy_ls.engine.loading.calibration import measure_pass_seconds, verify_kv_cache, warm_up
+from codeclippy_ls.engine.loading.calibration import measure_pass_seconds, measure_speed, verify_kv_cache, warm_up
 from codeclippy_ls.engine.loading.chat_template import read_chat_template
 from codeclippy_ls.engine.loading.checkpoint import ensure_safetensors, find_checkpoint
 from codeclippy_ls.engine.loading.config import (
@@ -76,6 +76,7 @@ def load(spec: ModelSpec, native: bool = True) -> Model:
         if spec.threads <= 0 and device.type == "cpu":
             model.thread_tuner.calibrate(measure_pass_seconds(runner, list_thread_counts()))
         warm_up(model)
+        model.speed = measure_speed(model)
     except EngineError:
         raise
     except Exception as error:

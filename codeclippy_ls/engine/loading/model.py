@@ -19,6 +19,7 @@ from codeclippy_ls.engine.generation.threads import ThreadCountTuner
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer
 from codeclippy_ls.engine.loading.transformers_module import ModuleRunner
 from codeclippy_ls.inference.errors import NonFiniteError
+from codeclippy_ls.inference.speed import Speed
 
 
 class Runner(Protocol):
@@ -55,6 +56,7 @@ class Model:
         chat: the chat template's text before and after a user's message; ``None`` without a template.
         stop_token_ids: ids that end a text, from the checkpoint's configuration.
         pass_cost: cost of a pass over n tokens, in passes over one.
+        speed: of prompts and tokens, as measured when it was loaded.
         thread_tuner: chooses the number of CPU threads of a pass.
         module: transformers' module, if that runs the model.
         architecture, context_length, num_parameters, nbytes, device, dtype: the runner's.
@@ -74,6 +76,7 @@ class Model:
         self.chat = chat
         self.stop_token_ids = stop_token_ids
         self.pass_cost = PassCost()
+        self.speed = Speed()
         self.thread_tuner = ThreadCountTuner(torch.get_num_threads())
         self.module: Any = runner.module if isinstance(runner, ModuleRunner) else None
         self.architecture, self.context_length = runner.architecture, runner.context_length
