@@ -52,11 +52,11 @@ def _content_length(header: bytes) -> int:
     for line in header[:-4].split(b"\r\n"):
         name, colon, value = line.partition(b":")
         if not colon or b" " in name.strip():
-            raise FrameError(f"not a header field: {line[:60]!r}")
+            raise FrameError(f"a line of {len(line)} bytes is not a header field")
         if name.strip().lower() == b"content-length":
             digits = value.strip()
             if not digits.isdigit() or len(digits) > 12 or (length is not None and length != int(digits)):
-                raise FrameError(f"invalid Content-Length: {value[:60]!r}")
+                raise FrameError("invalid Content-Length")
             length = int(digits)
     if length is None:
         raise FrameError("header without Content-Length")

@@ -743,6 +743,10 @@ async def test_editor_session_over_a_service() -> None:
         ("http://127.8.9.1:80/api/", "http://127.8.9.1:80/api"),
         ("http://[::1]:8080/v1", "http://[::1]:8080/v1"),
         ("http://localhost:8080/v1/", "http://localhost:8080/v1"),
+        ("HTTP://LocalHost", "http://localhost/v1"),
+        (" http://127.0.0.1 ", "http://127.0.0.1/v1"),
+        ("http://[0:0:0:0:0:0:0:1]", "http://[0:0:0:0:0:0:0:1]/v1"),
+        ("http://127.0.0.1//elsewhere.example/", "http://127.0.0.1//elsewhere.example"),
         ("https://models.example.org", "https://models.example.org/v1"),
     ],
 )
@@ -768,13 +772,79 @@ def test_endpoint_is_parsed(url: str, expected: str) -> None:
         "https://models.example.org/v1?key=1",
         "http://127.0.0.1@evil.example",
         "http://[::ffff:192.0.2.1]/",
+        # Look-alikes of this machine.
+        "http://127.0.0.1%2eevil.example/",
+        "http://127.0.0.1%2Eevil.example:8080/v1",
+        "http://127.0.0.1%evil.example",
+        "http://127.0.0.1%00.evil.example",
+        "http://127.0.0.1%2f@evil.example",
+        "http://localhost%2eevil.example",
+        "http://localhost%00.evil.example",
+        "http://%6cocalhost",
+        "http://localhost.",
+        "http://.localhost",
+        "http://evil.localhost",
+        "http://local\u017fhost",  # a long s, which some parsers turn into s
+        "http://\uff4cocalhost",  # a full-width letter
+        "http://127.0.0.1\u3002evil.example",  # an ideographic full stop
+        "http://127\u30020\u30020\u30021",
+        "http://\u2460\u2461\u2466.0.0.1",  # digits in circles
+        "http://[::1%25evil.example]/",
+        "http://[::1%evil.example]/",
+        "http://[::1]evil.example/",
+        "http://[::1].evil.example/",
+        "http://127.0.0.1\\.evil.example/",
+        "http://127.0.0.1\\@evil.example/",
+        "http://evil.example\\@127.0.0.1/",
+        "http://127.0.0.1 .evil.example/",
+        "http://127.0.0.1\t.evil.example/",
+        "http://127.0.0.1\n.evil.example/",
+        "http://127.0.0.1\x00.evil.example/",
+        "http://127.0.0.1;evil.example/",
+        "http://127.0.0.1,evil.example/",
+        "http://127.0.0.1:80:evil.example/",
+        "http://127.0.0.1#@evil.example/",
+        "http://127.0.0.1?@evil.example/",
+        "http://127.0.0.1&@evil.example/",
+        "http://1@127.0.0.1@evil.example/",
+        # Other spellings of addresses, which parsers read differently.
+        "http://127.1",
+        "http://127.0.0.1.",
+        "http://2130706433",
+        "http://0x7f.0.0.1",
+        "http://0x7f000001",
+        "http://0177.0.0.1",
+        "http://127.0.0.01",
+        "http://127.0.0.1.0",
+        "http://128.0.0.1",
+        "http://0",
+        "http://[::]",
+        "http://[::2]",
+        "http://[::127.0.0.1]",
+        "http://[64:ff9b::7f00:1]",
     ],
 )
 def test_endpoint_to_which_nothing_is_sent(url: str) -> None:
     """Each with a sentence that names the setting and contains no password."""
     with pytest.raises(ValueError, match=r"model\.endpoint") as raised:
         parse_endpoint(url)
-    assert "pass@" not in str(raised.value)
+    assert "pass@" not in str(raised.value) and str(raised.value).isascii() and str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize("url", ["https://127.0.0.1%2eevil.example", "https://a%62c.example", "https://\uff41.example"])
+def test_endpoint_over_https_has_a_plain_host_name_too(url: str) -> None:
+    """So that all parsers agree on where the code goes."""
+    with pytest.raises(ValueError, match="neither a host name nor an address"):
+        parse_endpoint(url)
+
+
+def test_http_library_connects_to_the_host_that_was_checked() -> None:
+    """It parses the URL again."""
+    import httpx2
+
+    for url in ("http://LOCALHOST:1", "http://[::1]:8080", "http://127.8.9.1/a//b", "https://Models.Example.org:443/x"):
+        endpoint = parse_endpoint(url)
+        assert httpx2.URL(f"{endpoint.url}/models").host == endpoint.host
 
 
 def test_key_is_read_from_a_variable() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from pytest_socket import SocketConnectBlockedError
 
-from tests.editor import ServerError, process
+from tests.editor import TIMEOUT, ServerError, process
 
 CANARY = "canary_8f3a61"
 SOURCE = f"def {CANARY}(values):\n    total = sum(values)\n    return "
@@ -72,6 +73,33 @@ async def test_no_text_of_the_user_s_is_logged(tmp_path: Path) -> None:
     hosts = list(Path(os.environ["XDG_RUNTIME_DIR"]).rglob("*.log"))
     assert log.read_text() and hosts
     assert not any(CANARY in text for text in (errors, *(path.read_text(errors="replace") for path in (log, *hosts))))
+
+
+SECRET_LINE = "password = 'hunter2-hunter2'"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        f"Content-Length: {{short}}\r\n\r\n{{body}}{SECRET_LINE}\r\n\r\n",
+        f"Content-Length: 10{SECRET_LINE}\r\n\r\n",
+        f"{SECRET_LINE}: 10\r\n\r\n",
+        f"{SECRET_LINE}\r\nContent-Length: 2\r\n\r\n{{{{}}}}",
+        f"Content-Length: 2\r\nContent-Length: {SECRET_LINE}\r\n\r\n{{{{}}}}",
+        SECRET_LINE,
+        SECRET_LINE * 1000,
+    ],
+)
+def test_no_text_of_a_broken_frame_is_logged(sent: str) -> None:
+    """Of a length that is too short, the rest of the document would be the next header; the log says only what is
+    wrong."""
+    text = json.dumps({"jsonrpc": "2.0", "method": "x", "params": {"text": SECRET_LINE}})
+    data = sent.format(short=len(text) - 60, body=text).encode()
+    done = subprocess.run(
+        [sys.executable, "-m", "codeclippy_ls", "--verbose"], input=data, capture_output=True, timeout=TIMEOUT
+    )
+    assert done.returncode == 1 and b"cannot read the client's messages" in done.stderr
+    assert b"hunter2" not in done.stderr and b"hunter2" not in done.stdout
 
 
 async def test_an_edit_touches_the_open_document_and_no_file(tmp_path: Path) -> None:

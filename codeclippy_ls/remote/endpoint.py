@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
+# A name or an address, and a port; other alphabets are written as "xn--...". Parsers disagree on everything else, such
+# as "127.0.0.1%2eevil.example" and "[::1].evil.example".
+_HOST_AND_PORT = re.compile(r"(?:\w(?:[\w.-]{0,251}\w)?|\[[0-9a-f:]*:[0-9a-f:.]*\])(?::\d*)?", re.ASCII | re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e]{1,4096}\Z")
 
 
@@ -48,6 +51,8 @@ def parse_endpoint(url: str) -> Endpoint:
             'setting "model.endpoint" must not contain a user, password, query or fragment; put the key into an '
             'environment variable and name it in "model.endpointKeyVariable"'
         )
+    if not _HOST_AND_PORT.fullmatch(parts.netloc):
+        raise ValueError(f'setting "model.endpoint": {ascii(parts.netloc)[1:-1]} is neither a host name nor an address')
     loopback = _is_loopback_host(host)
     if parts.scheme == "http" and not loopback:
         raise ValueError(
@@ -87,12 +92,12 @@ def read_key(variable: str, environment: Mapping[str, str]) -> str:
 
 
 def is_loopback_address(address: str) -> bool:
-    """Return whether a numeric address is this machine's own."""
+    """Return whether a numeric address is this machine's own; one of version 6 may name an interface."""
     try:
-        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+        return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return False
 
 
 def _is_loopback_host(host: str) -> bool:
-    return host.lower() == "localhost" or is_loopback_address(host)
+    return host == "localhost" or is_loopback_address(host)

@@ -162,7 +162,7 @@ class HttpClient:
 
     async def _check_loopback(self) -> None:
         """Refuse ``localhost`` if the system resolves it to another machine."""
-        if self.endpoint.host.lower() != "localhost":
+        if self.endpoint.host != "localhost":
             return
         try:
             found = await asyncio.get_running_loop().getaddrinfo("localhost", None, type=socket.SOCK_STREAM)
