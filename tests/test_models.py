@@ -676,6 +676,18 @@ def test_hub_name_offline_is_rejected_with_a_fix() -> None:
     )
 
 
+def test_hub_name_is_not_looked_up_in_the_current_folder(
+    master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That may be somebody else's repository, with a checkpoint of that name; a dot in front says that it is meant."""
+    shutil.copytree(master, tmp_path / "owner" / "model")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="of the hub is not on this machine"):
+        load(ModelSpec("owner/model", device="cpu"))
+    for name in ("./owner/model", "owner/model/", "owner/../owner/model", str(tmp_path / "owner" / "model")):
+        assert load(ModelSpec(name, device="cpu")).name == name
+
+
 def test_model_in_the_hub_cache_loads_offline(master: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if the repository has both kinds of weights, and only one was downloaded."""
     tree = pytest.importorskip("huggingface_hub._tree_cache")

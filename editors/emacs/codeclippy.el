@@ -302,7 +302,8 @@ its line becomes the end of the line."
                             :inlineCompletion (list :dynamicRegistration :json-false))))
 
 (defun codeclippy--make-process ()
-  "Start the process of the server."
+  "Start the process of the server.
+Not in the folder of the project, which may be somebody else's."
   (let ((default-directory (expand-file-name "~/")))
     (make-process :name "codeclippy" :command codeclippy-command :connection-type 'pipe :coding 'utf-8-emacs-unix
                   :noquery t :stderr (get-buffer-create "*codeclippy stderr*"))))
@@ -1294,6 +1295,12 @@ Its edits are shown first, like those of `codeclippy-mode'.")
 
 ;; At the end, so that modes that have a server keep it.
 (add-to-list 'eglot-server-programs '(prog-mode . codeclippy-eglot-contact) t)
+
+(cl-defmethod initialize-instance :around ((_server codeclippy-eglot-server) &rest _)
+  "Start the process in the home folder, on a remote host in that one's.
+The folder of the project may be somebody else's."
+  (let ((default-directory (expand-file-name (concat (file-remote-p default-directory) "~/"))))
+    (cl-call-next-method)))
 
 (cl-defmethod eglot-initialization-options ((_server codeclippy-eglot-server))
   "The user's settings."

@@ -7,6 +7,7 @@ user's cache). A test is skipped if its editor is not installed. Screenshots go 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -54,6 +55,18 @@ class Script:
         """The command that starts the server, from any folder."""
         program = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r}); from tests.scripted_server import main; main()"
         return [sys.executable, "-c", program, str(self.file)]
+
+    def find_folders(self) -> set[Path]:
+        """Return the current folders of the servers that run (Linux only)."""
+        processes = Path("/proc").glob("[0-9]*")
+        running = [process for process in processes if self._is_server(process)]
+        return {(process / "cwd").readlink() for process in running}
+
+    def _is_server(self, process: Path) -> bool:
+        with contextlib.suppress(OSError):
+            arguments = (process / "cmdline").read_bytes().split(b"\0")[:-1]
+            return [argument.decode() for argument in arguments[: len(self.command)]] == self.command
+        return False
 
     def set(self, **keys: Any) -> None:
         """Replace the script."""

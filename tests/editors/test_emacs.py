@@ -478,6 +478,19 @@ def test_the_server_has_the_same_text_as_emacs(emacs: Emacs, file: File, script:
     assert outcome is None
 
 
+@pytest.mark.parametrize("eglot", [False, True], ids=["mode", "eglot"])
+def test_the_server_starts_in_the_users_home(emacs: Emacs, file: File, script: Script, eglot: bool) -> None:
+    """Not in the folder of the project, which may be somebody else's."""
+    if eglot:
+        emacs.eval_lisp("(progn (setf (alist-get 'python-mode eglot-server-programs) #'codeclippy-eglot-contact) nil)")
+        file("value = \n", mode=False)
+        emacs.run_with_meta_x("eglot")
+        emacs.wait_until(lambda: emacs.eval_lisp("(and (eglot-current-server) t)"), "eglot to connect")
+    else:
+        show_ghost_text(emacs, file, script)
+    assert script.find_folders() == {emacs.folder / "home"}
+
+
 def test_settings_can_change_at_run_time(emacs: Emacs, file: File, script: Script) -> None:
     show_ghost_text(emacs, file, script)
     emacs.press("C-g")

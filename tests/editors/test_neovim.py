@@ -415,6 +415,11 @@ def test_metrics_are_shown(nvim: Nvim) -> None:
     nvim.wait_until(lambda: any("1 shown, 1 accepted" in note for note in nvim.get_messages()), "the metrics")
 
 
+def test_the_server_starts_in_the_users_home(nvim: Nvim, script: Script) -> None:
+    """Not in the folder of the project, which may be somebody else's."""
+    assert script.find_folders() == {Path.home()}
+
+
 def test_settings_can_change_at_run_time(nvim: Nvim) -> None:
     show_ghost_text(nvim)
     nvim.press("<Esc>")

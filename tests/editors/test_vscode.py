@@ -93,9 +93,10 @@ class Window:
         self.command_file.write_text(json.dumps(command))
 
     def write_settings(self, **settings: Any) -> None:
-        """Write the user's settings; those of a folder could only tighten them."""
-        path = self.command_file.parent / "user" / "User" / "settings.json"
-        path.write_text(json.dumps(USER | name_settings(settings)))
+        """Write the user's settings for this machine; those of a folder could only tighten them."""
+        path = self.command_file.parent / "user" / "Machine" / "settings.json"
+        command = json.loads(path.read_text())["codeclippy.server.command"]
+        path.write_text(json.dumps({"codeclippy.server.command": command, **name_settings(settings)}))
 
     def write_folder_settings(self, **settings: Any) -> None:
         """Write the settings of the folder."""
@@ -515,6 +516,13 @@ def test_ghost_text_of_a_crlf_file_has_its_line_ends(shared: Window, script: Scr
     expected = "def ends(a, b):\r\n    total = a\r\n    total += b\r\n    return total"
     shared.run("waitForFile", text=expected)
     assert path.read_bytes() == expected.encode()
+
+
+def test_the_server_starts_in_the_users_home(shared: Window, script: Script) -> None:
+    """Not in the folder that is open, which may be somebody else's."""
+    shared.open(MEAN)
+    shared.run("waitUntilReady")
+    assert script.find_folders() == {Path.home()}
 
 
 def test_settings_can_change_at_run_time(shared: Window, script: Script) -> None:

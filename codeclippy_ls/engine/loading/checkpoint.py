@@ -23,9 +23,13 @@ from codeclippy_ls.engine.loading.gguf_checkpoint import is_gguf
 from codeclippy_ls.inference.errors import ModelError
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER
 
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+
 
 def find_checkpoint(name: str) -> Path:
     """Return the folder or GGUF file that a setting names; downloads it if it is a hub name.
+
+    A folder of the current one needs a dot in front (``./owner/model``), or another form than a hub name's.
 
     Raises:
         ModelError: there is none, or it cannot be downloaded.
@@ -34,6 +38,9 @@ def find_checkpoint(name: str) -> Path:
         return SHIPPED_FOLDER
     shown_name = repr(name if len(name) <= 200 else name[:199] + "…")
     setting = f'setting "model.completion" or "model.edit": {shown_name}'
+    # Never in the current folder: that may be somebody else's repository, with a checkpoint of that name.
+    if _HUB_NAME.fullmatch(name):
+        return _find_hub_snapshot(name)
     try:
         path = Path(name).expanduser()
         if path.is_dir():
@@ -45,9 +52,7 @@ def find_checkpoint(name: str) -> Path:
         if is_gguf(path):
             return path
         raise ModelError(f"{setting} is a file; set a folder, a GGUF file or a hub name (owner/model)")
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII):
-        raise ModelError(f"{setting} is neither a folder, a GGUF file nor a hub name (owner/model)")
-    return _find_hub_snapshot(name)
+    raise ModelError(f"{setting} is neither a folder, a GGUF file nor a hub name (owner/model)")
 
 
 def _find_hub_snapshot(name: str) -> Path:
@@ -70,8 +75,9 @@ def _find_hub_snapshot(name: str) -> Path:
     except Exception as error:  # network and hub errors of many types
         cause = summarize_error(error).partition(". ")[0]
         raise ModelError(
-            f"the model {name!r} is not a folder, is not on this machine and cannot be downloaded ({cause}); set "
-            '"model.completion" or "model.edit" to a local folder, or remove the setting to use the shipped model'
+            f"the model {name!r} of the hub is not on this machine and cannot be downloaded ({cause}); set "
+            '"model.completion" or "model.edit" to a local folder (in the current one: "./owner/model"), or remove the '
+            "setting to use the shipped model"
         ) from error
 
 

@@ -3,6 +3,7 @@
 ---@type vim.lsp.Config
 return {
   cmd = { 'codeclippy-ls' },
+  cmd_cwd = vim.uv.os_homedir(), -- not in the project's folder, which may be somebody else's
   root_markers = { '.git', 'pyproject.toml', 'package.json' },
   -- One server for all projects, and so one model in memory.
   reuse_client = function(client, config)
