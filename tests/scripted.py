@@ -53,6 +53,8 @@ class ScriptedWorker:
         unloaded: names of the models that were unloaded.
     """
 
+    load_deadline: float | None = None
+
     def __init__(self) -> None:
         self.response: Any = "value"
         self.gate: threading.Event | None = None

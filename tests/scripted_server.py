@@ -9,8 +9,10 @@ script is read again for each request, so a test may change it while the editor 
 - ``edit``: hunks, or a list of alternatives; the initial space is added
 - ``delay``, ``load_delay``: seconds that a request or loading takes
 - ``load_error``: the reason why loading fails
+- ``load_crash``: the process dies when it loads a model of this name
 - ``crash``: if true, the process dies at the next request
 - ``fault``: another fault (see ``tests.faults``)
+- ``fault_model``: name of the only model that has the fault
 - ``step_timeout``: seconds that a step may take; read once
 """
 
@@ -60,6 +62,8 @@ class FileWorker(ScriptedWorker):
         script = self.read_script()
         self.load_error = script.get("load_error", "")
         time.sleep(script.get("load_delay", 0))
+        if spec.name == script.get("load_crash"):
+            os._exit(9)
         return super().load(name, spec)
 
     def start(self, handle: RequestHandle) -> Iterator[Generation | None]:
@@ -69,7 +73,7 @@ class FileWorker(ScriptedWorker):
         if script.get("fault") in faults.MODEL_FAULTS:
             yield from faults.faulty_worker(script["fault"]).start(handle)
             return
-        if "fault" in script:
+        if "fault" in script and script.get("fault_model", "") in handle.request.model:
             yield from faults.STEP_FAULTS[script["fault"]](handle)
         is_edit = handle.priority is Priority.EDIT
         hunks = script.get("edit", "")

@@ -311,6 +311,8 @@ def test_incomplete_characters_are_held_back(text: str) -> None:
 class Script:
     """A worker whose jobs take one step per release of the gate; used for laws of the queue only."""
 
+    load_deadline: float | None = None
+
     def __init__(self) -> None:
         self.log: list[str] = []
         self.gate = threading.Semaphore(0)

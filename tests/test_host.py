@@ -523,6 +523,39 @@ async def test_only_the_silent_process_is_ended(tmp_path: Path) -> None:
     assert find_host_process(host_address) is None  # and nobody waits for a writer
 
 
+@pytest.mark.parametrize("fault", ["crash", "hang"])
+async def test_model_that_costs_hosts_is_left_and_others_go_on(
+    fault: str, script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the third loss it has failed, with a reason that names it; another client's model is ready again."""
+    monkeypatch.setattr(client, "RETRY_DELAYS", (0.01,) * 4)
+    good, bad = make_settings(), make_settings(completion="/bad")
+    async with open_assistant(good, open_scripted_engine(script, good)) as assistant:
+        script.write_text(json.dumps({"load_crash": "/bad"} if fault == "crash" else {}))
+        engine = open_scripted_engine(script, bad)
+        other = Assistant(engine, bad)
+        try:
+            if fault == "crash":
+                with pytest.raises(EngineError, match="3 times over /bad; choose another model"):
+                    await asyncio.wait_for(other.load(), TIMEOUT)
+            else:
+                await other.load()
+                script.write_text(json.dumps({"fault": "hang", "fault_model": "/bad", "complete": "total"}))
+                for _ in range(3):
+                    await wait_until(lambda: engine.status(ModelRole.COMPLETE).state is ModelState.READY)
+                    with pytest.raises(EngineError, match="hangs"):
+                        await other.complete(make_document(), len(CODE))
+                await wait_until(lambda: engine.status(ModelRole.COMPLETE).state is ModelState.FAILED)
+                assert "hangs" in engine.status(ModelRole.COMPLETE).reason
+            script.write_text(json.dumps({"complete": "total"}))
+            await wait_until(lambda: assistant.status(ModelRole.COMPLETE).state is ModelState.READY)
+            assert (await assistant.complete(make_document(), len(CODE))).items
+            await asyncio.wait_for(other.load(), TIMEOUT)  # the user asks for it again
+            assert (await other.complete(make_document(), len(CODE))).items
+        finally:
+            await other.aclose()
+
+
 async def test_cancelling_frees_the_host_within_a_step(script: Path) -> None:
     """An edit of ten minutes, cancelled by its client; then by a client that disconnects."""
     settings = make_settings()

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from codeclippy_ls.inference.engine import STEP_TIMEOUT, ModelState, ModelStatus, StatusListener
-from codeclippy_ls.inference.errors import DeviceError, EngineError
+from codeclippy_ls.inference.errors import DeviceError, EngineError, is_recoverable
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Task
 from codeclippy_ls.inference.spec import ModelSpec
@@ -83,6 +83,9 @@ class ThreadEngine:
         self._closed = False
         self._failure: str | None = None
         self._step_started: float | None = None
+        self._worker: Worker | None = None
+        self._working_on = ""
+        self._failed_model = ""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="codeclippy-engine", daemon=True)
 
@@ -90,6 +93,11 @@ class ThreadEngine:
     def failure(self) -> str | None:
         """Reason why the engine can never work again; ``None`` while it works."""
         return self._failure
+
+    @property
+    def failed_model(self) -> str:
+        """Name of the model that was loaded or run when the engine failed; empty if none was."""
+        return self._failed_model
 
     def status(self, model: str = "default") -> ModelStatus:
         """Return the current status of a model."""
@@ -199,7 +207,7 @@ class ThreadEngine:
         with self._condition:
             if self._failure is not None:
                 return
-            self._failure = reason
+            self._failure, self._failed_model = reason, self._working_on
             # Status first: when a handle is resolved, its caller already sees that the engine itself has failed, and
             # does not report the error as its own.
             for name in self._specs:
@@ -207,19 +215,23 @@ class ThreadEngine:
             self._resolve_all(lambda handle: handle.resolve(EngineError(reason)))
 
     def _watch_steps(self) -> None:
-        """Fail the engine when a step hangs; runs on the watchdog thread, since a hanging step raises nothing."""
+        """Fail the engine when a step or a load hangs; runs on the watchdog thread, since what hangs raises nothing."""
         while not self._stopped.wait(self._step_timeout / 4):
-            started = self._step_started
-            if started is not None and time.monotonic() - started > self._step_timeout:
+            started, now = self._step_started, time.monotonic()
+            load_deadline = self._worker.load_deadline if self._worker is not None else None
+            if started is not None and now - started > self._step_timeout:
                 limit = f"{self._step_timeout:g} s"
                 self._fail(f"the engine hangs: one step has taken more than {limit}; restart the server")
+                return
+            if load_deadline is not None and now > load_deadline:
+                self._fail("the engine hangs: a model is not loaded after several minutes; restart the server")
                 return
 
     # Everything below runs on the engine thread.
 
     def _run(self) -> None:
         try:
-            worker = self._make_worker()
+            worker = self._worker = self._make_worker()
             while (work := self._next_work()) is not None:
                 if isinstance(work, Job):
                     self._run_job(worker, work)
@@ -242,7 +254,9 @@ class ThreadEngine:
                 if self._pending_unloads:
                     return self._pending_unloads.popleft()
                 if self._pending_loads:
-                    return self._pending_loads.popleft()
+                    load = self._pending_loads.popleft()
+                    self._running = load[1]
+                    return load
                 if (job := self._pop_job()) is not None:
                     self._running = job.handle
                     return job
@@ -269,15 +283,18 @@ class ThreadEngine:
         handle.resolve(Generation(FinishReason.END) if status.state is ModelState.READY else EngineError(status.reason))
 
     def _load_model(self, worker: Worker, name: str) -> ModelStatus:
-        spec = self._specs[name]
+        spec, self._working_on = self._specs[name], name
         self._set_status(name, ModelStatus(ModelState.LOADING))
         try:
             status = ModelStatus(ModelState.READY, info=worker.load(name, spec))
         except EngineError as error:
             status = ModelStatus(ModelState.FAILED, str(error))
-        except Exception as error:
+        except BaseException as error:
+            if not is_recoverable(error):
+                raise
             log.exception("loading %s failed", name)
             status = ModelStatus(ModelState.FAILED, f"the model could not be loaded: {type(error).__name__}: {error}")
+        self._working_on = ""
         with self._condition:
             if self._specs[name] is spec:
                 self._set_status(name, status)
@@ -287,6 +304,7 @@ class ThreadEngine:
     def _run_job(self, worker: Worker, job: Job) -> None:
         """Run a job's steps until it ends, is cancelled, or has to yield to other jobs."""
         handle = job.handle
+        self._working_on = handle.request.model
         try:
             if job.steps is None:
                 status = self._status[handle.request.model]
@@ -307,11 +325,13 @@ class ThreadEngine:
             handle.cancel()
         except EngineError as error:
             handle.resolve(error)
-        except Exception as error:
+        except BaseException as error:
+            if not is_recoverable(error):
+                raise
             log.exception("a request failed")
             handle.resolve(EngineError(f"generation failed ({type(error).__name__}); see the server's log"))
         finally:
-            self._step_started = None
+            self._step_started, self._working_on = None, ""
 
     def _yield_to_others(self, job: Job) -> bool:
         """Put a job back if another one is to run first; return whether it was.

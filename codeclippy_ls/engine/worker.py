@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from codeclippy_ls.inference.errors import DeviceError, EngineError
@@ -25,10 +26,19 @@ if TYPE_CHECKING:
 # Two engines in one process, one for each TCP client, must not import transformers at the same time: its modules load
 # parts of each other when first used, and two threads that do so find half-initialized modules.
 _LOAD_LOCK = threading.Lock()
+_LOAD_SECONDS = 180.0  # for importing, warming up and converting a small model
+_MIN_BYTES_PER_SECOND = 5e6  # of reading and converting weights
 
 
 class Worker(Protocol):
-    """Loads models and runs requests. Made and used on the engine thread only."""
+    """Loads models and runs requests. Made and used on the engine thread only.
+
+    Attributes:
+        load_deadline: time (`time.monotonic`) by which the load under way must be done, or it hangs; read by any
+            thread. ``None`` while nothing is loaded, or a download may take as long as it takes.
+    """
+
+    load_deadline: float | None
 
     def load(self, name: str, spec: ModelSpec) -> Any:
         """Load a model and return its metadata, as plain data.
@@ -53,6 +63,7 @@ class ModelWorker:
     """
 
     def __init__(self, cache_bytes: int = 512 << 20, describe: Callable[[Model], Any] = lambda model: None) -> None:
+        self.load_deadline: float | None = None
         self._cache_bytes = cache_bytes
         self._describe = describe
         self._loaded: dict[ModelSpec, tuple[Model, PrefixCache]] = {}
@@ -62,10 +73,15 @@ class ModelWorker:
         """Load a model, or share it if its spec is already loaded under another name."""
         with _LOAD_LOCK:
             from codeclippy_ls.engine.generation.kv_cache import PrefixCache
+            from codeclippy_ls.engine.loading.checkpoint import find_checkpoint
             from codeclippy_ls.engine.loading.loader import load
 
             if spec not in self._loaded:
-                self._loaded[spec] = load(spec), PrefixCache(self._cache_bytes)
+                self.load_deadline = time.monotonic() + _limit_seconds(find_checkpoint(spec.name))
+                try:
+                    self._loaded[spec] = load(spec), PrefixCache(self._cache_bytes)
+                finally:
+                    self.load_deadline = None
         self._models[name] = self._loaded[spec]
         return self._describe(self._loaded[spec][0])
 
@@ -132,8 +148,8 @@ class ModelWorker:
                 yield None
                 if not is_keystroke:  # time in which other jobs ran does not count
                     deadline.at += time.monotonic() - yielded_at
-        except Exception:
-            is_consistent = False  # the prefix's KV cache and tokens may differ
+        except BaseException as error:
+            is_consistent = isinstance(error, GeneratorExit)  # otherwise the KV cache and the tokens may differ
             raise
         finally:
             # Keep the prefilled tokens, also of a cancelled job, and the output's: the suggestion may be accepted.
@@ -161,6 +177,13 @@ def _limit_context(handle: RequestHandle, model: Model, context_length: int) -> 
     if handle.priority is Priority.EDIT:
         return context_length
     return model.speed.limit_prompt(context_length)
+
+
+def _limit_seconds(path: Path) -> float:
+    """Return how long loading a model may take: with the slowest disk, and still some time on top of that."""
+    files = path.iterdir() if path.is_dir() else iter((path,))
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    return _LOAD_SECONDS + size / _MIN_BYTES_PER_SECOND
 
 
 def _release_device_memory() -> None:

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 RETRY_DELAYS = (0.2, 1.0, 5.0, 5.0)  # seconds before each new try; after the last one the client gives up
 _LOSS_WINDOW = 60.0  # seconds after which a lost connection does not count any longer
 _PING_INTERVAL = 0.3  # seconds between pings while somebody waits for the host: a key's answer waits under two seconds
+_MAX_BLAMES, _BLAME_WINDOW = 3, 600.0  # losses over one model, within seconds; step timeouts are minutes apart
 _HEARTBEAT_INTERVAL = 30.0  # seconds between pings while nobody does
 _HEARTBEAT_TIMEOUT = 120.0  # seconds; importing and loading can block the host's loop
 _START_PATIENCE = 10.0  # seconds until the host counts as unreachable while it is started
@@ -76,6 +77,9 @@ class HostEngine(ClientEngine[ModelSpec]):
         self._losses: list[float] = []  # times of the lost connections that count
         self._loss_reason = _HOST_EXITED
         self._give_up_reason = ""
+        self._is_blame_known = False
+        self._blames: dict[ModelSpec, list[float]] = {}  # times at which a host was lost over a spec
+        self._blame_reasons: dict[ModelSpec, str] = {}
 
     @property
     def process(self) -> int | None:
@@ -198,6 +202,9 @@ class HostEngine(ClientEngine[ModelSpec]):
 
     def _on_failed(self, params: JsonObject) -> None:
         self._loss_reason = str(params["reason"]).removesuffix("; restart the server")
+        self._is_blame_known = True
+        if params["spec"] is not None:
+            self._blame(messages.decode_spec(params["spec"]))
 
     # The connection.
 
@@ -210,12 +217,13 @@ class HostEngine(ClientEngine[ModelSpec]):
         loop = asyncio.get_running_loop()
         notifications = {"delta": self._on_delta, "status": self._on_status_message, "failed": self._on_failed}
         while True:
-            self._loss_reason = _HOST_EXITED
+            self._loss_reason, self._is_blame_known = _HOST_EXITED, False
             try:
                 with self._start_patience():
                     connection = await self._connect(notifications)
                 self._resume(connection)
                 if await self._wait_until_lost(connection):
+                    self._is_blame_known = True  # it was stopped: no model's fault
                     self._set_reachable(False)
                     self._on_lost()
                     continue
@@ -295,13 +303,35 @@ class HostEngine(ClientEngine[ModelSpec]):
         self._set_reachable(True)
         for status_message in connection.statuses:
             self._on_status_message(status_message)
-        for spec, status in self._statuses.items():
-            if status.state is ModelState.LOADING:
+        for spec, status in list(self._statuses.items()):
+            if len(self._blames.get(spec, ())) >= _MAX_BLAMES:
+                self._reject_spec(spec)
+            elif status.state is ModelState.LOADING:
                 self._load_handles.setdefault(spec, [])
         for spec in list(self._load_handles):
             self._send_load(spec)
         for id, handle in list(self._handles.items()):
             self._start(id, handle)
+
+    def _blame(self, spec: ModelSpec) -> None:
+        """Note that a host was lost over a spec."""
+        now = asyncio.get_running_loop().time()
+        self._blames[spec] = [*(time for time in self._blames.get(spec, ()) if now - time < _BLAME_WINDOW), now]
+        self._blame_reasons[spec] = self._loss_reason
+
+    def _reject_spec(self, spec: ModelSpec) -> None:
+        """Fail a spec that would end this host as well, at the cost of its other clients, until the user loads it."""
+        del self._blames[spec]
+        name = spec.name or "the shipped model"
+        reason = f"{self._blame_reasons.pop(spec)}: {_MAX_BLAMES} times over {name}; choose another model"
+        log.error("%s", reason)
+        self._set_status(spec, ModelStatus(ModelState.FAILED, reason))
+        for handle in self._load_handles.pop(spec, ()):
+            handle.resolve(EngineError(reason))
+        for id, waiting in list(self._handles.items()):
+            if self._specs[waiting.request.model] == spec:
+                self._forget(id)
+                waiting.resolve(EngineError(reason))
 
     def _on_lost(self) -> None:
         """Fail the requests in flight. The user is told once: by an edit's answer, or else by the models' status.
@@ -309,6 +339,9 @@ class HostEngine(ClientEngine[ModelSpec]):
         If nobody waited for anything, there is nothing to tell: the host is back before anybody misses it.
         """
         log.warning("the engine host is gone: %s", self._loss_reason)
+        if self._connection is not None and not self._is_blame_known:
+            for spec in self._load_handles:
+                self._blame(spec)
         self._disconnect()
         message = f"{self._loss_reason}; it is started again"
         failed = [handle for id in list(self._sent) if (handle := self._forget(id)) is not None]

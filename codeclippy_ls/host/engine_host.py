@@ -164,8 +164,10 @@ class EngineHost:
                 session.notify("status", messages.encode_status(self.specs[key], status))
 
     async def _report_failure(self, reason: str) -> None:
+        spec = self.specs.get(self.engine.failed_model)
+        params = {"reason": reason, "spec": messages.encode_spec(spec) if spec is not None else None}
         for session in self.sessions:
-            session.notify("failed", {"reason": reason})
+            session.notify("failed", params)
         await asyncio.gather(*(session.peer.frames.flush() for session in self.sessions))
 
 

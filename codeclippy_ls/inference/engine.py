@@ -72,5 +72,9 @@ class Engine(Protocol):
 class LocalEngine(Engine, Protocol):
     """An engine that holds models in this process."""
 
+    @property
+    def failed_model(self) -> str:
+        """Name of the model that was loaded or run when the engine failed; empty if none was."""
+
     def unload(self, model: str) -> None:
         """Release a model's memory. The next request for it loads it again."""

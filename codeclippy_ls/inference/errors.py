@@ -21,3 +21,11 @@ class ModelError(EngineError):
 
 class NonFiniteError(EngineError):
     """The model produced NaN or infinite logits, so its output cannot be trusted."""
+
+
+def is_recoverable(error: BaseException) -> bool:
+    """Return whether an error concerns only what was being done, not the thread or the process.
+
+    A panic in a library that is written in Rust is not even an `Exception`.
+    """
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"

@@ -34,11 +34,12 @@ from codeclippy_ls.engine.loading.config import (
 from codeclippy_ls.engine.loading.device import BALANCED, pick_device, pick_dtype, pick_weight_formats
 from codeclippy_ls.engine.loading.files import summarize_error
 from codeclippy_ls.engine.loading.gguf_checkpoint import prepare_gguf
+from codeclippy_ls.engine.loading.limits import check_files, check_memory, check_sizes
 from codeclippy_ls.engine.loading.model import Model, Runner
 from codeclippy_ls.engine.loading.tokenizer import read_tokenizer
 from codeclippy_ls.engine.loading.transformers_module import ModuleRunner, load_module
 from codeclippy_ls.engine.loading.weights import open_if_complete
-from codeclippy_ls.inference.errors import EngineError, ModelError
+from codeclippy_ls.inference.errors import EngineError, ModelError, is_recoverable
 from codeclippy_ls.inference.spec import ModelSpec
 
 
@@ -55,11 +56,16 @@ def load(spec: ModelSpec, native: bool = True) -> Model:
     folder = find_checkpoint(spec.name)
     if folder.is_file():
         folder = _prepare_gguf(folder, spec)
+    else:
+        check_files(folder)
+        check_sizes(folder)
     config = read_config(folder)
     read_context_length(config, spec.name)  # rejects a bad value before the weights are read
     stop_token_ids = read_stop_token_ids(config, read_generation_config(folder).get("eos_token_id"))
     device = pick_device(spec.device)
     dtype = pick_dtype(spec.dtype, device)
+    if device.type == "cpu":
+        check_memory(folder, dtype, spec.dtype in ("auto", "int8"))
     if device.type == "cuda":
         torch.cuda.set_stream(torch.cuda.Stream(device))  # the engine thread's own
     model_config = parse_config(config) if native and device.type != "mps" and spec.device != BALANCED else None
@@ -79,7 +85,9 @@ def load(spec: ModelSpec, native: bool = True) -> Model:
         model.speed = measure_speed(model)
     except EngineError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not is_recoverable(error):
+            raise
         raise ModelError(f"the model in {folder} does not run on {device}: {summarize_error(error)}") from error
     return model
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from codeclippy_ls.engine.loading.files import reject_placeholder, summarize_error
-from codeclippy_ls.inference.errors import ModelError
+from codeclippy_ls.inference.errors import ModelError, is_recoverable
 
 
 def read_tokenizer(folder: Path, num_embeddings: int | None = None) -> Tokenizer:
@@ -101,7 +101,7 @@ class Tokenizer:
         except ModelError:
             raise
         except BaseException as error:  # the library raises bare Exception, and panics, which are not even that
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            if not is_recoverable(error):
                 raise
             raise ModelError(f"tokenizer.json cannot be read: {summarize_error(error)}") from error
 
