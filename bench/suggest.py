@@ -261,7 +261,7 @@ ABLATIONS = {
         )
     ),
     "snippets": Ablation({"context": "off"}),
-    "outline": Ablation(patch=(pipeline, "extract_outline", lambda skipped, shown, limit: "")),
+    "outline": Ablation(patch=(pipeline, "extract_outline", lambda *arguments: "")),
 }
 
 

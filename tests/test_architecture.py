@@ -28,10 +28,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model_specs": {"inference", "settings"},
     "syntax": set(),
     "postprocess": {"families", "syntax", "text"},
-    "prompts": {"families", "text"},
+    "prompts": {"families", "syntax", "text"},
     "diffs": {"line_diff", "text"},
     "constrain": {"text"},
-    "tasks": {"families", "prompts", "postprocess", "diffs", "constrain", "inference", "secret_files", "text"},
+    "tasks": {
+        *("families", "prompts", "postprocess", "diffs", "constrain", "syntax", "inference", "secret_files", "text"),
+        "uris",
+    },
     "assist": {
         *("tasks", "prompts", "postprocess", "diffs", "syntax", "inference", "model_specs", "settings", "text", "uris"),
     },

@@ -32,21 +32,24 @@ class Outer:
 
 def test_outline_of_a_long_file() -> None:
     """Imports with all their lines, then the headers of the enclosing scopes, outermost first, and nothing else."""
-    assert extract_outline(FILE, "            second = 2\n", 1000) == (
+    assert extract_outline(FILE, "            second = 2\n", 1000, "python") == (
         "import os\nfrom a import (\n    b,\n    c,\n)\nclass Outer:\n    class Inner:\n        def method(self, x):\n"
     )
 
 
 def test_outline_at_the_left_margin_has_imports_only() -> None:
     """It has no enclosing scope."""
-    assert extract_outline(FILE, "def f():\n    pass\n", 1000) == "import os\nfrom a import (\n    b,\n    c,\n)\n"
+    assert (
+        extract_outline(FILE, "def f():\n    pass\n", 1000, "python")
+        == "import os\nfrom a import (\n    b,\n    c,\n)\n"
+    )
 
 
 def test_outline_drops_imports_first() -> None:
     """All scopes are kept, then as many imports as fit."""
     heads = "class Outer:\n    class Inner:\n        def method(self, x):\n"
-    assert extract_outline(FILE, "            second = 2\n", len(heads) + 10) == f"import os\n{heads}"
-    assert extract_outline("", "x", 100) == ""
+    assert extract_outline(FILE, "            second = 2\n", len(heads) + 10, "python") == f"import os\n{heads}"
+    assert extract_outline("", "x", 100, "python") == ""
 
 
 HELPERS = '''import math

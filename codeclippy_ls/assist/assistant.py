@@ -204,7 +204,7 @@ class Assistant:
         message = replace_surrogates(message.strip() or (marker.message if marker else ""))
         if not message:
             return Refusal("an edit needs a message that says what to change")
-        context = select_edit_context(document, lines, marker)
+        context = await asyncio.to_thread(select_edit_context, document, lines, marker)
         try:
             if not self._settings.model.edit and self.status(ModelRole.COMPLETE).state is not ModelState.READY:
                 await self.load()  # it decides which model writes the diff

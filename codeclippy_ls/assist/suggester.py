@@ -161,7 +161,7 @@ class Suggester:
     ) -> Generation:
         options, document = settings.completion, cursor.document
         name, prefix = parse_name(document.file_uri), self.join_above(document) + cursor.prefix
-        snippets = self._context_snippets(settings, cursor, prefix)
+        snippets = await self._context_snippets(settings, cursor, prefix)
         context = CompletionContext(prefix, cursor.suffix, name, document.language, snippets)
         model: ModelInfo | None = self.engine.status(ModelRole.COMPLETE).info
         if model is not None and model.context_length:
@@ -226,13 +226,15 @@ class Suggester:
             await asyncio.sleep(delay)
         return self._change_counts.get(uri, 0) != changes
 
-    def _context_snippets(self, settings: Settings, cursor: _Cursor, prefix: str) -> tuple[Snippet, ...]:
+    async def _context_snippets(self, settings: Settings, cursor: _Cursor, prefix: str) -> tuple[Snippet, ...]:
         """Return snippets of other files; the same ones while the cursor stays near and those files keep their size."""
         uri = cursor.document.uri
         files = self.open_files(cursor.document) if settings.completion.context == "open" else ()
         key = (prefix.count("\n") // _SNIPPET_LINES, tuple((file.path, len(file.text)) for file in files))
         if files and self._snippets.get(uri, (None, ()))[0] != key:
-            snippets = select_snippets(to_lf(prefix), to_lf(cursor.suffix), files, _MAX_SNIPPET_CHARACTERS)
+            texts = to_lf(prefix), to_lf(cursor.suffix)
+            # Parsing those files takes a few hundred milliseconds once: not on the loop.
+            snippets = await asyncio.to_thread(select_snippets, *texts, files, _MAX_SNIPPET_CHARACTERS)
             self._snippets[uri] = (key, snippets)
         return self._snippets[uri][1] if files else ()
 

@@ -11,20 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from codeclippy_ls.syntax.languages import Language, find_language, language_of_file, write_comment
+from codeclippy_ls.syntax.outline import find_definitions, find_imports, find_open_scopes
 from codeclippy_ls.text import indent_width, to_lf
 
-_IMPORT = re.compile(
-    r"(?:import|from|use|using|package|require|#include|#import|namespace|open|library)\b|(?:const|let|var)\b.*\brequire\("
-)
-SCOPE_PATTERN = re.compile(
-    r"\s*(?:(?:export|default|public|private|protected|static|async|pub|abstract|final|inline)\s+)*"
-    r"(?:def|class|function|fn|func|fun|interface|struct|enum|impl|trait|module|namespace|sub)\b"
-)
-_DEFINITION = re.compile(
-    r"^([ \t]*)(?:(?:export|default|public|static|async|pub|abstract|final)\s+)*"
-    r"(?:def|class|function|fn|func|fun|interface|struct|enum|trait)\s+(\w{3,})",
-    re.M,
-)
 _WORD = re.compile(r"[^\W\d]\w{2,}")
 IMPORT_REACH = 20_000  # characters at the file's start in which imports are looked for
 SCOPE_REACH = 60_000  # characters before the shown text in which scope headers are looked for
@@ -34,39 +24,17 @@ _DEFINITION_LINES = 10
 _MIN_SIMILARITY = 0.22  # Jaccard index of words
 _MAX_COPIED = 0.34  # share of a snippet's lines that the file has already
 _MAX_FILE = 400_000  # characters of another file that are read
-_COMMENT_PREFIXES = {
-    **dict.fromkeys(
-        (
-            "python",
-            "shellscript",
-            "sh",
-            "yaml",
-            "toml",
-            "ruby",
-            "perl",
-            "r",
-            "julia",
-            "makefile",
-            "dockerfile",
-            "elixir",
-            "nix",
-            "cmake",
-            "gdscript",
-        ),
-        "#",
-    ),
-    **dict.fromkeys(("lua", "sql", "haskell", "elm", "ada", "vhdl"), "--"),
-    **dict.fromkeys(("lisp", "elisp", "emacs-lisp", "clojure", "scheme", "racket"), ";;"),
-    **dict.fromkeys(("tex", "latex", "matlab", "erlang", "prolog"), "%"),
-}
+_MAX_PARSED = 100_000  # of them, and of the file itself, in which definitions are looked for
+_MAX_IMPORT_LINES = 80
 
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """Another file that the editor has open: a short path, and its text with any line ends."""
+    """Another file that the editor has open: a short path, its text with any line ends, and its LSP language id."""
 
     path: str
     text: str
+    language: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +45,23 @@ class Snippet:
     text: str
 
 
-def extract_outline(skipped: str, shown: str, limit: int) -> str:
+def extract_outline(skipped: str, shown: str, limit: int, language: str) -> str:
     """Extract the imports, and the headers of the scopes around the shown part of a file.
 
     Args:
         skipped: text before the shown part.
         limit: characters of the outline; imports are dropped first.
+        language: LSP's id.
     """
+    known = find_language(language)
     depth = indent_width(next((line for line in shown.split("\n") if line.strip()), ""))
-    headers: list[str] = []
-    for line in reversed(skipped[-SCOPE_REACH:].split("\n")):
-        if not depth:
-            break
-        if line.strip() and (columns := indent_width(line)) < depth and line.strip()[0] not in ")]}#":
-            depth = columns
-            headers += [line] if SCOPE_PATTERN.match(line) else []
-    scopes = "\n".join(reversed(headers))[-limit:]
+    tail = skipped[-SCOPE_REACH:]
+    lines = tail.split("\n")
+    headers = [lines[row] for row in find_open_scopes(tail, known)] if depth else []
+    scopes = "\n".join(header for header in headers if indent_width(header) < depth)[-limit:]
     kept: list[str] = []
     room = limit - len(scopes)
-    for line in _find_imports(skipped[:IMPORT_REACH]):
+    for line in _find_imports(skipped[:IMPORT_REACH], known):
         if (room := room - len(line) - 1) < 0:
             break
         kept.append(line)
@@ -103,17 +69,12 @@ def extract_outline(skipped: str, shown: str, limit: int) -> str:
 
 
 @lru_cache(maxsize=16)
-def _find_imports(start: str) -> tuple[str, ...]:
-    """Find import lines at the left margin, with the lines up to where their brackets close."""
-    found: list[str] = []
-    depth = 0
-    for line in start.split("\n")[:-1]:
-        if depth > 0 or _IMPORT.match(line):
-            found.append(line)
-            depth = max(0, depth + sum(map(line.count, "([{")) - sum(map(line.count, ")]}")))
-            if len(found) > 80:
-                break
-    return tuple(found)
+def _find_imports(start: str, language: Language | None) -> tuple[str, ...]:
+    """Find the lines of the imports in the whole lines of a text."""
+    lines = start.split("\n")[:-1]
+    spans = find_imports("\n".join(lines), language)
+    found = [line for first, last in spans for line in lines[first : last + 1]]
+    return tuple(found[:_MAX_IMPORT_LINES])
 
 
 def select_snippets(prefix: str, suffix: str, others: Sequence[OpenFile], limit: int) -> tuple[Snippet, ...]:
@@ -123,11 +84,12 @@ def select_snippets(prefix: str, suffix: str, others: Sequence[OpenFile], limit:
     their words, as in Zhang et al. 2023, RepoCoder).
     """
     near = _extract_words(prefix[-_NEAR_BEFORE:] + suffix[:_NEAR_AFTER])
-    own = prefix[-100_000:] + suffix[:100_000]
+    # Without the cursor's line, which is seldom complete.
+    own = prefix[-_MAX_PARSED:].rpartition("\n")[0] + "\n" + suffix[:_MAX_PARSED].partition("\n")[2]
     mine = {line.strip() for line in own.split("\n") if len(line.strip()) > 8}
-    defined_here = {match[2] for match in _DEFINITION.finditer(own)}
     found: list[tuple[float, Snippet]] = []
     for other in others:
+        defined_here = _find_definition_lines(own, _find_language(other)).keys()
         found += [(2.0 + score, snippet) for score, snippet in _find_definitions(other, near - defined_here)]
         if (similar := _find_most_similar(other, near)) is not None and similar[0] >= _MIN_SIMILARITY:
             found.append(similar)
@@ -146,10 +108,9 @@ def select_snippets(prefix: str, suffix: str, others: Sequence[OpenFile], limit:
 
 
 def format_as_comment(snippet: Snippet, language: str) -> str:
-    """Format a snippet with its path as comment lines, which no language reads as code."""
-    prefix = _COMMENT_PREFIXES.get(language, "//")
+    """Format a snippet with its path as a comment; empty if the language has none, or the snippet would end it."""
     lines = (f"Path: {snippet.path}", *snippet.text.split("\n"))
-    return "".join(f"{prefix} {line}".rstrip() + "\n" for line in lines)
+    return write_comment(lines, find_language(language))
 
 
 def _extract_words(text: str) -> frozenset[str]:
@@ -178,32 +139,23 @@ def _find_most_similar(other: OpenFile, near: frozenset[str]) -> tuple[float, Sn
     return score, Snippet(other.path, "\n".join(lines).strip("\n"))
 
 
+def _find_language(file: OpenFile) -> Language | None:
+    return find_language(file.language) or language_of_file(file.path)
+
+
 @lru_cache(maxsize=24)
-def _find_definition_lines(text: str) -> dict[str, int]:
-    """Find names defined at the left margin, with the line of their first definition."""
-    found: dict[str, int] = {}
-    for number, line in enumerate(_split_lines(text)):
-        if (match := _DEFINITION.match(line)) and not match[1]:
-            found.setdefault(match[2], number)
-    return found
+def _find_definition_lines(text: str, language: Language | None) -> dict[str, tuple[int, int]]:
+    return find_definitions(to_lf(text[:_MAX_PARSED]), language)
 
 
 def _find_definitions(other: OpenFile, wanted: Iterable[str]) -> list[tuple[float, Snippet]]:
-    """Find the definitions of wanted names at the left margin of another file, with the lines that follow."""
-    defined, found = _find_definition_lines(other.text), []
+    """Find the definitions of wanted names at the top of another file, with the lines that follow."""
+    defined, found = _find_definition_lines(other.text, _find_language(other)), []
     for name in wanted:
-        if (start := defined.get(name)) is None:
+        if (span := defined.get(name)) is None:
             continue
-        lines = _split_lines(other.text)[start : start + _DEFINITION_LINES]
-        end = next(
-            (
-                index
-                for index, line in enumerate(lines)
-                if index and line.strip() and not indent_width(line) and line.strip()[0] not in ")]}"
-            ),
-            len(lines),
-        )
-        found.append((len(name) / 100, Snippet(other.path, "\n".join(lines[:end]).rstrip())))
+        lines = _split_lines(other.text)[span[0] : min(span[1] + 1, span[0] + _DEFINITION_LINES)]
+        found.append((len(name) / 100, Snippet(other.path, "\n".join(lines).rstrip())))
     return found
 
 

@@ -108,7 +108,9 @@ def fit_completion(
     before_all, before_prefix = _fit_snippets(renderer, family, context, int(budget * _SNIPPET_SHARE))
     budget -= _measure(renderer, before_all) + _measure(renderer, before_prefix)
     limit = suffix_limit if suffix_limit is not None and _ends_with_suffix(template) else budget
-    fitted_prefix, fitted_suffix = fit_prefix_suffix(renderer, prefix, suffix, budget, context.skipped_lines, limit)
+    fitted_prefix, fitted_suffix = fit_prefix_suffix(
+        renderer, prefix, suffix, budget, context.skipped_lines, limit, context.language
+    )
     slots: dict[Slot, list[Control | Units]] = {
         Slot.PREFIX: [*before_prefix, fitted_prefix],
         Slot.SUFFIX: [fitted_suffix],
@@ -142,7 +144,7 @@ def _fit_snippets(
     shown: list[Control | Units] = []
     for snippet in reversed(context.snippets):  # the most relevant is the last, and the first to get room
         text = _format_snippet(snippet, context.language, separator is not None)
-        if not renderer.accepts(text):
+        if not text or not renderer.accepts(text):
             continue
         parts: list[Control | Units] = [*([separator] if separator is not None else []), renderer.encode(text)]
         size = _measure(renderer, parts)
@@ -161,7 +163,13 @@ def _measure(renderer: Renderer, parts: Sequence[Control | Units]) -> int:
 
 
 def fit_prefix_suffix(
-    renderer: Renderer, prefix: str, suffix: str, budget: int, skipped_lines: int, suffix_limit: int
+    renderer: Renderer,
+    prefix: str,
+    suffix: str,
+    budget: int,
+    skipped_lines: int,
+    suffix_limit: int,
+    language: str,
 ) -> tuple[Units, Units]:
     """Fit prefix and suffix into ``budget`` units together; ``skipped_lines`` precede the prefix."""
     reach = budget * renderer.reach
@@ -177,7 +185,7 @@ def fit_prefix_suffix(
         limit = int(room * _OUTLINE_SHARE)
         units, shown = _fit_tail(renderer, skipped_lines + clipped.count("\n"), before, units, room - limit)
         skipped = to_lf(clipped) + before[: len(before) - len(shown)]
-        outline = extract_outline(skipped, shown, limit * renderer.outline_reach)
+        outline = extract_outline(skipped, shown, limit * renderer.outline_reach, language)
         units = renderer.encode(outline)[:limit] + units if outline else units
     return units, after
 

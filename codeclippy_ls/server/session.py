@@ -165,7 +165,7 @@ class Session:
                 continue
             seen.add(file)
             text = self.notebooks.join_code(other.notebook) if other.notebook else other.text
-            found.append(OpenFile(relative_path(document.file_uri, file), text))
+            found.append(OpenFile(relative_path(document.file_uri, file), text, other.language))
         return found[:_MAX_OPEN_FILES]
 
     def _is_excluded(self, document: Document) -> bool:

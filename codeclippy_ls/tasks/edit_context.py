@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from codeclippy_ls.prompts.context_snippets import SCOPE_PATTERN
-from codeclippy_ls.text import Document, indent_width
+from codeclippy_ls.syntax.languages import Language, find_language, language_of_file
+from codeclippy_ls.syntax.outline import find_scope
+from codeclippy_ls.syntax.tree import parse
+from codeclippy_ls.text import Document
+from codeclippy_ls.uris import parse_name
 
 _MAX_LINES = 60  # around a cursor outside of a function
 
@@ -81,42 +84,24 @@ def find_marker(document: Document, span: tuple[int, int] | None, marker: str) -
 
 
 def find_enclosing_scope(document: Document, line: int) -> tuple[int, int]:
-    """Find the function or class around a line, by indentation, as its first and last line.
+    """Find the function or class around a line by the syntax tree, as its first and last line.
 
-    Outside of one it is the whole document, or the nearest lines of a long one.
+    Outside of one, and in a language without a grammar, it is the whole document, or the nearest lines of a long one.
     """
     count = document.line_count
     line = min(max(line, 0), count - 1)
     while line + 1 < count and not document.line(line).strip():
         line += 1
-    start, depth = line, indent_width(document.line(line)) + 1
-    while start >= 0:
-        text = document.line(start)
-        if text.strip() and indent_width(text) < depth:
-            if SCOPE_PATTERN.match(text):
-                break
-            depth = indent_width(text)
-        start -= 1
-    if start < 0:
-        return _find_nearest_lines(document, line)
-    return _include_decorators(document, start), _find_scope_end(document, start)
+    tree = parse("\n".join(map(document.line, range(count))), find_language_of(document))
+    scope = find_scope(tree, line)
+    return _find_nearest_lines(document, line) if scope is None else (scope[0], min(scope[1], count - 1))
 
 
-def _find_scope_end(document: Document, start: int) -> int:
-    depth, end = indent_width(document.line(start)), start
-    for line in range(start + 1, document.line_count):
-        text = document.line(line)
-        if text.strip():
-            if indent_width(text) <= depth and text.strip()[0] not in ")]}{":
-                break
-            end = line
-    return end
-
-
-def _include_decorators(document: Document, start: int) -> int:
-    while start > 0 and document.line(start - 1).lstrip().startswith("@"):
-        start -= 1
-    return start
+def find_language_of(document: Document) -> Language | None:
+    """Find the language of a document by its id, or by the file's name if the client has sent none."""
+    if document.language:
+        return find_language(document.language)
+    return language_of_file(parse_name(document.file_uri))
 
 
 def _find_nearest_lines(document: Document, line: int) -> tuple[int, int]:
