@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -79,6 +80,23 @@ async def test_a_line_like_the_next_is_shown_by_key_if_it_was_begun(editor: Edit
     assert [item["insertText"] for item in await editor.ghost(buffer, 5, BY_KEY)] == ["a, b)"]
     worker.response = "send(a, b)"
     assert await editor.ghost(buffer, 17, BY_KEY) == []
+
+
+async def test_a_licence_head_of_many_comments_costs_nothing(editor: Editor, worker: ScriptedWorker) -> None:
+    """It once took a pattern hours, past cancel and shutdown."""
+    await editor.start(options=QUIET)
+    text = ";;; a.el --- A package -*- lexical-binding: t -*-\n\n" + ";; This file is free software; and so on.\n" * 34
+    buffer = editor.open(text + "\n", "file:///work/a.el", language="emacs-lisp")
+    worker.response = "(require 'cl-lib)"
+    items = await editor.ghost(buffer, len(text), BY_TYPING)
+    assert [item["insertText"] for item in items] == [worker.response]
+    editor.type(buffer, len(text), ";")
+    request = editor.request(
+        "textDocument/inlineCompletion", {**editor.at(buffer, len(text)), "context": {"triggerKind": BY_KEY}}
+    )
+    editor.notify("$/cancelRequest", {"id": request.request_id})  # type: ignore[attr-defined]
+    with contextlib.suppress(ServerError):
+        await request
 
 
 async def test_a_suggestion_is_there_when_the_cursor_comes_back(editor: Editor, worker: ScriptedWorker) -> None:

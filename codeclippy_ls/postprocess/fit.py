@@ -51,6 +51,8 @@ def fit(
             replaces, breaks = check.best(head, possible, replaces)
         if not breaks and (replaces or not _joins_words(head, context.suffix)):
             return _keep_closing(head, replaces, context)
+        if check is not None and check.is_exhausted:
+            break
     return "", 0
 
 

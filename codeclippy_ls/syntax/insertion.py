@@ -7,20 +7,24 @@ have others. The number of parses is bounded, and each costs what changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from tree_sitter import Node
 
 from codeclippy_ls.syntax.languages import BlockStyle, Language
-from codeclippy_ls.syntax.tree import SyntaxTree, parse
+from codeclippy_ls.syntax.tree import BRACKETS, SyntaxTree, parse
 
 _AROUND = 2_000  # bytes on either side of the cursor in which an error counts
+_QUOTES = ('"', "'", "`")
+_NEAR_LINES = 3  # to which an error at the cursor spreads
+_SINGLE = b"()[]{}<>/;, \t\n"
+_MAX_BROKEN_BYTES = 250_000  # 40 to 300 ms
 _FILLERS = ("x", "x;", "x()", "x: x,", "x {}", '"x"')
 _BODIES = {BlockStyle.BRACES: "\n}", BlockStyle.KEYWORDS: "\nend"}
-_BRACKETS = "()[]{}"
 _TEMPLATE_MARKS = (b"{%", b"{{", b"<%", b"<?")
+_JSX = ("javascript", "typescriptreact")
 _PREPROCESSED = ("c", "cpp")  # no grammar can read what their preprocessor makes of a macro
 
 
@@ -36,6 +40,7 @@ class InsertionCheck:
     base: SyntaxTree
     prefix: str
     suffix: str
+    _broken_bytes: int = 0
 
     def best(self, text: str, options: Sequence[int], by_brackets: int) -> tuple[int, bool]:
         """Return the number of characters to replace that breaks least, and whether even that breaks the code.
@@ -91,12 +96,15 @@ class InsertionCheck:
 
     @cached_property
     def _inherent(self) -> int:
-        """Errors that are there whatever stands at the cursor; none if the cursor's line alone is to blame."""
+        """Errors that are there whatever stands at the cursor; none if the grammar knows the rest of the file.
+
+        In Python an error far away makes one of the whole file: there the cursor's line tells.
+        """
         least = self._errors(self.base, self._start, self._start)
-        if not least or not self._count_without_line():
+        if not least or (self._is_known if self.language.id != "python" else not self._count_without_line()):
             return 0
-        for count in self._filled():
-            least = min(least, count)
+        for filler in _FILLERS:
+            least = min(least, self._count(filler, 0))
             if not least:
                 break
         return least
@@ -108,9 +116,45 @@ class InsertionCheck:
         tree = self.base.edited(start, len(self.base.source) if end < 0 else end, b"")
         return self._errors(tree, start, start)
 
-    def _filled(self) -> Iterator[int]:
-        for filler in _FILLERS:
-            yield self._count(filler, 0)
+    @cached_property
+    def _is_known(self) -> bool:
+        """True if the errors away from the cursor can all come from the text that is still missing.
+
+        Those are brackets without a counterpart. Anything else is a dialect, or broken by other edits.
+        """
+        line, brackets = self.prefix.rpartition("\n")[2], self._missing_brackets
+        quotes = ["", *(quote for quote in _QUOTES if line.count(quote) % 2)]
+        fillers = (quote + brackets + end for end in ("", ",", ";") for quote in quotes)
+        return not self._has_far_errors("") or any(not self._has_far_errors(filler) for filler in fillers)
+
+    @cached_property
+    def _missing_brackets(self) -> str:
+        """Brackets that would match those before and behind the cursor that have no counterpart."""
+        before, after = list[str](), list[str]()
+        for node in self.base.brackets(0, len(self.base.source)):
+            unmatched = before if node.end_byte <= self._start else after
+            place = BRACKETS.index(node.type)
+            if place % 2 and unmatched and unmatched[-1] == BRACKETS[place - 1]:
+                unmatched.pop()
+            else:
+                unmatched.append(node.type)
+        inner = max(0, len(before) - len(after))
+        closing = [BRACKETS[BRACKETS.index(type) | 1] for type in reversed(before[len(before) - inner :])]
+        surplus = after[: max(0, len(after) - len(before))]
+        return "".join(closing + [BRACKETS[BRACKETS.index(type) & ~1] for type in reversed(surplus)])
+
+    def _has_far_errors(self, filler: str) -> bool:
+        """Return whether there are errors some lines away from the cursor, other than single brackets."""
+        tree = self._tree(filler, 0) if filler else self.base
+        source, start, end = tree.source, self._start, self._start + len(filler)
+        for _ in range(_NEAR_LINES):
+            start = max(0, source.rfind(b"\n", 0, start))
+            end = source.find(b"\n", end + 1) if end >= 0 else end
+        return any(
+            source[node.start_byte : node.end_byte].strip(_SINGLE)
+            for node in tree.errors()
+            if node.end_byte < start or 0 <= end < node.start_byte
+        )
 
     def _opens_block(self, text: str, replaces: int) -> bool:
         """Return whether only the body of the block is missing that the text opens."""
@@ -140,7 +184,14 @@ class InsertionCheck:
 
     def _tree(self, text: str, replaces: int) -> SyntaxTree:
         replaced = len(self.suffix[:replaces].encode("utf-8", "replace"))
-        return self.base.edited(self._start, self._start + replaced, text.encode("utf-8", "replace"))
+        tree = self.base.edited(self._start, self._start + replaced, text.encode("utf-8", "replace"))
+        self._broken_bytes += len(tree.source) if tree.tree.root_node.has_error else 0
+        return tree
+
+    @property
+    def is_exhausted(self) -> bool:
+        """True if trying on would cost too much: at an error a parser tries what it can to the end of the file."""
+        return self._broken_bytes > _MAX_BROKEN_BYTES
 
     def _count(self, text: str, replaces: int) -> int:
         """Count the errors near the cursor with the text in place."""
@@ -148,6 +199,8 @@ class InsertionCheck:
 
     def _errors(self, tree: SyntaxTree, start: int, end: int) -> int:
         count = tree.count_errors(start - _AROUND, end + _AROUND)
+        if self.language.id in _JSX:
+            count += tree.count_mismatched_tags(start - _AROUND, end + _AROUND)
         return count + (_wrong_columns(tree.tree.root_node, start, end) if self.language.id == "python" else 0)
 
 
@@ -155,13 +208,11 @@ def _count_unmatched(tree: SyntaxTree, start: int, end: int) -> int:
     """Count the brackets in the bytes ``[start, end]``, outside of strings and comments, that match nothing."""
     stack: list[str] = []
     surplus = 0
-    for node in tree.leaves(start, end):
-        if node.type not in _BRACKETS or node.is_missing:
-            continue
-        place = _BRACKETS.index(node.type)
+    for node in tree.brackets(start, end):
+        place = BRACKETS.index(node.type)
         if not place % 2:
             stack.append(node.type)
-        elif stack and stack[-1] == _BRACKETS[place - 1]:
+        elif stack and stack[-1] == BRACKETS[place - 1]:
             stack.pop()
         else:
             surplus += 1

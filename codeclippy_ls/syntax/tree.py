@@ -9,12 +9,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
-from tree_sitter import Node, Parser, Point, Tree
+from tree_sitter import Node, Parser, Point, Query, QueryCursor, Tree
 
 from codeclippy_ls.syntax.languages import Language, load_grammar
 
 MAX_BYTES = 400_000  # of a text that is parsed: 150 ms once, then what changes
+BRACKETS = "()[]{}"
 _MAX_KEPT = 16  # trees of documents
 
 
@@ -53,6 +55,30 @@ class SyntaxTree:
             if node.has_error:
                 stack += node.children
         return count
+
+    def errors(self) -> Iterator[Node]:
+        """Yield the innermost broken nodes."""
+        stack = [self.tree.root_node]
+        while stack:
+            node = stack.pop()
+            broken = [child for child in node.children if child.has_error]
+            stack += broken
+            if node.is_error and not broken:
+                yield node
+
+    def brackets(self, start: int, end: int) -> list[Node]:
+        """Return the brackets in the bytes ``[start, end]``, outside of strings and comments, from left to right."""
+        cursor = QueryCursor(_bracket_query(self.language))
+        cursor.set_byte_range(max(0, start), max(0, end))
+        found = cursor.captures(self.tree.root_node).get("bracket", [])
+        return sorted((node for node in found if not node.is_missing), key=lambda node: node.start_byte)
+
+    def count_mismatched_tags(self, start: int, end: int) -> int:
+        """Count the elements of JSX, which begin in the bytes ``[start, end]``, whose two tags differ."""
+        cursor = QueryCursor(_element_query(self.language))
+        cursor.set_byte_range(max(0, start), max(0, end))
+        matches = cursor.matches(self.tree.root_node)
+        return sum(names.get("open", [])[0].text != names.get("close", [])[0].text for _, names in matches)
 
     def leaves(self, start: int, end: int) -> Iterator[Node]:
         """Yield the leaves that touch the bytes ``[start, end]``, from left to right."""
@@ -97,7 +123,7 @@ class DocumentTrees:
         if known is not None and known.language == language:
             made = known if known.source == source else _reparsed(known, source)
         else:
-            made = SyntaxTree(language, source, _parser(language).parse(source))
+            made = parse_source(source, language)
         with self._lock:
             self._kept[key] = made
             self._kept.move_to_end(key)
@@ -114,6 +140,28 @@ class DocumentTrees:
 def parse(text: str, language: Language | None) -> SyntaxTree | None:
     """Parse a text once, or return None if the language has no grammar here or the text is too long."""
     return DocumentTrees().parse("", text, language)
+
+
+@cache
+def _bracket_query(language: Language) -> Query:
+    """Return the query for those brackets that are tokens of a language's grammar."""
+    grammar = load_grammar(language)
+    assert grammar is not None
+    tokens = " ".join(f'"{bracket}"' for bracket in BRACKETS if grammar.id_for_node_kind(bracket, False) is not None)
+    return Query(grammar, f"[{tokens}] @bracket" if tokens else "")
+
+
+@cache
+def _element_query(language: Language) -> Query:
+    grammar = load_grammar(language)
+    assert grammar is not None
+    tags = "(jsx_opening_element name: (_) @open) (jsx_closing_element name: (_) @close)"
+    return Query(grammar, f"(jsx_element {tags})")
+
+
+def parse_source(source: bytes, language: Language) -> SyntaxTree:
+    """Parse the UTF-8 source of a language that has a grammar."""
+    return SyntaxTree(language, source, _parser(language).parse(source))
 
 
 def _parser(language: Language) -> Parser:
