@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 EDITORS = Path(os.environ.get("EDITORS_ROOT", Path.home() / ".cache" / "codeclippy-editors"))
@@ -92,10 +93,9 @@ def _parse_toml(text: str) -> object:
 
 
 def _parse_yaml(text: str) -> object:
-    import yaml
-
+    yaml = import_module("yaml")  # transformers brings it
     try:
-        return list(yaml.compose_all(text, Loader=yaml.CSafeLoader))
+        return list(yaml.compose_all(text, Loader=yaml.SafeLoader))
     except yaml.YAMLError as error:
         raise ValueError from error
 
