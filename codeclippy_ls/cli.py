@@ -112,6 +112,8 @@ def _add_subcommands(subparsers: Subparsers) -> None:
     edit.add_argument("--lines", metavar="A-B", help="edit only these lines, counted from 1")
     edit.add_argument("--apply", action="store_true", help="also write the edit to the file")
     models = add("models", "list the supported model families and the models on this machine")
+    cache = add("cache", "list the models that were prepared in the cache, or remove them")
+    cache.add_argument("action", choices=("list", "clear"), nargs="?", default="list", help="default: list")
     doctor = add("doctor", "check the installation and say how to fix each problem")
     demo = add("demo", "play a short editing session with the real server in the terminal")
     host = subparsers.add_parser("host")  # without help: started by servers, not by users
@@ -119,7 +121,7 @@ def _add_subcommands(subparsers: Subparsers) -> None:
     host.add_argument(
         "--cache-megabytes", metavar="N", type=int, default=512, help="memory for KV caches, per model; default 512"
     )
-    for subcommand in (complete, edit, models, doctor, demo, host):
+    for subcommand in (complete, edit, models, cache, doctor, demo, host):
         _add_common_options(subcommand, default=argparse.SUPPRESS)
 
 

@@ -106,6 +106,23 @@ def list_models(args: argparse.Namespace, options: dict[str, Any]) -> int:
     return 0
 
 
+def manage_cache(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    """List the prepared models in the cache, the last used one first, or remove them."""
+    from datetime import datetime
+
+    from codeclippy_ls.catalog.prepared_cache import clear_cache, find_cache_folder, list_entries
+
+    if args.action == "clear":
+        print(f"removed {clear_cache() / 1e6:.0f} MB from {find_cache_folder()}")
+        return 0
+    entries = list_entries()
+    for entry in entries:
+        used = datetime.fromtimestamp(entry.used_at).strftime("%Y-%m-%d %H:%M")
+        print(f"{entry.nbytes / 1e6:8.0f} MB  {entry.number_format:8}  last used {used}  {entry.source}")
+    print(f"{sum(entry.nbytes for entry in entries) / 1e6:8.0f} MB in {find_cache_folder()}")
+    return 0
+
+
 def run_doctor(args: argparse.Namespace, options: dict[str, Any]) -> int:
     """Check the installation."""
     from codeclippy_ls.doctor import check_installation
@@ -228,6 +245,7 @@ SUBCOMMANDS: dict[str, Callable[[argparse.Namespace, dict[str, Any]], int]] = {
     "complete": complete,
     "edit": edit,
     "models": list_models,
+    "cache": manage_cache,
     "doctor": run_doctor,
     "demo": run_demo,
 }

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import platformdirs
 
-VERSION = 1  # of what is written into an entry; another one makes every entry anew
+VERSION = 3  # of what is written into an entry; another one makes every entry anew
 _MANIFEST = "entry.json"
 _MAX_BYTES = 40 << 30  # of all entries: a model of 30 billion parameters in int8, or two dozen small ones
 _MAX_SHARE_OF_DISK = 0.5  # of the bytes that are free or ours
@@ -68,6 +68,11 @@ def identify(files: Iterable[Path], *more: str) -> str:
         status = file.stat()
         parts.append(f"{file.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ino}")
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:20]
+
+
+def is_entry(folder: Path) -> bool:
+    """Return whether a folder is an entry, whose files nobody changes."""
+    return folder.parent == _find_entries_folder()
 
 
 def find_entry(name: str) -> Path | None:

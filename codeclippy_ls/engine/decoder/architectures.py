@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
+from codeclippy_ls.engine.decoder.quantized_rows import Weight, select_rows, stack_rows, to_tensor
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 TransformersConfig: TypeAlias = "PreTrainedConfig | SimpleNamespace"  # transformers' object, or the same plain values
-StateDict = Mapping[str, Tensor]
+StateDict = Mapping[str, Weight]  # matrices may be quantized, everything else is plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +267,7 @@ class ModelConfig:
 class WeightAndBias:
     """A linear layer's (out, in) and (out,), or a norm's (hidden_size,) and (hidden_size,)."""
 
-    weight: Tensor
+    weight: Weight
     bias: Tensor | None
 
 
@@ -442,15 +444,16 @@ def load_layer_weights(config: ModelConfig, weights: StateDict, layer: int) -> L
     prefix = spec.layer_prefix.format(layer)
 
     def load(name: str) -> WeightAndBias:
-        weight = weights[f"{prefix}{name}.weight"]
-        bias = weights.get(f"{prefix}{name}.bias")
-        return WeightAndBias(weight.t() if spec.is_transposed and weight.dim() == 2 else weight, bias)
+        weight, bias = weights[f"{prefix}{name}.weight"], weights.get(f"{prefix}{name}.bias")
+        if spec.is_transposed and len(weight.shape) == 2:
+            weight = to_tensor(weight).t()
+        return WeightAndBias(weight, None if bias is None else to_tensor(bias))
 
     input_name, mlp_name = spec.norms
     qkv_proj = _stack_linears([load(name) for name in spec.qkv_proj])  # (q, k and v, hidden_size)
     order = _compute_qkv_order(config, qkv_proj.weight.device)
     qkv_proj = WeightAndBias(
-        qkv_proj.weight.index_select(0, order),
+        select_rows(qkv_proj.weight, order),
         None if qkv_proj.bias is None else qkv_proj.bias.index_select(0, order),
     )
     gate_up_proj = _stack_linears([load(name) for name in spec.gate_up_proj])  # (gate and up, hidden_size)
@@ -470,7 +473,7 @@ def load_layer_weights(config: ModelConfig, weights: StateDict, layer: int) -> L
 
 def _fold_norm(norm: WeightAndBias, layer: WeightAndBias) -> WeightAndBias:
     """Fold a norm's weight and bias into the layer behind it, which then reads an identity norm."""
-    weight, scale = layer.weight.float(), norm.weight.float()
+    weight, scale = to_tensor(layer.weight).float(), to_tensor(norm.weight).float()
     bias = None if layer.bias is None else layer.bias.float()
     if norm.bias is not None:
         bias = weight @ norm.bias.float() + (0.0 if bias is None else bias)
@@ -478,16 +481,22 @@ def _fold_norm(norm: WeightAndBias, layer: WeightAndBias) -> WeightAndBias:
 
 
 def _make_identity_norm(norm: WeightAndBias) -> WeightAndBias:
-    return WeightAndBias(torch.ones_like(norm.weight), None if norm.bias is None else torch.zeros_like(norm.bias))
+    ones = torch.ones_like(to_tensor(norm.weight))
+    return WeightAndBias(ones, None if norm.bias is None else torch.zeros_like(norm.bias))
 
 
 def _stack_linears(layers: list[WeightAndBias]) -> WeightAndBias:
     """Stack linear layers of the same input into one."""
     if len(layers) == 1:
         return layers[0]
-    biases = [layer.weight.new_zeros(layer.weight.shape[0]) if layer.bias is None else layer.bias for layer in layers]
-    has_bias = any(layer.bias is not None for layer in layers)
-    return WeightAndBias(torch.cat([layer.weight for layer in layers]), torch.cat(biases) if has_bias else None)
+    weight, present = stack_rows([layer.weight for layer in layers]), [layer.bias for layer in layers]
+    if (one := next((bias for bias in present if bias is not None), None)) is None:
+        return WeightAndBias(weight, None)
+    biases = [
+        one.new_zeros(layer.weight.shape[0]) if bias is None else bias
+        for layer, bias in zip(layers, present, strict=True)
+    ]
+    return WeightAndBias(weight, torch.cat(biases))
 
 
 def _compute_qkv_order(config: ModelConfig, device: torch.device) -> Tensor:

@@ -22,6 +22,7 @@ from codeclippy_ls.engine.decoder.linear import (
     build_in_formats,
     make_linear,
 )
+from codeclippy_ls.engine.decoder.quantized_rows import join_columns, stack_rows, to_tensor
 
 
 class MergedColumnLinear(Protocol):
@@ -73,9 +74,15 @@ class _ConcatenatedLinear:
     __slots__ = ("_activations", "_layer", "_sizes", "nbytes")
 
     def __init__(self, name: str, specs: Sequence[LinearSpec]) -> None:
-        weight, bias = torch.cat([spec.weight for spec in specs]), None  # (sum of out, in)
-        if any(spec.bias is not None for spec in specs):
-            bias = torch.cat([weight.new_zeros(len(spec.weight)) if spec.bias is None else spec.bias for spec in specs])
+        weight, bias = stack_rows([spec.weight for spec in specs]), None  # (sum of out, in)
+        biases = [spec.bias for spec in specs]
+        if (present := next((bias for bias in biases if bias is not None), None)) is not None:
+            bias = torch.cat(
+                [
+                    present.new_zeros(len(spec.weight)) if spec_bias is None else spec_bias
+                    for spec, spec_bias in zip(specs, biases, strict=True)
+                ]
+            )
         self._layer = make_linear(name, LinearSpec(weight, bias))
         activations = [spec.activation for spec in specs]
         self._activations = [
@@ -116,7 +123,7 @@ class _ConcatenatedInt8Residual:
     def __init__(self, specs: Sequence[LinearSpec]) -> None:
         biases = [spec.bias for spec in specs if spec.bias is not None]
         bias = torch.stack(biases).sum(0) if biases else None
-        weight = torch.cat([spec.weight for spec in specs], 1)  # (out, sum of in)
+        weight = join_columns([spec.weight for spec in specs])  # (out, sum of in)
         self._layer = Int8Linear(LinearSpec(weight, bias))
         self.nbytes = self._layer.nbytes
 
@@ -132,7 +139,7 @@ class _AccumulatedResidual:
     _BIAS_COLUMNS = 8  # columns that the bias takes, so that the rows stay aligned for tensor cores
 
     def __init__(self, specs: Sequence[LinearSpec], dtype: torch.dtype) -> None:
-        weights = [spec.weight.to(dtype) for spec in specs]
+        weights = [to_tensor(spec.weight).to(dtype) for spec in specs]
         biases = [spec.bias.float() for spec in specs if spec.bias is not None]
         self._bias_input: Tensor | None = None
         if biases:

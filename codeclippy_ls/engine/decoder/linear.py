@@ -20,9 +20,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from codeclippy_ls.engine.decoder.activations import Activation
+from codeclippy_ls.engine.decoder.quantized_rows import (
+    QuantizedRows,
+    Weight,
+    can_multiply_rows,
+    multiply_rows,
+    quantize_rows,
+    sum_rows,
+    to_tensor,
+)
 
 _ROW_STEP = 16  # tokens: oneDNN makes a kernel for every number of rows and keeps it, 0.6 MB each
 MIN_PREFILL_TOKENS = 64  # from here on a pass counts as prefill; a chunk of a prompt has more
+_MIN_DEFERRED = 1 << 19  # weights of a matrix that is packed later; smaller ones take a millisecond
+_MIN_KNOWN_WIDTH = 512  # hidden size from which the products decide, not the calls
+_MAX_PACKED_ROWS = 32768  # that are packed at once
 FLOAT_FORMATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -38,7 +50,7 @@ class Linear(Protocol):
 class LinearSpec:
     """The weight of a linear layer, (out, in), its bias, (out,), and the activation that follows it."""
 
-    weight: Tensor
+    weight: Weight
     bias: Tensor | None = None
     activation: Activation | None = None
 
@@ -69,7 +81,7 @@ class _FloatLinear:
     __slots__ = ("_activation", "_bias", "_weight", "nbytes")
 
     def __init__(self, spec: LinearSpec, dtype: torch.dtype) -> None:
-        self._weight = spec.weight.to(dtype).contiguous()
+        self._weight = to_tensor(spec.weight).to(dtype).contiguous()
         self._bias = None if spec.bias is None else spec.bias.to(dtype)
         self._activation = spec.activation
         self.nbytes = self._weight.nbytes
@@ -88,7 +100,7 @@ class _PackedBfloat16Linear:
     __slots__ = ("_activation", "_bias", "_fused", "_weight", "nbytes")
 
     def __init__(self, spec: LinearSpec) -> None:
-        weight = spec.weight.to(torch.bfloat16).contiguous()
+        weight = to_tensor(spec.weight).to(torch.bfloat16).contiguous()
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
         self._bias = None if spec.bias is None else spec.bias.to(torch.bfloat16)
         fused = None if spec.activation is None else spec.activation.fused
@@ -106,48 +118,113 @@ class _PackedBfloat16Linear:
         return out[:tokens] if self._activation is None else self._activation.exact(out[:tokens])
 
 
+_deferred: list[Int8Linear] = []  # built and not packed yet, until `take_deferred`; the engine thread's
+
+
+def take_deferred() -> list[Int8Linear]:
+    """Return the layers that were built since the last call and are not packed yet."""
+    taken = list(_deferred)
+    _deferred.clear()
+    return taken
+
+
 class Int8Linear:
     """int8 weights with a factor per output channel, activations quantized at run time.
 
     The kernel takes one factor for all tokens of a call. So several tokens are scaled to the same maximum before the
     call and scaled back after it: else a token with large values would cost the others their digits.
+
+    Packing takes 5 s for half a billion weights. So a large matrix that is quantized already multiplies as it is, with
+    the same results, until `pack` has been called, which another thread may do.
     """
 
-    __slots__ = ("_activation", "_bias", "_multiply", "_packed", "_packed_without_bias", "nbytes")
+    __slots__ = ("__weakref__", "_activation", "_bias", "_packed", "_rows", "nbytes")
 
     def __init__(self, spec: LinearSpec) -> None:
         weight, bias = spec.weight, spec.bias
         self._bias = None if bias is None else bias.float()
         self._activation = spec.activation
-        self._multiply = torch.ops.quantized.linear_dynamic.default.op  # by its name a call takes a tenth longer
-        rows, scales = quantize_rows(weight.float())
-        zero_points = torch.zeros(len(rows), dtype=torch.long)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.ao.quantization is deprecated, these operators are not
-            # Not torch.quantize_per_channel, which takes five times as long.
-            quantized = torch._make_per_channel_quantized_tensor(rows, scales[:, 0].double(), zero_points, 0)
-            prepack = torch.ops.quantized.linear_prepack
-            self._packed = prepack(quantized, self._bias)
-            self._packed_without_bias = self._packed if bias is None else prepack(quantized, None)
-        self.nbytes = weight.numel() + 4 * weight.shape[0]
+        is_deferred = isinstance(weight, QuantizedRows) and weight.rows.numel() > _MIN_DEFERRED and can_multiply_rows()
+        rows = weight if isinstance(weight, QuantizedRows) else quantize_rows(weight.float())
+        self.nbytes = rows.rows.numel() + 4 * len(rows)
+        # One of the two is set; `pack` sets the first before it clears the second.
+        self._packed = None if is_deferred else _PackedRows(rows, self._bias)
+        self._rows = _UnpackedRows(rows, self._bias) if is_deferred else None
+        if is_deferred:
+            _deferred.append(self)
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.float()
-        out: Tensor = (
-            self._multiply(x, self._packed, _should_reduce_range()) if x.shape[0] == 1 else self._multiply_scaled(x)
-        )
+        out = self._multiply(x, True) if x.shape[0] == 1 else self._multiply_scaled(x)
         return out if self._activation is None else self._activation.approximate(out)
+
+    def pack(self) -> None:
+        """Pack the weights if they are not packed yet, and let go of the rows."""
+        if (rows := self._rows) is not None:
+            self._packed = _PackedRows(rows.weight, self._bias)
+            self._rows = None
+
+    def _multiply(self, x: Tensor, has_bias: bool) -> Tensor:
+        weights = self._rows or self._packed
+        assert weights is not None
+        return weights.multiply(x, has_bias)
 
     def _multiply_scaled(self, x: Tensor) -> Tensor:
         maxima = x.abs().amax(1, keepdim=True).clamp_min_(1e-12)  # (tokens, 1); half the time of a norm
-        out: Tensor = self._multiply(x / maxima, self._packed_without_bias, _should_reduce_range())
+        out = self._multiply(x / maxima, False)
         return out.mul_(maxima) if self._bias is None else torch.addcmul(self._bias, out, maxima)
 
 
-def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantize (out, in) to int8; return it with the scale of each row, (out, 1)."""
-    scales = (weight.abs().amax(1, keepdim=True) / 127).clamp_min_(1e-12)
-    return (weight / scales).round_().to(torch.int8), scales
+class _UnpackedRows:
+    """Rows that are multiplied as they are."""
+
+    __slots__ = ("_bias", "_sums", "weight")
+
+    def __init__(self, weight: QuantizedRows, bias: Tensor | None) -> None:
+        self.weight, self._bias = weight, bias
+        self._sums: Tensor | None = None
+
+    def multiply(self, x: Tensor, has_bias: bool) -> Tensor:
+        """Multiply (tokens, in) to (tokens, out), float32."""
+        if self._sums is None:
+            self._sums = sum_rows(self.weight.rows)  # (out,)
+        out = multiply_rows(x, self.weight, self._sums)
+        return out.add_(self._bias) if has_bias and self._bias is not None else out
+
+
+class _PackedRows:
+    """Weights in the order in which the kernel reads them, in parts.
+
+    The kernel reads the rows of a part by columns while it packs, so that it takes three times as long for the rows of
+    a whole vocabulary at once.
+    """
+
+    __slots__ = ("_multiply", "_with_bias", "_without_bias")
+
+    def __init__(self, weight: QuantizedRows, bias: Tensor | None) -> None:
+        self._multiply = torch.ops.quantized.linear_dynamic.default.op  # by its name a call takes a tenth longer
+        self._with_bias: list[Any] = []
+        self._without_bias: list[Any] = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.ao.quantization is deprecated, these operators are not
+            for start in range(0, len(weight), _MAX_PACKED_ROWS):
+                part = slice(start, start + _MAX_PACKED_ROWS)
+                self._pack(weight.rows[part], weight.scales[part], None if bias is None else bias[part])
+
+    def _pack(self, rows: Tensor, scales: Tensor, bias: Tensor | None) -> None:
+        zero_points, prepack = torch.zeros(len(rows), dtype=torch.long), torch.ops.quantized.linear_prepack
+        # Not torch.quantize_per_channel, which takes five times as long.
+        quantized = torch._make_per_channel_quantized_tensor(rows, scales.double(), zero_points, 0)
+        self._with_bias.append(prepack(quantized, bias))
+        self._without_bias.append(self._with_bias[-1] if bias is None else prepack(quantized, None))
+
+    def multiply(self, x: Tensor, has_bias: bool) -> Tensor:
+        """Multiply (tokens, in) to (tokens, out), float32."""
+        parts, reduce_range = self._with_bias if has_bias else self._without_bias, _should_reduce_range()
+        if len(parts) == 1:
+            out: Tensor = self._multiply(x, parts[0], reduce_range)
+            return out
+        return torch.cat([self._multiply(x, part, reduce_range) for part in parts], 1)
 
 
 @lru_cache
@@ -172,7 +249,7 @@ class _FormatSwitch:
         return (self._decode if x.shape[0] < self._prefill_from else self._prefill)(x, *inputs)
 
 
-def build_linear(weight: Tensor, bias: Tensor | None, formats: WeightFormats) -> Linear:
+def build_linear(weight: Weight, bias: Tensor | None, formats: WeightFormats) -> Linear:
     """Build a linear layer in the chosen formats, on the weight's device."""
     return build_in_formats(lambda name: make_linear(name, LinearSpec(weight, bias)), formats)
 
@@ -203,12 +280,13 @@ class Embedding:
 
     __slots__ = ("_scales", "nbytes", "table")
 
-    def __init__(self, weight: Tensor, formats: WeightFormats) -> None:
+    def __init__(self, weight: Weight, formats: WeightFormats) -> None:
         self._scales: Tensor | None = None
         if formats.decode == "int8":
-            self.table, self._scales = quantize_rows(weight.float())
+            quantized = weight if isinstance(weight, QuantizedRows) else quantize_rows(weight.float())
+            self.table, self._scales = quantized.rows, quantized.scales[:, None]
         else:
-            self.table = weight.to(FLOAT_FORMATS[formats.decode]).contiguous()
+            self.table = to_tensor(weight).to(FLOAT_FORMATS[formats.decode]).contiguous()
         self.nbytes = self.table.nbytes + (0 if self._scales is None else self._scales.nbytes)
 
     def __call__(self, token_ids: Sequence[int] | Tensor) -> Tensor:
@@ -278,6 +356,8 @@ def choose_fastest_formats(device: str, hidden_size: int = 768) -> WeightFormats
         return WeightFormats(best, best)
     if {"int8", "bfloat16"} <= set(names) and torch.cpu._is_amx_tile_supported():
         return WeightFormats("int8", "bfloat16", 16)  # the result of every measurement on such CPUs, at all sizes
+    if "int8" in names and hidden_size >= _MIN_KNOWN_WIDTH and _multiplies_int8_fastest():
+        return WeightFormats("int8", "int8")  # a measurement on busy cores once chose float32 beside it: 2 GB more
     # Together larger than a core's own cache, as a model's weights are between two tokens.
     size = min(hidden_size, 768)
     weights = [torch.ones(4 * size, size) for _ in range(max(1, min(16, (1 << 19) // size**2)))]
@@ -294,6 +374,11 @@ def choose_fastest_formats(device: str, hidden_size: int = 768) -> WeightFormats
         MIN_PREFILL_TOKENS,
     )
     return WeightFormats(decode, prefill, 0 if decode == prefill else prefill_from)
+
+
+def _multiplies_int8_fastest() -> bool:
+    """Return True for CPUs with VNNI and without bfloat16: there int8 multiplies twice as fast as float32."""
+    return bool(torch.cpu._is_vnni_supported() and not torch.cpu._is_avx512_bf16_supported())
 
 
 @torch.inference_mode()

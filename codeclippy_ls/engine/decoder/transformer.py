@@ -35,6 +35,7 @@ from codeclippy_ls.engine.decoder.fused_linear import (
     make_residual_linear,
 )
 from codeclippy_ls.engine.decoder.linear import Embedding, LinearSpec, WeightFormats, build_linear, can_tie_lm_head
+from codeclippy_ls.engine.decoder.quantized_rows import QuantizedRows, Weight, to_tensor
 from codeclippy_ls.engine.generation.kv_cache import ModelInput
 
 _ROTARY_TABLE_STEP = 2048  # positions by which the table grows
@@ -46,7 +47,7 @@ class _Norm:
     __slots__ = ("_bias", "_epsilon", "_is_rms_norm", "_shape", "_weight")
 
     def __init__(self, weights: WeightAndBias, config: ModelConfig, dtype: torch.dtype) -> None:
-        self._weight = weights.weight.to(dtype)
+        self._weight = to_tensor(weights.weight).to(dtype)
         self._bias = None if weights.bias is None else weights.bias.to(dtype)
         self._shape = (config.hidden_size,)
         self._epsilon = config.norm_epsilon
@@ -73,6 +74,12 @@ class _Layer:
     mlp_norm: _Norm | None
     gate_up_proj: MergedColumnLinear | None
     down_proj: FusedResidualLinear | None
+
+
+def _is_same(one: Weight, other: Weight) -> bool:
+    if isinstance(one, QuantizedRows) or isinstance(other, QuantizedRows):
+        return one is other
+    return one.data_ptr() == other.data_ptr()
 
 
 class Transformer:
@@ -114,14 +121,18 @@ class Transformer:
         ]
         self._embedding = Embedding(table, formats)
         self._position_embedding = (
-            weights[f"{spec.position_embedding}.weight"].to(self._dtype) if spec.position_embedding else None
+            to_tensor(weights[f"{spec.position_embedding}.weight"]).to(self._dtype) if spec.position_embedding else None
         )
-        final_norm = WeightAndBias(weights[f"{spec.final_norm}.weight"], weights.get(f"{spec.final_norm}.bias"))
+        bias = weights.get(f"{spec.final_norm}.bias")
+        final_norm = WeightAndBias(weights[f"{spec.final_norm}.weight"], None if bias is None else to_tensor(bias))
         self._final_norm = _Norm(final_norm, parsed, self._dtype)
         lm_head = next((weights[f"{name}.weight"] for name in LM_HEAD_NAMES if f"{name}.weight" in weights), table)
-        is_tied = lm_head.data_ptr() == table.data_ptr() and can_tie_lm_head(formats, table.device)
+        is_tied = _is_same(lm_head, table) and can_tie_lm_head(formats, table.device)
+        lm_head_bias = weights.get(f"{LM_HEAD_NAMES[0]}.bias")
         self._lm_head = build_linear(
-            self._embedding.table if is_tied else lm_head, weights.get(f"{LM_HEAD_NAMES[0]}.bias"), formats
+            self._embedding.table if is_tied else lm_head,
+            None if lm_head_bias is None else to_tensor(lm_head_bias),
+            formats,
         )
         self._rotary_table = torch.empty(0)
         self.nbytes = (

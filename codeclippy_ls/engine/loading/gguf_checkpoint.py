@@ -14,12 +14,20 @@ from typing import Any
 
 from codeclippy_ls.catalog.gguf_header import GgufError, GgufHeader, list_parts, read_header
 from codeclippy_ls.catalog.prepared_cache import CacheFullError, find_entry, identify, make_entry
-from codeclippy_ls.engine.decoder.architectures import ARCHITECTURES
+from codeclippy_ls.engine.loading.chat_template import read_chat_template
+from codeclippy_ls.engine.loading.config import make_model_config
 from codeclippy_ls.engine.loading.files import summarize_error
 from codeclippy_ls.engine.loading.gguf_architectures import make_config
 from codeclippy_ls.engine.loading.gguf_tokenizer import list_stop_token_ids, make_tokenizer_config, make_tokenizer_json
 from codeclippy_ls.engine.loading.gguf_weights import GgufWeights
-from codeclippy_ls.engine.loading.prepared_weights import compute_prepared_bytes, write_weights
+from codeclippy_ls.engine.loading.prepared_tokenizer import write_tokenizer
+from codeclippy_ls.engine.loading.prepared_weights import (
+    Quantization,
+    compute_prepared_bytes,
+    plan_quantization,
+    write_weights,
+)
+from codeclippy_ls.engine.loading.tokenizer import Tokenizer
 from codeclippy_ls.inference.errors import ModelError
 
 log = logging.getLogger(__name__)
@@ -38,8 +46,8 @@ def is_gguf(path: Path) -> bool:
         return False
 
 
-def prepare_gguf(path: Path, choose_format: Callable[[dict[str, Any]], str], wanted: str) -> Path:
-    """Return the folder of a prepared GGUF file; prepares it at the first start.
+def prepare_gguf(path: Path, choose_format: Callable[[dict[str, Any]], str], wanted: str) -> tuple[Path, bool]:
+    """Return the folder of a prepared GGUF file, and whether it was prepared only now.
 
     Args:
         choose_format: returns the number format for the contents of a ``config.json``.
@@ -51,18 +59,23 @@ def prepare_gguf(path: Path, choose_format: Callable[[dict[str, Any]], str], wan
     try:
         name = identify(list_parts(path), "gguf", wanted)
         if (entry := find_entry(name)) is not None:
-            return entry
+            return entry, False
         header = read_header(path)
         config = make_config(header)
         number_format = choose_format(config)
         if number_format == "int8" and config["model_type"] == "gpt2":
             number_format = "float32"  # its matrices are stored transposed, and have no scale per row
         source = GgufWeights(header, config)
-        nbytes = compute_prepared_bytes(source, number_format) + _TOKENIZER_BYTES
+        model_config = make_model_config(config)
+        quantization = Quantization() if model_config is None else plan_quantization(model_config)
+        nbytes = compute_prepared_bytes(source, number_format, quantization) + _TOKENIZER_BYTES
         log.info("preparing %s in %s", path, number_format)
-        return make_entry(
-            name, path, number_format, nbytes, lambda folder: _write(folder, header, config, source, number_format)
-        )
+
+        def write(folder: Path) -> None:
+            _write_description(folder, header, config)
+            write_weights(folder / "model.safetensors", source, number_format, quantization)
+
+        return make_entry(name, path, number_format, nbytes, write), True
     except GgufError as error:
         raise ModelError(f"{path} {error}") from error
     except CacheFullError as error:
@@ -71,18 +84,13 @@ def prepare_gguf(path: Path, choose_format: Callable[[dict[str, Any]], str], wan
         raise ModelError(f"{path} cannot be prepared: {summarize_error(error)}") from error
 
 
-def _write(folder: Path, header: GgufHeader, config: dict[str, Any], source: GgufWeights, number_format: str) -> None:
-    (folder / "tokenizer.json").write_text(make_tokenizer_json(header), encoding="utf-8")
+def _write_description(folder: Path, header: GgufHeader, config: dict[str, Any]) -> None:
+    """Write everything but the weights."""
     _write_json(folder / "tokenizer_config.json", make_tokenizer_config(header))
+    tokenizer = Tokenizer(make_tokenizer_json(header), config["vocab_size"])
+    write_tokenizer(tokenizer, read_chat_template(folder), folder)
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", {"eos_token_id": list_stop_token_ids(header)})
-    write_weights(folder / "model.safetensors", source, number_format, list_unquantized(config))
-
-
-def list_unquantized(config: dict[str, Any]) -> frozenset[str]:
-    """List the matrices that are never multiplied: they keep their precision."""
-    spec = ARCHITECTURES.get(config["model_type"])
-    return frozenset({f"{spec.position_embedding}.weight"} if spec is not None and spec.position_embedding else ())
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

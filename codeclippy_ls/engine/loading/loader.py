@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 
+from codeclippy_ls.catalog.prepared_cache import is_entry, remove_entry
 from codeclippy_ls.engine.decoder.architectures import ModelConfig, TransformersConfig, parse_config
-from codeclippy_ls.engine.decoder.linear import FLOAT_FORMATS, WeightFormats
+from codeclippy_ls.engine.decoder.deferred_packing import start_packing
+from codeclippy_ls.engine.decoder.linear import FLOAT_FORMATS, WeightFormats, take_deferred
 from codeclippy_ls.engine.decoder.transformer import Transformer
 from codeclippy_ls.engine.generation.threads import count_cores, list_thread_counts
 from codeclippy_ls.engine.loading.calibration import measure_pass_seconds, measure_speed, verify_kv_cache, warm_up
@@ -33,10 +35,12 @@ from codeclippy_ls.engine.loading.config import (
 )
 from codeclippy_ls.engine.loading.device import BALANCED, pick_device, pick_dtype, pick_weight_formats
 from codeclippy_ls.engine.loading.files import summarize_error
+from codeclippy_ls.engine.loading.folder_checkpoint import find_prepared_folder, prepare_folder
 from codeclippy_ls.engine.loading.gguf_checkpoint import prepare_gguf
 from codeclippy_ls.engine.loading.limits import check_files, check_memory, check_sizes
 from codeclippy_ls.engine.loading.model import Model, Runner
-from codeclippy_ls.engine.loading.tokenizer import read_tokenizer
+from codeclippy_ls.engine.loading.prepared_tokenizer import PreparedTokenizer
+from codeclippy_ls.engine.loading.tokenizer import Tokenizer, read_tokenizer
 from codeclippy_ls.engine.loading.transformers_module import ModuleRunner, load_module
 from codeclippy_ls.engine.loading.weights import open_if_complete
 from codeclippy_ls.inference.errors import EngineError, ModelError, is_recoverable
@@ -52,10 +56,25 @@ def load(spec: ModelSpec, native: bool = True) -> Model:
     Raises:
         ModelError: it cannot be found, read, trusted or run; the message says why and what to do.
     """
+    reused: list[Path] = []
+    try:
+        return _load(spec, native, reused)
+    except EngineError:
+        if not reused:
+            raise
+    for entry in reused:  # whole by its sizes, but damaged within: make it anew
+        remove_entry(entry)
+    return _load(spec, native, [])
+
+
+def _load(spec: ModelSpec, native: bool, reused: list[Path]) -> Model:
+    """Load a checkpoint; tell which entries of the cache it took."""
+    take_deferred()  # of a model that failed
     torch.set_num_threads(min(spec.threads, count_cores()) if spec.threads > 0 else list_thread_counts()[0])
     folder = find_checkpoint(spec.name)
     if folder.is_file():
-        folder = _prepare_gguf(folder, spec)
+        folder, is_reused = _prepare_gguf(folder, spec)
+        reused += [folder] * is_reused
     else:
         check_files(folder)
         check_sizes(folder)
@@ -65,7 +84,7 @@ def load(spec: ModelSpec, native: bool = True) -> Model:
     device = pick_device(spec.device)
     dtype = pick_dtype(spec.dtype, device)
     if device.type == "cpu":
-        check_memory(folder, dtype, spec.dtype in ("auto", "int8"))
+        _check_memory(folder, dtype, spec, reused)
     if device.type == "cuda":
         torch.cuda.set_stream(torch.cuda.Stream(device))  # the engine thread's own
     model_config = parse_config(config) if native and device.type != "mps" and spec.device != BALANCED else None
@@ -73,16 +92,18 @@ def load(spec: ModelSpec, native: bool = True) -> Model:
         runner: Runner
         if model_config is not None:
             formats = pick_weight_formats(spec.dtype, device, model_config)
-            runner = _load_native(folder, config, model_config, device, formats)
+            prepared = _find_prepared(folder, model_config, formats, reused)
+            runner = _load_native(prepared or folder, folder, config, model_config, device, formats)
         else:
-            runner = _load_transformers(folder, config, device, dtype, spec)
-        tokenizer = read_tokenizer(folder, runner.vocab_size)
-        model = Model(runner, tokenizer, spec.name, read_chat_template(folder), stop_token_ids)
+            prepared, runner = None, _load_transformers(folder, config, device, dtype, spec)
+        tokenizer, chat = _read_tokenizer(prepared or folder, folder, runner.vocab_size)
+        model = Model(runner, tokenizer, spec.name, chat, stop_token_ids)
         verify_kv_cache(model, folder)
         if spec.threads <= 0 and device.type == "cpu":
             model.thread_tuner.calibrate(measure_pass_seconds(runner, list_thread_counts()))
         warm_up(model)
         model.speed = measure_speed(model)
+        start_packing(take_deferred())
     except EngineError:
         raise
     except BaseException as error:
@@ -92,8 +113,36 @@ def load(spec: ModelSpec, native: bool = True) -> Model:
     return model
 
 
-def _prepare_gguf(path: Path, spec: ModelSpec) -> Path:
-    """Return the folder of a GGUF file's prepared copy, in the format that the model will run in."""
+def _check_memory(folder: Path, dtype: torch.dtype, spec: ModelSpec, reused: list[Path]) -> None:
+    """Reject a model that does not fit into the memory that is free; its entry in the cache is not to blame."""
+    try:
+        check_memory(folder, dtype, spec.dtype in ("auto", "int8"))
+    except ModelError:
+        reused.clear()
+        raise
+
+
+def _read_tokenizer(prepared: Path, folder: Path, vocab_size: int) -> tuple[Tokenizer, tuple[str, str] | None]:
+    """Read the tokenizer and the chat template, from an entry of the cache if there is one."""
+    if is_entry(prepared):
+        tokenizer = PreparedTokenizer(prepared)
+        return tokenizer, tokenizer.chat
+    return read_tokenizer(folder, vocab_size), read_chat_template(folder)
+
+
+def _find_prepared(folder: Path, model_config: ModelConfig, formats: WeightFormats, reused: list[Path]) -> Path | None:
+    """Return the prepared copy of a large folder, made now if there is none; ``None`` if it is loaded as it is."""
+    if is_entry(folder) or formats.decode != "int8":
+        return None
+    entry, name = find_prepared_folder(folder)
+    if entry is not None:
+        reused.append(entry)
+        return entry
+    return prepare_folder(folder, model_config, name) if name else None
+
+
+def _prepare_gguf(path: Path, spec: ModelSpec) -> tuple[Path, bool]:
+    """Return the folder of a GGUF file's copy in the format that it will run in, and whether it was there already."""
     device = pick_device(spec.device)
 
     def choose_format(values: dict[str, Any]) -> str:
@@ -104,15 +153,24 @@ def _prepare_gguf(path: Path, spec: ModelSpec) -> Path:
         # Block formats have no more digits than bfloat16 keeps, at half the size of float32.
         return "bfloat16" if spec.dtype == "auto" else str(dtype).removeprefix("torch.")
 
-    return prepare_gguf(path, choose_format, f"{spec.dtype} {device.type} {spec.device == BALANCED}")
+    entry, is_new = prepare_gguf(path, choose_format, f"{spec.dtype} {device.type} {spec.device == BALANCED}")
+    return entry, not is_new
 
 
 def _load_native(
-    folder: Path, config: TransformersConfig, model_config: ModelConfig, device: torch.device, formats: WeightFormats
+    with_weights: Path,
+    folder: Path,
+    config: TransformersConfig,
+    model_config: ModelConfig,
+    device: torch.device,
+    formats: WeightFormats,
 ) -> Transformer:
     """Read the weights straight from the files, or, if their names are unusual, through transformers' module."""
     with ExitStack() as stack:
-        if (weights := open_if_complete(ensure_safetensors(folder), model_config, device, stack)) is not None:
+        keep_int8 = formats.decode == "int8"
+        files = ensure_safetensors(with_weights)
+        weights = open_if_complete(files, model_config, device, stack, keep_int8, is_entry(with_weights))
+        if weights is not None:
             return Transformer(config, weights, formats)
     module = load_module(folder, read_transformers_config(folder), FLOAT_FORMATS.get(formats.decode, torch.float32))
     return Transformer(config, module.to(device).state_dict(), formats)

@@ -10,19 +10,23 @@ import json
 import math
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from codeclippy_ls.engine.decoder.linear import FLOAT_FORMATS, quantize_rows
+from codeclippy_ls.engine.decoder.architectures import ModelConfig
+from codeclippy_ls.engine.decoder.linear import FLOAT_FORMATS
+from codeclippy_ls.engine.decoder.quantized_rows import QuantizedRows, quantize_rows
 from codeclippy_ls.engine.generation.threads import count_cores
 from codeclippy_ls.engine.loading.weights import INT8_METADATA, SCALE
 
 Report = Callable[[float], None]  # is told the share that is done
+_Piece = TypeVar("_Piece")
 _Result = TypeVar("_Result")
 _MAX_THREADS = 8
 _PIECES_IN_FLIGHT = 3  # per thread; a piece is 8 MB in float32
@@ -45,9 +49,37 @@ class PieceSource(Protocol):
         """List functions that read a matrix's groups of rows, of any float type; they may run on several threads."""
 
 
-def compute_prepared_bytes(source: PieceSource, number_format: str) -> int:
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """The plan of what is quantized to int8, and how.
+
+    Attributes:
+        unquantized: matrices that stay float32: those that are never multiplied, and those that a norm is folded into.
+        partners: matrices that are added up in one product, so that they need the same scales.
+    """
+
+    unquantized: frozenset[str] = frozenset()
+    partners: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan_quantization(config: ModelConfig) -> Quantization:
+    """Plan it so that the model computes the same as when its weights are quantized after loading."""
+    spec, layers = config.architecture, range(config.num_layers)
+    unquantized = {spec.position_embedding} if spec.position_embedding else set()
+    partners: dict[str, str] = {}
+    if config.is_parallel:
+        for layer in layers:
+            prefix = spec.layer_prefix.format(layer)
+            o_proj, down_proj = f"{prefix}{spec.o_proj}.weight", f"{prefix}{spec.down_proj}.weight"
+            partners |= {o_proj: down_proj, down_proj: o_proj}
+            if spec.norms[0] != spec.norms[1]:
+                unquantized |= {prefix + name for name in (*spec.qkv_proj, *spec.gate_up_proj)}
+    return Quantization(frozenset(f"{name}.weight" for name in unquantized), partners)
+
+
+def compute_prepared_bytes(source: PieceSource, number_format: str, quantization: Quantization) -> int:
     """Return the size of the file that `write_weights` writes, without its header."""
-    plan = _plan_tensors(source, number_format, frozenset())
+    plan = _plan_tensors(source, number_format, quantization.unquantized)
     return sum(math.prod(shape) * dtype.itemsize for shape, dtype in plan.values())
 
 
@@ -55,16 +87,16 @@ def write_weights(
     path: Path,
     source: PieceSource,
     number_format: str,
-    unquantized: frozenset[str] = frozenset(),
+    quantization: Quantization,
     report: Report = lambda share: None,
 ) -> None:
     """Write weights in a number format: ``int8`` or one of `FLOAT_FORMATS`.
 
     Args:
-        unquantized: matrices that stay float32 with ``int8``.
+        quantization: for ``int8``.
         report: called after each matrix.
     """
-    plan = _plan_tensors(source, number_format, unquantized)
+    plan = _plan_tensors(source, number_format, quantization.unquantized)
     offsets, end = {}, 0
     for name, (shape, dtype) in plan.items():
         offsets[name] = (end, end + math.prod(shape) * dtype.itemsize)
@@ -78,7 +110,9 @@ def write_weights(
             for name in source:
                 file.seek(len(header) + offsets[name][0])
                 if plan[name][1] is torch.int8:
-                    scales = _write_int8(file, source.list_pieces(name), threads)
+                    partner = quantization.partners.get(name)
+                    limits = None if partner is None else _find_limits(source, (name, partner), threads)
+                    scales = _write_int8(file, source.list_pieces(name), limits, threads)
                     file.seek(len(header) + offsets[name + SCALE][0])
                     file.write(_to_bytes(scales))
                 else:
@@ -93,15 +127,16 @@ def _plan_tensors(
 ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Return shape and type of each tensor in the file."""
     plan: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    scales: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
     for name in source:
         shape = source.read_shape(name)
         if len(shape) != 2 or (number_format == "int8" and name in unquantized):
             plan[name] = (shape, torch.float32)
         elif number_format == "int8":
-            plan[name], plan[name + SCALE] = (shape, torch.int8), (shape[:1], torch.float32)
+            plan[name], scales[name + SCALE] = (shape, torch.int8), (shape[:1], torch.float32)
         else:
             plan[name] = (shape, FLOAT_FORMATS[number_format])
-    return plan
+    return {**plan, **scales}  # a layer's matrices lie one after the other
 
 
 def _make_header(
@@ -119,17 +154,31 @@ def _make_header(
     return struct.pack("<Q", len(text)) + text
 
 
-def _write_int8(file: BinaryIO, pieces: list[Callable[[], Tensor]], threads: ThreadPoolExecutor) -> Tensor:
+def _write_int8(
+    file: BinaryIO, pieces: list[Callable[[], Tensor]], limits: Tensor | None, threads: ThreadPoolExecutor
+) -> Tensor:
     """Write a matrix's rows; return their scales, (rows,)."""
-    scales = []
+    scales: list[Tensor] = []
+    row_limits = [None] * len(pieces) if limits is None else limits.split(len(pieces[0]()))
 
-    def quantize(read: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-        return quantize_rows(read().float())
+    def quantize(piece: tuple[Callable[[], Tensor], Tensor | None]) -> QuantizedRows:
+        read, piece_limits = piece
+        return quantize_rows(read().float(), piece_limits)
 
-    for rows, row_scales in _run_in_order(threads, quantize, pieces):
-        file.write(_to_bytes(rows))
-        scales.append(row_scales[:, 0])
+    for part in _run_in_order(threads, quantize, list(zip(pieces, row_limits, strict=True))):
+        file.write(_to_bytes(part.rows))
+        scales.append(part.scales)
     return torch.cat(scales)
+
+
+def _find_limits(source: PieceSource, names: Sequence[str], threads: ThreadPoolExecutor) -> Tensor:
+    """Return the maximum of each row over several matrices, (rows,)."""
+
+    def measure(read: Callable[[], Tensor]) -> Tensor:
+        return read().float().abs().amax(1)
+
+    maxima = [torch.cat(list(_run_in_order(threads, measure, source.list_pieces(name)))) for name in names]
+    return torch.stack(maxima).amax(0)
 
 
 def _write_float(
@@ -143,7 +192,7 @@ def _write_float(
 
 
 def _run_in_order(
-    threads: ThreadPoolExecutor, work: Callable[[Callable[[], Tensor]], _Result], pieces: list[Callable[[], Tensor]]
+    threads: ThreadPoolExecutor, work: Callable[[_Piece], _Result], pieces: Sequence[_Piece]
 ) -> Iterator[_Result]:
     """Yield the result of each piece in order, with a few of them in flight."""
     waiting: deque[Future[_Result]] = deque()

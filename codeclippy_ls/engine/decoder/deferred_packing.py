@@ -1,0 +1,37 @@
+"""Pack the layers of a model in the background, after it has begun to work: see `linear.Int8Linear`.
+
+The thread runs at a lower priority where the system has one for threads, and ends when the model is released. Packing
+lets other threads run, and changes no result.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+
+from codeclippy_ls.engine.decoder.linear import Int8Linear
+
+_NICENESS = 10
+
+
+def start_packing(layers: Sequence[Int8Linear]) -> threading.Thread | None:
+    """Pack layers on a thread of their own; return it, or ``None`` if there are none."""
+    if not layers:
+        return None
+    references = [weakref.ref(layer) for layer in layers]
+    thread = threading.Thread(target=_pack, args=(references,), name="codeclippy-pack", daemon=True)
+    thread.start()
+    return thread
+
+
+def _pack(references: list[weakref.ref[Int8Linear]]) -> None:
+    with suppress(OSError, AttributeError):  # on Linux a thread has a priority of its own
+        if hasattr(os, "gettid"):
+            os.setpriority(os.PRIO_PROCESS, os.gettid(), _NICENESS)
+    for reference in references:
+        if (layer := reference()) is not None:
+            layer.pack()
+        del layer
