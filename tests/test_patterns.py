@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+_parser: Any = importlib.import_module("re._parser" if sys.version_info >= (3, 11) else "sre_parse")
 PACKAGE = Path(__file__).parent.parent / "codeclippy_ls"
 # Repeated, each is what some pattern may try again from every position.
 PIECES = (
@@ -36,7 +39,11 @@ PIECES = (
     ),
     *("(a)", "a: ", "--- ", "+++ ", "\n\n", "/*", "*/", "<!--", "%%", "async def ", "import a\n", "};\n", "1 ", "aA1_"),
 )
-LIMIT = 0.05  # seconds for 8,000 characters; only growth that is not linear can reach it and fail
+LIMIT = 0.05  # seconds for that length; only growth that is not linear can reach it and fail
+LENGTH = 8000
+MAX_PARTS = 8
+# A character of each class.
+CATEGORIES = {"DIGIT": "1", "NOT_DIGIT": "a", "SPACE": " ", "NOT_SPACE": "a", "WORD": "a", "NOT_WORD": "-"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +65,18 @@ def patterns() -> Iterator[Pattern]:
     """Yield every pattern that is written in the package."""
     sources = {path: path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py")) if _is_ours(path)}
     for path, source in sources.items():
-        names = {}
-        for node in ast.walk(ast.parse(source)):
+        names, parsed = {}, ast.parse(source)
+        constants = _constants(parsed)
+        for node in ast.walk(parsed):
             if isinstance(node, ast.Assign):
                 targets = node.targets[0].elts if isinstance(node.targets[0], ast.Tuple) else node.targets
                 values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
                 names.update({id(value): ast.unparse(name) for name, value in zip(targets, values, strict=False)})
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("re.") and node.args:
-                text, method = _literal(node.args[0]), ast.unparse(node.func).removeprefix("re.")
-                if text is None or method == "escape":
+                text, method = _literal(node.args[0], constants), ast.unparse(node.func).removeprefix("re.")
+                if method == "escape":
                     continue
+                assert text is not None, f"{path}:{node.lineno}: the pattern is not written where it is compiled"
                 used = {method} if method != "compile" else _methods(names.get(id(node), ""), source)
                 yield Pattern(f"{path.relative_to(PACKAGE)}:{node.lineno}", text, _flags(node), frozenset(used))
 
@@ -86,14 +95,31 @@ def _methods(name: str, source: str) -> set[str]:
     }
 
 
-def _literal(node: ast.expr) -> str | None:
-    """Return a pattern that is written as it is, or with parts that are filled in; these are taken for a letter."""
+def _constants(module: ast.Module) -> dict[str, str]:
+    """Return a module's constants that are texts, of which patterns may be made."""
+    found: dict[str, str] = {}
+    for node in module.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            if (text := _literal(node.value, found)) is not None:
+                found[node.targets[0].id] = text
+    return found
+
+
+def _literal(node: ast.expr, constants: dict[str, str]) -> str | None:
+    """Return a pattern that is written as it is, or with parts that are filled in.
+
+    Those are constants of the module, or else are taken for a letter.
+    """
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
+    if isinstance(node, ast.Name):
+        return constants.get(node.id)
+    if isinstance(node, ast.FormattedValue):
+        return _literal(node.value, constants) or "a"
     if isinstance(node, ast.JoinedStr):
-        return "".join(str(part.value) if isinstance(part, ast.Constant) else "a" for part in node.values)
+        return "".join(_literal(part, constants) or "" for part in node.values)
     if isinstance(node, ast.BinOp):
-        left, right = _literal(node.left), _literal(node.right)
+        left, right = _literal(node.left, constants), _literal(node.right, constants)
         return None if left is None or right is None else left + right
     return "a" if isinstance(node, ast.Call) else None
 
@@ -116,7 +142,61 @@ def seconds(pattern: re.Pattern[str], uses: frozenset[str], text: str) -> float:
     return min(runs)
 
 
+def pieces_of(pattern: Pattern) -> set[str]:
+    """Return texts that are made of a pattern's own parts: all of it, each repeated part, each of two in a row."""
+    examples: list[str] = []
+    whole = _example(_parser.parse(pattern.text, pattern.flags), examples)
+    parts = [part for part in dict.fromkeys((whole, whole[:-1], *examples)) if part][:MAX_PARTS]
+    return {*parts, *(one + other for one in parts for other in parts if one != other)}
+
+
+def _example(parsed: Any, found: list[str]) -> str:
+    """Return a text that a parsed pattern matches; collect those of its repeated parts and of its branches."""
+    text = ""
+    for operation, argument in parsed:
+        name = str(operation)
+        if name in ("LITERAL", "NOT_LITERAL"):
+            text += chr(argument) if name == "LITERAL" else "a" if chr(argument) != "a" else "b"
+        elif name == "ANY":
+            text += "a"
+        elif name == "IN":
+            text += _member(argument)
+        elif name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
+            low, _, inner = argument
+            part = _example(inner, found)
+            found.append(part)
+            text += part * max(low, 1)
+        elif name == "BRANCH":
+            branches = [_example(branch, found) for branch in argument[1]]
+            found += branches
+            text += branches[0]
+        elif name in ("SUBPATTERN", "ATOMIC_GROUP"):
+            text += _example(argument[-1] if name == "SUBPATTERN" else argument, found)
+    return text
+
+
+def _member(members: Any) -> str:
+    """Return a character of a class."""
+    kind, argument = members[0]
+    if str(kind) == "NEGATE":
+        excluded = {chr(value) for which, value in members[1:] if str(which) == "LITERAL"}
+        return next(character for character in "a b1-" if character not in excluded)
+    if str(kind) == "CATEGORY":
+        return CATEGORIES[str(argument).removeprefix("CATEGORY_")]
+    return chr(argument if str(kind) == "LITERAL" else argument[0])
+
+
 FOUND = list(patterns())
+
+
+@pytest.mark.parametrize(
+    ("text", "use", "piece"),
+    [(r"(?:\s*;+[^\n]*\n?)*$", "match", ";\n"), (r"(\w+\s?)+$", "match", "a "), (r"[ \t]+\n", "search", " ")],
+)
+def test_patterns_are_attacked_with_their_own_parts(text: str, use: str, piece: str) -> None:
+    """The parts of a pattern that is not linear are found, so that nobody must think of them."""
+    pattern = Pattern("here", text, 0, frozenset({use}))
+    assert piece in pieces_of(pattern)
 
 
 def test_patterns_are_found() -> None:
@@ -141,11 +221,11 @@ def main(room: str) -> int:
         if one.room != room:
             continue
         pattern = re.compile(one.text, one.flags)
-        for piece in PIECES:
+        for piece in (*PIECES, *sorted(pieces_of(one) - set(PIECES))):
             for end in ("", "!", "\n"):
                 print(f"{one.place} {one.text!r} on {piece!r} and {end!r}", flush=True)  # the last line may hang
-                long = seconds(pattern, one.uses, (piece * 4000)[:4000] + end)
-                if long > LIMIT and long > 3 * seconds(pattern, one.uses, (piece * 2000)[:2000] + end):
+                long = seconds(pattern, one.uses, (piece * LENGTH)[:LENGTH] + end)
+                if long > LIMIT and long > 3 * seconds(pattern, one.uses, (piece * LENGTH)[: LENGTH // 2] + end):
                     print(f"  takes {long:.2f} s")
                     slow = 1
     return slow

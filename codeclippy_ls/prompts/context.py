@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from codeclippy_ls.prompts.context_snippets import IMPORT_REACH, SCOPE_REACH, Snippet
 from codeclippy_ls.prompts.truncation import CHARACTERS_PER_TOKEN
+from codeclippy_ls.syntax.languages import language_of_file
 
 _SLACK = 4096  # characters beyond the window: a word that is cut off, and the text that the clean-up reads
 
@@ -23,6 +24,12 @@ class CompletionContext:
     language: str = ""
     snippets: tuple[Snippet, ...] = ()
     skipped_lines: int = 0
+
+    @property
+    def language_id(self) -> str:
+        """LSP's id of the language; by the file's name if none was given."""
+        known = None if self.language else language_of_file(self.name)
+        return known.id if known is not None else self.language
 
     def clip(self, context_length: int) -> CompletionContext:
         """Drop the text that no prompt of ``context_length`` tokens can show; every such prompt stays the same."""

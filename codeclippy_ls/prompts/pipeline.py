@@ -109,7 +109,7 @@ def fit_completion(
     budget -= _measure(renderer, before_all) + _measure(renderer, before_prefix)
     limit = suffix_limit if suffix_limit is not None and _ends_with_suffix(template) else budget
     fitted_prefix, fitted_suffix = fit_prefix_suffix(
-        renderer, prefix, suffix, budget, context.skipped_lines, limit, context.language
+        renderer, prefix, suffix, budget, context.skipped_lines, limit, context.language_id
     )
     slots: dict[Slot, list[Control | Units]] = {
         Slot.PREFIX: [*before_prefix, fitted_prefix],
@@ -143,7 +143,7 @@ def _fit_snippets(
     used = _measure(renderer, own)
     shown: list[Control | Units] = []
     for snippet in reversed(context.snippets):  # the most relevant is the last, and the first to get room
-        text = _format_snippet(snippet, context.language, separator is not None)
+        text = _format_snippet(snippet, context.language_id, separator is not None)
         if not text or not renderer.accepts(text):
             continue
         parts: list[Control | Units] = [*([separator] if separator is not None else []), renderer.encode(text)]

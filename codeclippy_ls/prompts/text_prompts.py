@@ -8,7 +8,6 @@ prompt's last word, so the word stays where it is. Pure.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -42,7 +41,6 @@ _BYTES_PER_TOKEN = 2
 _MIN_BUDGET = 64  # bytes of a prompt
 _MAX_STOP_STRINGS = 4  # of OpenAI's API
 _MIN_REPEATED = 2  # letters of a partial word that an answer repeats
-_CLOSED_FENCE = re.compile(r"```[^\n]*\n(?:.*\n)?```", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +206,8 @@ def cut_at_control_token(text: str, prompt: TextPrompt) -> str:
 
 def is_fence_closed(text: str, prompt: TextPrompt) -> bool:
     """Return whether a chat model has closed the fence of its answer."""
-    return prompt.is_chat and _CLOSED_FENCE.search(text) is not None
+    first_line_end = text.find("\n", text.find("```")) if "```" in text else -1
+    return prompt.is_chat and first_line_end >= 0 and text.find("\n```", first_line_end) >= 0
 
 
 def _select_template(family: Family, fim_mode: str) -> Template:
