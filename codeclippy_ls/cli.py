@@ -282,13 +282,20 @@ async def _serve(
     stdio: tuple[int, int],
 ) -> int:
     from codeclippy_ls.server import transport
+    from codeclippy_ls.server.loop_watch import LoopWatch
     from codeclippy_ls.server.server import Server
 
-    if address is not None:
-        return await transport.listen_tcp(lambda: Server(overrides, token=token).serve, *address)
-    if args.pipe is not None or args.socket is not None:
-        return await transport.serve_connected(Server(overrides).serve, port=args.socket, path=args.pipe)
-    return await transport.serve_stdio(Server(overrides).serve, *stdio)
+    watch = LoopWatch()
+    try:
+        if address is not None:
+            return await transport.listen_tcp(lambda: Server(overrides, token=token).serve, *address)
+        serve = Server(overrides, watch=watch).serve
+        if args.pipe is not None or args.socket is not None:
+            return await transport.serve_connected(serve, port=args.socket, path=args.pipe)
+        watch.input = stdio[0]
+        return await transport.serve_stdio(serve, *stdio)
+    finally:
+        watch.stop()
 
 
 def _read_token(argument: str | None) -> str:

@@ -14,13 +14,17 @@ script is read again for each request, so a test may change it while the editor 
 - ``fault``: another fault (see ``tests.faults``)
 - ``fault_model``: name of the only model that has the fault
 - ``step_timeout``: seconds that a step may take; read once
+- ``tick``, ``hang_ticks``: the loop's watch: seconds of a tick, ticks without a turn; read once
+- ``loop_fault``: what the event loop does when a document is opened, instead of turning (see `LOOP_FAULTS`)
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -38,7 +42,8 @@ from codeclippy_ls.inference.engine import STEP_TIMEOUT, Engine, ModelStatus
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import Generation, Priority
 from codeclippy_ls.model_specs import resolve_model_specs
-from codeclippy_ls.server import server
+from codeclippy_ls.server import loop_watch, server
+from codeclippy_ls.server.session import Session
 from codeclippy_ls.settings import Settings
 from tests import faults
 from tests.scripted import ScriptedWorker
@@ -94,6 +99,54 @@ def checksum_name(text: str, length: int) -> str:
     return f"seen_{zlib.crc32(text[-length:].encode()):08x}"
 
 
+def hang_in_python() -> None:
+    """Loop in Python for ever."""
+    while True:
+        pass
+
+
+def hang_in_pattern() -> None:
+    """Search with a pattern that takes exponential time, and holds the interpreter's lock."""
+    re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+def hang_in_sleep() -> None:
+    """Wait in the system."""
+    time.sleep(10**6)
+
+
+def hang_in_open() -> None:
+    """Open a FIFO that nobody writes to."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.mkfifo(f"{folder}/fifo")
+        Path(f"{folder}/fifo").read_bytes()
+
+
+LOOP_FAULTS: dict[str, Callable[[], None]] = {
+    "python": hang_in_python,
+    "pattern": hang_in_pattern,
+    "sleep": hang_in_sleep,
+    "open": hang_in_open,
+}
+
+
+def add_loop_fault(file: Path) -> None:
+    """Let sessions hang the loop as the script says, and the watch be faster than a user would want."""
+    open_document = Session.open_document
+
+    def hang(self: Session, *arguments: Any) -> None:
+        script = json.loads(file.read_text()) if file.exists() else {}
+        if "loop_fault" in script:
+            file.with_suffix(".hung").touch()
+            LOOP_FAULTS[script["loop_fault"]]()
+        open_document(self, *arguments)
+
+    Session.open_document = hang  # type: ignore[assignment, method-assign]
+    script = json.loads(file.read_text()) if file.exists() else {}
+    loop_watch.TICK = script.get("tick", loop_watch.TICK)
+    loop_watch.HANG_TICKS = script.get("hang_ticks", loop_watch.HANG_TICKS)
+
+
 def open_in_process(script: Path, settings: Settings, on_status: Callable[[str, ModelStatus], None]) -> ThreadEngine:
     """Open a scripted engine on a thread of this process."""
     return FileWorker(script).open(settings, on_status)
@@ -114,6 +167,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     open_engine = open_shared if arguments[0] == "--hosted" else open_in_process
     script, *rest = arguments[open_engine is open_shared :]
+    add_loop_fault(Path(script).absolute())
     # All else is the command line's: transports, guarded streams and exit codes.
     server.Server = partial(server.Server, engine=partial(open_engine, Path(script).absolute()))  # type: ignore[assignment, misc]
     raise SystemExit(cli.main(rest))

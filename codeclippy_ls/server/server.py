@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from codeclippy_ls.framing import Writer
 from codeclippy_ls.notebooks import Notebooks
 from codeclippy_ls.server.client import CLIENT_OPTIONS, TOKEN_OPTION, Client
 from codeclippy_ls.server.features import COMMANDS, FEATURES, Handler, refine_capabilities
+from codeclippy_ls.server.loop_watch import LoopWatch, is_alive
 from codeclippy_ls.server.protocol import NOT_INITIALIZED, GuardedProtocol, GuardedServer, catch_system_exit
 from codeclippy_ls.server.session import OpenEngine, Session
 from codeclippy_ls.settings import Source, parse, split_workspace
@@ -44,12 +44,17 @@ class Server(GuardedServer):
         token: if the client came over a port, the secret that it must send to choose what is loaded and contacted;
             with an empty one nobody can. ``None``: the client started the server, or the server was told to connect.
         engine: makes the engine; tests pass one that needs no model.
+        watch: watches this process's loop, if it serves only this client.
     """
 
     protocol: GuardedProtocol
 
     def __init__(
-        self, overrides: Mapping[str, Any] | None = None, engine: OpenEngine = open_engine, token: str | None = None
+        self,
+        overrides: Mapping[str, Any] | None = None,
+        engine: OpenEngine = open_engine,
+        token: str | None = None,
+        watch: LoopWatch | None = None,
     ) -> None:
         super().__init__(
             "codeclippy-ls",
@@ -61,6 +66,7 @@ class Server(GuardedServer):
         self._overrides = dict(overrides or {})
         self._open_engine = engine
         self._token = token
+        self._watch = watch
         self._session: Session | None = None
         self._reader: asyncio.StreamReader | None = None
         for method, (handler, options) in FEATURES.items():
@@ -111,8 +117,10 @@ class Server(GuardedServer):
         settings, _ = parse(self._overrides, settings)
         self._session = Session(client, Documents(encoding), settings, problems, self._open_engine, workspace)
         # From inside a container the editor's process cannot be seen, and its absence means nothing.
-        if params.process_id and _is_alive(params.process_id):
+        if params.process_id and is_alive(params.process_id):
             self._session.run_in_background(self._watch_parent(params.process_id))
+            if self._watch is not None:
+                self._watch.client_process = params.process_id
 
     def refine_capabilities(self, capabilities: types.ServerCapabilities) -> None:
         """Adapt the announced capabilities to the client."""
@@ -160,7 +168,7 @@ class Server(GuardedServer):
 
     async def _watch_parent(self, process_id: int) -> None:
         """End the session when the editor's process is gone, even if its end of the stream stays open."""
-        while _is_alive(process_id):  # noqa: ASYNC110 - nothing reports another process's end
+        while is_alive(process_id):  # noqa: ASYNC110 - nothing reports another process's end
             await asyncio.sleep(_PARENT_CHECK_SECONDS)
         log.warning("the editor's process has ended")
         if self._reader is not None:
@@ -181,16 +189,3 @@ class Server(GuardedServer):
             return await handler(self.session, list(arguments))
 
         return catch_system_exit(handle)
-
-
-def _is_alive(process_id: int) -> bool:
-    """Return whether a process exists; True if that cannot be asked without harm."""
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True
