@@ -164,7 +164,13 @@ async def request_edit(
     """
     name = edit_input.document.uri.rsplit("/", 1)[-1]
     task = BenchEditTask(
-        name, edit_input.context, edit_input.message, sampling["max_tokens"], family, way.constrained, on_prompt
+        name,
+        edit_input.context,
+        edit_input.message,
+        sampling["max_tokens"],
+        family,
+        constrained=way.constrained,
+        on_prompt=on_prompt,
     )
     options = replace(Sampling(**sampling), use_drafts=way.drafts, candidates=way.candidates, greedy_first=True)
     if way.candidates > 1:

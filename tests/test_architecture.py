@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": set(),
     "framing": set(),
     "listening": set(),
+    "secret_text": set(),
     "secret_files": {"uris"},
     "inference": set(),
     "catalog": set(),
@@ -34,9 +35,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tasks": {
         *("families", "prompts", "postprocess", "diffs", "constrain", "syntax", "inference", "secret_files", "text"),
         "uris",
+        "secret_text",
     },
     "assist": {
         *("tasks", "prompts", "postprocess", "diffs", "syntax", "inference", "model_specs", "settings", "text", "uris"),
+        *("secret_files", "secret_text"),
     },
     "engine/generation": {"inference"},
     "engine/decoder": {"engine/generation"},

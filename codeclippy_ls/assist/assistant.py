@@ -16,6 +16,7 @@ from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Sampling
 from codeclippy_ls.inference.spec import ModelRole
 from codeclippy_ls.model_specs import resolve_model_spec
+from codeclippy_ls.secret_files import is_secret_uri
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.tasks.edit import EditTask
 from codeclippy_ls.tasks.edit_context import EditContext, find_marker, select_edit_context
@@ -241,7 +242,8 @@ class Assistant:
     ) -> Generation:
         options, family = self._settings.edit, self._settings.model.family
         name = parse_name(document.file_uri)
-        task = EditTask(name, context, message, options.max_tokens, family)
+        is_secret = is_secret_uri(document.file_uri)
+        task = EditTask(name, context, message, options.max_tokens, family, is_secret)
         sampling = Sampling(
             max_tokens=options.max_tokens,
             temperature=options.temperature,

@@ -22,7 +22,9 @@ from codeclippy_ls.inference.spec import ModelRole
 from codeclippy_ls.postprocess.cleanup import CursorContext, clean_up, list_steps_skipped_by_key
 from codeclippy_ls.postprocess.fit import fit
 from codeclippy_ls.prompts.context import CompletionContext
-from codeclippy_ls.prompts.context_snippets import OpenFile, Snippet, select_snippets
+from codeclippy_ls.prompts.context_snippets import MAX_FILE, OpenFile, Snippet, select_snippets
+from codeclippy_ls.secret_files import is_secret_uri
+from codeclippy_ls.secret_text import remove_secret_lines
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.syntax.languages import find_language
 from codeclippy_ls.syntax.tree import DocumentTrees, SyntaxTree
@@ -169,7 +171,12 @@ class Suggester:
                 model.context_length
             )  # a large file need not be sent to another process at each keystroke
         task = CompletionTask(
-            context, options.max_tokens, cursor.multiline, settings.model.family, options.disabled_filters
+            context,
+            options.max_tokens,
+            cursor.multiline,
+            settings.model.family,
+            options.disabled_filters,
+            is_secret_uri(document.file_uri),
         )
         sampling = Sampling(
             max_tokens=options.max_tokens,
@@ -234,7 +241,7 @@ class Suggester:
         if files and self._snippets.get(uri, (None, ()))[0] != key:
             texts = to_lf(prefix), to_lf(cursor.suffix)
             # Parsing those files takes a few hundred milliseconds once: not on the loop.
-            snippets = await asyncio.to_thread(select_snippets, *texts, files, _MAX_SNIPPET_CHARACTERS)
+            snippets = await asyncio.to_thread(_select_snippets, *texts, files)
             self._snippets[uri] = (key, snippets)
         return self._snippets[uri][1] if files else ()
 
@@ -308,6 +315,12 @@ class Suggester:
         """Cancel all prefetches."""
         for task in self._prefetches:
             task.cancel()
+
+
+def _select_snippets(prefix: str, suffix: str, files: Sequence[OpenFile]) -> tuple[Snippet, ...]:
+    """Select snippets of other files, without lines that hold secrets."""
+    files = [replace(file, text=remove_secret_lines(file.text[:MAX_FILE])) for file in files]
+    return select_snippets(prefix, suffix, files, _MAX_SNIPPET_CHARACTERS)
 
 
 def _is_multiline(

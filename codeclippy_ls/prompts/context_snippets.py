@@ -23,7 +23,7 @@ _SNIPPET_LINES, _STEP_LINES = 24, 12
 _DEFINITION_LINES = 10
 _MIN_SIMILARITY = 0.22  # Jaccard index of words
 _MAX_COPIED = 0.34  # share of a snippet's lines that the file has already
-_MAX_FILE = 400_000  # characters of another file that are read
+MAX_FILE = 400_000  # characters of another file that are read
 _MAX_PARSED = 100_000  # of them, and of the file itself, in which definitions are looked for
 _MAX_IMPORT_LINES = 80
 
@@ -119,7 +119,7 @@ def _extract_words(text: str) -> frozenset[str]:
 
 @lru_cache(maxsize=24)
 def _split_lines(text: str) -> tuple[str, ...]:
-    return tuple(to_lf(text[:_MAX_FILE]).split("\n"))
+    return tuple(to_lf(text[:MAX_FILE]).split("\n"))
 
 
 @lru_cache(maxsize=24)

@@ -16,7 +16,7 @@ from codeclippy_ls.prompts.text_prompts import (
     extract_completion,
 )
 from codeclippy_ls.prompts.token_prompts import TokenPrompt, build_completion_prompt
-from codeclippy_ls.secret_files import is_secret_name, refuse_secret_file
+from codeclippy_ls.tasks.redaction import check_prompt, redact_context, refuse_secret_file
 from codeclippy_ls.text import to_lf
 
 _TAIL = 4000  # characters before the cursor that decide where a suggestion ends
@@ -33,6 +33,7 @@ class CompletionTask(Task):
         multiline: it may have more than one line.
         family: of the model, if the settings name one.
         disabled_steps: steps of the clean-up that are skipped.
+        is_secret: the file may hold keys or passwords, by its path.
     """
 
     context: CompletionContext
@@ -40,6 +41,7 @@ class CompletionTask(Task):
     multiline: bool = True
     family: str = ""
     disabled_steps: tuple[str, ...] = ()
+    is_secret: bool = False
 
     def build_prompt(self, model: Any, context_length: int) -> TokenPrompt:
         """Build the prompt; a partial word is cut from it and becomes a constraint on the answer."""
@@ -49,11 +51,10 @@ class CompletionTask(Task):
         return replace(prompt, constraint=healing_constraint(model.tokenizer, prompt.healing_prefix))
 
     def build_text_prompt(self, remote: RemoteModel) -> TextPrompt:
-        """Build the prompt as text, without anything from a file that holds secrets."""
-        refuse_secret_file(self.context.name)
-        snippets = tuple(snippet for snippet in self.context.snippets if not is_secret_name(_base_name(snippet.path)))
-        context = replace(self.context, snippets=snippets)
-        return build_text_completion_prompt(remote, context, self.max_tokens + _SLACK, self.family)
+        """Build the prompt as text, without anything that holds secrets."""
+        refuse_secret_file(self.context.name, self.is_secret)
+        context = redact_context(self.context, remote.context_length)
+        return check_prompt(build_text_completion_prompt(remote, context, self.max_tokens + _SLACK, self.family))
 
     def is_done(self, text: str, prompt: TokenPrompt | TextPrompt) -> bool:
         """Return whether the suggestion has reached its end."""
@@ -67,7 +68,3 @@ class CompletionTask(Task):
         if not candidate.text.startswith(prompt.healing_prefix):
             return ""
         return candidate.text[len(prompt.healing_prefix) :]
-
-
-def _base_name(path: str) -> str:
-    return path.replace("\\", "/").rpartition("/")[2]

@@ -19,8 +19,8 @@ from codeclippy_ls.prompts.text_prompts import (
     is_fence_closed,
 )
 from codeclippy_ls.prompts.token_prompts import TokenPrompt, build_edit_prompt
-from codeclippy_ls.secret_files import refuse_secret_file
 from codeclippy_ls.tasks.edit_context import EditContext
+from codeclippy_ls.tasks.redaction import check_prompt, refuse_secret_file, select_clean_lines
 from codeclippy_ls.text import Document, apply_edits
 
 
@@ -42,6 +42,7 @@ class EditTask(Task):
         file_name: shown to the model.
         max_tokens: of the answer.
         family: of the model, if the settings name one.
+        is_secret: the file may hold keys or passwords, by its path.
     """
 
     file_name: str
@@ -49,6 +50,7 @@ class EditTask(Task):
     message: str
     max_tokens: int
     family: str = ""
+    is_secret: bool = False
 
     def build_prompt(self, model: Any, context_length: int) -> TokenPrompt:
         """Build the prompt with the grammar that the answer is held to.
@@ -66,11 +68,16 @@ class EditTask(Task):
         return replace(prompt, constraint=constraint)
 
     def build_text_prompt(self, remote: RemoteModel) -> TextPrompt:
-        """Build the prompt as text, with a GBNF grammar; refuse a file that holds secrets."""
-        refuse_secret_file(self.file_name)
-        prompt = build_text_edit_prompt(remote, self._target, self.max_tokens, self.family)
-        start, end = prompt.line_range
-        return replace(prompt, grammar=write_gbnf(self.context.lines[start:end]))
+        """Build the prompt as text, with a GBNF grammar, of lines that hold no secret."""
+        refuse_secret_file(self.file_name, self.is_secret)
+        first, last = select_clean_lines(self.context)
+        target = self._target
+        target = replace(
+            target, lines=target.lines[first:last], first=max(target.first - first, 0), last=max(target.last - first, 0)
+        )
+        prompt = check_prompt(build_text_edit_prompt(remote, target, self.max_tokens, self.family))
+        start, end = (first + line for line in prompt.line_range)
+        return replace(prompt, line_range=(start, end), grammar=write_gbnf(self.context.lines[start:end]))
 
     @property
     def _target(self) -> EditTarget:
