@@ -15,6 +15,7 @@ from codeclippy_ls.engines import open_thread_engine
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.spec import ModelRole
 from codeclippy_ls.settings import parse
+from codeclippy_ls.syntax.languages import find_language, load_grammar
 from codeclippy_ls.tasks.edit_context import find_enclosing_scope, find_marker, select_edit_context
 from codeclippy_ls.text import Document, apply_edits
 from tests import checkpoints
@@ -207,14 +208,60 @@ def test_the_scope_around_a_line(line: int, expected: tuple[int, int]) -> None:
         ("; clippy: x", "x"),
         ("clippy: do it", None),
         ("# clippy:", None),
-        ("x = 1  # clippy: do it", None),
+        ("x = 1  # clippy: do it", "do it"),
+        ("x = '# clippy: do it'", None),
+        ("x = 1  # not clippy: do it", None),
         ("# clipper: do it", None),
     ],
 )
 def test_comment_markers(text: str, message: str | None) -> None:
-    """In the comment signs of many languages, on a line of their own."""
+    """In the comment signs of many languages, on a line of their own; behind code in those of the language."""
     found = find_marker(Document("file:///x.py", f"a\n{text}\nb\n"), (1, 1), "clippy:")
     assert (found.message if found else None) == message
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "message", "is_alone"),
+    [
+        ("python", "def f():\n    return 1  # clippy: do it\n", "do it", False),
+        ("python", 's = """\nx # clippy: no\n"""\n', None, False),
+        ("javascript", "x = '// clippy: no'; // clippy: do it\n", "do it", False),
+        ("javascript", "f(/* clippy: do it */ 1);\n", "do it", False),
+        ("javascript", "/*\n * clippy: do it\n */\nf();\n", "do it", True),
+        ("typescriptreact", "a = <p>{/* clippy: do it */}</p>;\n", "do it", False),
+        ("typescriptreact", "a = <p>\n  {/* clippy: do it */}\n</p>;\n", "do it", True),
+        ("typescriptreact", "a = <p>\n  { /* clippy: do it */ }\n</p>;\n", "do it", True),
+        ("typescriptreact", 'a = <p title="clippy: do it"/>;\n', "do it", False),
+        ("typescriptreact", "a = <p /* clippy: do it */ />;\n", "do it", False),
+        ("html", '<p class="a" title="clippy: do it">b</p>\n', "do it", False),
+        ("html", "<p>b</p> <!-- clippy: do it -->\n", "do it", False),
+        ("html", "<p>clippy: no</p>\n", None, False),
+        ("css", "a { b: c; } /* clippy: do it */\n", "do it", False),
+        ("rust", "let a: &'static str = b; // clippy: do it\n", "do it", False),
+        ("go", "x := `// clippy: no` // clippy: do it\n", "do it", False),
+        ("shellscript", "echo '# clippy: no' # clippy: do it\n", "do it", False),
+        ("ruby", "x = 1 # clippy: do it\n", "do it", False),
+        ("yaml", "a: b # clippy: do it\n", "do it", False),
+        ("lua", "x = 1 -- clippy: do it\n", "do it", False),
+        ("vb", "' clippy: do it\nDim x\n", "do it", True),
+        ("python", "' clippy: no\n", None, False),
+        ("perl", "x(); # clippy: nobody can tell\n", None, False),
+        ("java", "é = '😀'; // clippy: tut es ö\r\n", "tut es ö", False),
+    ],
+)
+def test_markers_behind_code(language: str, text: str, message: str | None, is_alone: bool) -> None:
+    """The tree says what is a comment, in each language's own; the line stays in what the model is shown."""
+    row = find_language(language)
+    assert row is not None
+    if row.grammar and load_grammar(row) is None:
+        pytest.skip(f"the grammar of {language} is not installed (extra `languages`)")
+    document = Document("file:///work/x", text, 1, language)
+    found = find_marker(document, None, "clippy:")
+    assert (found.message if found else None) == message
+    if found is not None:
+        assert found.is_alone == is_alone
+        shown = select_edit_context(document, (found.line, found.line), found)
+        assert (found.line in shown.line_numbers) != is_alone
 
 
 @pytest.mark.parametrize(

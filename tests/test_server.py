@@ -677,3 +677,23 @@ async def test_changes_leave_nothing_behind(worker: ScriptedWorker) -> None:
             editor.type(buffer, 4, "y")
         await editor.complete(buffer, 4)
         assert len(server.protocol._request_futures) < 10
+
+
+async def test_a_comment_behind_code_asks_for_an_edit(editor: Editor, worker: ScriptedWorker) -> None:
+    """It is a code action, and the model sees the line with its code; a text that only looks like one is none."""
+    await editor.start({"workspace": {"workspaceEdit": {"documentChanges": True}}})
+    buffer = editor.open("def f():\n    return 1  # clippy: return two\n\n\ns = '# clippy: no'\n")
+
+    async def list_titles(offset: int) -> list[str]:
+        position = buffer.position(offset)
+        at = {"textDocument": {"uri": buffer.uri}, "range": {"start": position, "end": position}}
+        actions = await editor.call("textDocument/codeAction", {**at, "context": {"diagnostics": []}})
+        return [action["title"] for action in actions]
+
+    assert "Code Clippy: return two" in await list_titles(20)
+    assert not any("no" in title for title in await list_titles(len(buffer.text) - 4))
+    worker.response = " @@ -1,2 +1,2 @@\n def f():\n-    return 1  # clippy: return two\n+    return 2\n"
+    await editor.edit(buffer, "", 20, 20)
+    await editor.outcome()
+    assert worker.prompts[-1].startswith(" sample.py\n def f():\n    return 1  # clippy: return two\n return two\n")
+    assert buffer.text.startswith("def f():\n    return 2\n\n")

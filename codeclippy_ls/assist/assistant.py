@@ -201,7 +201,9 @@ class Assistant:
         """
         if setting := find_excluding_setting(document.file_uri, document.language, self._settings.completion):
             return Refusal(f'{parse_name(document.file_uri)} is excluded by the setting "{setting}"')
-        marker = find_marker(document, lines, self._settings.edit.comment_marker) if not message.strip() else None
+        marker = None
+        if not message.strip():
+            marker = await asyncio.to_thread(find_marker, document, lines, self._settings.edit.comment_marker)
         message = replace_surrogates(message.strip() or (marker.message if marker else ""))
         if not message:
             return Refusal("an edit needs a message that says what to change")

@@ -83,7 +83,7 @@ def _read_candidate(
             "" if candidate.finish_reason is FinishReason.END else f" within the {candidate.finish_reason.value} budget"
         )
         return Refusal(f"the model proposed no change{unfinished}")
-    edits, problems = read_diff_at(diff, document, context.line_numbers[start:end], (marker.line,) if marker else ())
+    edits, problems = read_diff_at(diff, document, context.line_numbers[start:end], marker.left_out if marker else ())
     if not edits:
         return Refusal(f"the model's diff was refused: {problems[-1].reason}")
     if _BIDI_CONTROLS.search("".join(edit.text for edit in edits)):

@@ -132,7 +132,7 @@ async def code_action(session: Session, params: types.CodeActionParams) -> list[
         title = convert.add_prefix("another version of the last edit")
         command = types.Command(title=title, command=REPLACE_EDIT_COMMAND, arguments=[{"uri": document.uri}])
         actions.append(types.CodeAction(title=title, kind=types.CodeActionKind.RefactorRewrite, command=command))
-    for title, message in session.list_edits(document, lines):
+    for title, message in await session.list_edits(document, lines):
         command = _make_edit_command(title, document, params.range, message)
         action = types.CodeAction(title=title, kind=types.CodeActionKind.RefactorRewrite)
         if session.client.supports_command_resolve:

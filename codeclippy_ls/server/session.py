@@ -292,12 +292,12 @@ class Session:
             showing.cancel()
             await asyncio.gather(showing, return_exceptions=True)
 
-    def list_edits(self, document: Document, lines: tuple[int, int]) -> list[tuple[str, str]]:
+    async def list_edits(self, document: Document, lines: tuple[int, int]) -> list[tuple[str, str]]:
         """Return title and message of each edit to offer for these lines; an empty message is read from a comment."""
         if not self.assistant.supports_edits() or self._is_excluded(document):
             return []
         options = self.settings.edit
-        marker = find_marker(document, lines, options.comment_marker)
+        marker = await asyncio.to_thread(find_marker, document, lines, options.comment_marker)
         # Presets have nothing to change in an empty document; a comment can ask for a new text.
         presets = () if is_new_document(document, marker) else options.presets
         edits = [(convert.add_prefix(preset), preset) for preset in presets]

@@ -16,6 +16,7 @@ OPENERS = (":", "{", "(", "[", "=>", "->", " do", " then", "\\")
 _REACH = 4_000  # characters before the cursor in which the code above is looked for
 # Kinds of nodes, which grammars name in their own ways.
 _COMMENT = re.compile(r"comment")
+_ATTRIBUTE = re.compile(r"(?:jsx_)?attribute")
 _STATEMENT = re.compile(r"(_statement|_declaration|_definition|_item|declaration|statement)$")
 _CLOSED = re.compile(r"[)\]}'\"]\Z|\b(?:pass|break|continue)\Z")
 
@@ -24,6 +25,15 @@ def is_comment_line(line: str, language: Language | None) -> bool:
     """Return whether a line is only a comment, by the language's prefix."""
     prefix = language.comment.rstrip(";") or language.comment[:1] if language is not None else ""
     return bool(prefix) and line.lstrip().startswith(prefix)
+
+
+def find_comment(tree: SyntaxTree, byte: int) -> tuple[int, int] | None:
+    """Return the bytes of the comment around a byte; the value of a tag's attribute counts as one, too."""
+    nodes = list(tree.ancestors(byte + 1))
+    comments = [node for node in nodes if _COMMENT.search(node.type) and node.is_named]
+    if not comments and any(_ATTRIBUTE.fullmatch(node.type) for node in nodes):
+        comments = nodes[:1]
+    return (comments[-1].start_byte, comments[-1].end_byte) if comments else None
 
 
 def ends_statement(tree: SyntaxTree, prefix: str) -> bool:

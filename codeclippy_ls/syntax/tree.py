@@ -92,6 +92,13 @@ class SyntaxTree:
             else:
                 yield node
 
+    def line_start(self, row: int) -> int:
+        """Return the byte at which a line begins."""
+        at = 0
+        for _ in range(row):
+            at = self.source.index(b"\n", at) + 1
+        return at
+
     def ancestors(self, byte: int) -> Iterator[Node]:
         """Yield the nodes around the character before a byte, the innermost first."""
         node = self.tree.root_node.descendant_for_byte_range(max(0, byte - 1), max(0, byte - 1))
