@@ -134,7 +134,7 @@ class RemoteEngine(ClientEngine[str]):
                 generation = None
                 try:
                     info = await self._model_info(handle.request.model)
-                    generation = self._make_generation(info, handle)
+                    generation = await self._make_generation(info, handle)
                     result = await self._run_with_supported_params(generation, info, handle)
                     self._on_success()
                     return result
@@ -165,15 +165,18 @@ class RemoteEngine(ClientEngine[str]):
         except RemoteError as error:
             if error.kind is not ErrorKind.REFUSED or handle.priority in self._minimal_params:
                 raise
-        result = await self._make_generation(info, handle, minimal_params=True).run()
+        generation = await self._make_generation(info, handle, minimal_params=True)
+        result = await generation.run()
         self._minimal_params.add(handle.priority)
         return result
 
-    def _make_generation(
+    async def _make_generation(
         self, info: ModelInfo, handle: RequestHandle, minimal_params: bool = False
     ) -> RemoteGeneration:
         minimal_params = minimal_params or handle.priority in self._minimal_params
-        return RemoteGeneration(self._open_client(), info, handle, self._settings.endpoint_fim, minimal_params)
+        arguments = self._open_client(), info, handle, self._settings.endpoint_fim, minimal_params
+        # Building the prompt takes milliseconds, most of them to look for secrets: not on the loop.
+        return await asyncio.to_thread(RemoteGeneration, *arguments)
 
     # The service.
 

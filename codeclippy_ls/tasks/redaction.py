@@ -7,12 +7,12 @@ from dataclasses import replace
 from codeclippy_ls.prompts.context import CompletionContext
 from codeclippy_ls.prompts.control_tokens import RefusedTextError
 from codeclippy_ls.prompts.text_prompts import TextPrompt
-from codeclippy_ls.prompts.truncation import CHARACTERS_PER_TOKEN
 from codeclippy_ls.secret_files import is_secret_path
 from codeclippy_ls.secret_text import find_secret_lines, holds_secret
 from codeclippy_ls.tasks.edit_context import EditContext
 
-_SLACK = 20_000  # characters beyond the window: a private key is shorter
+_CHARACTERS_PER_TOKEN = 2  # at most, of a prompt as text
+_SLACK = 8000  # characters beyond the window: most private keys are shorter, and their ends are known without the rest
 
 
 def refuse_secret_file(name: str, is_secret: bool) -> None:
@@ -36,7 +36,7 @@ def redact_context(context: CompletionContext, context_length: int) -> Completio
     Raises:
         RefusedTextError: the cursor's own line holds one.
     """
-    reach = context_length * CHARACTERS_PER_TOKEN + _SLACK
+    reach = context_length * _CHARACTERS_PER_TOKEN + _SLACK
     head, prefix = context.prefix[:-reach], context.prefix[-reach:]
     suffix = context.suffix[:reach]
     spans = find_secret_lines(prefix + suffix)
