@@ -111,7 +111,13 @@ def _add_subcommands(subparsers: Subparsers) -> None:
     edit.add_argument("--message", "-m", metavar="TEXT", required=True, help="what to change")
     edit.add_argument("--lines", metavar="A-B", help="edit only these lines, counted from 1")
     edit.add_argument("--apply", action="store_true", help="also write the edit to the file")
-    models = add("models", "list the supported model families and the models on this machine")
+    models = add("models", "list the models on this machine and what they can do, or choose one for all editors")
+    models.add_argument("action", choices=("list", "families", "use"), nargs="?", default="list", help="default: list")
+    models.add_argument("name", metavar="NAME", nargs="?", help="with `use`: the model, as the list names it")
+    models.add_argument(
+        "--for", dest="role", choices=("complete", "edit"), default="complete", help="with `use`; default: complete"
+    )
+    models.add_argument("--folder", action="append", metavar="PATH", help="look for models in this folder, too")
     cache = add("cache", "list the models that were prepared in the cache, or remove them")
     cache.add_argument("action", choices=("list", "clear"), nargs="?", default="list", help="default: list")
     doctor = add("doctor", "check the installation and say how to fix each problem")
@@ -132,7 +138,7 @@ def _add_common_options(parser: argparse.ArgumentParser, default: Any = None) ->
         "--model",
         metavar="NAME",
         default=default,
-        help="a folder, a GGUF file or a Hugging Face model name; default: the shipped model",
+        help="a folder, a GGUF file, ollama:NAME or a Hugging Face model name; default: the shipped model",
     )
     group.add_argument(
         "--edit-model",
@@ -144,7 +150,7 @@ def _add_common_options(parser: argparse.ArgumentParser, default: Any = None) ->
         "--family",
         metavar="NAME",
         default=default,
-        help="the model's family, if it is not recognized; see `codeclippy-ls models`",
+        help="the model's family, if it is not recognized; see `codeclippy-ls models families`",
     )
     group.add_argument(
         "--endpoint",

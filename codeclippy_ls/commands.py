@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from codeclippy_ls.assist.assistant import Assistant
 from codeclippy_ls.assist.proposals import Proposal, Refusal
@@ -24,6 +24,10 @@ from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.settings import Settings, parse
 from codeclippy_ls.syntax.languages import language_of_file
 from codeclippy_ls.text import Document
+from codeclippy_ls.user_config import read_user_settings
+
+if TYPE_CHECKING:
+    from codeclippy_ls.catalog.descriptions import ModelDescription
 
 _Result = TypeVar("_Result")
 
@@ -79,14 +83,70 @@ def edit(args: argparse.Namespace, options: dict[str, Any]) -> int:
     return 0
 
 
-def list_models(args: argparse.Namespace, options: dict[str, Any]) -> int:
-    """List the model families with their capabilities, context length, license and cautions, and the local models."""
+def manage_models(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    """List the models on this machine, or the families, or choose a model in the user's configuration file."""
+    if args.action == "use":
+        return _use_model(args)
+    if args.action == "families":
+        return _list_families()
+    from codeclippy_ls.catalog.descriptions import describe
+    from codeclippy_ls.catalog.stores import list_stored_models
+
+    descriptions = [describe(stored) for stored in list_stored_models(args.folder or ())]
+    for description in sorted(descriptions, key=lambda one: bool(one.problem)):
+        print("\n".join(_format_description(description)))
+    usable = sum(not description.problem for description in descriptions)
+    print(
+        f"{usable} models of other programs can be used"
+        + ("" if usable else "; see docs/models.md for where to get one")
+    )
+    _print_shipped()
+    print("codeclippy-ls models use NAME makes one the model of all editors; models families lists what is supported")
+    return 0
+
+
+def _format_description(description: ModelDescription) -> list[str]:
+    """Return the lines about a model: its name, and below what it is or why it cannot be used."""
+    from codeclippy_ls.families import detect_served_family
+
+    stored = description.stored
+    if description.problem:
+        return [stored.name, f"    cannot be used: it {description.problem}"]
+    family = detect_served_family(f"{stored.name} {description.title}")
+    jobs = ", ".join(one.value for one in family.capabilities)
+    parts = [description.title, description.size_label, description.number_format, f"{description.nbytes / 1e6:.0f} MB"]
+    licence = description.licence or family.licence
+    return [
+        stored.name,
+        f"    {', '.join(part for part in parts if part)}; {stored.program}",
+        f"    {description.model_type}; family {family.name}: {jobs}; licence: {licence}",
+    ]
+
+
+def _use_model(args: argparse.Namespace) -> int:
+    from codeclippy_ls.user_config import UserConfigError, set_user_model
+
+    if not args.name:
+        return _fail(2, "models use: name the model, as `codeclippy-ls models` lists it")
+    name = args.name
+    if (path := Path(name).expanduser()).exists() and not name.startswith("ollama:"):
+        name = str(path.resolve())  # editors have other current folders
+    key = {"complete": "completion", "edit": "edit"}[args.role]
+    try:
+        changed = set_user_model(key, name)
+    except UserConfigError as error:
+        return _fail(2, str(error))
+    print(f'{changed}: model.{key} = "{name}"')
+    print("Restart the server in running editors. An editor's own setting of that name takes precedence.")
+    return 0
+
+
+def _list_families() -> int:
+    """List the families with their capabilities, context length, license and cautions."""
     import textwrap
 
     from codeclippy_ls.families import FAMILIES
-    from codeclippy_ls.inference.spec import list_cached_hub_models, read_shipped_card
 
-    cached = list_cached_hub_models()
     for family in FAMILIES:
         print(
             f"{family.name}: {', '.join(one.value for one in family.capabilities)}; context {family.context_length}; "
@@ -94,16 +154,17 @@ def list_models(args: argparse.Namespace, options: dict[str, Any]) -> int:
         )
         print(f"  models: {', '.join(family.examples)}")
         print(textwrap.fill(family.cautions, 100, initial_indent="  ", subsequent_indent="  "))
-        local = [name for name in cached if name in family.examples]
-        if local:
-            print(f"  on this machine: {', '.join(local)}")
+    return 0
+
+
+def _print_shipped() -> None:
+    from codeclippy_ls.inference.spec import read_shipped_card
+
     try:
         card = read_shipped_card()
-        print(f"\nshipped: {card['name']} {card['version']}, {card['parameters'] / 1e6:.1f} million parameters")
+        print(f"shipped: {card['name']} {card['version']}, {card['parameters'] / 1e6:.1f} million parameters")
     except OSError:
-        print("\nshipped: none; the installation is incomplete, install the package again")
-    print(f"on this machine: {', '.join(cached) or 'no other model'}")
-    return 0
+        print("shipped: none; the installation is incomplete, install the package again")
 
 
 def manage_cache(args: argparse.Namespace, options: dict[str, Any]) -> int:
@@ -150,7 +211,10 @@ def run_demo(args: argparse.Namespace, options: dict[str, Any]) -> int:
 
 
 def _parse_settings(options: dict[str, Any]) -> Settings:
-    settings, problems = parse({**options, "model": {"engine": "in-process", **options.get("model", {})}})
+    base, problems = read_user_settings()
+    for problem in problems:
+        print(f"codeclippy-ls: {problem}", file=sys.stderr)
+    settings, problems = parse({**options, "model": {"engine": "in-process", **options.get("model", {})}}, base)
     if problems:
         raise _UsageError("; ".join(problems))
     return settings
@@ -244,7 +308,7 @@ def _fail(code: int, reason: str) -> int:
 SUBCOMMANDS: dict[str, Callable[[argparse.Namespace, dict[str, Any]], int]] = {
     "complete": complete,
     "edit": edit,
-    "models": list_models,
+    "models": manage_models,
     "cache": manage_cache,
     "doctor": run_doctor,
     "demo": run_demo,

@@ -99,9 +99,13 @@ def _check_shipped_model(report: Report) -> None:
 def _check_model(report: Report, options: dict[str, Any]) -> None:
     from codeclippy_ls.inference.errors import EngineError
     from codeclippy_ls.settings import parse
+    from codeclippy_ls.user_config import read_user_settings
 
     model = {"engine": "in-process", **options.get("model", {})}
-    settings, problems = parse({**options, "model": model, "completion": {"invokedBudgetMs": _TIME_BUDGET_MS}})
+    base, file_problems = read_user_settings()
+    settings, problems = parse({**options, "model": model, "completion": {"invokedBudgetMs": _TIME_BUDGET_MS}}, base)
+    for problem in file_problems:
+        report.add_problem("settings", problem, "correct the file")
     for problem in problems:
         report.add_problem("settings", problem, "correct the option on the command line")
     try:

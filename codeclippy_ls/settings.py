@@ -96,7 +96,7 @@ class ModelSettings:
     )
     family: str = _field(
         "",
-        "Family of the model, if it is not detected automatically (`codeclippy-ls models` lists the families).",
+        "Family of the model, if it is not detected automatically (`codeclippy-ls models families` lists them).",
         workspace=WorkspaceRule.START,
     )
     device: str = _field(
@@ -383,6 +383,8 @@ def _merge(tree: _Tree, options: Any, parent: str, source: Source, problems: lis
             changes[member.name] = _merge(current, value, path, source, problems)
         elif (problem := _find_problem(value, current, path, member.metadata)) is not None:
             problems.append(f"{problem}; using {json.dumps(current)}")
+        elif value == "" == member.default:
+            continue  # not set: clients send this for all that the user left empty
         else:
             wanted = tuple(value) if isinstance(current, tuple) else type(current)(value)
             changes[member.name] = _restrict(wanted, current, member.metadata, source)

@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "secret_files": {"uris"},
     "inference": set(),
     "catalog": set(),
+    "user_config": {"settings"},
     "model_specs": {"inference", "settings"},
     "syntax": set(),
     "postprocess": {"families", "syntax", "text"},
@@ -51,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engines": {"fallback_engine", "engine", "host", "remote", "tasks", "inference", "model_specs", "settings"},
     "server": {
         *("engines", "assist", "tasks", "prompts", "syntax", "inference", "settings", "framing", "listening"),
-        *("secret_files", "text", "uris", "notebooks", ""),
+        *("secret_files", "text", "uris", "notebooks", "user_config", ""),
     },
 }
 _COMMAND_LINE = {"cli", "commands", "doctor", "demo", "__main__"}
@@ -61,11 +62,12 @@ KNOWN_BY = {
     "torch": {"engine", "doctor"},
     "transformers": {"engine"},
     "safetensors": {"engine"},
-    "platformdirs": {"catalog"},
+    "platformdirs": {"catalog", "user_config"},
+    "tomli": {"user_config"},
     "gguf": {"engine"},
     "numpy": {"engine"},
     "tokenizers": {"engine"},
-    "huggingface_hub": {"engine", "inference"},
+    "huggingface_hub": {"engine"},
     "pygls": {"server", "host", "demo"},
     "lsprotocol": {"server", "demo"},
     "cattrs": {"server", "host"},

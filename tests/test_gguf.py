@@ -11,7 +11,7 @@ import gguf
 import pytest
 import torch
 
-from codeclippy_ls.catalog.gguf_header import GgufError, read_description, read_header
+from codeclippy_ls.catalog.gguf_header import MODEL_TYPES, GgufError, read_description, read_header
 from codeclippy_ls.engine.generation.kv_cache import ModelInput
 from codeclippy_ls.engine.loading.gguf_architectures import GGUF_ARCHITECTURES
 from codeclippy_ls.engine.loading.loader import load
@@ -47,6 +47,7 @@ def compute_reference(module: Any) -> torch.Tensor:
 
 def test_every_architecture_has_a_case() -> None:
     assert gguf_files.CONFIGS.keys() == GGUF_ARCHITECTURES.keys()
+    assert {name: row.model_type for name, row in GGUF_ARCHITECTURES.items()} == MODEL_TYPES
 
 
 @pytest.mark.parametrize("architecture", GGUF_ARCHITECTURES)
@@ -102,9 +103,8 @@ def test_tokens_and_template_come_from_the_file(tmp_path: Path) -> None:
 
 def test_description_needs_no_vocabulary(tmp_path: Path) -> None:
     path = gguf_files.write_model("llama", gguf_files.make_module("llama"), tmp_path / "toy.gguf")
-    header = read_description(path, ("<|SUF|>", "<|absent|>"))
+    header = read_description(path)
     assert header.architecture == "llama" and header.get("block_count") == gguf_files.LAYERS
-    assert header.found_tokens == {"<|SUF|>"}
 
 
 def put(offset: int, form: str, value: int) -> Any:

@@ -26,6 +26,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from codeclippy_ls.catalog.stores import list_stored_models
 from codeclippy_ls.engine.decoder.linear import list_available_formats
 from codeclippy_ls.engine.generation.kv_cache import ModelInput
 from codeclippy_ls.engine.generation.threads import count_cores, list_thread_counts
@@ -41,7 +42,7 @@ from codeclippy_ls.engine.worker import ModelWorker
 from codeclippy_ls.inference.engine import ModelState
 from codeclippy_ls.inference.errors import EngineError, ModelError, NonFiniteError
 from codeclippy_ls.inference.requests import Request, Sampling
-from codeclippy_ls.inference.spec import SHIPPED_FOLDER, ModelSpec, list_cached_hub_models, read_shipped_card
+from codeclippy_ls.inference.spec import SHIPPED_FOLDER, ModelSpec, read_shipped_card
 from tests import checkpoints
 from tests.editor import TIMEOUT
 from tests.scripted import PrebuiltTask
@@ -700,7 +701,9 @@ def test_model_in_the_hub_cache_loads_offline(master: Path, tmp_path: Path, monk
     tree.write_tree_cache(str(repository), commit, dict.fromkeys([*names, "pytorch_model.bin"], entry))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     assert load(ModelSpec("owner/toy", device="cpu")).name == "owner/toy"
-    assert list_cached_hub_models() == ["owner/toy"]
+    assert [model.name for model in list_stored_models(environment={"HF_HUB_CACHE": str(tmp_path / "hub")})] == [
+        "owner/toy"
+    ]
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta", "hpu", "privateuseone", "", "cpu:x"])

@@ -24,7 +24,6 @@ _MAX_DIMENSIONS = 4
 _MAX_KEY_BYTES = 65535
 _DEFAULT_ALIGNMENT = 32
 _LONG_ARRAY = 1024  # items; vocabularies are longer, and nothing else is
-_MAX_VOCABULARY_BYTES = 16 << 20  # that are searched; 256,000 tokens take 5 MB
 # Scalars by the file's numbers for types: struct's letter.
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -55,6 +54,22 @@ TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
     34: ("TQ1_0", 256, 54),
     35: ("TQ2_0", 256, 66),
     39: ("MXFP4", 32, 17),
+}
+# Architectures by llama.cpp's name, and what transformers calls each; `gguf_architectures` says how they are read.
+MODEL_TYPES = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "granite": "granite",
+    "starcoder2": "starcoder2",
+    "starcoder": "gpt_bigcode",
+    "gpt2": "gpt2",
+    "gptneox": "gpt_neox",
+    "phi2": "phi",
+    "phi3": "phi3",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
 }
 _SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
@@ -89,13 +104,11 @@ class GgufHeader:
     Attributes:
         metadata: values by key; arrays are lists.
         tensors: in the order of the file; empty if only the description was read.
-        found_tokens: those of the tokens asked for that the vocabulary has.
     """
 
     path: Path
     metadata: dict[str, Any]
     tensors: tuple[TensorInfo, ...] = ()
-    found_tokens: frozenset[str] = frozenset()
 
     @property
     def architecture(self) -> str:
@@ -144,23 +157,32 @@ def read_header(path: Path) -> GgufHeader:
     return GgufHeader(path, header.metadata, tuple(tensors))
 
 
-def read_description(path: Path, tokens: tuple[str, ...] = ()) -> GgufHeader:
-    """Read the metadata in front of the vocabulary, and which of ``tokens`` the vocabulary has, in milliseconds.
+def read_description(path: Path) -> GgufHeader:
+    """Read the metadata in front of the vocabulary, in a tenth of a millisecond.
 
     Raises:
         GgufError: it is damaged or of an unknown kind.
     """
     with _map_file(path) as content:
-        metadata, position, _ = _read_metadata(content, len(content), until_vocabulary=True)
-        found = frozenset(
-            token for token in tokens if _contains_string(content, token.encode(), position + _MAX_VOCABULARY_BYTES)
-        )
-    return GgufHeader(path, metadata, (), found)
+        metadata, _, _ = _read_metadata(content, len(content), until_vocabulary=True)
+    return GgufHeader(path, metadata)
 
 
-def _contains_string(content: mmap.mmap, text: bytes, end: int) -> bool:
-    """Look for a string with its length in front."""
-    return content.find(struct.pack("<Q", len(text)) + text, 0, end) >= 0
+def reject_other_kinds(header: GgufHeader) -> None:
+    """Reject a file that is no language model, or of an architecture that is not supported.
+
+    Raises:
+        GgufError: it is one.
+    """
+    kind, name = header.metadata.get("general.type", "model"), header.architecture
+    if kind == "adapter":
+        raise GgufError("is an adapter, not a whole model; choose the model that it belongs to")
+    if kind == "mmproj" or name == "clip":
+        raise GgufError("is a vision projector, not a language model; choose the model's other file")
+    if header.get("pooling_type") or "bert" in name:
+        raise GgufError("is an embedding model, which cannot write text")
+    if name not in MODEL_TYPES:
+        raise GgufError(f"is of the architecture {name[:40]!r}; supported are {', '.join(MODEL_TYPES)}")
 
 
 def _map_file(path: Path) -> mmap.mmap:

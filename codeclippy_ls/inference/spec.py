@@ -1,4 +1,4 @@
-"""`ModelSpec`: what to load, as plain values; and which models are on this machine. Readable without torch."""
+"""`ModelSpec`: the model to load, as plain values; and the shipped model's card. Readable without torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ModelSpec:
     """A model to load, and how.
 
     Attributes:
-        name: folder or hub name; empty is the shipped model.
+        name: folder, GGUF file, Ollama's name or hub name; empty is the shipped model.
         device: ``auto``, ``cpu``, ``cuda``, ``balanced``, ...
         dtype: number format, or ``auto``.
         threads: CPU threads; 0 measures which number is fastest.
@@ -41,11 +41,3 @@ def read_shipped_card() -> dict[str, Any]:
     """Read the shipped model's ``model.json``: name, version, hash of the weights, parameters."""
     card: dict[str, Any] = json.loads((SHIPPED_FOLDER / "model.json").read_text(encoding="utf-8"))
     return card
-
-
-def list_cached_hub_models() -> list[str]:
-    """List the hub's models in the local cache by name, without asking the hub."""
-    from huggingface_hub import constants
-
-    folders = Path(constants.HF_HUB_CACHE).glob("models--*/snapshots")
-    return sorted(folder.parent.name.removeprefix("models--").replace("--", "/", 1) for folder in folders)

@@ -26,6 +26,7 @@ from codeclippy_ls.server.protocol import NOT_INITIALIZED, GuardedProtocol, Guar
 from codeclippy_ls.server.session import OpenEngine, Session
 from codeclippy_ls.settings import Source, parse, split_workspace
 from codeclippy_ls.text import Change, Documents, Encoding
+from codeclippy_ls.user_config import read_user_settings
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,8 @@ class Server(GuardedServer):
     def initialize(self, params: types.InitializeParams, encoding: Encoding) -> None:
         """Create the session. The client's options are the user's, except for those under ``workspace``.
 
-        Whoever came over a port must prove it.
+        They change what the user's own file says, and the command line changes both. Whoever came over a port must
+        prove it.
         """
         options = params.initialization_options
         client = Client(self.protocol, params.capabilities, options)
@@ -113,8 +115,10 @@ class Server(GuardedServer):
             options = {key: value for key, value in options.items() if key not in CLIENT_OPTIONS}
         options, workspace = split_workspace(options)
         source = Source.START if self._trusts(params.initialization_options) else Source.STRANGER
-        settings, problems = parse(options, source=source)
+        base, file_problems = read_user_settings()
+        settings, problems = parse(options, base, source)
         settings, _ = parse(self._overrides, settings)
+        problems = [*file_problems, *problems]
         self._session = Session(client, Documents(encoding), settings, problems, self._open_engine, workspace)
         # From inside a container the editor's process cannot be seen, and its absence means nothing.
         if params.process_id and is_alive(params.process_id):

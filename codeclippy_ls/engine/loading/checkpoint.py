@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from codeclippy_ls.catalog.prepared_cache import find_cache_folder
+from codeclippy_ls.catalog.stores import OLLAMA_PREFIX, find_ollama_model
 from codeclippy_ls.engine.loading.files import reject_placeholder, summarize_error
 from codeclippy_ls.engine.loading.gguf_checkpoint import is_gguf
 from codeclippy_ls.inference.errors import ModelError
@@ -38,6 +39,12 @@ def find_checkpoint(name: str) -> Path:
         return SHIPPED_FOLDER
     shown_name = repr(name if len(name) <= 200 else name[:199] + "…")
     setting = f'setting "model.completion" or "model.edit": {shown_name}'
+    if name.startswith(OLLAMA_PREFIX):
+        if (blob := find_ollama_model(name.removeprefix(OLLAMA_PREFIX))) is not None:
+            return blob
+        raise ModelError(
+            f"{setting} is not in Ollama's store; `codeclippy-ls models` lists what is, or `ollama pull` it"
+        )
     # Never in the current folder: that may be somebody else's repository, with a checkpoint of that name.
     if _HUB_NAME.fullmatch(name):
         return _find_hub_snapshot(name)

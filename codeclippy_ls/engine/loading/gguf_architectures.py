@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from codeclippy_ls.catalog.gguf_header import GgufError, GgufHeader
+from codeclippy_ls.catalog.gguf_header import GgufError, GgufHeader, reject_other_kinds
 from codeclippy_ls.engine.decoder.architectures import ARCHITECTURES
 
 Values = dict[str, Any]
@@ -280,17 +280,8 @@ def find_architecture(header: GgufHeader) -> GgufArchitecture:
     Raises:
         GgufError: it is no language model, or of an architecture without a row.
     """
-    kind, name = header.metadata.get("general.type", "model"), header.architecture
-    if kind == "adapter":
-        raise GgufError("is an adapter, not a whole model; choose the model that it belongs to")
-    if kind == "mmproj" or name == "clip":
-        raise GgufError("is a vision projector, not a language model; choose the model's other file")
-    if header.get("pooling_type") or "bert" in name:
-        raise GgufError("is an embedding model, which cannot write text")
-    if name not in GGUF_ARCHITECTURES:
-        known = ", ".join(GGUF_ARCHITECTURES)
-        raise GgufError(f"is of the architecture {name[:40]!r}; supported are {known}")
-    return GGUF_ARCHITECTURES[name]
+    reject_other_kinds(header)
+    return GGUF_ARCHITECTURES[header.architecture]
 
 
 def _is_size(value: Any) -> bool:

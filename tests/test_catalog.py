@@ -1,0 +1,258 @@
+"""Models of other programs are found, named, described and chosen; nothing of theirs is changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codeclippy_ls.catalog.descriptions import describe
+from codeclippy_ls.catalog.stores import StoredModel, find_ollama_model, list_stored_models
+from codeclippy_ls.cli import main
+from codeclippy_ls.engine.loading.loader import load
+from codeclippy_ls.inference.errors import ModelError
+from codeclippy_ls.inference.spec import ModelSpec
+from codeclippy_ls.server.server import Server
+from codeclippy_ls.settings import Settings, parse
+from codeclippy_ls.user_config import find_user_config, read_user_settings
+from tests import checkpoints, gguf_files
+from tests.editor import Editor
+
+DIGEST = "0123456789abcdef" * 4
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the test a home of its own, without any model."""
+    for name in ("OLLAMA_MODELS", "LLAMA_CACHE", "HF_HUB_CACHE", "HF_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home/.cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home/.config"))
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Write a small model, and return the file's content."""
+    changes = {"general.name": "Qwen2.5 Coder Toy", "general.license": "apache-2.0", "general.size_label": "0.1M"}
+    path = tmp_path_factory.mktemp("toy") / "toy.gguf"
+    gguf_files.write_model("llama", gguf_files.make_module("llama"), path, changes=changes)
+    return path.read_bytes()
+
+
+def put(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def put_in_ollama(store: Path, tag: str, content: bytes, layout: str = "manifests", digest: str = DIGEST) -> None:
+    layers = [
+        {"mediaType": "application/vnd.ollama.image.template", "digest": "sha256:" + "f" * 64},
+        {"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{digest}"},
+    ]
+    manifest = json.dumps({"schemaVersion": 2, "layers": layers}).encode()
+    put(store / "blobs" / f"sha256-{digest}", content)
+    if layout == "manifests":
+        put(store / layout / tag, manifest)
+    else:  # manifests are blobs, too, and tags are links to them
+        blob = put(store / "blobs" / f"sha256-{'e' * 64}", manifest)
+        (store / layout / tag).parent.mkdir(parents=True)
+        (store / layout / tag).symlink_to(blob)
+
+
+def list_names() -> list[tuple[str, str]]:
+    return [(model.program, model.name) for model in list_stored_models()]
+
+
+@pytest.mark.parametrize(
+    ("layout", "tag", "name"),
+    [
+        ("manifests", "registry.ollama.ai/library/qwen2.5-coder/0.5b", "qwen2.5-coder:0.5b"),
+        ("manifests", "registry.ollama.ai/someone/coder/latest", "someone/coder:latest"),
+        ("manifests", "hf.co/owner/Model-GGUF/Q4_K_M", "hf.co/owner/Model-GGUF:Q4_K_M"),
+        ("manifest-v2", "ollama.com/library/qwen2.5-coder/0.5b", "qwen2.5-coder:0.5b"),
+    ],
+)
+def test_ollama_models_have_their_owners_names(layout: str, tag: str, name: str, home: Path, toy: bytes) -> None:
+    put_in_ollama(home / ".ollama/models", tag, toy, layout)
+    assert list_names() == [("Ollama", f"ollama:{name}")]
+    assert find_ollama_model(name) == home / f".ollama/models/blobs/sha256-{DIGEST}"
+    assert load(ModelSpec(f"ollama:{name}", "cpu", "float32", 1)).architecture == "llama"
+
+
+def test_ollama_name_without_a_tag_is_the_latest(home: Path, toy: bytes) -> None:
+    put_in_ollama(home / ".ollama/models", "registry.ollama.ai/library/coder/latest", toy)
+    assert find_ollama_model("coder") is not None and find_ollama_model("coder:7b") is None
+    with pytest.raises(ModelError, match="is not in Ollama's store"):
+        load(ModelSpec("ollama:coder:7b"))
+
+
+@pytest.mark.parametrize("manifest", [b"", b"{", b"[]", b'{"layers": [{"digest": "sha256:../../x"}]}', b"\xff" * 9])
+def test_broken_manifest_is_passed_by(manifest: bytes, home: Path, toy: bytes) -> None:
+    put_in_ollama(home / ".ollama/models", "registry.ollama.ai/library/good/1b", toy)
+    put(home / ".ollama/models/manifests/registry.ollama.ai/library/bad/1b", manifest)
+    assert list_names() == [("Ollama", "ollama:good:1b")]
+
+
+def test_manifest_cannot_name_a_file_outside_of_the_store(home: Path, toy: bytes) -> None:
+    layers = [{"mediaType": "application/vnd.ollama.image.model", "digest": f"../../../{'a' * 64}"}]
+    put(home / ".ollama/models/manifests/registry.ollama.ai/library/x/1b", json.dumps({"layers": layers}).encode())
+    put(home / ("a" * 64), toy)
+    assert not list_names()
+
+
+def test_models_of_every_program_are_found(home: Path, toy: bytes, tmp_path: Path) -> None:
+    files = {
+        "LM Studio": home / ".lmstudio/models/owner/repo/toy.gguf",
+        "llama.cpp": home / ".cache/llama.cpp/toy.gguf",
+        "Hugging Face Hub": home / ".cache/huggingface/hub/models--o--n/snapshots/abc/toy-00001-of-00002.gguf",
+        "Jan": home / "jan/models/toy/toy.gguf",
+        "GPT4All": home / ".local/share/nomic.ai/GPT4All/toy.gguf",
+    }
+    if sys.platform == "darwin":
+        files["llama.cpp"] = home / "Library/Caches/llama.cpp/toy.gguf"
+    for path in files.values():
+        put(path, toy)
+    put(files["Hugging Face Hub"].with_name("toy-00002-of-00002.gguf"), toy)
+    checkpoints.save_checkpoint(home / ".cache/huggingface/hub/models--owner--toy/snapshots/abc", "llama")
+    assert sorted(list_names()) == sorted(
+        [*((program, str(path)) for program, path in files.items()), ("Hugging Face Hub", "owner/toy")]
+    )
+    mine = put(tmp_path / "mine/deeper/toy.gguf", toy)
+    assert StoredModel(str(mine), mine, "settings") in list_stored_models([str(tmp_path / "mine")])
+
+
+def test_environment_names_other_places(home: Path, toy: bytes, tmp_path: Path) -> None:
+    put_in_ollama(tmp_path / "store", "registry.ollama.ai/library/a/1b", toy)
+    put(tmp_path / "cache/toy.gguf", toy)
+    environment = {"HOME": str(home), "OLLAMA_MODELS": str(tmp_path / "store"), "LLAMA_CACHE": str(tmp_path / "cache")}
+    assert [model.program for model in list_stored_models(environment=environment)] == ["Ollama", "llama.cpp"]
+
+
+def test_links_are_not_entered(home: Path, toy: bytes, tmp_path: Path) -> None:
+    put(tmp_path / "elsewhere/toy.gguf", toy)
+    (home / ".lmstudio/models").mkdir(parents=True)
+    (home / ".lmstudio/models/loop").symlink_to(home / ".lmstudio/models")
+    (home / ".lmstudio/models/out").symlink_to(tmp_path / "elsewhere")
+    assert not list_names()
+
+
+def test_description_says_what_a_model_is(home: Path, toy: bytes) -> None:
+    path = put(home / "jan/models/toy.gguf", toy)
+    description = describe(list_stored_models()[0])
+    assert (description.title, description.model_type, description.size_label) == ("Qwen2.5 Coder Toy", "llama", "0.1M")
+    assert description.licence == "apache-2.0" and description.nbytes == path.stat().st_size and not description.problem
+
+
+def test_description_says_why_a_model_cannot_be_used(home: Path, toy: bytes) -> None:
+    put(home / "jan/models/cut.gguf", toy[:40])
+    put(home / "jan/models/page.gguf", b"<!doctype html>" * 9)
+    path = home / "jan/models/vision.gguf"
+    gguf_files.write_model("llama", gguf_files.make_module("llama"), path, changes={"general.type": "mmproj"})
+    problems = {model.stored.path.name: model.problem for model in map(describe, list_stored_models())}
+    assert "claims more than the file has" in problems["cut.gguf"]
+    assert "does not begin with GGUF" in problems["page.gguf"]
+    assert "is a vision projector" in problems["vision.gguf"]
+
+
+def test_list_names_models_and_changes_nothing(home: Path, toy: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    put_in_ollama(home / ".ollama/models", "registry.ollama.ai/library/qwen2.5-coder/0.5b", toy)
+    put(home / "jan/models/cut.gguf", toy[:40])
+    before = {path: path.lstat().st_mtime_ns for path in home.rglob("*")}
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert "ollama:qwen2.5-coder:0.5b\n    Qwen2.5 Coder Toy, 0.1M" in out and "family qwen-coder" in out
+    assert f"{home / 'jan/models/cut.gguf'}\n    cannot be used: it is damaged" in out
+    assert "1 models of other programs can be used" in out and "shipped: clippy" in out
+    assert {path: path.lstat().st_mtime_ns for path in home.rglob("*")} == before
+
+
+def test_listing_does_not_import_torch() -> None:
+    assert (
+        os.system(
+            f"{sys.executable} -c \"import sys, codeclippy_ls.catalog.descriptions; assert not {{'torch', 'numpy'}} & "
+            'set(sys.modules)"'
+        )
+        == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", '[model]\ncompletion = "ollama:a"\n'),
+        ("# mine\n[edit]\nmaxTokens = 10", '# mine\n[edit]\nmaxTokens = 10\n\n[model]\ncompletion = "ollama:a"\n'),
+        ('[model]\nedit = "b"\n', '[model]\ncompletion = "ollama:a"\nedit = "b"\n'),
+        (
+            '[model]\ncompletion = "b" # old\nedit = "c"\n[edit]\n',
+            '[model]\ncompletion = "ollama:a"\nedit = "c"\n[edit]\n',
+        ),
+        ('[edit]\n[ model ] # x\n  completion="b"\n', '[edit]\n[ model ] # x\ncompletion = "ollama:a"\n'),
+    ],
+)
+def test_choosing_a_model_changes_one_line(
+    before: str, after: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = put(find_user_config(), before.encode())
+    assert main(["models", "use", "ollama:a"]) == 0
+    assert path.read_text(encoding="utf-8") == after
+    assert f'{path}: model.completion = "ollama:a"' in capsys.readouterr().out
+    assert read_user_settings()[0].model.completion == "ollama:a"
+
+
+@pytest.mark.parametrize("content", ['model = { completion = "x" }\n', '[model]\ncompletion = """\nx"""\n', "[model\n"])
+def test_unusual_file_is_left_as_it_is(content: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = put(find_user_config(), content.encode())
+    assert main(["models", "use", "ollama:a"]) == 2
+    assert str(path) in capsys.readouterr().err
+    assert path.read_text(encoding="utf-8") == content
+
+
+def test_path_is_written_in_full(
+    home: Path, toy: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(home / 'models/a "b".gguf', toy)
+    monkeypatch.chdir(home / "models")
+    assert main(["models", "use", 'a "b".gguf', "--for", "edit"]) == 0
+    capsys.readouterr()
+    assert read_user_settings() == (parse({"model": {"edit": str(home / 'models/a "b".gguf')}})[0], [])
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"[model", "is ignored: "),
+        (b"\xff\xfe", "is not UTF-8"),
+        (b"[model]\ncompletion = 3\n", 'setting "model.completion" must be a string'),
+        (b"x" * (1 << 20) + b"x", "is not a file of less than 1 MiB"),
+    ],
+)
+def test_mistake_in_the_file_is_said_and_stops_nothing(content: bytes, problem: str, home: Path) -> None:
+    path = put(find_user_config(), content)
+    settings, problems = read_user_settings()
+    assert settings == Settings() and len(problems) == 1
+    assert problems[0].startswith(str(path)) and problem in problems[0]
+
+
+def test_client_and_command_line_come_before_the_file(home: Path) -> None:
+    put(find_user_config(), b'[model]\ncompletion = "a"\nedit = "b"\n[completion]\nmaxTokens = 9\n')
+    base, _ = read_user_settings()
+    client: dict[str, Any] = {"model": {"completion": "c", "edit": ""}}  # empty is not set
+    settings, problems = parse(client, base)
+    assert not problems
+    assert (settings.model.completion, settings.model.edit, settings.completion.max_tokens) == ("c", "b", 9)
+
+
+async def test_server_begins_with_the_file(home: Path, editor: Editor, server: Server) -> None:
+    put(find_user_config(), b'[model]\ncompletion = "a"\nedit = "b"\n[completion]\nmaxTokens = 0\n')
+    await editor.start(options={"model": {"completion": "c"}})
+    assert (server.session.settings.model.completion, server.session.settings.model.edit) == ("c", "b")
+    message = await editor.until("window/showMessage")
+    assert 'config.toml: setting "completion.maxTokens" must be between' in message["params"]["message"]
