@@ -19,7 +19,7 @@ from codeclippy_ls.syntax.tree import BRACKETS, SyntaxTree, parse
 _AROUND = 2_000  # bytes on either side of the cursor in which an error counts
 _QUOTES = ('"', "'", "`")
 _NEAR_LINES = 3  # to which an error at the cursor spreads
-_SINGLE = b"()[]{}<>/;, \t\n"
+_SINGLE = b"()[]{}<>/ \t\n"  # an error of such characters alone is a bracket without its counterpart
 _MAX_BROKEN_BYTES = 250_000  # 40 to 300 ms
 _FILLERS = ("x", "x;", "x()", "x: x,", "x {}", '"x"')
 _BODIES = {BlockStyle.BRACES: "\n}", BlockStyle.KEYWORDS: "\nend"}
@@ -61,7 +61,8 @@ class InsertionCheck:
             return replaces, False
         if self.language.id == "python":
             # Python that is broken elsewhere is one error to its grammar; its brackets tell a bit more.
-            return replaces, least > self._inherent or not self._brackets_hold(text, replaces)
+            is_no_worse = least == self._inherent and self._brackets_hold(text, replaces)
+            return replaces, least >= self._inherent and not is_no_worse
         if self._inherent:
             return by_brackets, least > self._inherent and not self._brackets_hold(text, by_brackets)
         if self.language.id in _PREPROCESSED:
@@ -122,10 +123,14 @@ class InsertionCheck:
 
         Those are brackets without a counterpart. Anything else is a dialect, or broken by other edits.
         """
-        line, brackets = self.prefix.rpartition("\n")[2], self._missing_brackets
-        quotes = ["", *(quote for quote in _QUOTES if line.count(quote) % 2)]
-        fillers = (quote + brackets + end for end in ("", ",", ";") for quote in quotes)
-        return not self._has_far_errors("") or any(not self._has_far_errors(filler) for filler in fillers)
+        line, rest = self.prefix.rpartition("\n")[2], self.suffix.partition("\n")[0]
+        quotes = ["", *(quote for quote in _QUOTES if (line + rest).count(quote) % 2)]
+        brackets = self._missing_brackets
+        ends = [brackets, brackets + ",", brackets + ";"]
+        if self.language.style is BlockStyle.KEYWORDS:
+            ends = [brackets, " then", " do", " = {"]
+        fillers = (quote + rest + end for end in ends for quote in quotes)
+        return not self._has_far_errors("", 0) or any(not self._has_far_errors(it, len(rest)) for it in fillers)
 
     @cached_property
     def _missing_brackets(self) -> str:
@@ -143,9 +148,9 @@ class InsertionCheck:
         surplus = after[: max(0, len(after) - len(before))]
         return "".join(closing + [BRACKETS[BRACKETS.index(type) & ~1] for type in reversed(surplus)])
 
-    def _has_far_errors(self, filler: str) -> bool:
+    def _has_far_errors(self, filler: str, replaces: int) -> bool:
         """Return whether there are errors some lines away from the cursor, other than single brackets."""
-        tree = self._tree(filler, 0) if filler else self.base
+        tree = self._tree(filler, replaces) if filler else self.base
         source, start, end = tree.source, self._start, self._start + len(filler)
         for _ in range(_NEAR_LINES):
             start = max(0, source.rfind(b"\n", 0, start))

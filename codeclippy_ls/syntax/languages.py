@@ -93,7 +93,7 @@ LANGUAGES: tuple[Language, ...] = (
     Language("php", (".php",), "php.language_php", "//", block_comment=_STARS),
     Language("html", (".html", ".htm"), "html", "", _STYLES.TAGS, pairs=_TAG, block_comment=_MARKUP),
     Language("css", (".css",), "css", "", block_comment=_STARS),
-    Language("json", (".json",), "json", "", _STYLES.NONE, pairs=("[]", "{}", '""')),
+    Language("json", (".json",), "json", "", _STYLES.NONE, ids=("jsonc",), pairs=("[]", "{}", '""')),
     Language(
         "shellscript", (".sh", ".bash"), "bash", "#", _STYLES.KEYWORDS, ids=("sh", "bash", "zsh"), pairs=_BACKTICK
     ),
