@@ -38,7 +38,9 @@ from tests.editor import Buffer, Editor
 KINDS = ("rest of a line", "new line", "in brackets", "body")
 _KEYS, _SECONDS_PER_KEY = 8, 0.25
 _READ = 0.9  # of a prompt, before it counts as read
-_UNLIMITED = {"completion": {"timeBudgetMs": 60000, "candidates": 1, "minConfidence": 0}}
+# A workspace may lower limits, so the server starts with those of the answers without a limit.
+_OPTIONS = {"invokedBudgetMs": 60000}
+_UNLIMITED, _LIMITED = {"completion": {"candidates": 1}}, {"completion": {"invokedBudgetMs": 5000}}
 _COLUMNS = {
     "": 16,
     "shown": 8,
@@ -136,6 +138,8 @@ async def ask(
     before = case.prefix[: -way.keys]
     buffer = editor.open(before + case.suffix, uri)
     typist, cursor = Typist(editor, AUTOMATIC), len(before)
+    if open_seconds:
+        editor.notify("codeclippy/cursor", editor.at(buffer, cursor))
     await clock.sleep(open_seconds)
     for character in case.prefix[len(before) : -1]:
         cursor = editor.type(buffer, cursor, character)
@@ -195,7 +199,7 @@ async def answer_without_limit(editor: Editor, cases: list[InfillCase]) -> list[
         result = await request(editor, buffer, len(case.prefix), INVOKED)
         found.append(read_item(buffer, len(case.prefix), result)[0])
         editor.notify("textDocument/didClose", {"textDocument": {"uri": buffer.uri}})
-    editor.notify("workspace/didChangeConfiguration", {"settings": {"codeclippy": {}}})
+    editor.notify("workspace/didChangeConfiguration", {"settings": {"codeclippy": _LIMITED}})
     return found
 
 
@@ -214,7 +218,7 @@ async def measure(parsed: argparse.Namespace, log: Path) -> dict[str, Any]:
     files = read_files(parsed.files)
     cases = [case for kind in KINDS for case in cut_cases(files, kind, parsed.cases, parsed.seed)]
     cases = [case for case in cases if len(case.prefix) > _KEYS]
-    variant = Variant({"model": {"completion": parsed.model}}, _REPORT + _CLOCK)
+    variant = Variant({"model": {"completion": parsed.model}, "completion": _OPTIONS}, _REPORT + _CLOCK)
     rows: dict[str, Any] = {}
     print("".join(f"{title:>{width}}" for title, width in _COLUMNS.items()))
     async with run_server(variant, 48, parsed.threads, log) as (editor, process):

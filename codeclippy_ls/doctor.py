@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from codeclippy_ls import __version__
 
 if TYPE_CHECKING:
+    from codeclippy_ls.inference.speed import Speed
     from codeclippy_ls.settings import Settings
     from codeclippy_ls.tasks.model_info import ModelInfo
 
@@ -28,10 +29,16 @@ class Report:
 
     def __init__(self) -> None:
         self.num_problems = 0
+        self.num_slow = 0
 
     def add_ok(self, subject: str, finding: str) -> None:
         """Report something that works."""
         print(f"  ok    {subject}: {finding}")
+
+    def add_slow(self, subject: str, finding: str, advice: str) -> None:
+        """Report something that works, but too slowly to be of use all the time."""
+        self.num_slow += 1
+        print(f"  SLOW  {subject}: {finding}\n        -> {advice}")
 
     def add_problem(self, subject: str, finding: str, fix: str) -> None:
         """Report a problem and how to fix it."""
@@ -48,7 +55,10 @@ def check_installation(options: dict[str, Any]) -> int:
     if not {"completion", "endpoint"} & set(options.get("model", {})):
         _check_shipped_model(report)
     _check_model(report, options)
-    print("everything works" if not report.num_problems else f"{report.num_problems} problem(s), see above")
+    if report.num_problems:
+        print(f"{report.num_problems} problem(s), see above")
+    else:
+        print("everything works, but slowly, see above" if report.num_slow else "everything works")
     return 1 if report.num_problems else 0
 
 
@@ -142,8 +152,24 @@ async def _check_completion(report: Report, settings: Settings) -> None:
             f"{amount}{generation.seconds * 1000:.0f} ms, "
             f"first token after {generation.first_token_seconds * 1000:.0f} ms",
         )
+        if model is not None and model.speed.token_seconds:
+            _report_speed(report, model.speed)
     finally:
         await assistant.aclose()
+
+
+def _report_speed(report: Report, speed: Speed) -> None:
+    """Report what a user can expect of the model on this machine."""
+    from codeclippy_ls.settings import CompletionSettings
+
+    by_key = CompletionSettings().invoked_budget_ms / 1000
+    finding = f"{speed.describe()}; {speed.count_tokens(by_key)} in {1000 * by_key:.0f} ms by key"
+    if speed.writes_a_line:
+        report.add_ok("speed", finding)
+    else:
+        report.add_slow(
+            "speed", finding, 'ask by key, or set a smaller model or one with fewer bits ("model.completion")'
+        )
 
 
 def _report_model(report: Report, settings: Settings, model: ModelInfo, seconds: float) -> None:

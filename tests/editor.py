@@ -16,7 +16,7 @@ from typing import Any
 
 TIMEOUT = 180.0  # seconds; only guards against hanging, on the slowest machine
 # Notifications that editors may ignore; everything else must be read by the test.
-_QUIET = {"$/progress", "window/logMessage", "codeclippy/status"}
+_QUIET = {"$/progress", "window/logMessage", "codeclippy/status", "codeclippy/suggestionReady"}
 
 
 class Buffer:

@@ -49,6 +49,8 @@ class ScriptedWorker:
         load_error: if not empty, loading fails with this message.
         prompts: the prompts of all requests, as text.
         requests: all requests.
+        read_prompts: the prompts of requests that only read them.
+        finish_reason: of each candidate.
         cancel_reasons: why requests were cancelled while they waited at the gate.
         unloaded: names of the models that were unloaded.
     """
@@ -62,6 +64,8 @@ class ScriptedWorker:
         self.load_error = ""
         self.prompts: list[str] = []
         self.requests: list[Request] = []
+        self.read_prompts: list[str] = []
+        self.finish_reason = FinishReason.END
         self.cancel_reasons: list[FinishReason] = []
         self.unloaded: list[str] = []
         self.step_timeout = STEP_TIMEOUT
@@ -93,7 +97,12 @@ class ScriptedWorker:
             tokenizer=Tokenizer(checkpoints.make_tokenizer_json()),
         )
         prompt = handle.request.task.build_prompt(model, 2048)
-        self.prompts.append(model.tokenizer.decode_bytes(prompt.token_ids).decode() + prompt.healing_prefix)
+        text = model.tokenizer.decode_bytes(prompt.token_ids).decode() + prompt.healing_prefix
+        if not handle.request.sampling.max_tokens:
+            self.read_prompts.append(text)
+            yield Generation(FinishReason.LENGTH, (Candidate("", (), 0.0, FinishReason.LENGTH, ""),))
+            return
+        self.prompts.append(text)
         self.requests.append(handle.request)
         self.started.set()
         yield None
@@ -112,13 +121,13 @@ class ScriptedWorker:
             for candidate in (self._make_candidate(model, prompt, text) for text in texts)
         )
         handle.emit(candidates[0].text)
-        yield Generation(FinishReason.END, candidates, len(prompt.token_ids))
+        yield Generation(self.finish_reason, candidates, len(prompt.token_ids))
 
     def _make_candidate(self, model: Any, prompt: Any, text: str) -> Candidate:
         text = prompt.healing_prefix + text  # a model would have to generate the healed text first, too
         state = prompt.constraint
         if state is None or prompt.healing_prefix:
-            return Candidate(text, tuple(model.tokenizer.encode(text)), -0.1, FinishReason.END)
+            return Candidate(text, tuple(model.tokenizer.encode(text)), -0.1, self.finish_reason)
         tokens: list[int] = []
         # Encoded line by line, as the constraint encodes the document's lines.
         for line in text.splitlines(keepends=True):
@@ -133,7 +142,7 @@ class ScriptedWorker:
                     )
                 state = state.advance(token)
                 tokens.append(token)
-        return Candidate(text, tuple(tokens), -0.1, FinishReason.END)
+        return Candidate(text, tuple(tokens), -0.1, self.finish_reason)
 
 
 def encode_header(tokenizer: Tokenizer, state: Any, line: str) -> list[int]:

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from codeclippy_ls.doctor import Report, _report_speed
 from codeclippy_ls.inference.speed import Speed
 
 PREFILL = [0.00002, 0.0003, 0.002, 0.0038, 0.02, 0.3]
@@ -27,6 +28,17 @@ def test_slower_machines_read_shorter_chunks_and_get_more_time() -> None:
         assert fast.suffix_limit and slow.suffix_limit and fast.suffix_limit >= slow.suffix_limit >= 64
         assert 0.6 <= fast.typing_seconds <= slow.typing_seconds <= 2.0
     assert Speed().prefill_chunk == 192 and Speed().typing_seconds == 0.6
+
+
+def test_user_is_told_what_to_expect() -> None:
+    """Five tokens in the time of a pause are not a working completion, whatever else works."""
+    half_a_billion, seven_billion = Speed(0.0038, 0.076), Speed(0.05, 0.7)
+    assert half_a_billion.writes_a_line and not seven_billion.writes_a_line and not Speed().describe()
+    assert "76 ms a token to write" in half_a_billion.describe()
+    for speed, num_slow in ((half_a_billion, 0), (seven_billion, 1)):
+        report = Report()
+        _report_speed(report, speed)
+        assert (report.num_slow, report.num_problems) == (num_slow, 0)
 
 
 @pytest.mark.parametrize("seconds", PREFILL)

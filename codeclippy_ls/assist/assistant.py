@@ -37,6 +37,7 @@ class Assistant:
         open_files: given a document, returns the other open files, most recently used first; prompts may show
             snippets of them.
         join_above: given a document, returns the text of the notebook's cells above it.
+        on_ready: called with a document's URI when there is a suggestion for which the time was too short before.
     """
 
     def __init__(
@@ -45,10 +46,11 @@ class Assistant:
         settings: Settings,
         open_files: OpenFiles = lambda document: (),
         join_above: JoinAbove = lambda document: "",
+        on_ready: Callable[[str], None] = lambda uri: None,
     ) -> None:
         self._engine = engine
         self._settings = settings
-        self._suggester = Suggester(engine, open_files, join_above)
+        self._suggester = Suggester(engine, open_files, join_above, on_ready)
 
     # Models.
 
@@ -118,6 +120,7 @@ class Assistant:
         *,
         automatic: bool = False,
         patient: bool = False,
+        hurried: bool = False,
         selected: Edit | None = None,
         candidates: int = 1,
     ) -> Suggestions:
@@ -125,6 +128,7 @@ class Assistant:
 
         Args:
             automatic: requested by typing, not by a key: the cheap rules of `triggers` apply.
+            hurried: others wait for the answer, too: unless the settings say otherwise, it must not take long.
             patient: the user asked by key and waits for the answer: `completion.invokedBudgetMs` limits the time.
             selected: what the selected item of the completion list would insert; suggestions continue that text.
             candidates: maximum number of suggestions, if none is cached.
@@ -139,6 +143,7 @@ class Assistant:
             offset,
             automatic=automatic,
             patient=patient,
+            hurried=hurried,
             selected=selected,
             candidates=candidates,
         )
@@ -151,6 +156,13 @@ class Assistant:
         if suggestions.items:
             first = suggestions.items[0]
             self.metrics.record_shown(document, first.offset, first.text, first.replaces)
+
+    def read_ahead(self, document: Document, offset: int) -> None:
+        """Let the model read the prompt of a place while nothing else is to do, so that the first key there is fast.
+
+        Does nothing if the settings forbid it, and until the model is loaded. The newest place wins.
+        """
+        self._suggester.read_ahead(self._settings, document, offset)
 
     @property
     def is_typing(self) -> bool:

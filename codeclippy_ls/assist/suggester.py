@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from codeclippy_ls.assist import attribution, triggers
 from codeclippy_ls.assist.debounce import AdaptiveDebounce
@@ -19,8 +21,10 @@ from codeclippy_ls.inference.engine import Engine, ModelState
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation, Priority, Request, Sampling
 from codeclippy_ls.inference.spec import ModelRole
+from codeclippy_ls.inference.speed import MIN_TYPING_SECONDS
 from codeclippy_ls.postprocess.cleanup import CursorContext, clean_up, list_steps_skipped_by_key
 from codeclippy_ls.postprocess.fit import fit
+from codeclippy_ls.postprocess.unfinished import cut_unfinished
 from codeclippy_ls.prompts.context import CompletionContext
 from codeclippy_ls.prompts.context_snippets import MAX_FILE, OpenFile, Snippet, select_snippets
 from codeclippy_ls.secret_files import is_secret_uri
@@ -36,6 +40,8 @@ from codeclippy_ls.uris import parse_name
 _MAX_SNIPPET_CHARACTERS = 3000  # of other files; a small context length takes less
 # Lines that the cursor may move before snippets are chosen again: each choice invalidates the whole KV cache.
 _SNIPPET_LINES = 16
+# Key of the requests that only read a prompt: whatever the document, the place where the user was last counts.
+_READING = "reading ahead"
 
 OpenFiles = Callable[[Document], Sequence[OpenFile]]
 JoinAbove = Callable[[Document], str]
@@ -73,12 +79,14 @@ class Suggester:
     Attributes:
         open_files: given a document, returns the other open files, most recently used first.
         join_above: given a document, returns the text of the notebook's cells above it.
+        on_ready: called with a document's URI when there is a suggestion for which the time was too short before.
         metrics: what became of the suggestions that were shown.
     """
 
     engine: Engine
     open_files: OpenFiles
     join_above: JoinAbove
+    on_ready: Callable[[str], None] = lambda uri: None
     metrics: Metrics = field(default_factory=Metrics)
     _cache: SuggestionCache = field(default_factory=SuggestionCache, repr=False)
     _debounce: AdaptiveDebounce = field(default_factory=AdaptiveDebounce, repr=False)
@@ -96,18 +104,14 @@ class Suggester:
         *,
         automatic: bool,
         patient: bool,
+        hurried: bool,
         selected: Edit | None,
         candidates: int,
     ) -> Suggestions:
         """See `Assistant.complete`."""
         options = settings.completion
-        if triggers.find_disabling_setting(document.file_uri, document.language, options):
-            return Suggestions()
-        if len(document.text) > options.max_file_kilobytes * 1024:
-            return Suggestions(
-                notice=f"no suggestions in files above {options.max_file_kilobytes} kB; to change the limit, set "
-                '"completion.maxFileKilobytes"'
-            )
+        if (notice := find_refusal(settings, document)) is not None:
+            return Suggestions(notice=notice)
         prefix, suffix = document.text[:offset], document.text[offset:]
         if selected is not None:
             prefix, suffix = document.text[: selected.start] + selected.text, document.text[selected.end :]
@@ -126,8 +130,17 @@ class Suggester:
         cursor = _Cursor(document, prefix, suffix, _is_multiline(settings, document, tree, prefix, suffix, automatic))
         if automatic and options.debounce and await self._is_overtaken(document.uri, changes):
             return Suggestions(complete=False)
-        budget_ms = max(options.time_budget_ms, options.invoked_budget_ms if patient else 0)
-        return await self._request(settings, cursor, offset, automatic, candidates, budget_ms / 1000)
+        seconds = self._limit_seconds(settings, patient, hurried)
+        return await self._request(settings, cursor, offset, automatic, candidates, seconds)
+
+    def _limit_seconds(self, settings: Settings, patient: bool, hurried: bool) -> float:
+        """Return the time limit of a request."""
+        options = settings.completion
+        model: ModelInfo | None = self.engine.status(ModelRole.COMPLETE).info
+        seconds = options.time_budget_ms / 1000
+        if model is not None and not hurried and seconds >= MIN_TYPING_SECONDS:
+            seconds = max(seconds, model.speed.typing_seconds)
+        return max(seconds, options.invoked_budget_ms / 1000 if patient else 0.0)
 
     async def _request(
         self,
@@ -141,11 +154,14 @@ class Suggester:
         """Request suggestions from the engine, which may take that many seconds."""
         uri, started = cursor.document.uri, time.monotonic()
         self.engine.cancel(uri, Priority.BACKGROUND)  # a prefetch after another suggestion
+        self.engine.cancel(_READING, Priority.BACKGROUND)
         self._prefetched.pop(uri, None)
         generation = await self._generate(settings, cursor, Priority.KEYSTROKE, seconds, candidates)
         self._debounce.record_latency(time.monotonic() - started)
         items = await self._process(settings, cursor, generation.candidates, automatic)
         in_time = generation.finish_reason is not FinishReason.TIME
+        if not in_time:
+            self._start_ahead(settings, cursor.document, self._continue(settings, cursor))
         if automatic:
             items = tuple(item for item in items if item.confidence >= settings.completion.min_confidence)
         if items and in_time:
@@ -160,6 +176,7 @@ class Suggester:
         priority: Priority,
         seconds: float | None = None,
         candidates: int = 1,
+        reads_only: bool = False,
     ) -> Generation:
         options, document = settings.completion, cursor.document
         name, prefix = parse_name(document.file_uri), self.join_above(document) + cursor.prefix
@@ -179,14 +196,14 @@ class Suggester:
             is_secret_uri(document.file_uri),
         )
         sampling = Sampling(
-            max_tokens=options.max_tokens,
+            max_tokens=0 if reads_only else options.max_tokens,
             temperature=options.temperature,
             top_p=options.top_p,
             candidates=candidates if options.temperature > 0 else 1,
             greedy_first=True,
             seconds=seconds,
         )
-        request = Request(task, sampling, ModelRole.COMPLETE, key=document.uri)
+        request = Request(task, sampling, ModelRole.COMPLETE, key=_READING if reads_only else document.uri)
         return await self.engine.submit(request, priority).result()
 
     async def _process(
@@ -211,8 +228,11 @@ class Suggester:
         context = CursorContext(to_lf(cursor.prefix), to_lf(cursor.suffix), cursor.multiline, document.language)
         if not automatic:
             disabled = (*disabled, *list_steps_skipped_by_key(context))
-        text = clean_up(candidate.answer, context, disabled)
+        answer = candidate.answer
         # Parsing takes milliseconds: not on the loop.
+        if candidate.finish_reason is FinishReason.TIME:
+            answer = await asyncio.to_thread(cut_unfinished, to_lf(answer), context, self._trees, document.uri)
+        text = clean_up(answer, context, disabled)
         text, replaces = await asyncio.to_thread(fit, text, context, self._trees, document.uri, disabled)
         source = self.find_source(settings, ModelRole.COMPLETE, text) if text else ""
         if source and settings.completion.copied_code == "hide":
@@ -254,18 +274,51 @@ class Suggester:
         self, settings: Settings, document: Document, prefix: str, suffix: str, shown: Suggestion
     ) -> None:
         """Prefetch the suggestion that would follow the shown one, unless that was done already."""
-        if not settings.completion.prefetch or settings.model.endpoint:  # an endpoint's time belongs to others
-            return
-        if self.engine.status(ModelRole.COMPLETE).state is not ModelState.READY:
-            return
         following = prefix + shown.text, suffix[shown.replaces :]
         # The same for every key that is typed through what is shown.
         if self._prefetched.get(document.uri) == following:
             return
         self._prefetched[document.uri] = following
-        task = asyncio.get_running_loop().create_task(self._prefetch(settings, document, *following))
+        self._start_ahead(settings, document, self._prefetch(settings, document, *following))
+
+    def _start_ahead(self, settings: Settings, document: Document, work: Coroutine[Any, Any, None]) -> None:
+        """Run work that nobody has asked for, if the settings allow it for this document."""
+        is_ready = self.engine.status(ModelRole.COMPLETE).state is ModelState.READY
+        allowed = settings.completion.prefetch and not settings.model.endpoint  # an endpoint's time belongs to others
+        if not (allowed and is_ready) or find_refusal(settings, document) is not None:
+            work.close()
+            return
+        task = asyncio.get_running_loop().create_task(work)
         self._prefetches.add(task)
         task.add_done_callback(self._prefetches.discard)
+
+    async def _continue(self, settings: Settings, cursor: _Cursor) -> None:
+        """Make the whole of a suggestion whose time was up, and report it if the document has not changed since."""
+        uri = cursor.document.uri
+        changes = self._change_counts.get(uri, 0)
+        if await self._generate_ahead(settings, cursor) and self._change_counts.get(uri, 0) == changes:
+            self.on_ready(uri)
+
+    async def _generate_ahead(self, settings: Settings, cursor: _Cursor) -> bool:
+        """Make a suggestion in the background, and keep it if it is good enough; return whether it was."""
+        try:
+            generation = await self._generate(settings, cursor, Priority.BACKGROUND)
+        except EngineError:
+            return False  # reported when the user requests it
+        items = await self._process(settings, cursor, generation.candidates, automatic=True)
+        if not items or items[0].confidence < settings.completion.min_confidence:
+            return False
+        self._cache.put(cursor.document.uri, cursor.prefix, cursor.suffix, items[0])
+        return True
+
+    def read_ahead(self, settings: Settings, document: Document, offset: int) -> None:
+        """See `Assistant.read_ahead`."""
+        self._start_ahead(settings, document, self._read(settings, document, offset))
+
+    async def _read(self, settings: Settings, document: Document, offset: int) -> None:
+        cursor = _Cursor(document, document.text[:offset], document.text[offset:], multiline=False)
+        with suppress(EngineError):
+            await self._generate(settings, cursor, Priority.BACKGROUND, reads_only=True)
 
     async def _prefetch(self, settings: Settings, document: Document, prefix: str, suffix: str) -> None:
         tree = await self._parse(document, prefix, suffix)
@@ -275,14 +328,7 @@ class Suggester:
             return
         multiline = _is_multiline(settings, document, tree, prefix, suffix, automatic=True)
         cursor = _Cursor(document, prefix, suffix, multiline)
-        try:
-            generation = await self._generate(settings, cursor, Priority.BACKGROUND)
-        except EngineError:
-            return  # reported when the user requests it
-        items = await self._process(settings, cursor, generation.candidates, automatic=True)
-        if items and generation.finish_reason is not FinishReason.TIME:
-            if items[0].confidence >= settings.completion.min_confidence:
-                self._cache.put(document.uri, cursor.prefix, cursor.suffix, items[0])
+        await self._generate_ahead(settings, cursor)
 
     @property
     def is_typing(self) -> bool:
@@ -296,6 +342,7 @@ class Suggester:
     def record_change(self, uri: str, document: Document | None) -> None:
         """See `Assistant.record_change`."""
         self.engine.cancel(uri, Priority.KEYSTROKE)
+        self.engine.cancel(_READING, Priority.BACKGROUND)
         self._debounce.record_keystroke(time.monotonic())
         self._change_counts[uri] = self._change_counts.get(uri, 0) + 1
         if document is not None:
@@ -321,6 +368,19 @@ def _select_snippets(prefix: str, suffix: str, files: Sequence[OpenFile]) -> tup
     """Select snippets of other files, without lines that hold secrets."""
     files = [replace(file, text=remove_secret_lines(file.text[:MAX_FILE])) for file in files]
     return select_snippets(prefix, suffix, files, _MAX_SNIPPET_CHARACTERS)
+
+
+def find_refusal(settings: Settings, document: Document) -> str | None:
+    """Return why a document gets no suggestions: a sentence, or nothing if the user knows; ``None`` if it gets some."""
+    options = settings.completion
+    if triggers.find_disabling_setting(document.file_uri, document.language, options):
+        return ""
+    if len(document.text) > options.max_file_kilobytes * 1024:
+        return (
+            f"no suggestions in files above {options.max_file_kilobytes} kB; to change the limit, set "
+            '"completion.maxFileKilobytes"'
+        )
+    return None
 
 
 def _is_multiline(

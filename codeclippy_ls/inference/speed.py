@@ -16,7 +16,7 @@ _CHUNK_SECONDS = 0.2
 _CHUNKS = (192, 128, 96, 64, 32)
 # Tokens of a line with what is new in its prompt: the time that a suggestion by typing is given if the model is slow.
 _LINE_TOKENS, _NEW_TOKENS = 20, 32
-_TYPING_SECONDS = (0.6, 2.0)
+MIN_TYPING_SECONDS, _MAX_TYPING_SECONDS = 0.6, 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,26 @@ class Speed:
     def typing_seconds(self) -> float:
         """Time for a suggestion while the user types: for a line, but not so long that the pause is over."""
         needed = _LINE_TOKENS * self.token_seconds + _NEW_TOKENS * self.prefill_seconds
-        return min(max(needed, _TYPING_SECONDS[0]), _TYPING_SECONDS[1])
+        return min(max(needed, MIN_TYPING_SECONDS), _MAX_TYPING_SECONDS)
 
     def count_tokens(self, seconds: float) -> int:
         """Return how many tokens can be written in a time, behind a prompt that was read but for a few new tokens."""
         if not self.token_seconds:
             return 0
         return max(0, int((seconds - _NEW_TOKENS * self.prefill_seconds) / self.token_seconds))
+
+    @property
+    def writes_a_line(self) -> bool:
+        """A usual line is written in the time that a suggestion has while the user types."""
+        return self.count_tokens(self.typing_seconds) >= _LINE_TOKENS - 1
+
+    def describe(self) -> str:
+        """Describe it to the user; empty if it is unknown."""
+        if not self.token_seconds:
+            return ""
+        read, write, limit = (1000 * part for part in (self.prefill_seconds, self.token_seconds, self.typing_seconds))
+        in_time = self.count_tokens(self.typing_seconds)
+        return (
+            f"{read:.2g} ms a token to read, {write:.2g} ms a token to write; {in_time} tokens (a line has about "
+            f"{_LINE_TOKENS}) in {limit:.0f} ms while you type"
+        )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STATUS_NOTIFICATION = "codeclippy/status"
+READY_NOTIFICATION = "codeclippy/suggestionReady"  # after an answer without a suggestion, or with a part of one
 STATUS_OPTION = "statusNotification"  # the client's option that asks for it
 # The client's option that says that it tells a workspace's settings, under `workspace`, from the user's.
 SEPARATION_OPTION = "separateSettings"
@@ -167,6 +168,11 @@ class Client:
     def reset_once(self, key: str) -> None:
         """Let `show_message_once` show the message with this key again."""
         self._shown_keys.discard(key)
+
+    def send_suggestion_ready(self, uri: str) -> None:
+        """Tell a client that wants the server's state that a request for a suggestion would now be answered."""
+        if self._wants_status:
+            self.notify(READY_NOTIFICATION, {"uri": uri})
 
     def send_status(self, state: str, message: str = "") -> None:
         """Send the server's state, if the client asked for it in its ``initializationOptions``."""

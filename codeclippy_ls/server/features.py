@@ -9,8 +9,14 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcInvalidParams
 
 from codeclippy_ls.server import convert
-from codeclippy_ls.server.client import EDIT_COMMAND, METRICS_COMMAND, RELOAD_COMMAND, REPLACE_EDIT_COMMAND
+from codeclippy_ls.server.client import (
+    EDIT_COMMAND,
+    METRICS_COMMAND,
+    RELOAD_COMMAND,
+    REPLACE_EDIT_COMMAND,
+)
 from codeclippy_ls.server.edits import DIFF_SCHEME
+from codeclippy_ls.server.protocol import CURSOR_NOTIFICATION
 from codeclippy_ls.server.session import Session
 from codeclippy_ls.text import Document, Edit
 
@@ -60,7 +66,13 @@ async def completion(session: Session, params: types.CompletionParams) -> types.
     # Editors send "invoked" for letters, too; whoever has typed nothing for a second has asked by key.
     patient = not automatic and not session.assistant.is_typing
     suggestions = await session.suggest(
-        document, offset, automatic=automatic, patient=patient, candidates=candidates, token=params.work_done_token
+        document,
+        offset,
+        automatic=automatic,
+        patient=patient,
+        hurried=True,  # some editors show the lists of all servers only when they have them all
+        candidates=candidates,
+        token=params.work_done_token,
     )
     if session.documents.get(document.uri) is not document:
         return types.CompletionList(is_incomplete=True, items=[])
@@ -112,6 +124,11 @@ def _selected_item(session: Session, document: Document, info: types.SelectedCom
     return Edit(start, max(start, end), str(text))
 
 
+async def did_move_cursor(session: Session, params: types.TextDocumentPositionParams) -> None:
+    """Read the text around a cursor that rests somewhere, so that the first key there is fast."""
+    session.read_ahead(params.text_document.uri, params.position)
+
+
 async def did_accept_suggestion(session: Session, arguments: list[Any]) -> None:
     """Count an accepted suggestion; the command of every item, with one object with ``uri``."""
     session.assistant.metrics.record_accepted(_read_uri(arguments, convert.ACCEPT_COMMAND))
@@ -126,6 +143,7 @@ async def code_action(session: Session, params: types.CodeActionParams) -> list[
     only = params.context.only
     if document is None or (only is not None and not any(kind in _EDIT_KINDS for kind in only)):
         return []
+    session.read_ahead(document.uri, params.range.start)  # the only request of many editors when the cursor rests
     lines = convert.to_lines(document, params.range, session.documents.encoding)
     actions = []
     if session.edits.has_alternative(document):
@@ -255,6 +273,7 @@ FEATURES: dict[str, tuple[Handler, Any]] = {
         text_document_content,
         types.TextDocumentContentRegistrationOptions(schemes=[DIFF_SCHEME]),
     ),
+    CURSOR_NOTIFICATION: (did_move_cursor, None),
     types.WORKSPACE_DID_CHANGE_CONFIGURATION: (did_change_configuration, None),
     types.WINDOW_WORK_DONE_PROGRESS_CANCEL: (work_done_progress_cancel, None),
 }

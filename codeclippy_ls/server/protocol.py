@@ -11,6 +11,7 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Coroutine, Generator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,11 +40,21 @@ INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 NOT_INITIALIZED = -32002
 CANCELLED = -32800
+CURSOR_NOTIFICATION = "codeclippy/cursor"
 
 
 _MAX_ERROR_MESSAGE = 300
 
 _Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class CursorNotification:
+    """Our own notification: the cursor rests at a place."""
+
+    params: types.TextDocumentPositionParams
+    method: str = CURSOR_NOTIFICATION
+    jsonrpc: str = "2.0"
 
 
 class GuardedServer(LanguageServer):
@@ -190,7 +201,7 @@ class GuardedProtocol(LanguageServerProtocol):
         return method in self.fm.builtin_features or method in self.fm.features
 
     def _type_of(self, method: str) -> Any:
-        return self.get_message_type(method)
+        return CursorNotification if method == CURSOR_NOTIFICATION else self.get_message_type(method)
 
     def _send_error(self, id: Any, code: int, message: str) -> None:
         self._send_data({"jsonrpc": self.VERSION, "id": id, "error": {"code": code, "message": message}})

@@ -33,12 +33,14 @@ from codeclippy_ls.server.edits import Edits
 from codeclippy_ls.settings import Settings, Source, parse, split_workspace
 from codeclippy_ls.syntax.languages import language_of_file
 from codeclippy_ls.tasks.edit_context import find_marker, is_new_document
+from codeclippy_ls.tasks.model_info import ModelInfo
 from codeclippy_ls.text import Change, Document, Documents, Edit
 from codeclippy_ls.uris import parse_name, relative_path
 
 log = logging.getLogger(__name__)
 
 _MAX_OPEN_FILES = 12  # that a prompt may show snippets of
+_MAX_READ_AHEAD = 4000  # characters of a document that is read when it is opened, before the cursor is known
 _PROGRESS_DELAY = 1.0  # seconds that a user waits for a suggestion before progress is shown
 
 OpenEngine = Callable[[Settings, StatusListener], Engine]
@@ -70,6 +72,7 @@ class Session:
         self.edits = Edits(client, documents)
         self._initial_settings = settings
         self._tasks: set[asyncio.Task[None]] = set()
+        self._last_position: tuple[str, types.Position] | None = None  # where the user was when the model was loading
         self._is_started = False
         self._num_loading = 0
         self._num_editing = 0
@@ -82,7 +85,11 @@ class Session:
                 pass
 
         self.assistant = Assistant(
-            open_engine(settings, on_status), settings, self._other_files, self.notebooks.join_above
+            open_engine(settings, on_status),
+            settings,
+            self._other_files,
+            self.notebooks.join_above,
+            client.send_suggestion_ready,
         )
         self._problems = [*problems, *self.tighten_settings(workspace)]
 
@@ -125,6 +132,8 @@ class Session:
         known = None if language else language_of_file(parse_name(uri))
         document = self.documents.open(uri, text, version, known.id if known is not None else language, notebook)
         self.client.reset_once(_desync_key(document.file_uri))
+        if len(text) <= _MAX_READ_AHEAD:  # all of it: wherever the cursor is, the text before it has then been read
+            self.read_ahead(uri, types.Position(text.count("\n") + 1, 0))
 
     def change_document(self, uri: str, version: int | None, changes: Sequence[Change]) -> None:
         """Apply changes; a document that cannot be followed any more is marked as desynced, with one message."""
@@ -136,6 +145,13 @@ class Session:
             log.warning("a change cannot be applied: %s", error)
             self.mark_desynced(uri)
         self.assistant.record_change(uri, self.documents.get(uri))
+
+    def read_ahead(self, uri: str, position: types.Position) -> None:
+        """Let the model read the text around a position, now or when it is loaded."""
+        self._last_position = uri, position
+        document = self.documents.get(uri)
+        if document is not None:
+            self.assistant.read_ahead(document, convert.to_offset(document, position, self.documents.encoding))
 
     def close_document(self, uri: str) -> None:
         """Drop all state of a document that was closed."""
@@ -231,7 +247,10 @@ class Session:
         """Pass a model's new status on to the client."""
         is_failed = status.state is ModelState.FAILED
         if model == ModelRole.COMPLETE:
-            self.client.send_status(status.state.value, status.reason)
+            info: ModelInfo | None = status.info
+            self.client.send_status(status.state.value, status.reason or (info.speed.describe() if info else ""))
+            if status.state is ModelState.READY and self._last_position is not None:
+                self.read_ahead(*self._last_position)
             if is_failed and not self._num_loading and not self._num_editing:  # otherwise they report it
                 self._show_failure(status.reason)
             elif status.state is ModelState.LOADING and status.reason:  # at each loss of the engine host
@@ -250,6 +269,7 @@ class Session:
         *,
         automatic: bool,
         patient: bool = False,
+        hurried: bool = False,
         selected: Edit | None = None,
         candidates: int = 1,
         token: types.ProgressToken | None = None,
@@ -258,7 +278,13 @@ class Session:
         try:
             async with self._show_waiting(document.uri, token) if patient else nullcontext():
                 suggestions = await self.assistant.complete(
-                    document, offset, automatic=automatic, patient=patient, selected=selected, candidates=candidates
+                    document,
+                    offset,
+                    automatic=automatic,
+                    patient=patient,
+                    hurried=hurried,
+                    selected=selected,
+                    candidates=candidates,
                 )
         except EngineError as error:
             if self.assistant.status(ModelRole.COMPLETE).state is ModelState.READY:

@@ -17,6 +17,7 @@ _REACH = 4_000  # characters before the cursor in which the code above is looked
 # Kinds of nodes, which grammars name in their own ways.
 _COMMENT = re.compile(r"comment")
 _ATTRIBUTE = re.compile(r"(?:jsx_)?attribute")
+_PROSE = re.compile(r"comment|string(?!_interpolation)|heredoc|^text$|paragraph|^inline$")
 _STATEMENT = re.compile(r"(_statement|_declaration|_definition|_item|declaration|statement)$")
 _CLOSED = re.compile(r"[)\]}'\"]\Z|\b(?:pass|break|continue)\Z")
 
@@ -34,6 +35,11 @@ def find_comment(tree: SyntaxTree, byte: int) -> tuple[int, int] | None:
     if not comments and any(_ATTRIBUTE.fullmatch(node.type) for node in nodes):
         comments = nodes[:1]
     return (comments[-1].start_byte, comments[-1].end_byte) if comments else None
+
+
+def is_prose(tree: SyntaxTree, byte: int) -> bool:
+    """Return whether the character before a byte belongs to a comment or a string."""
+    return any(_PROSE.search(node.type) for node in tree.ancestors(byte))
 
 
 def ends_statement(tree: SyntaxTree, prefix: str) -> bool:
