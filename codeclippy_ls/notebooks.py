@@ -56,9 +56,11 @@ class Notebooks:
         """Return the cells of a notebook in order."""
         return tuple(self._cells.get(uri, ()))
 
-    def join_code(self, uri: str) -> str:
-        """Return the text of a notebook's code cells, as one file."""
-        return _join(self._documents_of(cell for cell in self._cells.get(uri, ()) if cell.is_code))
+    def join_code(self, uri: str) -> tuple[str, str]:
+        """Return the text of a notebook's code cells as one file, and the language of the first."""
+        code = list(self._documents_of(cell for cell in self._cells.get(uri, ()) if cell.is_code))
+        language = code[0].language if code else ""
+        return _join(one for one in code if one.language == language), language
 
     def join_above(self, document: Document) -> str:
         """Return the text of the cells above a cell that are of its kind and language, as one file; else nothing."""

@@ -155,6 +155,7 @@ async def test_a_notebook_is_one_of_the_other_files(editor: Editor, worker: Scri
     await editor.start(SYNC, QUIET)
     cells = [("def area_of_circle(radius):\n    return 3 * radius\n", "python"), ("area_of_circle words", "markdown")]
     notebook = Notebook(editor, [*cells, *[("pass", "python")] * 20])
+    notebook.type(notebook.cells[1], 0, "The newest change is in prose. ")
     buffer = editor.open("x = area_of_circle(\n")
     await editor.ghost(buffer, 19)
     assert "# Path: my nb.ipynb\n# def area_of_circle(radius):" in worker.prompts[-1]

@@ -174,15 +174,19 @@ class Session:
 
         A notebook is one file, of its code.
         """
-        seen, found = {document.file_uri}, []
+        seen = {document.file_uri}
+        found: list[OpenFile] = []
         for other in self.documents.latest(len(self.documents)):
             file = other.file_uri
             if file in seen or is_secret_uri(file) or self._is_excluded(other):
                 continue
             seen.add(file)
-            text = self.notebooks.join_code(other.notebook) if other.notebook else other.text
-            found.append(OpenFile(relative_path(document.file_uri, file), text, other.language))
-        return found[:_MAX_OPEN_FILES]
+            is_cell = bool(other.notebook)
+            text, language = self.notebooks.join_code(file) if is_cell else (other.text, other.language)
+            found.append(OpenFile(relative_path(document.file_uri, file), text, language))
+            if len(found) == _MAX_OPEN_FILES:
+                break
+        return found
 
     def _is_excluded(self, document: Document) -> bool:
         """Return whether the settings keep a document from every model."""
