@@ -579,6 +579,17 @@ def test_cells_of_a_notebook_see_the_code_above(own: Window, script: Script) -> 
     own.run("saveNotebookUntil", text='"area = math.pi * r**2"')
 
 
+def test_every_language_gets_suggestions(shared: Window, script: Script) -> None:
+    """And the status item, without a setting."""
+    script.set(complete="sum(values)")
+    shared.open(MEAN)
+    path = shared.folder / "sum.go"
+    path.write_text("package main\n\nvar values = []int{1, 2}\n\nvar total =\n")
+    shared.run("openInSameWindow", file=str(path))
+    shared.run("waitForStatus", expected="Code Clippy: ready")
+    shared.run("typeForGhostText", line=5, type=" ", expected="sum(values)")
+
+
 def test_a_language_is_paused_and_resumed(shared: Window, script: Script) -> None:
     """The status shows it, and no ghost text appears until the command is executed again."""
     script.set(complete="total / len(values)")

@@ -3,7 +3,7 @@
 
 import * as vscode from 'vscode';
 import { Server } from './server';
-import { SECTION } from './settings';
+import { isServed, SECTION } from './settings';
 
 const HISTORY_KEY = 'edit.history';
 const MAX_HISTORY = 20;
@@ -17,6 +17,10 @@ export async function editWithMessage(server: Server, storage: vscode.Memento): 
     return;
   }
   const { document, selection } = editor;
+  if (!isServed(document)) {
+    showInStatusBar(`off for ${document.languageId} files of this kind; see the setting "codeclippy.languages"`);
+    return;
+  }
   const version = document.version;
   const message = await askForMessage(storage, selection.isEmpty ? 'around the cursor' : 'in the selection');
   if (message === undefined) {
