@@ -96,10 +96,7 @@ def manage_models(args: argparse.Namespace, options: dict[str, Any]) -> int:
     for description in sorted(descriptions, key=lambda one: bool(one.problem)):
         print("\n".join(_format_description(description)))
     usable = sum(not description.problem for description in descriptions)
-    print(
-        f"{usable} models of other programs can be used"
-        + ("" if usable else "; see docs/models.md for where to get one")
-    )
+    print(f"usable models of other programs: {usable}")
     _print_shipped()
     print("codeclippy-ls models use NAME makes one the model of all editors; models families lists what is supported")
     return 0
@@ -112,7 +109,7 @@ def _format_description(description: ModelDescription) -> list[str]:
     stored = description.stored
     if description.problem:
         return [stored.name, f"    cannot be used: it {description.problem}"]
-    family = detect_served_family(f"{stored.name} {description.title}")
+    family = detect_served_family(f"{stored.name} {description.title}".replace(" ", "-"))
     jobs = ", ".join(one.value for one in family.capabilities)
     parts = [description.title, description.size_label, description.number_format, f"{description.nbytes / 1e6:.0f} MB"]
     licence = description.licence or family.licence

@@ -165,12 +165,13 @@ def test_description_says_why_a_model_cannot_be_used(home: Path, toy: bytes) -> 
 def test_list_names_models_and_changes_nothing(home: Path, toy: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     put_in_ollama(home / ".ollama/models", "registry.ollama.ai/library/qwen2.5-coder/0.5b", toy)
     put(home / "jan/models/cut.gguf", toy[:40])
+    put(home / "jan/models/other.gguf", toy)  # by its title
     before = {path: path.lstat().st_mtime_ns for path in home.rglob("*")}
     assert main(["models"]) == 0
     out = capsys.readouterr().out
-    assert "ollama:qwen2.5-coder:0.5b\n    Qwen2.5 Coder Toy, 0.1M" in out and "family qwen-coder" in out
+    assert "ollama:qwen2.5-coder:0.5b\n    Qwen2.5 Coder Toy, 0.1M" in out and out.count("family qwen-coder") == 2
     assert f"{home / 'jan/models/cut.gguf'}\n    cannot be used: it is damaged" in out
-    assert "1 models of other programs can be used" in out and "shipped: clippy" in out
+    assert "usable models of other programs: 2" in out and "shipped: clippy" in out
     assert {path: path.lstat().st_mtime_ns for path in home.rglob("*")} == before
 
 
@@ -255,4 +256,4 @@ async def test_server_begins_with_the_file(home: Path, editor: Editor, server: S
     await editor.start(options={"model": {"completion": "c"}})
     assert (server.session.settings.model.completion, server.session.settings.model.edit) == ("c", "b")
     message = await editor.until("window/showMessage")
-    assert 'config.toml: setting "completion.maxTokens" must be between' in message["params"]["message"]
+    assert 'config.toml: setting "completion.maxTokens" must be between' in message["message"]

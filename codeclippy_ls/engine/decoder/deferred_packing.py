@@ -6,7 +6,9 @@ lets other threads run, and changes no result.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Sequence
@@ -35,3 +37,11 @@ def _pack(references: list[weakref.ref[Int8Linear]]) -> None:
         if (layer := reference()) is not None:
             layer.pack()
         del layer
+    _return_free_memory()
+
+
+def _return_free_memory() -> None:
+    """Return what packing has freed to the system: glibc keeps it, up to the size of the model."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
