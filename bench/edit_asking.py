@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ import torch
 from codeclippy_ls.assist.proposals import Proposal, Refusal, make_proposal
 from codeclippy_ls.diffs.reading import read_diff
 from codeclippy_ls.engine.generation.kv_cache import KVCache, ModelInput
-from codeclippy_ls.engine.loading import loader
+from codeclippy_ls.engine.loading import checkpoint, loader
 from codeclippy_ls.engine.loading.model import Model
 from codeclippy_ls.engine.thread_engine import ThreadEngine
 from codeclippy_ls.engine.worker import ModelWorker
@@ -85,12 +86,15 @@ class ForwardHook:
 @contextmanager
 def replace_loader(make: Callable[[ModelSpec], Model]) -> Iterator[None]:
     """Let engines load the model that ``make`` returns for a spec, on their own thread."""
-    original = loader.load
+    originals = loader.load, checkpoint.find_checkpoint
     setattr(loader, "load", make)  # noqa: B010 - mypy treats a function as constant
+    # Their names are no checkpoints'; the time limit of loading is that of any file.
+    setattr(checkpoint, "find_checkpoint", lambda name: Path(__file__))  # noqa: B010
     try:
         yield
     finally:
-        setattr(loader, "load", original)  # noqa: B010
+        setattr(loader, "load", originals[0])  # noqa: B010
+        setattr(checkpoint, "find_checkpoint", originals[1])  # noqa: B010
 
 
 def open_engine(*names: str) -> ThreadEngine:
