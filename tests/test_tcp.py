@@ -71,6 +71,7 @@ async def test_only_a_token_lets_a_client_of_a_port_choose_what_is_loaded(
         assert server.session.settings.completion.max_tokens == 99
         if is_trusted:
             assert model.endpoint == model.completion == "other" and model.endpoint_key_variable == "other"
+            assert "unknown family 'other'" in (await editor.until("window/showMessage"))["message"]
             return
         message = (await editor.until("window/showMessage"))["message"]
         assert all(f'"model.{name}" is only for whoever started the server' in message for name in everything["model"])
