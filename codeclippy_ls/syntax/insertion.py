@@ -104,7 +104,8 @@ class InsertionCheck:
         least = self._errors(self.base, self._start, self._start)
         if not least or (self._is_known if self.language.id != "python" else not self._count_without_line()):
             return 0
-        for filler in _FILLERS:
+        brackets = self._missing_brackets
+        for filler in dict.fromkeys((*_FILLERS, brackets, f"x{brackets}", f"x {brackets}:")):
             least = min(least, self._count(filler, 0))
             if not least:
                 break
