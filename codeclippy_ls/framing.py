@@ -8,12 +8,27 @@ from typing import Protocol, SupportsIndex
 
 MAX_HEADER = 4096  # bytes
 MAX_BODY = 64 << 20  # bytes
+MAX_SKIPPED = 4 << 30  # bytes of a body that is read past; a longer one is no message
+_EXCERPT = 1 << 14  # bytes at either end of such a body
 MAX_UNSENT = 64 << 20  # bytes
 FLUSH_TIMEOUT = 2.0  # seconds
 
 
 class FrameError(Exception):
     """The input is not a frame of the protocol; nothing after it can be read."""
+
+
+class OversizedError(FrameError):
+    """A message was too long, and was read past: the next one can be read.
+
+    Attributes:
+        length: of the body, in bytes.
+        head, tail: the body's first and last bytes.
+    """
+
+    def __init__(self, length: int, head: bytes, tail: bytes) -> None:
+        super().__init__(f"message of {length} bytes; the limit is {MAX_BODY}")
+        self.length, self.head, self.tail = length, head, tail
 
 
 class Writer(Protocol):
@@ -30,7 +45,8 @@ async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
     """Read the body of the next message; ``None`` at the end of the stream.
 
     Raises:
-        FrameError: the header is malformed (like that of an HTTP request) or too long, or the body would be.
+        OversizedError: the body is too long; it has been read past.
+        FrameError: the header is malformed (like that of an HTTP request) or too long.
     """
     try:
         header = await reader.readuntil(b"\r\n\r\n")
@@ -42,9 +58,22 @@ async def read_frame(reader: asyncio.StreamReader) -> bytes | None:
         raise FrameError(f"header longer than {MAX_HEADER} bytes") from error
     length = _content_length(header)
     try:
+        if length > MAX_BODY:
+            raise await _skip(reader, length)
         return await reader.readexactly(length)
     except asyncio.IncompleteReadError as error:
         raise FrameError(f"the stream ended {length - len(error.partial)} bytes too early") from error
+
+
+async def _skip(reader: asyncio.StreamReader, length: int) -> OversizedError:
+    """Read past a body, piece by piece, and return the error that describes it."""
+    head = await reader.readexactly(_EXCERPT)
+    left, tail = length - len(head), b""
+    while left:
+        piece = await reader.readexactly(min(left, 1 << 16))
+        left -= len(piece)
+        tail = (tail + piece)[-_EXCERPT:]
+    return OversizedError(length, head, tail)
 
 
 def _content_length(header: bytes) -> int:
@@ -60,7 +89,7 @@ def _content_length(header: bytes) -> int:
             length = int(digits)
     if length is None:
         raise FrameError("header without Content-Length")
-    if length > MAX_BODY:
+    if length > MAX_SKIPPED:
         raise FrameError(f"message of {length} bytes; the limit is {MAX_BODY}")
     return length
 

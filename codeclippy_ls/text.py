@@ -239,11 +239,13 @@ class Documents:
         self.encoding: Encoding = encoding
         self._open: dict[str, Document] = {}
         self._desynced: set[str] = set()
+        # Texts with lone surrogates, as the editor has them; the documents have U+FFFD in their place.
+        self._raw: dict[str, str] = {}
 
     def open(self, uri: str, text: str, version: int | None, language: str, notebook: str = "") -> Document:
         """Add a document, also in place of one that is open already."""
         self._desynced.discard(uri)
-        return self._store(Document(uri, replace_surrogates(text), version, language, notebook))
+        return self._store(Document(uri, self._keep_raw(uri, text), version, language, notebook))
 
     def _store(self, document: Document) -> Document:
         self._open.pop(document.uri, None)  # the newest is the last
@@ -261,7 +263,7 @@ class Documents:
         for change in changes:
             if change.start is None or change.end is None:
                 self._desynced.discard(uri)
-                text = replace_surrogates(change.text)
+                text = self._keep_raw(uri, change.text)
             else:
                 text = self._splice(document, change)
             document = Document(uri, text, version, document.language, document.notebook)
@@ -276,7 +278,24 @@ class Documents:
         if start > end or min(*change.start, *change.end) < 0:
             self.mark_desynced(document.uri)
             raise ValueError(f"the change's range {change.start}-{change.end} runs backwards or is negative")
-        return document.text[:start] + replace_surrogates(change.text) + document.text[end:]
+        raw = self._raw.get(document.uri)
+        if raw is None and _SURROGATE.search(change.text) is None:
+            return document.text[:start] + change.text + document.text[end:]
+        raw = document.text if raw is None else raw
+        return self._keep_raw(document.uri, raw[:start] + change.text + raw[end:])
+
+    def _keep_raw(self, uri: str, text: str) -> str:
+        """Return a document's text with U+FFFD for lone surrogates, and keep those for changes to come.
+
+        Two halves that a change brings together are one character to an editor that counts UTF-16.
+        """
+        if self.encoding == "utf-16" and _SURROGATE.search(text):
+            text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+        self._raw.pop(uri, None)
+        if _SURROGATE.search(text) is None:
+            return text
+        self._raw[uri] = text
+        return replace_surrogates(text)
 
     def mark_desynced(self, uri: str) -> Document | None:
         """Mark a document's text as uncertain; return it as it was known last, if it is open."""
@@ -287,6 +306,7 @@ class Documents:
         """Remove a document; closing one that is not open is no error."""
         self._open.pop(uri, None)
         self._desynced.discard(uri)
+        self._raw.pop(uri, None)
 
     def get(self, uri: str) -> Document | None:
         """Return the current document; ``None`` if it is not open or desynced."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -38,6 +39,8 @@ URI = "untitled:Untitled-1"
 # Line ends, what other tools take for line ends, and characters of one to four bytes.
 CHARACTERS = ["a", "b", " ", "\n", "\r", "\r\n", "\f", "\v", "\x1c", "\x85", "\u2028", "\ufeff", "é", "中", "😀", "𝒳"]
 texts = st.lists(st.sampled_from(CHARACTERS), max_size=24).map("".join)
+# With halves of surrogate pairs, which only an editor that counts UTF-16 has.
+torn_texts = st.lists(st.sampled_from([*CHARACTERS, "\ud83d", "\ude00"]), max_size=12).map("".join)
 encodings = st.sampled_from(ENCODINGS)
 positions = st.builds(Position, st.integers(0, 7), st.integers(0, 12))
 
@@ -51,12 +54,13 @@ class Editor:
         self.units = self.encoded(text)
 
     def encoded(self, text: str) -> list[int]:
-        data = text.encode(self.codec)
+        data = text.encode(self.codec, "surrogatepass")
         return [int.from_bytes(data[at : at + self.width], "big") for at in range(0, len(data), self.width)]
 
     @property
     def text(self) -> str:
-        return b"".join(unit.to_bytes(self.width, "big") for unit in self.units).decode(self.codec)
+        data = b"".join(unit.to_bytes(self.width, "big") for unit in self.units)
+        return re.sub("[\ud800-\udfff]", "\ufffd", data.decode(self.codec, "surrogatepass"))
 
     def spans(self) -> list[tuple[int, int]]:
         """Units ``[start, end)`` of each line without its line end."""
@@ -74,7 +78,7 @@ class Editor:
         if at >= len(self.units):
             return False
         return (self.width == 1 and 0x80 <= self.units[at] < 0xC0) or (
-            self.width == 2 and 0xDC00 <= self.units[at] < 0xE000
+            self.width == 2 and 0xDC00 <= self.units[at] < 0xE000 and at > 0 and 0xD800 <= self.units[at - 1] < 0xDC00
         )
 
     def index(self, position: Position) -> int:
@@ -133,6 +137,27 @@ def test_server_text_equals_the_editor_s(
     assert document and [document.line(line) for line in range(document.line_count)] == [
         line.rstrip("\r\n") for line in [*split_lines(editor.text), ""][: document.line_count]
     ]
+
+
+@LAW
+@given(torn_texts, st.lists(st.tuples(positions, positions, torn_texts), max_size=8))
+@example("", [(Position(0, 0), Position(0, 0), "\ud83d"), (Position(0, 1), Position(0, 1), "\ude00")])
+@example("\ud83dx\ude00", [(Position(0, 1), Position(0, 2), ""), (Position(0, 1), Position(0, 1), "y")])
+@example("\ude00\ud83d", [(Position(0, 0), Position(0, 1), ""), (Position(0, 1), Position(0, 1), "\ude00")])
+def test_halves_of_a_character_become_one_as_in_the_editor(
+    text: str, changes: list[tuple[Position, Position, str]]
+) -> None:
+    """Whatever is inserted and deleted between them; what stays alone is U+FFFD."""
+    documents, editor = Documents("utf-16"), Editor(text, "utf-16")
+    assert documents.open(URI, text, 0, "python").text == editor.text
+    for version, (one, other, new) in enumerate(changes):
+        start, end = sorted((one, other))
+        editor.replace(start, end, new)
+        assert documents.change(URI, version, [Change(new, start, end)]).text == editor.text
+    assert documents.open(URI, "ab", 0, "python").text == "ab" and not documents._raw
+    documents.open(URI, "\ud83d", 0, "python")
+    documents.close(URI)
+    assert not documents._raw
 
 
 @LAW

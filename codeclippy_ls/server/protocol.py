@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import uuid
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pygls.exceptions import JsonRpcException
 from pygls.lsp.server import LanguageServer
 from pygls.protocol import LanguageServerProtocol, lsp_method
 
-from codeclippy_ls.framing import FrameError, Writer, encode_frame, read_frame
+from codeclippy_ls.framing import FrameError, OversizedError, Writer, encode_frame, read_frame
 from codeclippy_ls.notebooks import Cell, Notebooks
 from codeclippy_ls.text import Change, Encoding, Position, replace_surrogates
 
@@ -43,6 +44,7 @@ CANCELLED = -32800
 CURSOR_NOTIFICATION = "codeclippy/cursor"
 
 
+_SYNC_METHODS = ("textDocument/did", "notebookDocument/did")  # notifications
 _MAX_ERROR_MESSAGE = 300
 
 _Result = TypeVar("_Result")
@@ -85,6 +87,10 @@ class GuardedServer(LanguageServer):
         """Handle a closed document."""
         raise NotImplementedError
 
+    def handle_oversized(self, method: str, uri: str) -> None:
+        """Handle a notification about a document that was too long to be read."""
+        raise NotImplementedError
+
     def handle_unreadable(self, method: str, params: Any) -> None:
         """Handle a notification whose params do not have the protocol's form."""
         raise NotImplementedError
@@ -106,6 +112,9 @@ class GuardedProtocol(LanguageServerProtocol):
         while self.exit_code is None:
             try:
                 body = await read_frame(reader)
+            except OversizedError as error:
+                self._receive_oversized(error)
+                continue
             except (FrameError, ConnectionError) as error:
                 log.error("cannot read the client's messages: %s", error)
                 return 1
@@ -115,6 +124,19 @@ class GuardedProtocol(LanguageServerProtocol):
             # Let the request's handler take its snapshot before the next message, which may change the text.
             await asyncio.sleep(0)
         return self.exit_code
+
+    def _receive_oversized(self, error: OversizedError) -> None:
+        """Handle a message that was read past, by what its ends say of it."""
+        log.error("%s; it is left out", error)
+        text = b"\n".join((error.head, error.tail)).decode("utf-8", "replace")
+        method, uri, id = (_find_value(text, name) for name in ("method", "uri", "id"))
+        if isinstance(method, str) and method.startswith(_SYNC_METHODS):
+            if isinstance(uri, str) and self._lifecycle_error(method) is None:
+                self._server.handle_oversized(method, uri)
+        elif method is not None and id is not None:
+            self._send_error(id, INVALID_REQUEST, str(error))
+        elif (future := self._request_futures.pop(id, None)) is not None and not future.done():
+            future.set_exception(JsonRpcException(str(error), INVALID_REQUEST))
 
     def receive(self, body: bytes) -> None:
         """Handle one message. A message that cannot be handled is answered with an error, by its id if it has one."""
@@ -375,6 +397,16 @@ def _to_error(error: BaseException) -> tuple[int, str]:
     if isinstance(error, JsonRpcException):
         return error.code or INTERNAL_ERROR, str(error.message or "failed")[:_MAX_ERROR_MESSAGE]
     return INTERNAL_ERROR, f"internal error ({type(error).__name__}); see the server's log"
+
+
+def _find_value(text: str, name: str) -> str | int | None:
+    """Return the first value of this name, a string or an integer, in a piece of JSON; never one inside a string."""
+    match = re.search(rf'(?<!\\)"{name}"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d{{1,15}}(?!\d))', text)
+    try:
+        value = json.loads(match[1]) if match is not None else None
+    except ValueError:
+        return None
+    return value if isinstance(value, (str, int)) else None
 
 
 def _describe(error: BaseException) -> str:

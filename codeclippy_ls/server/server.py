@@ -147,6 +147,11 @@ class Server(GuardedServer):
         """Pass a closed document on to the session."""
         self.session.close_document(uri)
 
+    def handle_oversized(self, method: str, uri: str) -> None:
+        """Stop following a document whose text, or a change of it, was too long to be read."""
+        if self._session is not None and method != types.TEXT_DOCUMENT_DID_CLOSE:
+            self._session.leave_document(uri)
+
     def handle_unreadable(self, method: str, params: Any) -> None:
         """Handle a notification with unreadable params: after such a change a text is unknown, or all of a notebook."""
         if self._session is None or method not in _CHANGES or not isinstance(params, dict):

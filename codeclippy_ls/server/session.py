@@ -169,6 +169,18 @@ class Session:
             key=_desync_key(file),
         )
 
+    def leave_document(self, uri: str) -> None:
+        """Stop following a document that is too large, and tell the user; it may be opened again, or replaced whole."""
+        if self.documents.mark_desynced(uri) is None:
+            self.documents.open(uri, "", None, "")
+            self.documents.mark_desynced(uri)
+        self.assistant.record_change(uri, None)
+        self.client.show_message_once(
+            f"{parse_name(uri)} is too large to be followed (64 MB is the limit for a message of the editor); there "
+            "are no suggestions in it",
+            key=_desync_key(uri),
+        )
+
     def _other_files(self, document: Document) -> list[OpenFile]:
         """Return the other open files, most recently used first, without those that no model may see.
 
