@@ -363,9 +363,16 @@ def split_workspace(options: Any) -> tuple[Any, Any]:
 
 def _unwrap(options: Any) -> Any:
     """Return the tree of a client's options, which may be under the key ``codeclippy`` or absent."""
-    if isinstance(options, Mapping) and isinstance(options.get("codeclippy"), Mapping):
-        options = options["codeclippy"]
-    return {} if options is None else options
+    if isinstance(options, Mapping) and "codeclippy" in options:
+        inner = options["codeclippy"]
+        if isinstance(inner, Mapping) or _is_empty(inner):
+            options = inner
+    return {} if _is_empty(options) else options
+
+
+def _is_empty(options: Any) -> bool:
+    """Return whether options are what clients write for an empty table: Lua ``[]``, Emacs Lisp ``null`` or ``""``."""
+    return options is None or options in ([], "")
 
 
 _Tree = TypeVar("_Tree")
@@ -373,6 +380,8 @@ _Tree = TypeVar("_Tree")
 
 def _merge(tree: _Tree, options: Any, parent: str, source: Source, problems: list[str]) -> _Tree:
     if not isinstance(options, Mapping):
+        if _is_empty(options):
+            return tree
         problems.append(f'setting "{parent or "codeclippy"}" must be an object, not {options!r:.80}; it is ignored')
         return tree
     known = {to_camel_case(member.name): member for member in fields(tree)}  # type: ignore[arg-type]

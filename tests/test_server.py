@@ -591,6 +591,51 @@ async def test_every_bad_message_has_its_answer(editor: Editor) -> None:
     editor.check()
 
 
+@pytest.mark.parametrize("wrong", ["0", True, 0.5, None, [0], {}, "", 1e300])
+async def test_wrong_primitive_types_are_refused(editor: Editor, wrong: Any) -> None:
+    """As params of a request: -32602. In a change: the document is desynced, since the text is unknown."""
+    await editor.start()
+    buffer = editor.open("x = \n")
+    place = {"textDocument": {"uri": buffer.uri}, "position": {"line": 0, "character": 4}}
+    for params in (
+        {**place, "position": {"line": wrong, "character": 4}},
+        {**place, "position": {"line": 0, "character": wrong}},
+        {**place, "textDocument": {"uri": wrong}} if not isinstance(wrong, str) else {**place, "position": wrong},
+    ):
+        with pytest.raises(ServerError) as caught:
+            await editor.call("textDocument/completion", params)
+        assert caught.value.code == -32602
+    assert await editor.complete(buffer, 4)
+    change = {"range": {"start": {"line": wrong, "character": 0}, "end": {"line": 0, "character": 0}}, "text": "y"}
+    editor.notify("textDocument/didChange", {"textDocument": buffer.identifier, "contentChanges": [change]})
+    assert "out of step" in (await editor.until("window/showMessage"))["message"]
+    assert await editor.complete(buffer, 4) == []
+
+
+async def test_storm_of_unknown_settings_is_a_few_messages(editor: Editor, caplog: pytest.LogCaptureFixture) -> None:
+    """2,501 of them; all are in the log, each once."""
+    await editor.start()
+    for number in range(100):
+        options = {"completion": {f"key{number}x{at}": 1 for at in range(25)}, "nonsense": 1}
+        editor.notify("workspace/didChangeConfiguration", {"settings": {"codeclippy": options}})
+    buffer = editor.open("x = \n")
+    assert await editor.complete(buffer, 4)
+    shown = [(await editor.until("window/showMessage"))["message"] for _ in range(3)]
+    assert all(message.count("unknown setting") == 3 for message in shown)
+    assert "and 23 more, which are in the log" in shown[0]
+    assert sum("unknown setting" in record.message for record in caplog.records) == 2501
+
+
+@pytest.mark.parametrize("empty", [[], None, "", {}])
+async def test_empty_settings_are_silence(editor: Editor, empty: Any) -> None:
+    """Whatever a client writes for an empty table; the laws of the session find any message."""
+    await editor.start({}, {"completion": empty, "model": empty, "edit": empty})
+    for settings in (empty, {"codeclippy": empty}, {"codeclippy": {"completion": empty}}):
+        editor.notify("workspace/didChangeConfiguration", {"settings": settings})
+    buffer = editor.open("x = \n")
+    assert await editor.complete(buffer, 4)
+
+
 async def test_a_handler_that_fails_is_one_short_error(editor: Editor, server: Server) -> None:
     """Without a path, also where a library would end the process, or the result is no JSON; the next one is served."""
     await editor.start()

@@ -7,6 +7,7 @@ synchronization, which goes to our own text store. Knows nothing of completion o
 from __future__ import annotations
 
 import asyncio
+import enum
 import json
 import logging
 import re
@@ -21,7 +22,7 @@ from lsprotocol import types
 from pygls.capabilities import ServerCapabilitiesBuilder
 from pygls.exceptions import JsonRpcException
 from pygls.lsp.server import LanguageServer
-from pygls.protocol import LanguageServerProtocol, lsp_method
+from pygls.protocol import LanguageServerProtocol, default_converter, lsp_method
 
 from codeclippy_ls.framing import FrameError, OversizedError, Writer, encode_frame, read_frame
 from codeclippy_ls.notebooks import Cell, Notebooks
@@ -135,7 +136,7 @@ class GuardedProtocol(LanguageServerProtocol):
                 self._server.handle_oversized(method, uri)
         elif method is not None and id is not None:
             self._send_error(id, INVALID_REQUEST, str(error))
-        elif (future := self._request_futures.pop(id, None)) is not None and not future.done():
+        elif id in self._request_futures and not (future := self._request_futures.pop(id)).done():
             future.set_exception(JsonRpcException(str(error), INVALID_REQUEST))
 
     def receive(self, body: bytes) -> None:
@@ -397,6 +398,48 @@ def _to_error(error: BaseException) -> tuple[int, str]:
     if isinstance(error, JsonRpcException):
         return error.code or INTERNAL_ERROR, str(error.message or "failed")[:_MAX_ERROR_MESSAGE]
     return INTERNAL_ERROR, f"internal error ({type(error).__name__}); see the server's log"
+
+
+def make_converter() -> Converter:
+    """Return pygls' converter, which takes numbers and strings only for what they are.
+
+    It would read ``"0"``, ``true`` and ``0.5`` as the line 0. Booleans stay lenient: clients' capabilities are sloppy.
+    """
+    converter = default_converter()
+    for kind, hook in ((int, _structure_integer), (float, _structure_number), (str, _structure_string)):
+        converter.register_structure_hook(kind, hook)
+    # Classes derived from these would take their hooks.
+    converter.register_structure_hook(bool, lambda value, _: bool(value))
+    for kind in vars(types).values():
+        if isinstance(kind, enum.EnumMeta):
+            converter.register_structure_hook(kind, _structure_enumeration)
+    return converter
+
+
+def _structure_enumeration(value: Any, kind: Any) -> Any:
+    if isinstance(value, bool):
+        raise TypeError("not a member")
+    return kind(value)
+
+
+def _structure_integer(value: Any, _: Any) -> int:
+    if isinstance(value, float) and value.is_integer():  # JSON has only numbers
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError("not an integer")
+    return value
+
+
+def _structure_number(value: Any, _: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError("not a number")
+    return float(value)
+
+
+def _structure_string(value: Any, _: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a string")
+    return value
 
 
 def _find_value(text: str, name: str) -> str | int | None:

@@ -13,7 +13,6 @@ from typing import Any
 
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
-from pygls.protocol import default_converter
 
 from codeclippy_ls import __version__
 from codeclippy_ls.engines import open_engine
@@ -22,7 +21,13 @@ from codeclippy_ls.notebooks import Notebooks
 from codeclippy_ls.server.client import CLIENT_OPTIONS, TOKEN_OPTION, Client
 from codeclippy_ls.server.features import COMMANDS, FEATURES, Handler, refine_capabilities
 from codeclippy_ls.server.loop_watch import LoopWatch, is_alive
-from codeclippy_ls.server.protocol import NOT_INITIALIZED, GuardedProtocol, GuardedServer, catch_system_exit
+from codeclippy_ls.server.protocol import (
+    NOT_INITIALIZED,
+    GuardedProtocol,
+    GuardedServer,
+    catch_system_exit,
+    make_converter,
+)
 from codeclippy_ls.server.session import OpenEngine, Session
 from codeclippy_ls.settings import Source, parse, split_workspace
 from codeclippy_ls.text import Change, Documents, Encoding
@@ -62,7 +67,7 @@ class Server(GuardedServer):
             __version__,
             notebook_document_sync=_NOTEBOOK_SYNC,
             protocol_cls=GuardedProtocol,
-            converter_factory=default_converter,
+            converter_factory=make_converter,
         )
         self._overrides = dict(overrides or {})
         self._open_engine = engine

@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 _MAX_OPEN_FILES = 12  # that a prompt may show snippets of
 _MAX_READ_AHEAD = 4000  # characters of a document that is read when it is opened, before the cursor is known
 _PROGRESS_DELAY = 1.0  # seconds that a user waits for a suggestion before progress is shown
+_MAX_SHOWN_PROBLEMS = 3  # of the settings, in one message
+_MAX_REPORTS, _PROBLEMS_INTERVAL = 3, 60.0  # such messages within so many seconds
 
 OpenEngine = Callable[[Settings, StatusListener], Engine]
 
@@ -73,6 +75,8 @@ class Session:
         self._initial_settings = settings
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_position: tuple[str, types.Position] | None = None  # where the user was when the model was loading
+        self._reported_problems: set[str] = set()
+        self._report_times: list[float] = []
         self._is_started = False
         self._num_loading = 0
         self._num_editing = 0
@@ -100,7 +104,7 @@ class Session:
             return
         self._is_started = True
         if self._problems:
-            self.client.show_message("; ".join(self._problems), types.MessageType.Warning)
+            self._report_problems(self._problems)
         self.run_in_background(self.load_model())
 
     def close(self) -> None:
@@ -230,8 +234,21 @@ class Session:
         source = Source.USER if self.client.separates_settings else Source.WORKSPACE
         self.settings, problems = parse(options, self._initial_settings, source)
         problems += self.tighten_settings(workspace)
-        for problem in problems:
-            self.client.show_message_once(problem)
+        self._report_problems(problems)
+
+    def _report_problems(self, problems: Sequence[str]) -> None:
+        """Tell the user of problems that the settings had not before: a few in a message, few messages a minute."""
+        new = [problem for problem in dict.fromkeys(problems) if problem not in self._reported_problems]
+        for problem in new:
+            log.warning("%s", problem)
+        self._reported_problems = set(problems)
+        now = asyncio.get_running_loop().time()
+        self._report_times = [time for time in self._report_times if now - time < _PROBLEMS_INTERVAL]
+        if new and len(self._report_times) < _MAX_REPORTS:
+            self._report_times.append(now)
+            rest = len(new) - _MAX_SHOWN_PROBLEMS
+            more = [f"and {rest} more, which are in the log"] if rest > 0 else []
+            self.client.show_message("; ".join([*new[:_MAX_SHOWN_PROBLEMS], *more]), types.MessageType.Warning)
 
     def tighten_settings(self, options: Any) -> list[str]:
         """Lay a workspace's options over the settings; return one message for each that was ignored."""
