@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -182,9 +183,31 @@ def test_each_configuration_has_its_own_host(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     others.append(resolve_host_address(make_settings()))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(address, "__version__", "0.0.0")
+    monkeypatch.setattr(address, "CODE_VERSION", "0.0.0")
     others.append(resolve_host_address(make_settings()))
     assert len({one.name for one in (base, *others)}) == 6
+
+
+def test_upgrade_in_place_is_another_version_for_new_processes_only(tmp_path: Path) -> None:
+    """With the same number, size and time: a process that runs keeps the version of the code that it loaded."""
+    package = tmp_path / "codeclippy_ls"
+    shutil.copytree(address.PACKAGE_FOLDER, package, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    code = "import sys; from codeclippy_ls.host import address; print(address.CODE_VERSION, flush=True); input(); "
+    code += "print(address.CODE_VERSION, flush=True)"
+
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-B", "-c", code]
+        return subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    with start() as old:
+        assert old.stdout is not None and old.stdin is not None
+        before = old.stdout.readline()
+        module, status = package / "text.py", (package / "text.py").stat()
+        module.write_bytes(module.read_bytes().replace(b"Documents, coordinates", b"Documents: coordinates"))
+        os.utime(module, ns=(status.st_atime_ns, status.st_mtime_ns))
+        with start() as new:
+            assert new.communicate("\n")[0].splitlines()[0] != before.strip()
+        assert old.communicate("\n")[0] == before
 
 
 # Two editors, one model.
@@ -856,7 +879,7 @@ async def test_client_of_another_version_gets_one_message(script: Path, monkeypa
     async with open_assistant(settings, open_scripted_engine(script, settings)) as assistant:
         process = host_process_of(assistant._engine)
         with monkeypatch.context() as patch:
-            patch.setattr("codeclippy_ls.host.start.read_code_version", lambda: "0.0.0 1 2")
+            patch.setattr("codeclippy_ls.host.start.CODE_VERSION", "0.0.0 1")
             other = open_scripted_engine(script, settings)
             with pytest.raises(EngineError, match="restart the language server"):
                 await other.load(ModelRole.COMPLETE).result()

@@ -112,7 +112,7 @@ def resolve_host_address(settings: Settings) -> HostAddress:
     model = settings.model
     environment = sorted((name, value) for name, value in os.environ.items() if name.upper().startswith(_ENVIRONMENT))
     identity = [
-        read_code_version(),
+        CODE_VERSION,
         sys.executable,
         sys.version,
         str(PACKAGE_FOLDER),
@@ -124,13 +124,17 @@ def resolve_host_address(settings: Settings) -> HostAddress:
     return HostAddress(prepare_runtime_folder(), hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16])
 
 
-def read_code_version() -> str:
-    """Return the package's version with the time of its newest file: code that was changed is another version."""
-    times = [0]
-    for path in PACKAGE_FOLDER.rglob("*.py"):
+def fingerprint_code(package: Path) -> str:
+    """Return the package's version with a checksum of its sources: code that was changed is another version."""
+    checksum = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
         with contextlib.suppress(OSError):  # the file is being replaced at this moment
-            times.append(path.stat().st_mtime_ns)
-    return f"{__version__} {max(times)} {len(times)}"
+            checksum.update(b"%s\0%s\0" % (os.fsencode(path.relative_to(package)), path.read_bytes()))
+    return f"{__version__} {checksum.hexdigest()[:16]}"
+
+
+# That of the code which this process runs, taken when it is imported: an upgrade in place replaces the files under it.
+CODE_VERSION = fingerprint_code(PACKAGE_FOLDER)
 
 
 def prepare_runtime_folder() -> Path:

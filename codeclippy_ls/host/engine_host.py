@@ -20,12 +20,12 @@ from filelock import FileLock, Timeout
 from codeclippy_ls.host import messages
 from codeclippy_ls.host.address import (
     ALREADY_RUNNING,
+    CODE_VERSION,
     STARTER_VARIABLE,
     HostAddress,
     is_same_user,
     listen,
     open_regular_file,
-    read_code_version,
 )
 from codeclippy_ls.host.messages import JsonObject
 from codeclippy_ls.inference.engine import STEP_TIMEOUT, LocalEngine, ModelState, ModelStatus, StatusListener
@@ -60,7 +60,7 @@ class EngineHost:
 
     def __init__(self, address: HostAddress, open_engine: OpenEngine) -> None:
         self.address, self.token = address, ""
-        self.version = read_code_version()
+        self.version = CODE_VERSION
         self.idle_seconds = _FIRST_CLIENT_TIMEOUT
         self.had_client = False
         self._wake = asyncio.Event()

@@ -15,6 +15,7 @@ from pygls.exceptions import JsonRpcException
 
 from codeclippy_ls.host.address import (
     ALREADY_RUNNING,
+    CODE_VERSION,
     PACKAGE_FOLDER,
     STARTER_VARIABLE,
     HostAddress,
@@ -22,7 +23,6 @@ from codeclippy_ls.host.address import (
     HostRejectedError,
     open_connection,
     open_regular_file,
-    read_code_version,
 )
 from codeclippy_ls.host.messages import JsonObject, Notifications, Peer
 from codeclippy_ls.host.process import HostSilentError, find_host_process, wait_for_answer
@@ -115,7 +115,7 @@ async def _connect(address: HostAddress, idle_seconds: float, notifications: Not
     peer = Peer(writer, {}, notifications)
     reading = asyncio.get_running_loop().create_task(peer.run(reader))
     handshake = peer.send_request_async(
-        "handshake", {"version": read_code_version(), "token": token, "idle_seconds": idle_seconds}
+        "handshake", {"version": CODE_VERSION, "token": token, "idle_seconds": idle_seconds}
     )
     try:
         if not await wait_for_answer(silent, {handshake, reading}, _HANDSHAKE_TIMEOUT):

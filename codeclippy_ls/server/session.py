@@ -43,7 +43,7 @@ _MAX_OPEN_FILES = 12  # that a prompt may show snippets of
 _MAX_READ_AHEAD = 4000  # characters of a document that is read when it is opened, before the cursor is known
 _PROGRESS_DELAY = 1.0  # seconds that a user waits for a suggestion before progress is shown
 _MAX_SHOWN_PROBLEMS = 3  # of the settings, in one message
-_MAX_REPORTS, _PROBLEMS_INTERVAL = 3, 60.0  # such messages within so many seconds
+_MAX_REPORTS, _PROBLEMS_INTERVAL = 3, 60.0  # such messages, within these seconds
 
 OpenEngine = Callable[[Settings, StatusListener], Engine]
 
