@@ -17,14 +17,46 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from codeclippy_ls import __version__
-
-if TYPE_CHECKING:
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+from codeclippy_ls.option_parser import Example, OptionParser
 
 _DESCRIPTION = "Code completion, fill-in-the-middle and edits by message, with open models that run on this machine."
+_EXAMPLES: dict[str, tuple[Example, ...]] = {
+    "": (
+        ("codeclippy-ls", "serve an editor on stdin and stdout"),
+        ("codeclippy-ls doctor", "check that everything works, and how fast"),
+        ("codeclippy-ls demo", "see it work in the terminal"),
+        ("codeclippy-ls complete hello.py:12:5", "print the suggestion at a line and column"),
+        ('codeclippy-ls edit hello.py -m "Add docstrings"', "print an edit as a diff"),
+        ("codeclippy-ls models", "list the models on this machine"),
+    ),
+    "complete": (
+        ("codeclippy-ls complete hello.py:12:5", "the suggestion at line 12, column 5"),
+        ("codeclippy-ls complete hello.py:12:5 --model ~/models/coder.gguf", "by another model"),
+    ),
+    "edit": (
+        ('codeclippy-ls edit hello.py -m "Add docstrings"', "print the diff"),
+        ('codeclippy-ls edit hello.py -m "Use a set" --lines 10-20', "edit only these lines"),
+        ('codeclippy-ls edit hello.py -m "Use a set" --apply', "also write it to the file"),
+    ),
+    "models": (
+        ("codeclippy-ls models", "list the models on this machine"),
+        ("codeclippy-ls models use ~/models/coder.gguf", "let all editors complete with a model"),
+        ("codeclippy-ls models use ~/models/chat.gguf --for edit", "let it write the edits only"),
+        ("codeclippy-ls models families", "list the kinds of models that are supported"),
+    ),
+    "cache": (
+        ("codeclippy-ls cache", "list the prepared models and their sizes"),
+        ("codeclippy-ls cache clear", "remove them"),
+    ),
+    "doctor": (
+        ("codeclippy-ls doctor", "check the installation with the model of the settings"),
+        ("codeclippy-ls doctor --model ~/models/coder.gguf", "check another model, and how fast it is"),
+    ),
+    "demo": (("codeclippy-ls demo", "complete, fill in and edit a small file"),),
+}
 _TOKEN_VARIABLE = "CODECLIPPY_TOKEN"
 _MIN_TOKEN = 16  # characters: not to be guessed
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -34,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command line; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _open_streams()
-    args = _make_parser().parse_args(arguments)
+    is_host = arguments[:1] == ["host"]
+    args = _make_host_parser().parse_args(arguments[1:]) if is_host else _make_parser().parse_args(arguments)
     _set_up_logging(args.log_file, args.verbose, blocking=args.subcommand is not None)
     if args.subcommand is None:
         return _run_server(args)
@@ -70,10 +103,23 @@ def _open_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _make_host_parser() -> OptionParser:
+    """Make the parser of the subcommand that servers start; users are not told of it."""
+    parser = OptionParser("codeclippy-ls host")
+    parser.add_argument("--at", metavar="PATH", type=Path, required=True, help="path of its socket, without the suffix")
+    parser.add_argument(
+        "--cache-megabytes", metavar="N", type=int, default=512, help="memory for KV caches, per model; default 512"
+    )
+    _add_common_options(parser)
+    parser.set_defaults(subcommand="host")
+    return parser
+
+
+def _make_parser() -> OptionParser:
+    parser = OptionParser(
         "codeclippy-ls",
-        description=_DESCRIPTION,
+        _DESCRIPTION,
+        _EXAMPLES[""],
         epilog="Without a subcommand it runs the language server, by default on stdin and stdout. "
         "See `codeclippy-ls SUBCOMMAND --help` for the options of a subcommand.",
     )
@@ -96,13 +142,15 @@ def _make_parser() -> argparse.ArgumentParser:
         f"{_MIN_TOKEN} characters or more; others can see command lines: set the variable {_TOKEN_VARIABLE} instead",
     )
     parser.add_argument("--clientProcessId", metavar="PID", type=int, help=argparse.SUPPRESS)  # some editors pass it
-    _add_subcommands(parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", title="subcommands"))
+    _add_subcommands(parser)
     return parser
 
 
-def _add_subcommands(subparsers: Subparsers) -> None:
-    def add(name: str, summary: str) -> argparse.ArgumentParser:
-        return subparsers.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+def _add_subcommands(parser: OptionParser) -> None:
+    subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", title="subcommands")
+
+    def add(name: str, summary: str) -> OptionParser:
+        return parser.add_subcommand(subparsers, name, summary, _EXAMPLES[name])
 
     complete = add("complete", "print the suggestion at a position of a file")
     complete.add_argument("position", metavar="FILE:LINE:COL", help="line and column, counted from 1")
@@ -122,12 +170,7 @@ def _add_subcommands(subparsers: Subparsers) -> None:
     cache.add_argument("action", choices=("list", "clear"), nargs="?", default="list", help="default: list")
     doctor = add("doctor", "check the installation and say how to fix each problem")
     demo = add("demo", "play a short editing session with the real server in the terminal")
-    host = subparsers.add_parser("host")  # without help: started by servers, not by users
-    host.add_argument("--at", metavar="PATH", type=Path, required=True, help="path of its socket, without the suffix")
-    host.add_argument(
-        "--cache-megabytes", metavar="N", type=int, default=512, help="memory for KV caches, per model; default 512"
-    )
-    for subcommand in (complete, edit, models, cache, doctor, demo, host):
+    for subcommand in (complete, edit, models, cache, doctor, demo):
         _add_common_options(subcommand, default=argparse.SUPPRESS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from codeclippy_ls import cli, commands
 from tests import checkpoints
 
 SOURCE = """def mean(values):
@@ -58,6 +60,57 @@ def test_version_and_help_import_nothing_heavy() -> None:
         check=False,
     )
     assert helped.returncode == 0 and "complete" in helped.stdout and "--tcp" in helped.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--modle", "x", "complete", "a.py:1:1"], "unknown option --modle: did you mean --model?"),
+        (["--modle=x", "doctor"], "unknown option --modle: did you mean --model?"),
+        (["--model", "x", "complet", "a.py:1:1"], "unknown subcommand complet: did you mean complete?"),
+        (["edit", "a.py", "--mesage", "x"], "unknown option --mesage: did you mean --message?"),
+        (["doctor", "--modle", "x"], "unknown option --modle: did you mean --model?"),
+        (["-v", "hots"], "unknown subcommand hots: expected one of complete, edit, models"),
+        (["--client", "1", "nonsense"], "unknown subcommand nonsense"),
+        (["--xyzzy"], "unknown option --xyzzy; see"),
+        (["models", "lst"], "choose from"),
+    ],
+)
+def test_unknown_name_is_an_error_that_says_what_was_meant(
+    arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line and with exit code 2; what only servers use is never named."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and reason in error and error.count("\n") == 1
+    assert "'host'" not in error and " host" not in error
+
+
+@pytest.mark.parametrize("subcommand", [*commands.SUBCOMMANDS, ""])
+def test_help_begins_with_examples_that_parse(subcommand: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each subcommand has examples of itself, and what servers alone use is hidden."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*subcommand.split(), "--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0 and text.index("examples:") < text.index("usage:") and "host  " not in text
+    lines = text[text.index("examples:") : text.index("usage:")].splitlines()[1:]
+    commands_shown = [line.strip().split("  ")[0] for line in lines if line.strip()]
+    assert commands_shown
+    for command in commands_shown:
+        program, *arguments = shlex.split(command)
+        args = cli._make_parser().parse_args(arguments)
+        assert program == "codeclippy-ls" and (not subcommand or args.subcommand == subcommand)
+
+
+def test_values_that_look_like_names_are_values() -> None:
+    """A model may be called as a subcommand is, and a message may begin with dashes and have spaces."""
+    parser = cli._make_parser()
+    assert parser.parse_args(["--model", "dmeo", "doctor"]).subcommand == "doctor"
+    assert parser.parse_args(["--model", "demo", "doctor"]).model == "demo"
+    assert parser.parse_args(["edit", "a.py", "-m", "--modle is a typing error"]).message == "--modle is a typing error"
+    assert parser.parse_args(["complete", "--", "--modle"]).position == "--modle"
+    assert parser.parse_args(["--clientProcessId", "1"]).subcommand is None
 
 
 def test_complete_prints_a_suggestion(source: Path) -> None:
