@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 READ_TIMEOUT = 30.0  # seconds without a byte
 PAUSES = (1.0, 2.0, 5.0, 15.0, 30.0)  # seconds without requests for keystrokes, after each failure in a row
 _MAX_RETRY_DELAY = 10.0  # seconds that an edit waits for its second try
-# HTTP statuses of services that have no list of models, or whose list fails.
-_NO_LIST = frozenset({404, 405, 500, 501})
+# HTTP statuses of services that have no list of models or do not show it to this key, or whose list fails.
+_NO_LIST = frozenset({403, 404, 405, 500, 501})
 # Concurrent requests; further ones wait only for those of the same priority.
 _MAX_CONCURRENT = {Priority.KEYSTROKE: 4, Priority.EDIT: 2, Priority.BACKGROUND: 1}
 

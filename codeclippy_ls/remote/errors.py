@@ -105,12 +105,22 @@ def parse_retry_after(value: str) -> float | None:
         return None
 
 
+def make_answer_error(url: str, answer: object, sent: str, key: str) -> RemoteError:
+    """Make the error for JSON that reports one although the response has status 200."""
+    quote = _quote(_find_message(answer), sent, key)
+    detail = f": {quote}" if quote else "; its own log says more"
+    return RemoteError(f"{url} reports an error in its answer{detail}", ErrorKind.BROKEN)
+
+
 def quote_message(body: bytes, sent: str, key: str) -> str:
     """Return the message in a service's JSON body; empty if there is none, or it repeats the key or the prompt."""
     try:
-        message = _find_message(json.loads(body))
+        return _quote(_find_message(json.loads(body)), sent, key)
     except (ValueError, RecursionError):
         return ""
+
+
+def _quote(message: str, sent: str, key: str) -> str:
     printable = "".join(char for char in message if char.isprintable() or char.isspace())
     quote = " ".join(printable.split())[:_MAX_QUOTE]
     echoes = any(quote[at : at + _MAX_ECHO] in sent for at in range(max(0, len(quote) - _MAX_ECHO) + 1))
@@ -119,7 +129,9 @@ def quote_message(body: bytes, sent: str, key: str) -> str:
 
 def _find_message(body: object) -> str:
     """Return the text of an error, in any of the forms that these services use."""
-    for name in ("error", "message", "detail"):
+    for name in ("error", "message", "detail", "msg"):
         if isinstance(body, dict) and body.get(name):
             return _find_message(body[name])
+    if isinstance(body, list) and body:
+        return _find_message(body[0])
     return body if isinstance(body, str) else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from codeclippy_ls.inference.requests import FinishReason
-from codeclippy_ls.remote.errors import ErrorKind, RemoteError
+from codeclippy_ls.remote.errors import ErrorKind, RemoteError, make_answer_error
 
 JsonObject = dict[str, Any]
 
@@ -18,13 +18,19 @@ _DONE = "[DONE]"
 # The `finish_reason` of a complete text, in OpenAI's words and TGI's. After any other (`length`, `abort`) it may stop
 # anywhere.
 _FINISHED = frozenset({"stop", "eos_token", "stop_sequence"})
+# A `finish_reason` that some services send in every event of a text that goes on.
+_UNFINISHED = (None, "", "null")
 
 
 class EventStreamParser:
-    """Parses the events of a stream, which is fed as bytes in pieces of any size."""
+    """Parses the events of a stream, which is fed as bytes in pieces of any size.
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    Args:
+        sent, key: the text and the key that no message may repeat.
+    """
+
+    def __init__(self, url: str, sent: str = "", key: str = "") -> None:
+        self._url, self._sent, self._key = url, sent, key
         self._rest = b""
         self._num_bytes = 0
         self._data: list[str] = []
@@ -55,7 +61,7 @@ class EventStreamParser:
             raise RemoteError(f"{self._url} sends bytes that are not UTF-8", ErrorKind.GARBLED) from None
         if text:
             name, _, value = text.partition(":")
-            if name == "data":
+            if name in ("data", "error"):  # older servers of llama.cpp report errors in a field of their own
                 self._data.append(value.removeprefix(" "))
             elif name not in ("", "event", "id", "retry"):  # a line that begins with a colon is a comment
                 raise RemoteError(f"{self._url} sends something other than events", ErrorKind.GARBLED)
@@ -66,11 +72,14 @@ class EventStreamParser:
         if data.strip() == _DONE:
             self.done = True
             return None
-        return parse_json_object(data, self._url)
+        return parse_json_object(data, self._url, self._sent, self._key)
 
 
-def parse_json_object(data: str | bytes, url: str) -> JsonObject:
+def parse_json_object(data: str | bytes, url: str, sent: str = "", key: str = "") -> JsonObject:
     """Parse the JSON object of a response or an event.
+
+    Args:
+        sent, key: the text and the key that no message may repeat.
 
     Raises:
         RemoteError: it is not an object, or says that the service failed.
@@ -81,16 +90,21 @@ def parse_json_object(data: str | bytes, url: str) -> JsonObject:
         raise RemoteError(f"{url} sends something that is not JSON", ErrorKind.GARBLED) from None
     if not isinstance(found, dict):
         raise _unexpected_json(url)
-    if found.get("error"):
-        raise RemoteError(f"{url} reports an error in the middle of its answer", ErrorKind.BROKEN)
+    if found.get("error") or found.get("object") == "error":
+        raise make_answer_error(url, found, sent, key)
     return found
 
 
 @dataclass
 class StreamedChoice:
-    """One candidate, as far as it has come."""
+    """One candidate, as far as it has come.
+
+    Attributes:
+        num_tokens: at least so many were generated: one with each event that adds text.
+    """
 
     text: str = ""
+    num_tokens: int = 0
     finish_reason: FinishReason | None = None
     logprobs: list[float] = field(default_factory=list)
 
@@ -105,12 +119,25 @@ class StreamedChoices:
 
     def __init__(self, url: str, count: int) -> None:
         self._url = url
+        self._num_counted = 0  # tokens of all choices, as the service counts them
         self.choices = [StreamedChoice() for _ in range(count)]
 
     @property
     def all_finished(self) -> bool:
         """True if each choice has ended."""
         return all(choice.finish_reason is not None for choice in self.choices)
+
+    def end(self, max_tokens: int) -> None:
+        """Take the service's word that the answer is complete, if it gives no reason for any choice.
+
+        A choice without text has not been answered. One that used up its tokens was cut off.
+        """
+        if any(choice.finish_reason is not None for choice in self.choices):
+            return
+        for choice in self.choices:
+            if choice.text:
+                num_tokens = max(choice.num_tokens, self._num_counted // len(self.choices))
+                choice.finish_reason = FinishReason.END if num_tokens < max_tokens else FinishReason.LENGTH
 
     def add_event(self, event: JsonObject) -> int | None:
         """Add an event's text to its choice, and return the index of the choice.
@@ -121,6 +148,7 @@ class StreamedChoices:
             RemoteError: the event has another form.
         """
         deltas = event.get("choices")
+        self._num_counted = max(self._num_counted, _read_token_count(event.get("usage")))
         if not deltas:
             return None
         try:
@@ -131,10 +159,11 @@ class StreamedChoices:
             if choice is None or choice.finish_reason is not None:
                 return None
             choice.text += text
+            choice.num_tokens += bool(text)
             choice.logprobs += _read_logprobs(delta.get("logprobs"))
         except (TypeError, ValueError, KeyError, IndexError, AttributeError):
             raise _unexpected_json(self._url) from None
-        if finish_reason is not None:
+        if finish_reason not in _UNFINISHED:
             choice.finish_reason = FinishReason.END if finish_reason in _FINISHED else FinishReason.LENGTH
         return index
 
@@ -152,6 +181,12 @@ def _read_text(delta: Any) -> str:
     if not isinstance(text, str):
         raise TypeError
     return text
+
+
+def _read_token_count(usage: Any) -> int:
+    """Return how many tokens a service says it generated, 0 if it does not."""
+    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return count if isinstance(count, int) else 0
 
 
 def _read_logprobs(logprobs: Any) -> list[float]:

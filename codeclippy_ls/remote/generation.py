@@ -135,6 +135,9 @@ class RemoteGeneration:
         events = self._client.stream_events(path, body, self.prompt.text)
         try:
             async for event in events:
+                if event is None:
+                    choices.end(int(body["max_tokens"]))
+                    break
                 index = choices.add_event(event)
                 if (num_events := num_events + 1) > max_events:
                     raise RemoteError(f"{self._url} sends more than {max_events} events", ErrorKind.GARBLED)

@@ -50,10 +50,12 @@ class HttpClient:
         """
         root = self.endpoint.url.removesuffix("/v1") if from_root else self.endpoint.url
         async with self._request("GET", path, None, root=root) as response:
-            return parse_json_object(await self._read_body(response), self.endpoint.url)
+            return parse_json_object(await self._read_body(response), self.endpoint.url, key=self._key)
 
-    async def stream_events(self, path: str, body: JsonObject, sent: str) -> AsyncGenerator[JsonObject, None]:
+    async def stream_events(self, path: str, body: JsonObject, sent: str) -> AsyncGenerator[JsonObject | None, None]:
         """Post a request and yield the events of the response; a single one if the service does not stream.
+
+        The last one is ``None`` if the service says that its answer is complete.
 
         Args:
             sent: the text that no message may repeat.
@@ -64,7 +66,8 @@ class HttpClient:
         async with self._request("POST", path, body, sent) as response:
             content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if content_type == "application/json":
-                yield parse_json_object(await self._read_body(response), self.endpoint.url)
+                yield parse_json_object(await self._read_body(response), self.endpoint.url, sent, self._key)
+                yield None
                 return
             if content_type != "text/event-stream":
                 raise RemoteError(
@@ -72,11 +75,12 @@ class HttpClient:
                     'see the setting "model.endpoint", which usually ends in /v1',
                     ErrorKind.GARBLED,
                 )
-            parser = EventStreamParser(self.endpoint.url)
+            parser = EventStreamParser(self.endpoint.url, sent, self._key)
             async for data in response.aiter_raw():
                 for event in parser.feed(data):
                     yield event
                 if parser.done:
+                    yield None
                     return
 
     async def close(self) -> None:
