@@ -56,6 +56,7 @@ class ScriptedWorker:
     """
 
     load_deadline: float | None = None
+    report: Callable[[float], None]
 
     def __init__(self) -> None:
         self.response: Any = "value"

@@ -7,7 +7,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import SimpleNamespace
@@ -312,6 +312,7 @@ class Script:
     """A worker whose jobs take one step per release of the gate; used for laws of the queue only."""
 
     load_deadline: float | None = None
+    report: Callable[[float], None]
 
     def __init__(self) -> None:
         self.log: list[str] = []

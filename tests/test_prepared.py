@@ -25,8 +25,12 @@ from codeclippy_ls.engine.loading.loader import load
 from codeclippy_ls.engine.loading.model import Model
 from codeclippy_ls.engine.loading.prepared_tokenizer import PreparedTokenizer, write_tokenizer
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer
+from codeclippy_ls.engine.thread_engine import ThreadEngine
+from codeclippy_ls.engine.worker import ModelWorker
+from codeclippy_ls.inference.engine import ModelState, ModelStatus
 from codeclippy_ls.inference.spec import ModelSpec
 from tests import checkpoints, gguf_files
+from tests.editor import TIMEOUT
 from tests.test_models import sentencepiece, to_bin
 
 TOKENS = [9, 100, 42, 17, 300, 42]
@@ -166,6 +170,29 @@ def test_neighbours_in_memory_are_stacked_without_a_copy() -> None:
     assert stacked.rows.data_ptr() == rows.data_ptr() and torch.equal(stacked.rows, rows)
     apart: Any = stack_rows([views[0], views[2]])
     assert torch.equal(apart.rows, torch.cat([rows[:2], rows[4:]]))
+
+
+async def load_in_engine(path: Path) -> list[ModelStatus]:
+    """Load a model in an engine; return the statuses that it passed through."""
+    seen: list[ModelStatus] = []
+    spec = ModelSpec(str(path), "cpu", "int8", 1)
+    engine = ThreadEngine(ModelWorker, {"complete": spec}, lambda model, status: seen.append(status))
+    try:
+        await engine.load("complete").result()
+    finally:
+        engine.close()
+        engine.join(TIMEOUT)
+    return seen
+
+
+@needs_int8
+async def test_first_start_tells_how_far_it_is(tmp_path: Path) -> None:
+    path = gguf_files.write_model("llama", gguf_files.make_module("llama"), tmp_path / "toy.gguf")
+    for is_first in (True, False):
+        seen = await load_in_engine(path)
+        percentages = [status.percentage for status in seen if status.state is ModelState.LOADING]
+        assert percentages == sorted(set(percentages)) and (percentages[-1] == 100) is is_first
+        assert seen[-1].state is ModelState.READY
 
 
 def write_entry(name: str, nbytes: int = 1000) -> Path:

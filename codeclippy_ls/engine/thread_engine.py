@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from codeclippy_ls.inference.engine import STEP_TIMEOUT, ModelState, ModelStatus, StatusListener
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_PERCENT_STEP = 5  # of the progress of preparing a model
 _TIME_SLICE = 1.0  # seconds that one client's job runs while another client's job of the same priority waits
 
 
@@ -285,6 +287,7 @@ class ThreadEngine:
     def _load_model(self, worker: Worker, name: str) -> ModelStatus:
         spec, self._working_on = self._specs[name], name
         self._set_status(name, ModelStatus(ModelState.LOADING))
+        worker.report = partial(self._report_progress, name, spec)
         try:
             status = ModelStatus(ModelState.READY, info=worker.load(name, spec))
         except EngineError as error:
@@ -300,6 +303,13 @@ class ThreadEngine:
                 self._set_status(name, status)
                 return status
         return self._load_model(worker, name)  # `set_model` was called while it loaded
+
+    def _report_progress(self, name: str, spec: ModelSpec, share: float) -> None:
+        """Tell how far a model is prepared, in steps, because each is a message to every client."""
+        percentage = int(share * 100) // _PERCENT_STEP * _PERCENT_STEP
+        with self._condition:
+            if self._failure is None and self._specs[name] is spec:
+                self._set_status(name, ModelStatus(ModelState.LOADING, percentage=percentage))
 
     def _run_job(self, worker: Worker, job: Job) -> None:
         """Run a job's steps until it ends, is cancelled, or has to yield to other jobs."""

@@ -36,9 +36,11 @@ class Worker(Protocol):
     Attributes:
         load_deadline: time (`time.monotonic`) by which the load under way must be done, or it hangs; read by any
             thread. ``None`` while nothing is loaded, or a download may take as long as it takes.
+        report: is told the share of a model that is prepared, while `load` does that for the first time.
     """
 
     load_deadline: float | None
+    report: Callable[[float], None]
 
     def load(self, name: str, spec: ModelSpec) -> Any:
         """Load a model and return its metadata, as plain data.
@@ -64,6 +66,7 @@ class ModelWorker:
 
     def __init__(self, cache_bytes: int = 512 << 20, describe: Callable[[Model], Any] = lambda model: None) -> None:
         self.load_deadline: float | None = None
+        self.report: Callable[[float], None] = lambda share: None
         self._cache_bytes = cache_bytes
         self._describe = describe
         self._loaded: dict[ModelSpec, tuple[Model, PrefixCache]] = {}
@@ -79,7 +82,7 @@ class ModelWorker:
             if spec not in self._loaded:
                 self.load_deadline = time.monotonic() + _limit_seconds(find_checkpoint(spec.name))
                 try:
-                    self._loaded[spec] = load(spec), PrefixCache(self._cache_bytes)
+                    self._loaded[spec] = load(spec, report=self.report), PrefixCache(self._cache_bytes)
                 finally:
                     self.load_deadline = None
         self._models[name] = self._loaded[spec]

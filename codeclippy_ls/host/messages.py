@@ -175,4 +175,6 @@ def encode_status(spec: ModelSpec, status: ModelStatus) -> JsonObject:
 def decode_status(data: JsonObject) -> tuple[ModelSpec, ModelStatus]:
     """Read a spec and its status from JSON."""
     info = _CONVERTER.structure(data["info"], ModelInfo) if data["info"] else None
-    return decode_spec(data["spec"]), ModelStatus(ModelState(data["state"]), data["reason"], info)
+    return decode_spec(data["spec"]), ModelStatus(
+        ModelState(data["state"]), data["reason"], info, data.get("percentage", 0)
+    )

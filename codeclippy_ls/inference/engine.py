@@ -28,11 +28,13 @@ class ModelStatus:
     Attributes:
         reason: a sentence for the user if the model failed.
         info: the metadata of a model that is ready.
+        percentage: how far a model that is loading for the first time has been prepared.
     """
 
     state: ModelState
     reason: str = ""
     info: Any = None
+    percentage: int = 0
 
 
 STEP_TIMEOUT = 120.0  # seconds for one step, far more than the slowest takes; loading has no limit

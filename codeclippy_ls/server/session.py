@@ -28,7 +28,7 @@ from codeclippy_ls.notebooks import Notebooks
 from codeclippy_ls.prompts.context_snippets import OpenFile
 from codeclippy_ls.secret_files import is_secret_uri
 from codeclippy_ls.server import convert
-from codeclippy_ls.server.client import RELOAD_COMMAND, Client
+from codeclippy_ls.server.client import RELOAD_COMMAND, Client, Progress
 from codeclippy_ls.server.edits import Edits
 from codeclippy_ls.settings import Settings, Source, parse, split_workspace
 from codeclippy_ls.syntax.languages import language_of_file
@@ -79,6 +79,7 @@ class Session:
         self._report_times: list[float] = []
         self._is_started = False
         self._num_loading = 0
+        self._load_progress: Progress | None = None  # of the last load
         self._num_editing = 0
         loop = asyncio.get_running_loop()
 
@@ -262,6 +263,7 @@ class Session:
         """Load the model, with progress; a failure is one message that says why and what to do."""
         self._num_loading += 1
         progress = await self.client.begin_progress(convert.add_prefix("loading the model"))
+        self._load_progress = progress
         try:
             await self.assistant.load()
         except EngineError as error:
@@ -278,6 +280,10 @@ class Session:
 
     def _handle_status(self, model: str, status: ModelStatus) -> None:
         """Pass a model's new status on to the client."""
+        if status.state is ModelState.LOADING and status.percentage:
+            if self._load_progress is not None:
+                self._load_progress.report(f"preparing it once: {status.percentage} %", status.percentage)
+            return
         is_failed = status.state is ModelState.FAILED
         if model == ModelRole.COMPLETE:
             info: ModelInfo | None = status.info

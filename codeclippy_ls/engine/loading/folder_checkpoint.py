@@ -19,7 +19,12 @@ from codeclippy_ls.catalog.prepared_cache import find_entry, identify, make_entr
 from codeclippy_ls.engine.decoder.architectures import ModelConfig, compute_weight_shapes
 from codeclippy_ls.engine.loading.chat_template import read_chat_template
 from codeclippy_ls.engine.loading.prepared_tokenizer import write_tokenizer
-from codeclippy_ls.engine.loading.prepared_weights import compute_prepared_bytes, plan_quantization, write_weights
+from codeclippy_ls.engine.loading.prepared_weights import (
+    Report,
+    compute_prepared_bytes,
+    plan_quantization,
+    write_weights,
+)
 from codeclippy_ls.engine.loading.tokenizer import read_tokenizer
 from codeclippy_ls.engine.loading.weights import is_buffer_name, unify_lm_head_name
 
@@ -112,7 +117,7 @@ def list_weight_files(folder: Path) -> list[Path]:
     )
 
 
-def prepare_folder(folder: Path, config: ModelConfig, name: str) -> Path | None:
+def prepare_folder(folder: Path, config: ModelConfig, name: str, report: Report) -> Path | None:
     """Write the entry of a large folder; ``None`` if it is of a kind that is loaded as it is."""
     if config.architecture.is_transposed:
         return None  # one scale per row would be one per input
@@ -126,7 +131,7 @@ def prepare_folder(folder: Path, config: ModelConfig, name: str) -> Path | None:
 
             def write(target: Path) -> None:
                 write_tokenizer(read_tokenizer(folder, config.vocab_size), read_chat_template(folder), target)
-                write_weights(target / "model.safetensors", source, "int8", quantization)
+                write_weights(target / "model.safetensors", source, "int8", quantization, report)
 
             nbytes = compute_prepared_bytes(source, "int8", quantization) + _OTHER_BYTES
             return make_entry(name, folder, "int8", nbytes, write)

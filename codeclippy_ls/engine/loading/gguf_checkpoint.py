@@ -23,6 +23,7 @@ from codeclippy_ls.engine.loading.gguf_weights import GgufWeights
 from codeclippy_ls.engine.loading.prepared_tokenizer import write_tokenizer
 from codeclippy_ls.engine.loading.prepared_weights import (
     Quantization,
+    Report,
     compute_prepared_bytes,
     plan_quantization,
     write_weights,
@@ -46,12 +47,15 @@ def is_gguf(path: Path) -> bool:
         return False
 
 
-def prepare_gguf(path: Path, choose_format: Callable[[dict[str, Any]], str], wanted: str) -> tuple[Path, bool]:
+def prepare_gguf(
+    path: Path, choose_format: Callable[[dict[str, Any]], str], wanted: str, report: Report
+) -> tuple[Path, bool]:
     """Return the folder of a prepared GGUF file, and whether it was prepared only now.
 
     Args:
         choose_format: returns the number format for the contents of a ``config.json``.
         wanted: everything that the choice depends on, as text.
+        report: is told the share that is done.
 
     Raises:
         ModelError: the file cannot be used; nothing was written then.
@@ -73,7 +77,7 @@ def prepare_gguf(path: Path, choose_format: Callable[[dict[str, Any]], str], wan
 
         def write(folder: Path) -> None:
             _write_description(folder, header, config)
-            write_weights(folder / "model.safetensors", source, number_format, quantization)
+            write_weights(folder / "model.safetensors", source, number_format, quantization, report)
 
         return make_entry(name, path, number_format, nbytes, write), True
     except GgufError as error:

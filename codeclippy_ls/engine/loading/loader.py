@@ -40,6 +40,7 @@ from codeclippy_ls.engine.loading.gguf_checkpoint import prepare_gguf
 from codeclippy_ls.engine.loading.limits import check_files, check_memory, check_sizes
 from codeclippy_ls.engine.loading.model import Model, Runner
 from codeclippy_ls.engine.loading.prepared_tokenizer import PreparedTokenizer
+from codeclippy_ls.engine.loading.prepared_weights import Report
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer, read_tokenizer
 from codeclippy_ls.engine.loading.transformers_module import ModuleRunner, load_module
 from codeclippy_ls.engine.loading.weights import open_if_complete
@@ -47,33 +48,34 @@ from codeclippy_ls.inference.errors import EngineError, ModelError, is_recoverab
 from codeclippy_ls.inference.spec import ModelSpec
 
 
-def load(spec: ModelSpec, native: bool = True) -> Model:
+def load(spec: ModelSpec, native: bool = True, report: Report = lambda share: None) -> Model:
     """Load a checkpoint, check that it can be used, and warm it up.
 
     Args:
         native: use the native decoder if it supports the checkpoint; otherwise always transformers' module.
+        report: is told the share of the weights that is prepared, at the first start.
 
     Raises:
         ModelError: it cannot be found, read, trusted or run; the message says why and what to do.
     """
     reused: list[Path] = []
     try:
-        return _load(spec, native, reused)
+        return _load(spec, native, reused, report)
     except EngineError:
         if not reused:
             raise
     for entry in reused:  # whole by its sizes, but damaged within: make it anew
         remove_entry(entry)
-    return _load(spec, native, [])
+    return _load(spec, native, [], report)
 
 
-def _load(spec: ModelSpec, native: bool, reused: list[Path]) -> Model:
+def _load(spec: ModelSpec, native: bool, reused: list[Path], report: Report) -> Model:
     """Load a checkpoint; tell which entries of the cache it took."""
     take_deferred()  # of a model that failed
     torch.set_num_threads(min(spec.threads, count_cores()) if spec.threads > 0 else list_thread_counts()[0])
     folder = find_checkpoint(spec.name)
     if folder.is_file():
-        folder, is_reused = _prepare_gguf(folder, spec)
+        folder, is_reused = _prepare_gguf(folder, spec, report)
         reused += [folder] * is_reused
     else:
         check_files(folder)
@@ -92,7 +94,7 @@ def _load(spec: ModelSpec, native: bool, reused: list[Path]) -> Model:
         runner: Runner
         if model_config is not None:
             formats = pick_weight_formats(spec.dtype, device, model_config)
-            prepared = _find_prepared(folder, model_config, formats, reused)
+            prepared = _find_prepared(folder, model_config, formats, reused, report)
             runner = _load_native(prepared or folder, folder, config, model_config, device, formats)
         else:
             prepared, runner = None, _load_transformers(folder, config, device, dtype, spec)
@@ -130,7 +132,9 @@ def _read_tokenizer(prepared: Path, folder: Path, vocab_size: int) -> tuple[Toke
     return read_tokenizer(folder, vocab_size), read_chat_template(folder)
 
 
-def _find_prepared(folder: Path, model_config: ModelConfig, formats: WeightFormats, reused: list[Path]) -> Path | None:
+def _find_prepared(
+    folder: Path, model_config: ModelConfig, formats: WeightFormats, reused: list[Path], report: Report
+) -> Path | None:
     """Return the prepared copy of a large folder, made now if there is none; ``None`` if it is loaded as it is."""
     if is_entry(folder) or formats.decode != "int8":
         return None
@@ -138,10 +142,10 @@ def _find_prepared(folder: Path, model_config: ModelConfig, formats: WeightForma
     if entry is not None:
         reused.append(entry)
         return entry
-    return prepare_folder(folder, model_config, name) if name else None
+    return prepare_folder(folder, model_config, name, report) if name else None
 
 
-def _prepare_gguf(path: Path, spec: ModelSpec) -> tuple[Path, bool]:
+def _prepare_gguf(path: Path, spec: ModelSpec, report: Report) -> tuple[Path, bool]:
     """Return the folder of a GGUF file's copy in the format that it will run in, and whether it was there already."""
     device = pick_device(spec.device)
 
@@ -153,7 +157,7 @@ def _prepare_gguf(path: Path, spec: ModelSpec) -> tuple[Path, bool]:
         # Block formats have no more digits than bfloat16 keeps, at half the size of float32.
         return "bfloat16" if spec.dtype == "auto" else str(dtype).removeprefix("torch.")
 
-    entry, is_new = prepare_gguf(path, choose_format, f"{spec.dtype} {device.type} {spec.device == BALANCED}")
+    entry, is_new = prepare_gguf(path, choose_format, f"{spec.dtype} {device.type} {spec.device == BALANCED}", report)
     return entry, not is_new
 
 

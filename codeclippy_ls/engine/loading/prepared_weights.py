@@ -101,6 +101,7 @@ def write_weights(
     for name, (shape, dtype) in plan.items():
         offsets[name] = (end, end + math.prod(shape) * dtype.itemsize)
         end = offsets[name][1]
+    last = max(offsets[name][1] for name in source)
     header = _make_header(plan, offsets, number_format)
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # of each of the threads below
@@ -117,7 +118,7 @@ def write_weights(
                     file.write(_to_bytes(scales))
                 else:
                     _write_float(file, source, name, plan[name][1], threads)
-                report(offsets[name][1] / max(end, 1))
+                report(offsets[name][1] / last)
     finally:
         torch.set_num_threads(num_threads)
 
