@@ -676,6 +676,98 @@ async def test_every_request_is_answered_if_connecting_raises(monkeypatch: pytes
     engine.close()
 
 
+# States that have failed, each entered and left by the advice of its own message.
+
+
+@posix
+async def test_unsafe_folder_is_left_by_removing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the command that the message names loads the model."""
+    parent = Path(tempfile.mkdtemp(prefix="cc-"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(parent))
+    (parent / "codeclippy").mkdir()
+    (parent / "codeclippy").chmod(0o755)
+    path = tmp_path / "script.json"
+    path.write_text(json.dumps({"complete": "total"}))
+
+    def open_shared(settings: Settings, on_status: Any) -> HostEngine:
+        return open_late_scripted_engine(path, settings, on_status)
+
+    try:
+        async with in_process(Server(OPTIONS, open_shared)) as editor:
+            await editor.start({})
+            shown = (await editor.until("window/showMessage"))["message"]
+            assert "or remove it. Then run the command codeclippy.reloadModel" in shown
+            (parent / "codeclippy").rmdir()
+            await reload(editor)
+            assert await editor.ghost(editor.open(CODE), len(CODE))
+    finally:
+        while parent.exists():
+            shutil.rmtree(parent, ignore_errors=True)
+
+
+async def test_host_that_could_not_be_started_is_left_by_reloading(
+    script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once what was wrong with it is right."""
+    monkeypatch.setattr(client, "RETRY_DELAYS", (0.01,))
+    program = ["-c", "exit(3)"]
+
+    def open_shared(settings: Settings, on_status: Any) -> HostEngine:
+        return open_late_scripted_engine(script, settings, on_status, program)
+
+    async with in_process(Server(OPTIONS, open_shared)) as editor:
+        await editor.start({})
+        shown = (await editor.until("window/showMessage"))["message"]
+        assert "could not be started (exit code 3)" in shown and "run the command codeclippy.reloadModel" in shown
+        program.clear()
+        await reload(editor)
+        assert await editor.ghost(editor.open(CODE), len(CODE))
+
+
+async def test_rejected_client_is_left_by_restarting_only(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its message does not name the command, which cannot help; another server with the host's code works."""
+    settings = make_settings()
+
+    def open_shared(settings: Settings, on_status: Any) -> HostEngine:
+        return open_scripted_engine(script, settings, on_status)
+
+    async with open_assistant(settings, open_scripted_engine(script, settings)):
+        with monkeypatch.context() as patch:
+            patch.setattr("codeclippy_ls.host.start.CODE_VERSION", "0.0.0 1")
+            async with in_process(Server(OPTIONS, open_shared)) as editor:
+                await editor.start({})
+                shown = (await editor.until("window/showMessage"))["message"]
+                assert shown.endswith("restart the language server")
+        async with in_process(Server(OPTIONS, open_shared)) as editor:
+            await editor.start({})
+            assert await editor.ghost(editor.open(CODE), len(CODE))
+
+
+async def reload(editor: Editor) -> None:
+    """Run the command that loads the model again, and wait until it is ready."""
+    seen = len(editor.seen)
+    await editor.call("workspace/executeCommand", {"command": "codeclippy.reloadModel"})
+    await wait_until(
+        lambda: any(
+            message.get("method") == "codeclippy/status" and message["params"]["state"] == "ready"
+            for message in editor.seen[seen:]
+        )
+    )
+
+
+def open_late_scripted_engine(
+    script: Path, settings: Settings, on_status: StatusListener | None, program: list[str] | None = None
+) -> HostEngine:
+    """Open a scripted host's engine whose address and program are found at each try, as the real one's are."""
+
+    async def connect(notifications: Notifications) -> HostConnection:
+        host_address = HostAddress(prepare_runtime_folder(), script.stem)
+        command = ["-m", "tests.scripted_host", "--at", str(host_address.folder / host_address.name), str(script)]
+        return await connect_or_start(host_address, [sys.executable, *(program or command)], 0.2, notifications)
+
+    return HostEngine(connect, resolve_model_specs(settings), on_status)
+
+
 # Clients that are accepted.
 
 

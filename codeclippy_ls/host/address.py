@@ -149,16 +149,16 @@ def prepare_runtime_folder() -> Path:
         found = folder.lstat()
     except OSError as error:
         raise HostError(
-            f"the engine host cannot make its folder {folder} ({error.strerror}); make its parent writable, or set "
-            '"model.engine" to "in-process"',
+            f"the engine host cannot make its folder {folder} ({error.strerror}); restart the server with "
+            '"model.engine" set to "auto", or make the parent writable',
             permanent=True,
         ) from error
     if not stat.S_ISDIR(found.st_mode) or (
         sys.platform != "win32" and (found.st_uid != os.getuid() or found.st_mode & 0o077)
     ):
         raise HostError(
-            f"the engine host cannot use {folder}: it is not a folder that only you can reach; remove it, or set "
-            '"model.engine" to "in-process"',
+            f"the engine host cannot use {folder}: it is not a folder that only you can reach; restart the server with "
+            '"model.engine" set to "auto", or remove it',
             permanent=True,
         )
     return folder

@@ -77,9 +77,15 @@ class HostEngine(ClientEngine[ModelSpec]):
         self._losses: list[float] = []  # times of the lost connections that count
         self._loss_reason = _HOST_EXITED
         self._give_up_reason = ""
+        self._rejection = ""
         self._is_blame_known = False
         self._blames: dict[ModelSpec, list[float]] = {}  # times at which a host was lost over a spec
         self._blame_reasons: dict[ModelSpec, str] = {}
+
+    @property
+    def failure(self) -> str | None:
+        """Reason of a host that rejects this client, which loading again does not change; ``None`` otherwise."""
+        return self._rejection or None
 
     @property
     def process(self) -> int | None:
@@ -233,7 +239,9 @@ class HostEngine(ClientEngine[ModelSpec]):
                 continue
             except HostError as error:
                 self._loss_reason = str(error)
-                if not isinstance(error, HostRejectedError):
+                if isinstance(error, HostRejectedError):
+                    self._rejection = self._loss_reason
+                else:
                     self._set_reachable(False)
                 if error.permanent:
                     self._give_up(self._loss_reason)

@@ -38,8 +38,9 @@ class ClientEngine(ABC, Generic[StatusKey]):
         self._closed = False
 
     @property
-    def failure(self) -> None:
-        """Always ``None``: the other program may come back, and `load` tries again."""
+    def failure(self) -> str | None:
+        """Usually ``None``: the other program may come back, and `load` tries again."""
+        return None
 
     def status(self, model: str = "default") -> ModelStatus:
         """Return the current status of a model."""
