@@ -12,7 +12,7 @@ as in `bench.suggest`: the rest of a line, a new line, in brackets, a body. Four
 Per way: *shown*; *exact*, the first line equals that of the removed text; *harmful*, of those shown; *part*, of those
 shown, texts that end inside a line that the model would have finished without a time limit; the median wait. Of
 the prompts: *reused*, the share of tokens that later keys of a document found read already, and *first keys read*, the
-share of documents whose first key found at least nine tenths of its prompt read. On Linux, time that the engine's
+share of tokens that their first key found read. On Linux, time that the engine's
 thread waits for a core is left out, so that other programs on the machine matter less.
 """
 
@@ -27,6 +27,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,6 @@ from tests.editor import Buffer, Editor
 
 KINDS = ("rest of a line", "new line", "in brackets", "body")
 _KEYS, _SECONDS_PER_KEY = 8, 0.25
-_READ = 0.9  # of a prompt, before it counts as read
 # A workspace may lower limits, so the server starts with those of the answers without a limit.
 _OPTIONS = {"invokedBudgetMs": 60000}
 _UNLIMITED, _LIMITED = {"completion": {"candidates": 1}}, {"completion": {"invokedBudgetMs": 5000}}
@@ -121,14 +121,15 @@ class Way:
     seconds: list[float] = field(default_factory=list)
 
 
-def list_ways() -> list[Way]:
-    """List the ways to ask."""
-    return [
+def list_ways(names: Sequence[str]) -> list[Way]:
+    """List the ways to ask, all of them without names."""
+    ways = [
         Way("typing, cold", 1, AUTOMATIC),
         Way("typing, warm", _KEYS, AUTOMATIC),
         Way("by key, cold", 1, INVOKED),
         Way("by key, warm", _KEYS, INVOKED),
     ]
+    return [way for way in ways if not names or way.name in names]
 
 
 async def ask(
@@ -224,7 +225,7 @@ async def measure(parsed: argparse.Namespace, log: Path) -> dict[str, Any]:
     async with run_server(variant, 48, parsed.threads, log) as (editor, process):
         clock = Clock(process)
         wholes = await answer_without_limit(editor, cases)
-        for way in list_ways():
+        for way in list_ways(parsed.ways):
             log.write_text("")
             for number, case in enumerate(cases):
                 # The name stands at the prompt's start, so that no way finds the prompt of another one.
@@ -260,7 +261,7 @@ def summarize(way: Way, by_document: dict[str, list[tuple[int, int]]], count: in
         "prompts": len(everything),
         "tokens": statistics.mean(tokens for tokens, _ in everything),
         "reused": sum(cached for _, cached in later) / max(1, sum(tokens for tokens, _ in later)),
-        "first_keys_read": sum(cached >= _READ * tokens for tokens, cached in first) / max(1, len(first)),
+        "first_keys_read": sum(cached for _, cached in first) / max(1, sum(tokens for tokens, _ in first)),
     }
 
 
@@ -275,6 +276,7 @@ def main() -> None:
     parser.add_argument(
         "--open-seconds", type=float, default=0.0, help="between opening the document and the first key"
     )
+    parser.add_argument("--ways", nargs="+", default=[], help="only these")
     parser.add_argument("--show", action="store_true", help="print each answer")
     parsed = parser.parse_args()
     load = os.getloadavg()[0]

@@ -7,6 +7,8 @@ script is read again for each request, so a test may change it while the editor 
 - ``complete``: the text of a suggestion
 - ``seen``: the suggestion is a name made from the checksum of this many characters before the cursor
 - ``edit``: hunks, or a list of alternatives; the initial space is added
+- ``cut``: the time limit cuts each suggestion that somebody waits for
+- ``read``: a file that the last prompt that was read ahead is written to
 - ``delay``, ``load_delay``: seconds that a request or loading takes
 - ``load_error``: the reason why loading fails
 - ``load_crash``: the process dies when it loads a model of this name
@@ -40,7 +42,7 @@ from codeclippy_ls.host.messages import Notifications
 from codeclippy_ls.host.start import HostConnection, connect_or_start
 from codeclippy_ls.inference.engine import STEP_TIMEOUT, Engine, ModelStatus
 from codeclippy_ls.inference.handles import RequestHandle
-from codeclippy_ls.inference.requests import Generation, Priority
+from codeclippy_ls.inference.requests import FinishReason, Generation, Priority
 from codeclippy_ls.model_specs import resolve_model_specs
 from codeclippy_ls.server import loop_watch, server
 from codeclippy_ls.server.session import Session
@@ -73,6 +75,14 @@ class FileWorker(ScriptedWorker):
 
     def start(self, handle: RequestHandle) -> Iterator[Generation | None]:
         script = self.read_script()
+        if not handle.request.sampling.max_tokens:  # reads ahead: no test's request
+            for step in super().start(handle):
+                if "read" in script:
+                    Path(script["read"]).write_text(self.read_prompts[-1], encoding="utf-8")
+                yield step
+            return
+        is_cut = script.get("cut") and handle.priority is Priority.KEYSTROKE
+        self.finish_reason = FinishReason.TIME if is_cut else FinishReason.END
         if script.get("crash"):
             os._exit(9)
         if script.get("fault") in faults.MODEL_FAULTS:

@@ -434,6 +434,7 @@ Do nothing if the exit was requested; give up after too many."
              (codeclippy--connection-reason connection) (or (plist-get params :message) ""))
        (when (and (equal (plist-get params :state) "ready") (not (equal before "ready")))
          (codeclippy--retry))))
+    ('codeclippy/suggestionReady (codeclippy--retry))
     ('$/progress (codeclippy--handle-progress connection (plist-get params :token) (plist-get params :value)))
     ('window/showMessage
      (codeclippy--message "%s" (string-remove-prefix "Code Clippy: " (plist-get params :message)))))
@@ -597,6 +598,15 @@ REPLACED characters after point are replaced.")
 (defvar codeclippy--timer nil
   "The timer of the next automatic request.")
 
+(defconst codeclippy--rest 0.3
+  "Seconds without a movement after which the server is told where point is.")
+
+(defvar-local codeclippy--last-line nil
+  "The start of the line that the server was told last.")
+
+(defvar codeclippy--rest-timer nil
+  "The timer of the next message about where point is.")
+
 (defvar codeclippy-completion-map
   (let ((map (make-sparse-keymap)))
     (define-key map (kbd "TAB") #'codeclippy-accept)
@@ -722,7 +732,7 @@ Another list is open, or the user cannot type here."
 
 (defun codeclippy--retry ()
   "Repeat the last request, if the text and point are still the same.
-It had no suggestions, as the model was not ready."
+It had no suggestions, as the model was not ready or the time was up."
   (with-current-buffer (window-buffer (selected-window))
     (when (equal codeclippy--last-request (cons (buffer-chars-modified-tick) (point)))
       (codeclippy--request-if-idle (current-buffer)))))
@@ -731,6 +741,8 @@ It had no suggestions, as the model was not ready."
   "Keep, move or hide the suggestion; request one after a change of the text."
   (let ((changed (not (eql codeclippy--last-tick (buffer-chars-modified-tick)))))
     (setq codeclippy--last-tick (buffer-chars-modified-tick))
+    (unless changed
+      (codeclippy--watch-rest))
     (when codeclippy--visible
       (if (codeclippy--suppressed-p) (codeclippy--hide) (codeclippy--draw)))
     (when (and changed codeclippy-idle-delay)
@@ -739,6 +751,27 @@ It had no suggestions, as the model was not ready."
       (setq codeclippy--timer
             (unless codeclippy--visible
               (run-with-timer codeclippy-idle-delay nil #'codeclippy--request-if-idle (current-buffer)))))))
+
+(defun codeclippy--watch-rest ()
+  "Tell the server where point rests, once for each line.
+The model reads the text around it, so that the first key there is fast."
+  (unless (eql codeclippy--last-line (line-beginning-position))
+    (when (timerp codeclippy--rest-timer)
+      (cancel-timer codeclippy--rest-timer))
+    (setq codeclippy--rest-timer
+          (run-with-timer codeclippy--rest nil #'codeclippy--send-point (current-buffer)))))
+
+(defun codeclippy--send-point (buffer)
+  "Tell the server where point is in BUFFER, if it is still selected."
+  (setq codeclippy--rest-timer nil)
+  (when (and (buffer-live-p buffer) (eq buffer (window-buffer (selected-window))))
+    (with-current-buffer buffer
+      (when-let ((connection (and (bound-and-true-p codeclippy-mode) (codeclippy--ready-connection))))
+        (codeclippy--flush connection)
+        (setq codeclippy--last-line (line-beginning-position))
+        (jsonrpc-notify connection :codeclippy/cursor
+                        (list :textDocument (list :uri codeclippy--uri)
+                              :position (codeclippy--point-to-position connection (point))))))))
 
 (defun codeclippy--on-window-change (window)
   "Hide the suggestion in WINDOW unless it is the selected window."

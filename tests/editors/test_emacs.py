@@ -583,6 +583,21 @@ def test_suggestions_start_once_the_model_is_loaded(emacs: Emacs, file: File, sc
     assert before[0] == "loading"
 
 
+def test_a_suggestion_whose_time_was_up_appears_when_it_is_finished(emacs: Emacs, file: File, script: Script) -> None:
+    script.set(complete=SUGGESTION, cut=True)
+    emacs.open(Path(emacs.folder) / "cut.py", "def add(a, b):\n   ")
+    emacs.type(" ")
+    emacs.wait_for_screen("    return a + b")
+
+
+def test_the_server_is_told_where_point_rests(emacs: Emacs, file: File, script: Script) -> None:
+    read = Path(emacs.folder) / "read"
+    script.set(read=str(read))
+    emacs.open(Path(emacs.folder) / "rest.py", "first = 1\nsecond = 2\n")
+    emacs.eval_lisp("(progn (goto-char 7) (codeclippy--watch-rest) nil)")
+    emacs.wait_until(lambda: read.exists() and read.read_text().endswith("first "), "the prompt to be read")
+
+
 def test_a_model_that_failed_to_load_is_reported_and_can_be_reloaded(emacs: Emacs, file: File, script: Script) -> None:
     script.set(load_error="the model is made of cheese")
     emacs.eval_lisp("(progn (codeclippy-restart) nil)")

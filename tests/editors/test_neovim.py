@@ -322,6 +322,18 @@ def test_suggestions_start_once_the_model_is_loaded(start: Start, script: Script
     assert not nvim.get_messages()
 
 
+def test_a_suggestion_whose_time_was_up_appears_when_it_is_finished(nvim: Nvim, script: Script) -> None:
+    script.set(complete="return a + b", cut=True)
+    show_ghost_text(nvim)
+
+
+def test_the_server_is_told_where_the_cursor_rests(nvim: Nvim, script: Script, tmp_path: Path) -> None:
+    read = tmp_path / "read"
+    script.set(read=str(read))
+    nvim.press("j$")
+    nvim.wait_until(lambda: read.exists() and read.read_text().endswith("def add(a, b):\n   "), "the prompt to be read")
+
+
 def test_a_model_that_failed_to_load_is_reported_and_can_be_reloaded(
     start: Start, script: Script, tmp_path: Path
 ) -> None:

@@ -16,6 +16,9 @@ return {
     ['codeclippy/status'] = function(_, params, context)
       require('codeclippy.status').set(params, context)
     end,
+    ['codeclippy/suggestionReady'] = function()
+      require('codeclippy.status').request_again()
+    end,
     ['window/showMessage'] = function(_, params)
       local level = ({ vim.log.levels.ERROR, vim.log.levels.WARN })[params.type] or vim.log.levels.INFO
       require('codeclippy.message').show(params.message, level)

@@ -1,6 +1,7 @@
 // Code Clippy for VS Code: connects the parts. The server alone knows models.
 
 import * as vscode from 'vscode';
+import { CursorWatch } from './cursor';
 import { Doctor } from './doctor';
 import { editWithMessage } from './edit';
 import { chooseModel } from './model';
@@ -40,6 +41,7 @@ export function activate(context: vscode.ExtensionContext): void {
     log,
     status,
     doctor.register(),
+    new CursorWatch((document, position) => server.sendCursor(document, position)),
     vscode.window.onDidChangeActiveTextEditor(() => status.update()),
     vscode.workspace.onDidOpenTextDocument((document) => startIfServed(server, [document])),
     vscode.workspace.onDidGrantWorkspaceTrust(() => server.restart()),

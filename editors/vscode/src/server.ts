@@ -92,6 +92,16 @@ export class Server implements vscode.Disposable {
     return this.session?.client.code2ProtocolConverter.asUri(document.uri) ?? document.uri.toString();
   }
 
+  /** Tell the server where the cursor rests: the model reads the text around it, so that the first key is fast. */
+  async sendCursor(document: vscode.TextDocument, position: vscode.Position): Promise<void> {
+    const client = this.session?.client;
+    if (client?.isRunning() && !this.isPaused(document.languageId)) {
+      const converter = client.code2ProtocolConverter;
+      const params = { textDocument: { uri: this.uri(document) }, position: converter.asPosition(position) };
+      await client.sendNotification('codeclippy/cursor', params);
+    }
+  }
+
   /** Cancel the edits in progress. */
   async cancelEdits(): Promise<void> {
     for (const token of this.status.cancellableTokens()) {
@@ -159,6 +169,7 @@ export class Server implements vscode.Disposable {
         void this.suggestionRetry.retry();
       }
     });
+    session.client.onNotification('codeclippy/suggestionReady', () => void this.suggestionRetry.retry());
     session.client.onRequest(ShowMessageRequest.type, askAboutDiff);
     session.client.onNotification(ShowMessageNotification.type, ({ type, message }) => this.showMessage(type, message));
     return session;

@@ -71,6 +71,7 @@ end
 function M.attach(client, buffer)
   require('codeclippy.ghost').enable(client, buffer, true)
   require('codeclippy.menu').enable(client, buffer)
+  require('codeclippy.cursor').enable(client, buffer)
   if not vim.b[buffer].codeclippy_mapped then
     vim.b[buffer].codeclippy_mapped = true
     map_keys(buffer)

@@ -6,6 +6,13 @@ local status = { state = 'absent', message = '' }
 ---@type table<integer|string, true> progress tokens of edits in progress
 local edits = {}
 
+--- Request a suggestion again: the last answer was empty, because the model was loading or the time was up.
+function M.request_again()
+  if vim.api.nvim_get_mode().mode:sub(1, 1) == 'i' then
+    vim.api.nvim_exec_autocmds('CursorMovedI', { buffer = 0, modeline = false })
+  end
+end
+
 --- Handler of `codeclippy/status`.
 ---@param params { state: string, message?: string }
 ---@param _ lsp.HandlerContext
@@ -13,9 +20,8 @@ function M.set(params, _)
   local is_ready_again = params.state == 'ready' and status.state ~= 'ready'
   status = { state = params.state, message = params.message or '' }
   vim.schedule(function()
-    if is_ready_again and vim.api.nvim_get_mode().mode:sub(1, 1) == 'i' then
-      -- While the model loads, requests are answered with nothing: send another one.
-      vim.api.nvim_exec_autocmds('CursorMovedI', { buffer = 0, modeline = false })
+    if is_ready_again then
+      M.request_again()
     end
     vim.api.nvim_exec_autocmds('User', { pattern = 'CodeClippyStatus', modeline = false })
     vim.cmd.redrawstatus()
