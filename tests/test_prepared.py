@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,6 +162,29 @@ def test_packing_in_the_background_changes_nothing(has_bias: bool, monkeypatch: 
     for x, expected in zip(inputs, before, strict=True):
         # Only the bias of a single token may be added with another rounding.
         torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-5 if has_bias and len(x) == 1 else 0)
+
+
+_EXITS_WHILE_PACKING = """
+import threading, torch
+from codeclippy_ls.engine.decoder import linear
+from codeclippy_ls.engine.decoder.deferred_packing import start_packing
+from codeclippy_ls.engine.decoder.quantized_rows import quantize_rows
+linear._MIN_DEFERRED = 0
+rows = quantize_rows(torch.randn(1500, 1500))
+layers = [linear.Int8Linear(linear.LinearSpec(rows, None)) for _ in range(60)]
+engine = threading.Thread(target=lambda: start_packing(linear.take_deferred()), daemon=True)
+engine.start()
+engine.join()
+"""
+
+
+@needs_int8
+@needs_rows
+def test_process_exits_in_peace_while_packing() -> None:
+    """Torch aborts a process that exits while one of its threads runs."""
+    for _ in range(3):
+        result = subprocess.run([sys.executable, "-c", _EXITS_WHILE_PACKING], capture_output=True, text=True)
+        assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_neighbours_in_memory_are_stacked_without_a_copy() -> None:

@@ -1,7 +1,8 @@
 """Pack the layers of a model in the background, after it has begun to work: see `linear.Int8Linear`.
 
-The thread runs at a lower priority where the system has one for threads, and ends when the model is released. Packing
-lets other threads run, and changes no result.
+The thread runs at a lower priority where the system has one for threads, and ends when the model is released or the
+main thread has ended: torch aborts a process that exits while one of its threads runs. Packing lets other threads run,
+and changes no result.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def start_packing(layers: Sequence[Int8Linear]) -> threading.Thread | None:
     if not layers:
         return None
     references = [weakref.ref(layer) for layer in layers]
-    thread = threading.Thread(target=_pack, args=(references,), name="codeclippy-pack", daemon=True)
+    thread = threading.Thread(target=_pack, args=(references,), name="codeclippy-pack", daemon=False)
     thread.start()
     return thread
 
@@ -34,6 +35,8 @@ def _pack(references: list[weakref.ref[Int8Linear]]) -> None:
         if hasattr(os, "gettid"):
             os.setpriority(os.PRIO_PROCESS, os.gettid(), _NICENESS)
     for reference in references:
+        if not threading.main_thread().is_alive():
+            return
         if (layer := reference()) is not None:
             layer.pack()
         del layer
