@@ -430,6 +430,14 @@ def test_partial_diff_applies_to_its_lines_with_any_line_ends() -> None:
     assert refused < 60
 
 
+@pytest.mark.parametrize("fence", ["", "```\n", "```diff\n"])
+def test_line_between_the_lines_of_a_hunk_refuses_it(fence: str) -> None:
+    """In a fence or not: the lines behind it are part of the edit."""
+    diff = f"{fence}@@ -1 +1,3 @@\n a\n+b\nThen:\n+c\n"
+    after, problems = read(diff, "a\n", whole=True)
+    assert after is None and "breaks off" in problems[0]
+
+
 def test_diff_that_does_not_match_its_header_is_refused() -> None:
     document = Document("file:///a", "a\nb\na\n")
     edits, problems = read_diff_at("@@ -1,1 +1,1 @@\n-a\n+x\n", document, [1, 2])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from codeclippy_ls.assist.proposals import Proposal, Refusal
+from codeclippy_ls.diffs.reasoning import remove_reasoning
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.text import Document
@@ -129,3 +130,77 @@ async def test_list_that_is_refused_does_not_matter_if_the_model_is_named(status
         async with open_assistant(make_settings(service.url)) as assistant:
             with pytest.raises(EngineError, match="no listing"):
                 await assistant.load()
+
+
+DRAFT = DIFF.replace("assert w", "assert draft")
+FENCED = f"```diff\n{DIFF}```\n"
+SECOND = "@@ -4,2 +5,2 @@\n \n-print(area(1, 2))\n+print(area(3, 4))\n"
+BOTH = AFTER.replace("(1, 2)", "(3, 4)")
+
+
+@pytest.mark.parametrize("opening", ["<think>\n", "<thinking>", "[THINK]", ""])
+@pytest.mark.parametrize("draft", [f"```diff\n{DRAFT}```\nNo.\n", DRAFT + "\n", "Is it w < h?\n"])
+@pytest.mark.parametrize("answer", [DIFF, FENCED])
+async def test_draft_in_reasoning_is_not_applied(opening: str, draft: str, answer: str) -> None:
+    """Templates write the opening tag themselves, so that the answer begins inside the reasoning."""
+    closing = opening.strip().replace("<", "</").replace("[", "[/") or "</think>"
+    edit = await edit_with(*map(chunk, (f"{opening}I should check w.\n", draft, f"Yes.{closing}\n\n", answer)), DONE)
+    assert isinstance(edit, Proposal) and edit.after == AFTER, edit
+
+
+@pytest.mark.parametrize("end", [DONE, chunk("", "length"), chunk("", "stop")])
+async def test_reasoning_without_an_answer_is_refused(end: bytes) -> None:
+    edit = await edit_with(chunk(f"<think>\nPerhaps:\n```diff\n{DRAFT}```\nOr not.\n"), end)
+    assert isinstance(edit, Refusal) and "edit.maxTokens" in edit.reason, edit
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+async def test_reasoning_in_a_field_of_its_own_is_not_applied(name: str) -> None:
+    for content in ("", None):
+        edit = await edit_with(chunk(content, **{name: f"```diff\n{DRAFT}```\n"}), chunk(FENCED), DONE)
+        assert isinstance(edit, Proposal) and edit.after == AFTER, edit
+    edit = await edit_with(chunk(None, **{name: f"```diff\n{DRAFT}```\n"}), chunk("", "length"))
+    assert isinstance(edit, Refusal), edit
+
+
+async def test_reasoning_in_parts_is_not_applied() -> None:
+    """As Mistral's models send it."""
+    thought: Any = [{"type": "thinking", "thinking": [{"type": "text", "text": DRAFT}]}]
+    written: Any = [{"type": "text", "text": DIFF}]
+    edit = await edit_with(chunk(thought), chunk(written), DONE)
+    assert isinstance(edit, Proposal) and edit.after == AFTER, edit
+
+
+def test_closing_tag_of_the_document_is_text() -> None:
+    """In a line of the diff always; in one that lost its space if the document holds it and no reasoning was opened."""
+    diff = "@@ -1,2 +1,3 @@\n a\n+</think>\n </think>\n"
+    assert remove_reasoning(diff, "a\n</think>\n") == diff
+    assert remove_reasoning(diff.replace("\n </", "\n</"), "a\n</think>\n") == diff.replace("\n </", "\n</")
+    assert remove_reasoning("<think>\nx\n</think>" + diff, "a\n</think>\n") == diff
+    assert remove_reasoning("x</think>" + diff, "a\n") == diff
+
+
+@pytest.mark.parametrize("fence", ["```python\n", "```\n", "~~~\n"])
+async def test_quoted_code_before_a_diff_does_not_end_the_answer(fence: str) -> None:
+    quoted = f"You have:\n{fence}{BEFORE}{fence[:3]}\n\nChange it so:\n\n"
+    for answer in (FENCED, DIFF, FENCED + "\n- checks w\n"):
+        edit = await edit_with(chunk(quoted), *map(chunk, answer), chunk("", "stop"))
+        assert isinstance(edit, Proposal) and edit.after == AFTER, edit
+
+
+async def test_two_fenced_diffs_are_one_edit() -> None:
+    """All of it, or a refusal if one of them cannot be placed; the same one again is no second edit."""
+    second = f"\nAnd the call:\n\n```diff\n{SECOND}```\n"
+    edit = await edit_with(*map(chunk, FENCED + second), chunk("", "stop"))
+    assert isinstance(edit, Proposal) and edit.after == BOTH, edit
+    for wrong in (
+        second.replace("(1, 2)", "(7, 8)"),  # of another text
+        second.replace("@@ -4,2 +5,2 @@\n", ""),  # without a header
+        second.replace("@@ -4,2 +5,2 @@\n", "").replace("```diff", "```"),
+        f"\nBetter:\n```diff\n{DRAFT}```\n",  # of the same lines
+    ):
+        edit = await edit_with(chunk(FENCED + wrong), chunk("", "stop"))
+        assert isinstance(edit, Refusal), (wrong, edit)
+    for again in (FENCED, f"\nIn full:\n{FENCED}" * 3, second + FENCED + second):
+        edit = await edit_with(chunk(FENCED + again), chunk("", "stop"))
+        assert isinstance(edit, Proposal) and edit.after == (BOTH if second in again else AFTER), edit

@@ -19,12 +19,10 @@ from codeclippy_ls.prompts.context_snippets import Snippet
 from codeclippy_ls.prompts.control_tokens import RefusedTextError
 from codeclippy_ls.prompts.text_prompts import (
     RemoteModel,
-    TextPrompt,
     build_text_completion_prompt,
     build_text_edit_prompt,
     estimate_tokens,
     extract_completion,
-    is_fence_closed,
 )
 from codeclippy_ls.prompts.token_prompts import build_completion_prompt
 from codeclippy_ls.remote.models import PROPERTIES, select_model
@@ -237,14 +235,6 @@ def test_long_document_is_cut_around_the_selection() -> None:
     assert 0 < start <= 4000 and 4002 < end < len(lines) and estimate_tokens(made.text) <= 1024
     with pytest.raises(ValueError, match="too long"):
         build_text_edit_prompt(RemoteModel("m", 1024), EditTarget(lines, 0, 4000, "a.py", "x"), 200, "clippy")
-
-
-def test_closed_fence_ends_an_answer() -> None:
-    """Only of a chat model; elsewhere fences are text."""
-    chat = TextPrompt("", FAMILIES[-1], is_chat=True)
-    assert not is_fence_closed("Sure:\n```diff\n@@ -1 +1 @@\n-a\n+b\n", chat)
-    assert is_fence_closed("Sure:\n```diff\n@@ -1 +1 @@\n-a\n+b\n```", chat)
-    assert not is_fence_closed("```\n```", TextPrompt("", FAMILIES[-1]))
 
 
 def test_every_fim_family_has_a_served_name() -> None:

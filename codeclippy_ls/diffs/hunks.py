@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -26,6 +26,8 @@ MAX_HUNKS = 1_000
 _NUMBER = r"([0-9]+)(?:,([0-9]+))?"
 _HEADER = re.compile(rf"@@ *-{_NUMBER}(?: *\+{_NUMBER})?")
 _FENCE = ("```", "~~~")
+_DIFF_LANGUAGES = ("diff", "patch")  # of a fence
+_FILE_HEADERS = ("--- ", "+++ ")
 _CHANGE_TYPES = ("+", "-")
 _MARKER = "\\ No newline at end of file"
 _FOREIGN = re.compile(r"@@@|\*\*\* |<{5,9} ")
@@ -131,6 +133,7 @@ def parse_hunks(text: str, *, complete: bool, empty_document: bool) -> tuple[lis
     if sum(1 + line.count("\r") for line in lines) > MAX_LINES:
         return [], [Problem(f"The diff is longer than {MAX_LINES} lines.")]
     above, raw_hunks = _split_hunks(lines)
+    raw_hunks = _drop_repeated(raw_hunks)
     if len(raw_hunks) > MAX_HUNKS:
         return [], [Problem(f"The diff has more than {MAX_HUNKS} hunks.")]
     if problem := _find_foreign_text(above, raw_hunks, empty_document):
@@ -186,6 +189,22 @@ def _split_hunks(lines: Sequence[str]) -> tuple[Sequence[str], list[_RawHunk]]:
         )
         at = after
     return lines[:first], raw_hunks
+
+
+def _drop_repeated(raw_hunks: Sequence[_RawHunk]) -> list[_RawHunk]:
+    """Drop the hunks that repeat one in an earlier fence: small models often write their answer several times."""
+    kept: list[_RawHunk] = []
+    seen: set[tuple[_Header, tuple[str, ...]]] = set()
+    fenced: set[tuple[_Header, tuple[str, ...]]] = set()  # those that a fence was closed after
+    for raw in raw_hunks:
+        if (raw.header, raw.body) not in fenced:
+            kept.append(raw)
+        elif raw.following:
+            kept[-1] = replace(kept[-1], following=(*(kept[-1].following or ()), *raw.following))
+        seen.add((raw.header, raw.body))
+        if any(line.startswith(_FENCE) for line in raw.following or ()):
+            fenced |= seen
+    return kept
 
 
 def _find_header(lines: Sequence[str], first: int) -> int:
@@ -259,22 +278,44 @@ def _may_be_cut(raw: _RawHunk, final_newline: bool) -> bool:
 def _find_foreign_text(above: Sequence[str], raw_hunks: Sequence[_RawHunk], empty_document: bool) -> Problem | None:
     """Find a line outside of the hunks that forbids applying them."""
     gaps = [(0, above, False), *((raw.number, raw.following or (), not raw.is_exact) for raw in raw_hunks)]
+    fence = ""
     for number, gap, is_open in gaps:
         for line in gap:
             if _OPERATION.match(line) or (_CREATION.match(line) and not empty_document):
                 return Problem("The diff creates, deletes, renames or changes a file as a whole, or is binary.")
             if raw_hunks and _FOREIGN.match(line):
                 return Problem("The answer holds more than a unified diff: " + _NOT_UNIFIED)
-        if raw_hunks and _has_stray_lines(gap, is_open):
+        # A fence right below a hunk closes one, which the prompt may have opened.
+        fence = fence or (_FENCE[0] if number and gap and gap[0].startswith(_FENCE) else "")
+        if raw_hunks and _has_stray_lines(gap, is_open, fence):
             return Problem("A line that is neither kept, removed nor added breaks off a hunk.", number)
+        for line in gap:
+            fence = _update_fence(fence, line)
     return None
 
 
-def _has_stray_lines(gap: Sequence[str], is_open: bool) -> bool:
-    """Return whether added or removed lines follow where a hunk should continue, or should begin with ``@@``."""
+def _update_fence(fence: str, line: str) -> str:
+    """Return the opening line of the fence that is open after a line, empty if none is; ``fence``: before it."""
+    if not line.startswith(_FENCE):
+        return fence
+    return "" if fence and not line.strip("`~ \t\r") else line
+
+
+def _has_stray_lines(gap: Sequence[str], is_open: bool, fence: str) -> bool:
+    """Return whether added or removed lines follow where a hunk should continue, or should begin with ``@@``.
+
+    So do those of another fence that is called a diff, or has both kinds.
+    """
     file_headers = _find_file_headers(gap)
+    types = set[str]()
     for at, line in enumerate(gap):
-        if line.startswith(_FENCE) or tuple(gap[at : at + 2]) in file_headers:
+        if line.startswith(_FENCE):
+            is_open, fence, types = False, _update_fence(fence, line), set()
+        elif fence and line[:1] in _CHANGE_TYPES and line[:4] not in _FILE_HEADERS:
+            types.add(line[0])
+            if is_open or len(types) == 2 or fence.strip("`~ ").partition(" ")[0] in _DIFF_LANGUAGES:
+                return True
+        elif tuple(gap[at : at + 2]) in file_headers:
             is_open = False
         elif at and tuple(gap[at - 1 : at + 1]) in file_headers:
             is_open = True

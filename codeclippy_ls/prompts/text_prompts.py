@@ -204,12 +204,6 @@ def cut_at_control_token(text: str, prompt: TextPrompt) -> str:
     return text[: min(found)] if found else text
 
 
-def is_fence_closed(text: str, prompt: TextPrompt) -> bool:
-    """Return whether a chat model has closed the fence of its answer."""
-    first_line_end = text.find("\n", text.find("```")) if "```" in text else -1
-    return prompt.is_chat and first_line_end >= 0 and text.find("\n```", first_line_end) >= 0
-
-
 def _select_template(family: Family, fim_mode: str) -> Template:
     if fim_mode == "template" and family.fim_template is None:
         raise ValueError(f'setting "model.endpointFim": {family.name} models have no template for fill-in-the-middle')

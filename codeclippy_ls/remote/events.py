@@ -176,6 +176,8 @@ def _read_text(delta: Any) -> str:
     """Return the text that a choice adds, in the completions or the chat interface, streamed or not."""
     message = delta.get("delta") or delta.get("message")
     text = message.get("content") if message is not None else delta.get("text")
+    if isinstance(text, list):  # Mistral's parts, of which those of another type are reasoning
+        text = "".join(part["text"] for part in text if part.get("type") == "text")
     if text is None:
         return ""
     if not isinstance(text, str):

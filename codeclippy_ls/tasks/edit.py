@@ -8,6 +8,7 @@ from typing import Any
 from codeclippy_ls.constrain.gbnf import apply_gbnf_diff, write_gbnf
 from codeclippy_ls.constrain.grammar import diff_constraint
 from codeclippy_ls.diffs.reading import read_diff
+from codeclippy_ls.diffs.reasoning import remove_reasoning
 from codeclippy_ls.diffs.writing import write_diff
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Task
 from codeclippy_ls.prompts.context import EditTarget
@@ -16,12 +17,16 @@ from codeclippy_ls.prompts.text_prompts import (
     TextPrompt,
     build_text_edit_prompt,
     cut_at_control_token,
-    is_fence_closed,
 )
 from codeclippy_ls.prompts.token_prompts import TokenPrompt, build_edit_prompt
 from codeclippy_ls.tasks.edit_context import EditContext
 from codeclippy_ls.tasks.redaction import check_prompt, refuse_secret_file, select_clean_lines
 from codeclippy_ls.text import Document, apply_edits
+
+_ONLY_REASONING = (
+    'The answer ended before the model had finished its reasoning; raise the setting "edit.maxTokens", or choose a '
+    "model that answers without reasoning."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +90,8 @@ class EditTask(Task):
         return EditTarget(context.lines, context.first, context.last, self.file_name, self.message, context.is_new)
 
     def is_done(self, text: str, prompt: TokenPrompt | TextPrompt) -> bool:
-        """Return whether a diff in a fence has reached its end."""
-        return isinstance(prompt, TextPrompt) and is_fence_closed(text, prompt)
+        """Return False: only the model ends its answer. After a closed fence another diff of the edit may follow."""
+        return False
 
     def parse_answer(self, candidate: Candidate, prompt: TokenPrompt | TextPrompt) -> ContextDiff:
         """Rewrite the diff from the operations of its grammar; of one that was cut off, take the finished hunks."""
@@ -104,7 +109,9 @@ class EditTask(Task):
     def _parse_text(self, candidate: Candidate, prompt: TextPrompt) -> ContextDiff:
         """Rewrite a service's diff: apply it as it stands if it followed the grammar, else locate its hunks by text."""
         start, end = prompt.line_range
-        answer = cut_at_control_token(candidate.text, prompt)
+        answer = remove_reasoning(cut_at_control_token(candidate.text, prompt), "\n".join(self.context.lines))
+        if answer is None:
+            return ContextDiff("", start, end, _ONLY_REASONING)
         lines = [line + "\n" for line in self.context.lines[start:end]]
         document = Document("", "".join(lines))
         complete = candidate.finish_reason in (FinishReason.END, FinishReason.STOP)
