@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     _open_streams()
     is_host = arguments[:1] == ["host"]
     args = _make_host_parser().parse_args(arguments[1:]) if is_host else _make_parser().parse_args(arguments)
-    _set_up_logging(args.log_file, args.verbose, blocking=args.subcommand is not None)
+    _set_up_logging(args.log_file, args.verbose, subcommand=args.subcommand)
     if args.subcommand is None:
         return _run_server(args)
     if args.subcommand == "host":
@@ -268,10 +268,11 @@ class _NonBlockingHandler(logging.Handler):
                     unwritten = unwritten[os.write(2, unwritten) :]
 
 
-def _set_up_logging(path: str | None, verbose: bool, blocking: bool) -> None:
+def _set_up_logging(path: str | None, verbose: bool, subcommand: str | None) -> None:
+    """Log to a file or to stderr. A service logs each load of a model, too; a subcommand prints what matters."""
     level = logging.INFO if verbose else logging.WARNING
     line_format = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    handler = logging.StreamHandler(sys.stderr) if blocking or path is not None else _NonBlockingHandler()
+    handler = logging.StreamHandler(sys.stderr) if subcommand is not None or path is not None else _NonBlockingHandler()
     if path is not None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
         try:
@@ -279,6 +280,8 @@ def _set_up_logging(path: str | None, verbose: bool, blocking: bool) -> None:
         except OSError as error:
             _exit_with_usage_error(f"--log-file {path} cannot be opened: {error.strerror}")
     logging.basicConfig(level=level, format=line_format, handlers=[handler], force=True)
+    if subcommand in (None, "host") or path is not None:
+        logging.getLogger("codeclippy_ls").setLevel(logging.INFO)
     # pygls logs the body of every message at INFO, and our log contains no source text.
     logging.getLogger("pygls").setLevel(logging.WARNING)
 
@@ -320,6 +323,8 @@ def _run_host(args: argparse.Namespace) -> int:
     from codeclippy_ls.host.engine_host import run_host
 
     address = HostAddress(args.at.parent, args.at.name)
+    log = logging.getLogger("codeclippy_ls.host")
+    log.info("engine host of codeclippy-ls %s, process %d", __version__, os.getpid())
     return run_host(address, lambda on_status: make_thread_engine(args.cache_megabytes, {}, on_status))
 
 

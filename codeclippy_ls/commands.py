@@ -92,6 +92,10 @@ def manage_models(args: argparse.Namespace, options: dict[str, Any]) -> int:
     from codeclippy_ls.catalog.descriptions import describe
     from codeclippy_ls.catalog.stores import list_stored_models
 
+    try:
+        print(_describe_roles(_parse_settings(options)))
+    except _UsageError as error:
+        return _fail(2, str(error))
     descriptions = [describe(stored) for stored in list_stored_models(args.folder or ())]
     for description in sorted(descriptions, key=lambda one: bool(one.problem)):
         print("\n".join(_format_description(description)))
@@ -100,6 +104,24 @@ def manage_models(args: argparse.Namespace, options: dict[str, Any]) -> int:
     _print_shipped()
     print("codeclippy-ls models use NAME makes one the model of all editors; models families lists what is supported")
     return 0
+
+
+def _describe_roles(settings: Settings) -> str:
+    """Say which model completes and which one edits by the settings; only a loaded model can say how fast it is."""
+    from codeclippy_ls.families import Capability, detect_served_family
+    from codeclippy_ls.tasks.model_info import shorten_model_name
+
+    complete, place = settings.model.completion, settings.model.device
+    by_endpoint = f" at {settings.model.endpoint}" if settings.model.endpoint else f" on device {place}"
+    shown = shorten_model_name(complete) if not settings.model.endpoint or complete else "the endpoint's model"
+    edits_itself = not complete or Capability.EDIT in detect_served_family(complete).capabilities
+    edit = shorten_model_name(settings.model.edit) if settings.model.edit else shown
+    if not settings.model.edit and not edits_itself:
+        edit += " if it follows instructions" + ("" if settings.model.endpoint else ", otherwise by the shipped model")
+    return (
+        f"complete by {shown}{by_endpoint}; {f'edit by {edit}' if settings.edit.enabled else 'edits are off'} "
+        "(`codeclippy-ls doctor` measures ms a token)"
+    )
 
 
 def _format_description(description: ModelDescription) -> list[str]:

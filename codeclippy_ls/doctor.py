@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from codeclippy_ls import __version__
 
 if TYPE_CHECKING:
+    from codeclippy_ls.assist.assistant import Assistant
     from codeclippy_ls.inference.speed import Speed
     from codeclippy_ls.settings import Settings
     from codeclippy_ls.tasks.model_info import ModelInfo
@@ -138,6 +139,7 @@ async def _check_completion(report: Report, settings: Settings) -> None:
         model = assistant.model_info(ModelRole.COMPLETE)
         if model is not None:
             _report_model(report, settings, model, time.monotonic() - started)
+            await _check_edit_model(report, assistant, settings)
         result = await assistant.complete(
             Document("file:///sample.py", _SAMPLE, language="python"), len(_SAMPLE), patient=True
         )
@@ -156,6 +158,19 @@ async def _check_completion(report: Report, settings: Settings) -> None:
             _report_speed(report, model.speed)
     finally:
         await assistant.aclose()
+
+
+async def _check_edit_model(report: Report, assistant: Assistant, settings: Settings) -> None:
+    """Load the model for edits, which may be another one, and say which model does what."""
+    from codeclippy_ls.inference.errors import EngineError
+
+    try:
+        if settings.edit.enabled:
+            await assistant.load_edit_model()
+    except EngineError as error:
+        report.add_problem("edits", str(error), 'correct what the message names, or the setting "model.edit"')
+    else:
+        report.add_ok("models", assistant.describe_models())
 
 
 def _report_speed(report: Report, speed: Speed) -> None:
@@ -190,5 +205,5 @@ def _report_model(report: Report, settings: Settings, model: ModelInfo, seconds:
             f"8 tokens takes {model.pass_cost:.1f} times as long as over 1{graphs}",
         )
     family = model.detect_family(settings.model.family)
-    capabilities = ", ".join(capability.value for capability in family.capabilities)
+    capabilities = ", ".join(capability.value for capability in model.list_capabilities(settings.model.family))
     report.add_ok("family", f"{family.name}: {capabilities}; context length {model.context_length}")

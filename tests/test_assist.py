@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,10 @@ async def test_a_model_that_only_continues_leaves_edits_to_the_shipped_one(tmp_p
 
     async def work(assistant: Assistant) -> Any:
         document = Document("file:///x.py", "def f(value):\n    return val", 1)
+        expected = (
+            r"complete by codegen on cpu, [\d.]+ ms a token; edit by the shipped model, which the first edit loads"
+        )
+        assert re.fullmatch(expected, assistant.describe_models())
         completion = await assistant.complete(document, len(document.text))
         assert completion.generation is not None and completion.generation.text.startswith(" val")
         assert assistant.supports_edits()
@@ -120,9 +125,21 @@ async def test_a_model_that_only_continues_leaves_edits_to_the_shipped_one(tmp_p
         assert isinstance(edited, (Proposal, Refusal))
         model = assistant.model_info(ModelRole.EDIT)
         assert model is not None
+        assert re.search(r"; edit by the shipped model on cpu, [\d.]+ ms a token$", assistant.describe_models())
         return model.name
 
     assert await with_model(options(folder), work) == ""
+
+
+async def test_the_models_and_their_speed_are_one_line(toy: Path) -> None:
+    """A model that completes and edits is named for both, and switched-off edits are said to be off."""
+
+    async def work(assistant: Assistant) -> Any:
+        return assistant.describe_models()
+
+    line = await with_model(options(toy), work)
+    assert re.fullmatch(r"complete by (toy\d* on cpu, [\d.]+ ms a token); edit by \1", line)
+    assert (await with_model(options(toy, enabled=False), work)).endswith("; edits are off")
 
 
 async def test_a_family_that_does_not_fit_is_one_clear_error(toy: Path) -> None:

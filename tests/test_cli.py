@@ -178,6 +178,18 @@ def test_invalid_edit_is_an_error(source: Path, arguments: list[str], code: int,
     assert done.returncode == code and reason in done.stderr and "Traceback" not in done.stderr
 
 
+def test_models_says_which_model_does_what(tmp_path: Path) -> None:
+    """By the settings; whether an unknown model edits shows when it is loaded."""
+    alone = run("models").stdout
+    assert alone.startswith("complete by the shipped model on device auto; edit by the shipped model (")
+    chosen = run("models", "--model", tmp_path / "coder.gguf", "--device", "cpu").stdout
+    assert chosen.startswith("complete by coder.gguf on device cpu; edit by coder.gguf if it follows instructions, ")
+    both = run("models", "--model", "a/b", "--edit-model", "c/d").stdout
+    assert both.startswith("complete by b on device auto; edit by d (")
+    wrong = run("models", "--dtype", "int3")
+    assert wrong.returncode == 2 and "expected one of" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
 def test_models_lists_families() -> None:
     """With capabilities, license and cautions."""
     done = run("models", "families")
@@ -196,9 +208,12 @@ def test_models_lists_families() -> None:
 def test_doctor_accepts_the_shipped_model_and_reports_a_damaged_one(tmp_path: Path) -> None:
     """Exit code 0 with the shipped model; 1 and a fix with a damaged one."""
     healthy = run("doctor")
-    assert healthy.returncode == 0 and "everything works" in healthy.stdout and "checksum correct" in healthy.stdout, (
-        healthy.stdout
-    )
+    assert (
+        healthy.returncode == 0
+        and "everything works" in healthy.stdout
+        and " ms a token; edit by the shipped model" in healthy.stdout
+        and "checksum correct" in healthy.stdout
+    ), healthy.stdout
     broken = checkpoints.save_checkpoint(tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     damaged = run("doctor", "--model", broken)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -164,3 +165,47 @@ async def test_pipe_and_socket_options(tmp_path: Path) -> None:
         await editor.stop()
         assert await asyncio.wait_for(child.wait(), TIMEOUT) == 0
         listener.close()
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (
+            (),
+            [
+                "codeclippy-ls 0.1.0",
+                "complete model loading: the shipped model",
+                "complete model ready: the shipped model on cpu",
+                "complete by the shipped model on cpu",
+            ],
+        ),
+        (("--model", "/nowhere"), ["codeclippy-ls 0.1.0", "complete model loading: nowhere", "ERROR", "/nowhere"]),
+    ],
+)
+async def test_the_log_says_what_was_loaded_and_what_failed(
+    model: tuple[str, ...], expected: list[str], tmp_path: Path
+) -> None:
+    """Without --verbose: version, each load with device and speed, each failure with its reason."""
+    log = tmp_path / "log"
+    options = {"model": {"engine": "in-process"}}
+    async with process("--log-file", str(log), "--device", "cpu", *model) as (editor, _):
+        await editor.start(options=options)
+        if model:
+            await editor.until("window/showMessage")
+        await editor.stop()
+    text = log.read_text(encoding="utf-8")
+    positions = [text.find(part) for part in expected]
+    assert -1 not in positions and positions == sorted(positions), text
+    assert bool(model) != (" ms a token" in text)
+
+
+async def test_the_log_of_the_engine_host_says_what_was_loaded() -> None:
+    """It is where to look if a model that several editors share is slow or fails."""
+    async with process() as (editor, _):
+        await editor.start(options={"model": {"engine": "shared", "device": "cpu", "threads": 1}})
+        await editor.stop()
+    texts = [log.read_text(encoding="utf-8") for log in Path(os.environ["XDG_RUNTIME_DIR"]).rglob("*.log")]
+    assert any(
+        "engine host of codeclippy-ls 0.1.0" in text and "model ready: the shipped model on cpu, " in text
+        for text in texts
+    ), texts

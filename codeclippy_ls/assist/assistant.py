@@ -20,7 +20,7 @@ from codeclippy_ls.secret_files import is_secret_uri
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.tasks.edit import EditTask
 from codeclippy_ls.tasks.edit_context import EditContext, find_marker, select_edit_context
-from codeclippy_ls.tasks.model_info import ModelInfo
+from codeclippy_ls.tasks.model_info import ModelInfo, shorten_model_name
 from codeclippy_ls.text import Document, Edit, replace_surrogates
 from codeclippy_ls.uris import parse_name
 
@@ -82,6 +82,35 @@ class Assistant:
         """Return the metadata of a role's model, once it is loaded."""
         info: ModelInfo | None = self._engine.status(role).info
         return info
+
+    async def load_edit_model(self) -> None:
+        """Load the model for edits now; without this the first edit does.
+
+        Raises:
+            EngineError: the model cannot be loaded; the message is for the user.
+        """
+        await self._engine.load(ModelRole.EDIT).result()
+
+    def describe_models(self) -> str:
+        """Say which model completes and which one edits, with device and milliseconds a token; empty while unknown."""
+        complete = self.model_info(ModelRole.COMPLETE)
+        return f"complete by {complete.describe()}; {self._describe_edits(complete)}" if complete is not None else ""
+
+    def _describe_edits(self, complete: ModelInfo) -> str:
+        if not self._settings.edit.enabled:
+            return "edits are off"
+        status = self.status(ModelRole.EDIT)
+        if status.state is ModelState.FAILED:
+            return f"no edits: {status.reason}"
+        if status.info is not None:
+            model: ModelInfo = status.info
+            return f"edit by {model.describe()}" if self.supports_edits() else f"no edits by {model.short_name}"
+        try:
+            if not self._settings.model.edit and complete.supports_edits(self._settings.model.family):
+                return f"edit by {complete.describe()}"
+        except ValueError:
+            return "no edits: the family does not fit the model"
+        return f"edit by {shorten_model_name(self._settings.model.edit)}, which the first edit loads"
 
     @property
     def failure(self) -> str | None:

@@ -34,6 +34,7 @@ from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import Generation, Priority, Request
 from codeclippy_ls.inference.spec import ModelSpec
 from codeclippy_ls.listening import ConnectionLimit
+from codeclippy_ls.tasks.model_info import describe_status
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class EngineHost:
         self._wake = asyncio.Event()
         self.sessions: set[Session] = set()
         self.specs: dict[str, ModelSpec] = {}
+        self._logged_states: dict[str, ModelState] = {}
         loop = asyncio.get_running_loop()
 
         def on_status(key: str, status: ModelStatus) -> None:
@@ -157,6 +159,10 @@ class EngineHost:
         return [messages.encode_status(spec, self.engine.status(key)) for key, spec in self.specs.items()]
 
     def _on_status(self, key: str, status: ModelStatus) -> None:
+        if self._logged_states.get(key) is not status.state:  # not each step of a long preparation
+            self._logged_states[key] = status.state
+            level = logging.ERROR if status.state is ModelState.FAILED else logging.INFO
+            log.log(level, "%s", describe_status(self.specs[key].name, status))
         if self.engine.failure is not None:
             self._wake.set()
         else:

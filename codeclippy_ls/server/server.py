@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Mapping
+from platform import python_version
 from typing import Any
 
 from lsprotocol import types
@@ -116,6 +118,8 @@ class Server(GuardedServer):
         """
         options = params.initialization_options
         client = Client(self.protocol, params.capabilities, options)
+        name = params.client_info.name if params.client_info is not None else "an unnamed client"
+        log.info("codeclippy-ls %s, Python %s, %s, for %.60r", __version__, python_version(), sys.platform, name)
         if isinstance(options, dict):
             options = {key: value for key, value in options.items() if key not in CLIENT_OPTIONS}
         options, workspace = split_workspace(options)

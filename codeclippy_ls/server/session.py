@@ -33,7 +33,7 @@ from codeclippy_ls.server.edits import Edits
 from codeclippy_ls.settings import Settings, Source, parse, split_workspace
 from codeclippy_ls.syntax.languages import language_of_file
 from codeclippy_ls.tasks.edit_context import find_marker, is_new_document
-from codeclippy_ls.tasks.model_info import ModelInfo
+from codeclippy_ls.tasks.model_info import ModelInfo, describe_status
 from codeclippy_ls.text import Change, Document, Documents, Edit
 from codeclippy_ls.uris import parse_name, relative_path
 
@@ -80,6 +80,7 @@ class Session:
         self._is_started = False
         self._num_loading = 0
         self._load_progress: Progress | None = None  # of the last load
+        self._logged_states: dict[str, ModelState] = {}
         self._num_editing = 0
         loop = asyncio.get_running_loop()
 
@@ -285,9 +286,13 @@ class Session:
                 self._load_progress.report(f"preparing it once: {status.percentage} %", status.percentage)
             return
         is_failed = status.state is ModelState.FAILED
+        if self._logged_states.get(model) is not status.state:  # not each step of a long preparation
+            self._logged_states[model] = status.state
+            self._log_status(model, status)
         if model == ModelRole.COMPLETE:
             info: ModelInfo | None = status.info
-            self.client.send_status(status.state.value, status.reason or (info.speed.describe() if info else ""))
+            known = (self.assistant.describe_models(), info.speed.describe()) if info is not None else ()
+            self.client.send_status(status.state.value, status.reason or "; ".join(part for part in known if part))
             if status.state is ModelState.READY and self._last_position is not None:
                 self.read_ahead(*self._last_position)
             if is_failed and not self._num_loading and not self._num_editing:  # otherwise they report it
@@ -298,6 +303,16 @@ class Session:
             self.client.send_status(status.state.value, status.reason)
             if self.assistant.status(ModelRole.COMPLETE) != status:
                 self.client.show_message_once(f"edits are unavailable: {status.reason}", types.MessageType.Error)
+
+    def _log_status(self, model: str, status: ModelStatus) -> None:
+        """Log a model's new state by its role, and which model does what once that is known."""
+        name = self.settings.model.completion
+        if model == ModelRole.EDIT:
+            name = self.settings.model.edit or name
+        level = logging.ERROR if status.state is ModelState.FAILED else logging.INFO
+        log.log(level, "%s %s", model, describe_status(name, status))
+        if status.state is ModelState.READY and (models := self.assistant.describe_models()):
+            log.info("%s", models)
 
     # Suggestions and edits.
 

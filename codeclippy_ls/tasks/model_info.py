@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
-from codeclippy_ls.families import Family, detect_family, detect_served_family
+from codeclippy_ls.families import Capability, Family, detect_family, detect_served_family
+from codeclippy_ls.inference.engine import ModelStatus
 from codeclippy_ls.inference.speed import Speed
 from codeclippy_ls.prompts.token_prompts import collect_control_token_ids, supports_edits
 
@@ -63,6 +65,40 @@ class ModelInfo:
             ValueError: the configured family does not fit.
         """
         return supports_edits(self.detect_family(configured), self.is_chat)
+
+    def list_capabilities(self, configured: str = "") -> list[Capability]:
+        """Return what it can do; a model that follows instructions edits, whatever its family is trained for.
+
+        Raises:
+            ValueError: the configured family does not fit.
+        """
+        capabilities = list(self.detect_family(configured).capabilities)
+        if self.supports_edits(configured) and Capability.EDIT not in capabilities:
+            capabilities.append(Capability.EDIT)
+        return capabilities
+
+    @property
+    def short_name(self) -> str:
+        """Its name in messages, without folders."""
+        return shorten_model_name(self.name)
+
+    def describe(self) -> str:
+        """Describe it to the user: name, place, milliseconds a token if they were measured."""
+        place = f" {'at' if self.served_by else 'on'} {self.device}" if self.device else ""
+        seconds = self.speed.token_seconds
+        return f"{self.short_name}{place}{f', {1000 * seconds:.2g} ms a token' if seconds else ''}"
+
+
+def shorten_model_name(name: str) -> str:
+    """Return a model's name in messages; the shipped model has none of its own."""
+    return PurePath(name).name if name else "the shipped model"
+
+
+def describe_status(name: str, status: ModelStatus) -> str:
+    """Describe a new status of a model as a line of the log."""
+    known = status.info.describe() if isinstance(status.info, ModelInfo) else shorten_model_name(name)
+    detail = status.reason or known
+    return f"model {status.state.value}: {detail}"
 
 
 def describe_model(model: Any) -> ModelInfo:
