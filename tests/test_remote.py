@@ -298,14 +298,14 @@ async def test_cancelling_closes_the_connection() -> None:
 
 
 async def test_partial_text_is_shown_if_time_is_up() -> None:
-    """As with every engine."""
-    async with run_stub(answer_and_hang(response_head(), event("width"))) as service:
+    """As with every engine, up to the last whole word."""
+    async with run_stub(answer_and_hang(response_head(), event("width + hei"))) as service:
         settings = make_settings(service.url)
         settings = replace(settings, completion=replace(settings.completion, time_budget_ms=1500))
         async with open_assistant(settings) as assistant:
             await assistant.load()
             found = await assistant.complete(Document("file:///a.py", CODE), len(CODE))
-            assert [item.text for item in found.items] == ["width"] and not found.complete
+            assert [item.text for item in found.items] == ["width +"] and not found.complete
 
 
 async def test_confidence_is_read_from_log_probabilities_in_either_form() -> None:

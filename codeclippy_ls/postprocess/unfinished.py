@@ -1,8 +1,8 @@
 """Cut an answer that a time limit ended at a place where it can stand.
 
 The end of a cut line is not its author's: ``return sum(values) / len`` is valid and wrong. So only whole lines stay; of
-a cut line, statements that end with a character of their own, and in prose, comments and strings, whole words. All
-texts are in LF. Knows no model and no LSP.
+a cut line, statements that end with a character of their own, and in comments, strings and languages without a grammar,
+whole words. All texts are in LF. Knows no model and no LSP.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ def cut_unfinished(text: str, context: CursorContext, trees: DocumentTrees, docu
     if whole.strip():
         return whole
     base = trees.parse(document, context.prefix + context.suffix, find_language(context.language))
-    if base is None:  # what a word is in a language without a grammar is known, but not what ends a statement
-        return ""
+    words = text[: len(text) - len(cut)] + cut.rpartition(" ")[0].rstrip()
+    if base is None:  # without a grammar nothing tells code from prose
+        return words
     start = len(context.prefix.encode("utf-8", "replace"))
     tree = base.edited(start, start, text.encode("utf-8", "replace"))
     if is_prose(tree, start + len(text.encode("utf-8", "replace"))):
-        return text[: len(text) - len(cut)] + cut.rpartition(" ")[0].rstrip()
+        return words
     ends = text.rstrip().endswith(_STATEMENT_ENDS) and ends_statement(tree, context.prefix + text.rstrip())
     return text if ends else ""
