@@ -438,6 +438,20 @@ def test_line_between_the_lines_of_a_hunk_refuses_it(fence: str) -> None:
     assert after is None and "breaks off" in problems[0]
 
 
+@pytest.mark.parametrize("header", ["@@ -1,3 +1,5 @@", "@@", "@@ -1,9 +1,9 @@"])
+@pytest.mark.parametrize("fence", ["```sh", "```", "~~~"])
+def test_fence_line_that_lost_its_space_does_not_halve_an_edit(header: str, fence: str) -> None:
+    """In a document with such a line it does not close the answer's fence; elsewhere it does."""
+    before = f"Run:\n{fence}\nmake\n"
+    diff = f"{header}\n Run:\n+Now:\n{fence}\n+make clean\n make\n"
+    assert read(diff, before, whole=True)[0] is None
+    assert read(diff.replace(f"\n{fence}", f"\n {fence}"), before, whole=True)[0] == (
+        f"Run:\nNow:\n{fence}\nmake clean\nmake\n"
+    )
+    closed = f"```\n{header}\n Run:\n+Now:\n make\n```\n\n- says when\n"
+    assert read(closed, "Run:\nmake\n", whole=True)[0] == "Run:\nNow:\nmake\n"
+
+
 def test_diff_that_does_not_match_its_header_is_refused() -> None:
     document = Document("file:///a", "a\nb\na\n")
     edits, problems = read_diff_at("@@ -1,1 +1,1 @@\n-a\n+x\n", document, [1, 2])

@@ -125,8 +125,14 @@ class _RawHunk:
         return any(line[:1] in _CHANGE_TYPES for line in self.body)
 
 
-def parse_hunks(text: str, *, complete: bool, empty_document: bool) -> tuple[list[Hunk], list[Problem]]:
-    """Parse the hunks of a text. Problems are fatal, or notes about hunks that were left out."""
+def parse_hunks(
+    text: str, *, complete: bool, empty_document: bool, fences: frozenset[str] = frozenset()
+) -> tuple[list[Hunk], list[Problem]]:
+    """Parse the hunks of a text. Problems are fatal, or notes about hunks that were left out.
+
+    Args:
+        fences: the document's own lines that look like a fence; see `find_fences`.
+    """
     if len(text) > MAX_CHARACTERS:
         return [], [Problem(f"The diff is longer than {MAX_CHARACTERS} characters.")]
     lines, final_newline = _split_text(text)
@@ -136,7 +142,7 @@ def parse_hunks(text: str, *, complete: bool, empty_document: bool) -> tuple[lis
     raw_hunks = _drop_repeated(raw_hunks)
     if len(raw_hunks) > MAX_HUNKS:
         return [], [Problem(f"The diff has more than {MAX_HUNKS} hunks.")]
-    if problem := _find_foreign_text(above, raw_hunks, empty_document):
+    if problem := _find_foreign_text(above, raw_hunks, empty_document) or _find_lost_fence(raw_hunks, fences):
         return [], [problem]
     if not raw_hunks:
         return [], [Problem("The answer is not a unified diff: it has no line that starts with @@.")]
@@ -151,6 +157,13 @@ def parse_hunks(text: str, *, complete: bool, empty_document: bool) -> tuple[lis
     ]
     hunks, problem = _parse_structure([raw for raw in raw_hunks if raw.has_changes])
     return ([], [problem]) if problem else (hunks, notes)
+
+
+def find_fences(text: str) -> frozenset[str]:
+    """Find the lines of a document that would close a fence if they lost their space in a diff."""
+    if not any(fence in text for fence in _FENCE):
+        return frozenset()
+    return frozenset(line.rstrip() for line in text.splitlines() if line.startswith(_FENCE))
 
 
 def _split_text(text: str) -> tuple[list[str], bool]:
@@ -291,6 +304,15 @@ def _find_foreign_text(above: Sequence[str], raw_hunks: Sequence[_RawHunk], empt
             return Problem("A line that is neither kept, removed nor added breaks off a hunk.", number)
         for line in gap:
             fence = _update_fence(fence, line)
+    return None
+
+
+def _find_lost_fence(raw_hunks: Sequence[_RawHunk], fences: frozenset[str]) -> Problem | None:
+    """Find a hunk that may go on behind a fence line of the document, which lost its space."""
+    for raw in raw_hunks:
+        first, *others = raw.following or ("",)
+        if not raw.is_exact and first.rstrip() in fences and any(line[:1] in _CHANGE_TYPES for line in others):
+            return Problem("A line that is neither kept, removed nor added breaks off a hunk.", raw.number)
     return None
 
 

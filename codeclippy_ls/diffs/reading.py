@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from codeclippy_ls.diffs.edits import build_edits, build_edits_at_lines, find_overlap
-from codeclippy_ls.diffs.hunks import Problem, parse_hunks
+from codeclippy_ls.diffs.hunks import Problem, find_fences, parse_hunks
 from codeclippy_ls.diffs.matching import HunkMatch, IndentShift, LineIndex, match_hunk
 from codeclippy_ls.text import Document, Edit, apply_edits, split_lines
 
@@ -51,7 +51,8 @@ def read_diff(text: str, document: Document, near: int | None = None, *, complet
     """
     if document.line_count > MAX_DOCUMENT_LINES:
         return _refuse(Problem(f"The document has more than {MAX_DOCUMENT_LINES} lines."))
-    hunks, problems = parse_hunks(text, complete=complete, empty_document=not document.text)
+    fences = find_fences(document.text)
+    hunks, problems = parse_hunks(text, complete=complete, empty_document=not document.text, fences=fences)
     if any(problem.fatal for problem in problems):
         return DiffResult([], problems)
     if len(hunks) * document.line_count > MAX_SEARCHED_LINES:
