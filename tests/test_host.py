@@ -481,8 +481,8 @@ async def test_thread_serves_while_the_host_is_suspended(script: Path, monkeypat
                 assert newcomer.uses_own and (await other.complete(make_document(), len(CODE))).items
         finally:
             os.kill(suspended, signal.SIGCONT)
-        await wait_until(lambda: not engine.uses_own)
-        assert engine.status(ModelRole.COMPLETE).state is ModelState.READY
+        # On a busy machine it may count as silent again for a moment.
+        await wait_until(lambda: not engine.uses_own and engine.status(ModelRole.COMPLETE).state is ModelState.READY)
         assert (await assistant.complete(make_document(), len(CODE))).items
         assert host_process_of(shared_engine_of(engine)) == suspended
         await wait_until(lambda: not engine._requests and engine._own is None)
