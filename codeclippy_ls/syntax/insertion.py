@@ -127,7 +127,7 @@ class InsertionCheck:
         line, rest = self.prefix.rpartition("\n")[2], self.suffix.partition("\n")[0]
         quotes = ["", *(quote for quote in _QUOTES if (line + rest).count(quote) % 2)]
         brackets = self._missing_brackets
-        ends = [brackets, brackets + ",", brackets + ";"]
+        ends = [brackets, brackets + ",", brackets + ";", ": " + brackets]
         if self.language.style is BlockStyle.KEYWORDS:
             ends = [brackets, " then", " do", " = {"]
         fillers = (quote + rest + end for end in ends for quote in quotes)
