@@ -87,7 +87,8 @@ class ForwardHook:
 def replace_loader(make: Callable[[ModelSpec], Model]) -> Iterator[None]:
     """Let engines load the model that ``make`` returns for a spec, on their own thread."""
     originals = loader.load, checkpoint.find_checkpoint
-    setattr(loader, "load", make)  # noqa: B010 - mypy treats a function as constant
+    replacement = lambda spec, **options: make(spec)  # noqa: E731
+    setattr(loader, "load", replacement)  # noqa: B010 - mypy treats a function as constant
     # Their names are no checkpoints'; the time limit of loading is that of any file.
     setattr(checkpoint, "find_checkpoint", lambda name: Path(__file__))  # noqa: B010
     try:

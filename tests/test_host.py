@@ -139,17 +139,17 @@ def test_tasks_and_generations_survive_the_wire(task: Any) -> None:
 
 
 @posix
-def test_runtime_folder_must_be_reachable_only_by_the_user(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not by others, not as a link, not as a file; it is path if it is missing."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_runtime_folder_must_be_reachable_only_by_the_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by others, not as a link, not as a file; it is made if it is missing."""
+    parent = folder / "runtime"
+    parent.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(parent))
     assert prepare_runtime_folder().stat().st_mode & 0o777 == 0o700
-    (tmp_path / "codeclippy").chmod(0o755)
+    (parent / "codeclippy").chmod(0o755)
     with pytest.raises(HostError, match="only you can reach"):
         prepare_runtime_folder()
-    (tmp_path / "codeclippy").rmdir()
-    (tmp_path / "codeclippy").symlink_to(tmp_path)
+    (parent / "codeclippy").rmdir()
+    (parent / "codeclippy").symlink_to(parent)
     with pytest.raises(HostError, match="only you can reach"):
         prepare_runtime_folder()
     monkeypatch.delenv("XDG_RUNTIME_DIR")
