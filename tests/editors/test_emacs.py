@@ -377,11 +377,18 @@ def test_a_diff_is_shown_and_the_next_candidate_is_chosen(
 
         def ask() -> None:
             emacs.eval_lisp('(progn (goto-char (point-min)) (forward-line 2) (codeclippy-edit "Add a comment") nil)')
-            emacs.wait_for_screen("y apply", "M-n next", "+    # adds", "apply this edit to add.py? (1 of 2)")
+            emacs.wait_for_screen("y apply", "M-n next", "+    # adds")
+            wait_for_question("apply this edit to add.py? (1 of 2)")
+
+        def wait_for_question(text: str) -> None:
+            """Not on the screen: the end of the server before may be announced after it."""
+            messages = '(with-current-buffer "*Messages*" (buffer-string))'
+            emacs.wait_until(lambda: text in emacs.eval_lisp(messages), f"the question {text}")
 
         ask()
         emacs.press("M-n")
-        emacs.wait_for_screen("+    # sums", "(2 of 2)")
+        emacs.wait_for_screen("+    # sums")
+        wait_for_question("(2 of 2)")
         assert "# adds" not in emacs.get_screen(), "both candidates use one window"
         emacs.press("y")
         wait_for_body(emacs, COMMENTED.replace("adds", "sums"), "the edit")
