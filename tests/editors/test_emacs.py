@@ -706,7 +706,7 @@ def get_new_messages(emacs: Emacs, before: str) -> list[str]:
 def test_a_killed_engine_host_shows_a_message_and_loses_no_text(
     emacs: Emacs, hosts: Hosts, report: Callable[[str, float], None], tmp_path: Path
 ) -> None:
-    """The host of the real server is killed during an edit, and during a suggestion: one message each."""
+    """The host of the real server is killed during an edit: one message. One that is suspended costs none."""
     with use_server(emacs, hosts.command, LONG_EDITS_LISP):
         emacs.open(tmp_path / "many.py", LONG_FILE[:-1])
         emacs.wait_until_ready()
@@ -727,14 +727,10 @@ def test_a_killed_engine_host_shows_a_message_and_loses_no_text(
         hosts.suspend()
         emacs.type("total = ")
         time.sleep(1.0)  # for the request to be sent
-        assert not emacs.eval_lisp("codeclippy--visible")
         _, when = hosts.kill()
         emacs.wait_until(lambda: emacs.eval_lisp("codeclippy--visible"), "ghost text")
         report("from the kill during a suggestion to the next one", time.monotonic() - when)
-        assert (
-            get_new_messages(emacs, messages)[1:] == [f"Code Clippy: {EXIT_MESSAGE}"]
-            and emacs.get_text() == f"{LONG_FILE}total = "
-        )
+        assert get_new_messages(emacs, messages)[1:] == [] and emacs.get_text() == f"{LONG_FILE}total = "
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -515,7 +515,7 @@ def test_the_real_server_suggests_and_edits(start: Start, tmp_path: Path) -> Non
 def test_a_killed_engine_host_shows_a_message_and_loses_no_text(
     start: Start, hosts: Hosts, report: Callable[[str, float], None], tmp_path: Path
 ) -> None:
-    """The host of the real server is killed during an edit, and during a suggestion: one message each."""
+    """The host of the real server is killed during an edit: one message. One that is suspended costs none."""
     nvim = start(hosts.command, LONG_EDITS)
     nvim.open(tmp_path / "many.py", f"{LONG_FILE}\n")
     nvim.wait_until_ready()
@@ -530,12 +530,10 @@ def test_a_killed_engine_host_shows_a_message_and_loses_no_text(
     hosts.suspend()
     nvim.press("total = ")
     time.sleep(1.0)  # for the request to be sent
-    assert not nvim.has_ghost_text(), nvim.get_screen()
-    assert "pending" in nvim.exec_lua("return vim.inspect(require('codeclippy').client().requests)")
     second, when = hosts.kill()
     nvim.wait_until(lambda: nvim.has_ghost_text() and second not in hosts.list_running(), "ghost text")
     report("from the kill during a suggestion to the next one", time.monotonic() - when)
-    assert nvim.get_messages()[1:] == [f"Code Clippy: {EXIT_MESSAGE}"] and nvim.get_text() == f"{LONG_FILE}total = "
+    assert nvim.get_messages()[1:] == [] and nvim.get_text() == f"{LONG_FILE}total = "
     assert max(map(len, nvim.get_messages())) < 68, "in 80 columns, Neovim would ask for Enter"
 
 
