@@ -37,7 +37,7 @@ editors: $(BIN)/python ## install the real editors beside the system's, where th
 		PYTHON=$(abspath $(BIN)/python) sh tests/editors/install/$$editor.sh "$(EDITORS_ROOT)" || exit 1; done
 
 test-editors: editors $(VENV)/installed-test $(VENV)/installed-editors ## the clients in VS Code, Neovim and Emacs
-	$(BIN)/python -m pytest tests/editors -m editors -rsR --reruns 2
+	$(BIN)/python -m pytest tests/editors -m editors -rsR --reruns 2 -n $(WORKERS) --maxprocesses 2 --dist loadfile
 
 test-services: $(SERVICES)/installed ## the remote engine against llama.cpp's server and transformers' serve
 	$(SERVICES)/bin/python -m pytest tests/test_remote_services.py -rs
