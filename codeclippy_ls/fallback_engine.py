@@ -25,7 +25,7 @@ OpenOwn = Callable[[Mapping[str, ModelSpec], StatusListener], Engine]
 
 
 class FallbackEngine:
-    """Two engines, of which one is in use.
+    """Two engines; one is in use at a time.
 
     Args:
         specs: the models, by the name that requests use.

@@ -35,7 +35,7 @@ class Notebooks:
 
         Raises:
             KeyError: the notebook is not open.
-            IndexError: it has not so many cells.
+            IndexError: it has fewer cells.
         """
         known = self._cells[uri]
         if not 0 <= start <= start + delete_count <= len(known):

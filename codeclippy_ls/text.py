@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import AnyStr, Literal, NamedTuple
 
 from codeclippy_ls.line_diff import find_changes
 
@@ -177,8 +177,8 @@ def trim_edit(text: str, start: int, end: int, replacement: str) -> Edit:
     It never begins or ends inside a CRLF of ``text``, where no position can point.
     """
     old = text[start:end]
-    head = _common_prefix_length(old, replacement)
-    tail = _common_prefix_length(old[head:][::-1], replacement[head:][::-1])
+    head = common_prefix_length(old, replacement)
+    tail = common_prefix_length(old[head:][::-1], replacement[head:][::-1])
     if _splits_crlf(text, start + head):
         head -= 1 if head else 0
     if _splits_crlf(text, end - tail):
@@ -186,7 +186,7 @@ def trim_edit(text: str, start: int, end: int, replacement: str) -> Edit:
     return Edit(start + head, end - tail, replacement[head : len(replacement) - tail])
 
 
-def _common_prefix_length(one: str, other: str) -> int:
+def common_prefix_length(one: AnyStr, other: AnyStr) -> int:
     """Return the length of the common prefix, by bisection: a loop over characters is too slow for long lines."""
     known, limit = 0, min(len(one), len(other))
     while known < limit:

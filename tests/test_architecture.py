@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "catalog": set(),
     "user_config": {"settings"},
     "model_specs": {"inference", "settings"},
-    "syntax": set(),
+    "syntax": {"text"},
     "postprocess": {"families", "syntax", "text"},
     "prompts": {"families", "syntax", "text"},
     "diffs": {"line_diff", "text"},

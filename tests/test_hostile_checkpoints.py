@@ -148,7 +148,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.fixture
 async def engine(master: Path) -> AsyncIterator[ThreadEngine]:
-    """Open an engine of which another model is ready."""
+    """Open an engine that has another model ready."""
     opened = ThreadEngine(ModelWorker, {"good": _spec(master), "hostile": _spec(master)})
     await opened.load("good").result()
     yield opened

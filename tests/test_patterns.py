@@ -96,7 +96,7 @@ def _methods(name: str, source: str) -> set[str]:
 
 
 def _constants(module: ast.Module) -> dict[str, str]:
-    """Return a module's constants that are texts, of which patterns may be made."""
+    """Return a module's text constants, from which patterns may be made."""
     found: dict[str, str] = {}
     for node in module.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):

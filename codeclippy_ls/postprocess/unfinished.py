@@ -1,6 +1,6 @@
-"""Cut an answer that a time limit ended at a place where it can stand.
+"""Shorten an answer that a time limit cut off, to its last complete line, statement or word.
 
-The end of a cut line is not its author's: ``return sum(values) / len`` is valid and wrong. So only whole lines stay; of
+The end of a cut line may be valid and wrong: ``return sum(values) / len``. So only whole lines stay; of
 a cut line, statements that end with a character of their own, and in comments, strings and languages without a grammar,
 whole words. All texts are in LF. Knows no model and no LSP.
 """

@@ -100,7 +100,7 @@ class StreamedChoice:
     """One candidate, as far as it has come.
 
     Attributes:
-        num_tokens: at least so many were generated: one with each event that adds text.
+        num_tokens: minimum number of generated tokens: one for each event that adds text.
     """
 
     text: str = ""

@@ -14,6 +14,7 @@ from functools import cache
 from tree_sitter import Node, Parser, Point, Query, QueryCursor, Tree
 
 from codeclippy_ls.syntax.languages import Language, load_grammar
+from codeclippy_ls.text import common_prefix_length
 
 MAX_BYTES = 400_000  # of a text that is parsed: 150 ms once, then what changes
 BRACKETS = "()[]{}"
@@ -179,22 +180,10 @@ def _parser(language: Language) -> Parser:
 
 def _reparsed(known: SyntaxTree, source: bytes) -> SyntaxTree:
     """Return the tree of a source that differs from the known one in one span."""
-    start = _common(known.source, source)
+    start = common_prefix_length(known.source, source)
     most = min(len(known.source), len(source)) - start
-    same = _common(known.source[::-1][:most], source[::-1][:most])
+    same = common_prefix_length(known.source[::-1][:most], source[::-1][:most])
     return known.edited(start, len(known.source) - same, source[start : len(source) - same])
-
-
-def _common(one: bytes, other: bytes) -> int:
-    """Return the length of the common prefix, by halving."""
-    low, high = 0, min(len(one), len(other))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _point(source: bytes, byte: int) -> Point:

@@ -112,7 +112,7 @@ def test_ghost_text_is_accepted_whole_and_undone_in_one_step(
 
 
 def test_ghost_text_has_no_carriage_returns(emacs: Emacs, script: Script, tmp_path: Path) -> None:
-    """In a file with CRLF, of which Emacs' buffer and the server have LF."""
+    """In a file with CRLF; Emacs' buffer and the server have LF."""
     script.set(complete="total = a\n    total += b\n    return total")
     path = tmp_path / "ends.py"
     emacs.open(path, f"# {tmp_path}\r\ndef add(a, b):\r\n   ".encode())
