@@ -665,14 +665,19 @@ def test_two_windows_have_a_server_each(shared: Window, script: Script, tmp_path
 
 
 def test_an_edit_is_previewed_and_applied(own: Window, script: Script) -> None:
-    """The file changes only after the user has ticked and applied the edit in VS Code's refactor preview."""
+    """VS Code's preview has the edit ticked. Discard changes nothing and says nothing; Apply applies it."""
     script.set(edit=TO_FLOAT)
     own.name = "mean"
     path = own.open(WHOLE)
     own.run("editWithMessage", line=2, message="use floats", palette=True)
+    own.run("waitForPreview", row="total = 0.0")
+    own.run("answerPreview", button="Discard")
+    own.run("waitForStatus", expected="Code Clippy: ready")
+    own.run("editWithMessage", line=2, message="use floats")
     own.run("waitForPreview", row="total = 0.0", shot="preview")
+    own.run("assertNoNotification")
     assert path.read_text() == WHOLE
-    own.run("applyPreview")
+    own.run("answerPreview", button="Apply")
     own.run("waitForFile", text=FLOAT)
 
 

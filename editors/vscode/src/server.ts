@@ -21,6 +21,7 @@ import {
 import { LanguageClient, LanguageClientOptions } from 'vscode-languageclient/node';
 import { askAboutDiff } from './diff';
 import { findServer } from './find';
+import { previewEdit } from './preview';
 import { SuggestionRetry } from './retry';
 import { makeSelector, Settings } from './settings';
 import { State, Status } from './status';
@@ -159,7 +160,7 @@ export class Server implements vscode.Disposable {
       session.process.on('exit', (code, signal) => this.log.info(`the server exited (${signal ?? code})`));
       return session.process;
     };
-    const options = this.options(() => this.handleExit(session, 'the server exited'));
+    const options = this.options(() => session);
     const session: Session = { client: new QuietClient('codeclippy', 'Code Clippy', start, options), isOver: false };
     session.client.onNotification('codeclippy/status', (params: { state: string; message: string }) => {
       const state: State = params.state === 'absent' ? 'loading' : (params.state as State);
@@ -175,7 +176,7 @@ export class Server implements vscode.Disposable {
     return session;
   }
 
-  private options(onClosed: () => void): LanguageClientOptions {
+  private options(getSession: () => Session): LanguageClientOptions {
     return {
       documentSelector: makeSelector(),
       initializationOptions: { ...this.settings.initial(), statusNotification: true, separateSettings: true },
@@ -183,12 +184,16 @@ export class Server implements vscode.Disposable {
       errorHandler: {
         error: () => ({ action: ErrorAction.Continue, handled: true }),
         closed: () => {
-          onClosed();
+          this.handleExit(getSession(), 'the server exited');
           return { action: CloseAction.DoNotRestart, handled: true };
         },
       },
       initializationFailedHandler: () => false,
       middleware: {
+        workspace: {
+          handleApplyEdit: async (params, next) =>
+            (await previewEdit(getSession().client, params)) ?? next(params, new vscode.CancellationTokenSource().token),
+        },
         handleWorkDoneProgress: (token, value, next) => {
           this.status.handleProgress(token, value);
           next(token, value);

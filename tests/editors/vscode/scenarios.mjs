@@ -151,19 +151,20 @@ export async function editWithMessage(vscode, { line, message, palette = false, 
   await vscode.submitMessage(message);
 }
 
-/** Wait for the preview, tick it, and open its diff. */
+/** Wait for the preview, whose changes are ticked, and open its diff. */
 export async function waitForPreview(vscode, { row, shot = '' }) {
   const changed = vscode.preview.locator('.monaco-list-row', { hasText: row });
   await changed.waitFor();
-  await vscode.tickPreview();
+  await vscode.assertPreviewIsTicked();
   await changed.click();
   await vscode.page.locator('.monaco-diff-editor').first().waitFor();
   await vscode.wait(1000);
   await takeScreenshot(vscode, shot, 650);
 }
 
-export async function applyPreview(vscode) {
-  await vscode.applyPreview();
+/** Press a button of the preview, Apply or Discard. */
+export async function answerPreview(vscode, { button }) {
+  await vscode.answerPreview(button);
 }
 
 /** Wait for the tab of a diff, and press a button of the question about it. */

@@ -164,15 +164,18 @@ export class Workbench {
     }
   }
 
-  /** Tick all changes in the refactor preview. */
-  async tickPreview() {
-    const boxes = this.preview.locator('.monaco-list-row input[type=checkbox], .monaco-list-row [role=checkbox]');
-    await boxes.first().click();
+  /** Fail unless all changes in the refactor preview are ticked. */
+  async assertPreviewIsTicked() {
+    const boxes = await this.preview.locator('.monaco-list-row [role=checkbox].monaco-checkbox').all();
+    const isTicked = await Promise.all(boxes.map(async (box) => (await box.getAttribute('aria-checked')) === 'true'));
+    if (boxes.length === 0 || isTicked.includes(false)) {
+      throw new Error(`ticked: ${isTicked}`);
+    }
   }
 
-  /** Apply the ticked changes. */
-  async applyPreview() {
-    await this.page.getByRole('button', { name: 'Apply', exact: true }).click();
+  /** Press a button of the preview. */
+  async answerPreview(name) {
+    await this.page.getByRole('button', { name, exact: true }).click();
     await this.preview.waitFor({ state: 'hidden' });
   }
 
