@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ from codeclippy_ls.engine.generation import threads
 from codeclippy_ls.engine.generation.threads import ThreadCountTuner
 
 Machine = Callable[[int, float], float]  # thread count and time to the seconds of a pass
+LAYERS = 12
 
 
 def idle(count: int, now: float) -> float:
@@ -48,10 +50,15 @@ def simulate(
     spent = best = 0.0
     while now < seconds:
         noise = generator.uniform(0.95, 1.1) * (3 if generator.random() < 0.01 else 1)
-        taken = machine(subject.count, now) * noise
         best += min(machine(count, now) for count in (1, 2)) * noise
-        spent, now = spent + taken, now + taken + 0.01
-        subject.update(taken)
+        started = now
+        subject.start_pass(LAYERS, 1.0)
+        for _ in range(LAYERS):
+            now += machine(subject.count, now) * noise / LAYERS
+            subject.finish_layer()
+        spent += now - started
+        subject.update(now - started)
+        now += 0.01
     return spent, best, subject
 
 
@@ -76,6 +83,71 @@ def test_count_follows_builds_that_come_and_go() -> None:
     assert spent < 1.25 * best
 
 
+def test_a_pass_yields_the_core_before_it_ends() -> None:
+    """Others take both cores while a pass runs: it costs less than one and a half passes with one thread."""
+    now = 0.0
+    subject = ThreadCountTuner(2, lambda: now)
+    subject.calibrate({1: 0.076, 2: 0.046})
+    subject.start_pass(LAYERS, 1.0)
+    counts = []
+    for layer in range(LAYERS):
+        now += (idle_large if layer < 4 else busy_large)(subject.count) / LAYERS
+        subject.finish_layer()
+        counts.append(subject.count)
+    assert counts[3] == 2 and counts[-1] == 1
+    assert now < 1.5 * 0.076
+    subject.update(now)  # of a pass with both counts: says nothing about either
+    subject.start_pass(LAYERS, 1.0)
+    assert subject.count == 1 and not subject.finish_layer()
+
+
+def idle_large(count: int) -> float:
+    """Half a billion parameters, as measured."""
+    return 0.076 if count == 1 else 0.046
+
+
+def busy_large(count: int) -> float:
+    """The same beside another program on each core: each layer waits for both."""
+    return 0.076 if count == 1 else 0.5
+
+
+def test_a_prompt_yields_and_tries_again() -> None:
+    """Chunk by chunk: a chunk that others disturb goes on with one thread, a later one finds the cores quiet again."""
+    now = 0.0
+    subject = ThreadCountTuner(2, lambda: now)
+    subject.calibrate({1: 0.076, 2: 0.046})
+    counts = []
+    for chunk in range(6):
+        for layer in range(LAYERS):
+            if layer == 0:
+                subject.start_pass(LAYERS, 10.0)
+            now += 10 * (busy_large if 1 <= chunk <= 2 else idle_large)(subject.count) / LAYERS
+            subject.finish_layer()
+        counts.append(subject.count)
+    assert counts == [2, 1, 1, 2, 2, 2]
+
+
+def test_a_pass_of_unknown_cost_is_never_late() -> None:
+    """Nothing is known of it."""
+    now = 0.0
+    subject = ThreadCountTuner(2, lambda: now)
+    subject.calibrate({1: 0.076, 2: 0.046})
+    subject.start_pass(LAYERS, math.inf)
+    now = 1000.0
+    assert not subject.finish_layer() and subject.count == 2
+
+
+def test_a_pass_that_nobody_started_is_not_watched() -> None:
+    """As those that are measured while a model is loaded."""
+    now = 0.0
+    subject = ThreadCountTuner(2, lambda: now)
+    subject.calibrate({1: 0.076, 2: 0.046})
+    subject.start_pass(2, 1.0)
+    assert not subject.finish_layer()
+    now = 1000.0
+    assert not subject.finish_layer() and subject.count == 2
+
+
 def test_fixed_count_does_not_change() -> None:
     """Without calibration, updates change nothing."""
     subject = ThreadCountTuner(3)
@@ -89,3 +161,10 @@ def test_one_core_is_left_to_other_programs(monkeypatch: pytest.MonkeyPatch) -> 
     for cores, wanted in ((1, (1,)), (2, (1,)), (3, (1, 2)), (4, (2, 3, 1)), (12, (6, 8, 1)), (64, (8, 1))):
         monkeypatch.setattr(threads, "count_cores", lambda cores=cores: cores)
         assert threads.list_thread_counts() == wanted
+
+
+def test_a_large_model_takes_both_of_two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading its weights bounds it; with more cores the last one gains nothing."""
+    for cores, wanted in ((1, (1,)), (2, (2, 1)), (3, (1, 2)), (4, (2, 3, 1))):
+        monkeypatch.setattr(threads, "count_cores", lambda cores=cores: cores)
+        assert threads.list_thread_counts(500_000_000) == wanted

@@ -17,6 +17,7 @@ from contextlib import suppress
 
 from codeclippy_ls.engine.decoder.linear import Int8Linear
 
+PACKING_THREAD = "codeclippy-pack"
 _NICENESS = 10
 
 
@@ -25,7 +26,7 @@ def start_packing(layers: Sequence[Int8Linear]) -> threading.Thread | None:
     if not layers:
         return None
     references = [weakref.ref(layer) for layer in layers]
-    thread = threading.Thread(target=_pack, args=(references,), name="codeclippy-pack", daemon=False)
+    thread = threading.Thread(target=_pack, args=(references,), name=PACKING_THREAD, daemon=False)
     thread.start()
     return thread
 

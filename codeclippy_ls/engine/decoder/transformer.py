@@ -8,7 +8,7 @@ only, and nothing of where weights come from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,6 +97,7 @@ class Transformer:
         nbytes: memory of the weights.
         dtype: the number formats, for display.
         graph_runner: the captured graphs; None if passes are not captured.
+        after_layer: called after each layer but the last.
     """
 
     def __init__(
@@ -109,7 +110,8 @@ class Transformer:
         self._config = parsed
         self.architecture = parsed.model_type
         self.context_length, self.vocab_size = parsed.context_length, parsed.vocab_size
-        self.num_parameters = parsed.num_parameters
+        self.num_parameters, self.num_layers = parsed.num_parameters, parsed.num_layers
+        self.after_layer: Callable[[], None] | None = None
         self.device = table.device
         self.dtype = str(formats)
         self._kv_dtype = formats.dtype  # of keys, values and the attention over them
@@ -235,6 +237,8 @@ class Transformer:
             x = x + batch.gather_positions(self._position_embedding)
         for layer in self._layers[:-1]:
             x = self._run_layer(layer, x, batch, None)
+            if self.after_layer is not None:
+                self.after_layer()
         return x
 
     def _prefill(self, batch: RaggedBatch) -> None:

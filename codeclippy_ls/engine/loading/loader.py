@@ -102,7 +102,7 @@ def _load(spec: ModelSpec, native: bool, reused: list[Path], report: Report) -> 
         model = Model(runner, tokenizer, spec.name, chat, stop_token_ids)
         verify_kv_cache(model, folder)
         if spec.threads <= 0 and device.type == "cpu":
-            model.thread_tuner.calibrate(measure_pass_seconds(runner, list_thread_counts()))
+            model.thread_tuner.calibrate(measure_pass_seconds(runner, list_thread_counts(model.num_parameters)))
         warm_up(model)
         model.speed = measure_speed(model)
         start_packing(take_deferred())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -78,10 +79,13 @@ class Model:
         self.pass_cost = PassCost()
         self.speed = Speed()
         self.thread_tuner = ThreadCountTuner(torch.get_num_threads())
+        self._num_layers = runner.num_layers if isinstance(runner, Transformer) else 1
         self.module: Any = runner.module if isinstance(runner, ModuleRunner) else None
         self.architecture, self.context_length = runner.architecture, runner.context_length
         self.num_parameters, self.nbytes = runner.num_parameters, runner.nbytes
         self.device, self.dtype = runner.device, runner.dtype
+        if isinstance(runner, Transformer) and runner.device.type == "cpu":
+            runner.after_layer = partial(_yield_core, self.thread_tuner)
 
     def new_cache(self) -> KVCache:
         """Create an empty KV cache."""
@@ -105,6 +109,8 @@ class Model:
         Raises:
             NonFiniteError: the logits contain NaN or infinity.
         """
+        num_tokens = sum(len(one.token_ids) for one in inputs)
+        self.thread_tuner.start_pass(self._num_layers, self._estimate_cost(num_tokens))
         if torch.get_num_threads() != self.thread_tuner.count:
             torch.set_num_threads(self.thread_tuner.count)
         started = time.perf_counter()
@@ -116,10 +122,23 @@ class Model:
                 f"{self.name or 'the shipped model'} produced NaN or infinite logits; its weights are damaged: "
                 "download it again or choose another model"
             )
-        num_tokens = len(inputs[0].token_ids)
         if len(inputs) == 1 and len(outputs[0]) == num_tokens:
             seconds = time.perf_counter() - started
             self.pass_cost.update(num_tokens, seconds)
             if num_tokens == 1:
                 self.thread_tuner.update(seconds)
         return outputs
+
+    def _estimate_cost(self, num_tokens: int) -> float:
+        """Estimate the time of a pass, in passes over one token."""
+        if num_tokens <= PassCost.LENGTHS[-1]:
+            return self.pass_cost(num_tokens)
+        return (
+            num_tokens * self.speed.prefill_seconds / self.speed.token_seconds if self.speed.token_seconds else math.inf
+        )
+
+
+def _yield_core(tuner: ThreadCountTuner) -> None:
+    """Run the rest of a pass with one thread if others want the cores."""
+    if tuner.finish_layer():
+        torch.set_num_threads(1)
