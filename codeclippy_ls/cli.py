@@ -51,6 +51,11 @@ _EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("codeclippy-ls cache", "list the prepared models and their sizes"),
         ("codeclippy-ls cache clear", "remove them"),
     ),
+    "index": (
+        ("codeclippy-ls index", "list the indexes of your projects and their sizes"),
+        ("codeclippy-ls index ~/project", "bring the index of a folder up to date"),
+        ("codeclippy-ls index --clear", "remove all indexes"),
+    ),
     "doctor": (
         ("codeclippy-ls doctor", "check the installation with the model of the settings"),
         ("codeclippy-ls doctor --model ~/models/coder.gguf", "check another model, and how fast it is"),
@@ -66,13 +71,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command line; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _open_streams()
-    is_host = arguments[:1] == ["host"]
-    args = _make_host_parser().parse_args(arguments[1:]) if is_host else _make_parser().parse_args(arguments)
+    # The processes that servers start; users are not told of them.
+    make_parser = {"host": _make_host_parser, "indexer": _make_indexer_parser}.get(arguments[0] if arguments else "")
+    args = make_parser().parse_args(arguments[1:]) if make_parser else _make_parser().parse_args(arguments)
     _set_up_logging(args.log_file, args.verbose, subcommand=args.subcommand)
     if args.subcommand is None:
         return _run_server(args)
     if args.subcommand == "host":
         return _run_host(args)
+    if args.subcommand == "indexer":
+        from codeclippy_ls.index.process import run_indexer
+
+        return run_indexer(args.folder)
     # An interrupt ends a subcommand at once, as it ends other programs: neither an import nor the loading of a model is
     # worth waiting for.
     previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -104,7 +114,6 @@ def _open_streams() -> None:
 
 
 def _make_host_parser() -> OptionParser:
-    """Make the parser of the subcommand that servers start; users are not told of it."""
     parser = OptionParser("codeclippy-ls host")
     parser.add_argument("--at", metavar="PATH", type=Path, required=True, help="path of its socket, without the suffix")
     parser.add_argument(
@@ -112,6 +121,14 @@ def _make_host_parser() -> OptionParser:
     )
     _add_common_options(parser)
     parser.set_defaults(subcommand="host")
+    return parser
+
+
+def _make_indexer_parser() -> OptionParser:
+    parser = OptionParser("codeclippy-ls indexer")
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="the folder to index")
+    _add_common_options(parser)
+    parser.set_defaults(subcommand="indexer")
     return parser
 
 
@@ -168,9 +185,12 @@ def _add_subcommands(parser: OptionParser) -> None:
     models.add_argument("--folder", action="append", metavar="PATH", help="look for models in this folder, too")
     cache = add("cache", "list the models that were prepared in the cache, or remove them")
     cache.add_argument("action", choices=("list", "clear"), nargs="?", default="list", help="default: list")
+    index = add("index", "list the indexes of your projects, bring one up to date, or remove them")
+    index.add_argument("folder", metavar="FOLDER", type=Path, nargs="?", help="bring this folder's index up to date")
+    index.add_argument("--clear", action="store_true", help="remove the index of FOLDER, or all")
     doctor = add("doctor", "check the installation and say how to fix each problem")
     demo = add("demo", "play a short editing session with the real server in the terminal")
-    for subcommand in (complete, edit, models, cache, doctor, demo):
+    for subcommand in (complete, edit, models, cache, index, doctor, demo):
         _add_common_options(subcommand, default=argparse.SUPPRESS)
 
 
@@ -280,7 +300,7 @@ def _set_up_logging(path: str | None, verbose: bool, subcommand: str | None) -> 
         except OSError as error:
             _exit_with_usage_error(f"--log-file {path} cannot be opened: {error.strerror}")
     logging.basicConfig(level=level, format=line_format, handlers=[handler], force=True)
-    if subcommand in (None, "host") or path is not None:
+    if subcommand in (None, "host", "indexer") or path is not None:
         logging.getLogger("codeclippy_ls").setLevel(logging.INFO)
     # pygls logs the body of every message at INFO, and our log contains no source text.
     logging.getLogger("pygls").setLevel(logging.WARNING)

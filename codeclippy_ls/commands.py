@@ -203,6 +203,33 @@ def manage_cache(args: argparse.Namespace, options: dict[str, Any]) -> int:
     return 0
 
 
+def manage_indexes(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    """List the indexes of projects, bring a folder's up to date, or remove them."""
+    import sqlite3
+
+    from codeclippy_ls.index.building import update_index
+    from codeclippy_ls.index.files import is_indexable_folder
+    from codeclippy_ls.index.store import clear_indexes, find_indexes_folder, list_indexes
+
+    if args.clear:
+        print(f"removed {clear_indexes(args.folder) / 1e6:.1f} MB from {find_indexes_folder()}")
+        return 0
+    if args.folder is None:
+        sizes = list_indexes()
+    else:
+        if not is_indexable_folder(args.folder):
+            return _fail(2, f"{args.folder} is no project's folder: it must exist, and not hold your home folder")
+        try:
+            size = update_index(args.folder)
+        except (OSError, sqlite3.Error) as error:
+            return _fail(1, f"the index of {args.folder} cannot be written: {error}")
+        sizes = [size] if size is not None else []
+    for size in sizes:
+        print(f"{size.nbytes / 1e6:8.1f} MB  {size.files:6} files  {size.declarations:7} definitions  {size.folder}")
+    print(f"{sum(size.nbytes for size in sizes) / 1e6:8.1f} MB in {find_indexes_folder()}")
+    return 0
+
+
 def run_doctor(args: argparse.Namespace, options: dict[str, Any]) -> int:
     """Check the installation."""
     from codeclippy_ls.doctor import check_installation
@@ -329,6 +356,7 @@ SUBCOMMANDS: dict[str, Callable[[argparse.Namespace, dict[str, Any]], int]] = {
     "edit": edit,
     "models": manage_models,
     "cache": manage_cache,
+    "index": manage_indexes,
     "doctor": run_doctor,
     "demo": run_demo,
 }

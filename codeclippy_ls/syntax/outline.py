@@ -39,7 +39,7 @@ def find_imports(text: str, language: Language | None) -> list[tuple[int, int]]:
     tree = parse(text, language)
     if tree is None:
         return []
-    nodes = [node for node in _list_top(tree.tree.root_node) if _is_import(node)]
+    nodes = [node for node in list_top_nodes(tree.tree.root_node) if _is_import(node)]
     return [(node.start_point.row, _last_row(node)) for node in nodes]
 
 
@@ -47,8 +47,8 @@ def find_definitions(text: str, language: Language | None) -> dict[str, tuple[in
     """Return the names that are defined at the top of a text, each with the lines of its first definition."""
     tree = parse(text, language)
     found: dict[str, tuple[int, int]] = {}
-    for node in _list_top(tree.tree.root_node) if tree is not None else ():
-        if _is_scope(node) and (name := _find_name(node)) is not None:
+    for node in list_top_nodes(tree.tree.root_node) if tree is not None else ():
+        if is_scope_node(node) and (name := find_name_node(node)) is not None:
             found.setdefault((name.text or b"").decode("utf-8", "replace"), (node.start_point.row, _last_row(node)))
     return found
 
@@ -61,7 +61,7 @@ def find_open_scopes(text: str, language: Language | None) -> tuple[int, ...]:
         return ()
     byte = len(tree.source)
     closed = _close_blocks(tree)
-    rows = [_head_row(node) for node in closed.ancestors(byte) if _is_scope(node)]
+    rows = [_head_row(node) for node in closed.ancestors(byte) if is_scope_node(node)]
     return tuple(sorted(rows))
 
 
@@ -88,19 +88,19 @@ def find_scope(tree: SyntaxTree | None, line: int) -> tuple[int, int] | None:
 def _list_scopes_at(tree: SyntaxTree, lines: list[bytes], row: int) -> Iterator[Node]:
     byte = sum(len(line) + 1 for line in lines[:row]) + _column(lines[row]) + 1
     for node in tree.ancestors(byte):
-        if _is_scope(node) or (_WRAPPER.match(node.type) and any(map(_is_scope, node.named_children))):
-            yield next(filter(_is_scope, node.named_children)) if _WRAPPER.match(node.type) else node
+        if is_scope_node(node) or (_WRAPPER.match(node.type) and any(map(is_scope_node, node.named_children))):
+            yield next(filter(is_scope_node, node.named_children)) if _WRAPPER.match(node.type) else node
 
 
 def _column(line: bytes) -> int:
     return len(line) - len(line.lstrip())
 
 
-def _list_top(node: Node) -> Iterator[Node]:
+def list_top_nodes(node: Node) -> Iterator[Node]:
     """Yield the nodes at the top of a text: statements, also in conditional parts and in namespaces."""
     for child in node.named_children:
         if _CONTAINER.match(child.type) or _NAMESPACE.match(child.type):
-            yield from _list_top(child)
+            yield from list_top_nodes(child)
         else:
             yield child
 
@@ -120,20 +120,20 @@ def _list_called(node: Node) -> Iterator[Node]:
         node = stack.pop()
         if "call" in node.type and node.named_child_count:
             yield node.named_children[0]
-        elif not _is_scope(node):
+        elif not is_scope_node(node):
             stack += node.named_children
 
 
-def _is_scope(node: Node) -> bool:
+def is_scope_node(node: Node) -> bool:
     """Return whether a node is a function, a method, a class or the like, or a variable whose value is a function."""
     if not node.is_named or node.parent is None:
         return False
     if node.type.endswith("_specifier"):  # C's, which also stand for a type that is only named
         return _SCOPE.fullmatch(node.type) is not None and node.child_by_field_name("body") is not None
-    return _SCOPE.fullmatch(node.type) is not None or _find_function_value(node) is not None
+    return _SCOPE.fullmatch(node.type) is not None or find_function_value(node) is not None
 
 
-def _find_function_value(node: Node) -> Node | None:
+def find_function_value(node: Node) -> Node | None:
     """Return the declarator of ``const f = () => ...``."""
     if node.type not in ("lexical_declaration", "variable_declaration"):
         return None
@@ -144,9 +144,9 @@ def _find_function_value(node: Node) -> Node | None:
     return None
 
 
-def _find_name(node: Node) -> Node | None:
+def find_name_node(node: Node) -> Node | None:
     """Return the node of a definition's name."""
-    node = _find_function_value(node) or node
+    node = find_function_value(node) or node
     if (name := node.child_by_field_name("name")) is not None:
         return name
     inner = node.child_by_field_name("declarator")  # C
@@ -158,7 +158,7 @@ def _find_name(node: Node) -> Node | None:
 
 
 def _head_row(node: Node) -> int:
-    name = _find_name(node)
+    name = find_name_node(node)
     return (name if name is not None else node).start_point.row
 
 
