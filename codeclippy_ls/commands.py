@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from codeclippy_ls.assist.assistant import Assistant
-from codeclippy_ls.assist.proposals import Proposal, Refusal
+from codeclippy_ls.assist.proposals import Proposal, Refusal, describe_written
 from codeclippy_ls.assist.suggester import Suggestions
 from codeclippy_ls.engines import open_engine
+from codeclippy_ls.inference.engine import ModelState
 from codeclippy_ls.inference.errors import EngineError
+from codeclippy_ls.inference.spec import ModelRole
+from codeclippy_ls.progress_line import show_progress
 from codeclippy_ls.settings import Settings, parse
 from codeclippy_ls.syntax.languages import language_of_file
+from codeclippy_ls.tasks.model_info import shorten_model_name
 from codeclippy_ls.text import Document
 from codeclippy_ls.user_config import read_user_settings
 
@@ -61,12 +65,14 @@ def edit(args: argparse.Namespace, options: dict[str, Any]) -> int:
     from codeclippy_ls.diffs.writing import write_diff
 
     async def work(assistant: Assistant) -> Proposal | Refusal:
-        return await assistant.edit(document, args.message, lines)
+        return await assistant.edit(document, args.message, lines, written.append)
+
+    written: list[str] = []
 
     try:
         document = _read_document(args.file)
         lines = _read_lines(args.lines, document)
-        result = _run(_parse_settings(options), work)
+        result = _run(_parse_settings(options), work, lambda: describe_written("".join(written)))
     except _UsageError as error:
         return _fail(2, str(error))
     except EngineError as error:
@@ -109,7 +115,6 @@ def manage_models(args: argparse.Namespace, options: dict[str, Any]) -> int:
 def _describe_roles(settings: Settings) -> str:
     """Say which model completes and which one edits by the settings; only a loaded model can say how fast it is."""
     from codeclippy_ls.families import Capability, detect_served_family
-    from codeclippy_ls.tasks.model_info import shorten_model_name
 
     complete, place = settings.model.completion, settings.model.device
     by_endpoint = f" at {settings.model.endpoint}" if settings.model.endpoint else f" on device {place}"
@@ -260,24 +265,43 @@ def _parse_settings(options: dict[str, Any]) -> Settings:
     base, problems = read_user_settings()
     for problem in problems:
         print(f"codeclippy-ls: {problem}", file=sys.stderr)
-    settings, problems = parse({**options, "model": {"engine": "in-process", **options.get("model", {})}}, base)
+    settings, problems = parse(options, base)
     if problems:
         raise _UsageError("; ".join(problems))
     return settings
 
 
-def _run(settings: Settings, work: Callable[[Assistant], Awaitable[_Result]]) -> _Result:
-    """Run work on an engine of this process, or on the endpoint, with the model loaded."""
+def _run(
+    settings: Settings,
+    work: Callable[[Assistant], Awaitable[_Result]],
+    describe_work: Callable[[], str] = lambda: "writing",
+) -> _Result:
+    """Run work on the engine of the settings, with the model loaded; say on stderr what takes long.
+
+    By default the engine is the host that the editors use, or will use: it has the model in memory.
+    """
 
     async def run() -> _Result:
         assistant = Assistant(open_engine(settings), settings)
         try:
-            await assistant.load()
-            return await work(assistant)
+            with show_progress(lambda: _describe_progress(settings, assistant, describe_work())):
+                await assistant.load()
+                return await work(assistant)
         finally:
             await assistant.aclose()
 
     return asyncio.run(run())
+
+
+def _describe_progress(settings: Settings, assistant: Assistant, work: str) -> tuple[str, str]:
+    """Say which model is loaded and how far, or what it does."""
+    names = {ModelRole.COMPLETE: settings.model.completion, ModelRole.EDIT: settings.model.edit}
+    for role, name in names.items():
+        status = assistant.status(role)
+        if status.state is ModelState.LOADING:
+            return f"loading {shorten_model_name(name)}", f", {status.percentage} %" if status.percentage else ""
+    kind, colon, detail = work.partition(":")
+    return kind, colon + detail
 
 
 def _read_position(text: str) -> tuple[Document, int]:

@@ -56,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("secret_files", "text", "uris", "notebooks", "user_config", ""),
     },
 }
-_COMMAND_LINE = {"cli", "option_parser", "commands", "doctor", "demo", "__main__"}
+_COMMAND_LINE = {"cli", "option_parser", "commands", "progress_line", "doctor", "demo", "__main__"}
 ROOMS = {*MAY_IMPORT, *_COMMAND_LINE, "__init__"}
 # Libraries that only some rooms know.
 KNOWN_BY = {

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -277,15 +278,34 @@ def test_closed_streams_byte_order_marks_and_read_only_files(source: Path) -> No
     assert run("--socket", "0").returncode == 2 == run("--socket", "99999999").returncode
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no host by default")
+def test_a_host_is_started_once_and_asked_again(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The subcommand says what it waits for, and does not load the model itself."""
+    source.write_text(SOURCE[: SOURCE.index("in values")], encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="cc-", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        first = run("complete", f"{source}:3:15")
+        logs = {path: path.read_text() for path in Path(folder).rglob("*.log")}
+        again = run("complete", f"{source}:3:15")
+        assert {path: path.read_text() for path in Path(folder).rglob("*.log")} == logs
+    assert len(logs) == 1 and "the shipped model" in "".join(logs.values())
+    assert first.stderr.splitlines()[:1] == ["codeclippy-ls: loading the shipped model …"]
+    assert first.stdout == again.stdout != "" and "loading" not in again.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to see what a process has mapped")
 @pytest.mark.parametrize("mapped", ["libtorch", "model.safetensors"])
-def test_interrupt_ends_a_subcommand_at_once(source: Path, mapped: str) -> None:
+def test_interrupt_ends_a_subcommand_at_once(source: Path, mapped: str, tmp_path: Path) -> None:
     """During import or loading: by the signal, as shells expect it, and without a traceback."""
+    config = tmp_path / "config" / "codeclippy-ls" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text('[model]\nengine = "in-process"\n')
     child = subprocess.Popen(
         [sys.executable, "-m", "codeclippy_ls", "edit", source, "-m", "Rename mean", "--apply"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "XDG_CONFIG_HOME": str(tmp_path / "config")},
     )
     while mapped not in Path(f"/proc/{child.pid}/maps").read_text():
         assert child.poll() is None, "the process has ended"

@@ -58,6 +58,12 @@ class Refusal:
     cancelled: bool = False
 
 
+def describe_written(text: str) -> str:
+    """Say how far the model has written an edit, in words for the user."""
+    count = sum(not line.startswith("@@") for line in text.splitlines())
+    return f"writing: {count} {'line' if count == 1 else 'lines'}"
+
+
 def make_proposal(
     document: Document, context: EditContext, marker: Marker | None, generation: Generation
 ) -> Proposal | Refusal:

@@ -17,7 +17,7 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
 from codeclippy_ls.assist.assistant import Assistant
-from codeclippy_ls.assist.proposals import Proposal
+from codeclippy_ls.assist.proposals import Proposal, describe_written
 from codeclippy_ls.assist.rebase import rebase
 from codeclippy_ls.server import convert
 from codeclippy_ls.server.client import Client
@@ -73,8 +73,7 @@ class Edits:
             nonlocal written
             written += delta
             if "\n" in delta:
-                num_hunks = written.count("@@ -")
-                progress.report(f"hunk {max(num_hunks, 1)}, line {written.count(chr(10)) - num_hunks}")
+                progress.report(describe_written(written))
 
         try:
             result = await assistant.edit(document, message, lines, on_text)

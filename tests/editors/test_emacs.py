@@ -716,7 +716,7 @@ def test_a_killed_engine_host_shows_a_message_and_loses_no_text(
         )
         messages = emacs.get_messages()
         emacs.eval_lisp('(progn (codeclippy-edit "Add a docstring to each function" (point-min) (point-max)) nil)')
-        emacs.wait_until(lambda: "hunk 1, line" in (emacs.eval_lisp("test-progress") or ""), "a part of the edit")
+        emacs.wait_until(lambda: "writing: " in (emacs.eval_lisp("test-progress") or ""), "a part of the edit")
         emacs.eval_lisp("(progn (advice-remove 'codeclippy--handle-progress 'test) nil)")
         first, when = hosts.kill()
         emacs.type(" ")

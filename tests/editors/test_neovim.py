@@ -520,7 +520,7 @@ def test_a_killed_engine_host_shows_a_message_and_loses_no_text(
     nvim.open(tmp_path / "many.py", f"{LONG_FILE}\n")
     nvim.wait_until_ready()
     nvim.press(":%CodeClippyEdit Add a docstring to each function<CR>")
-    nvim.wait_until(lambda: "hunk 1, line" in nvim.exec_lua("return vim.lsp.status()"), "a part of the edit")
+    nvim.wait_until(lambda: "writing: " in nvim.exec_lua("return vim.lsp.status()"), "a part of the edit")
     first, when = hosts.kill()
     nvim.press("GA")
     nvim.wait_until(nvim.has_ghost_text, "ghost text")

@@ -353,7 +353,7 @@ def test_a_killed_engine_host_shows_a_message_and_loses_no_text(
     nvim.wait_until_ready()
     assert hosts.list_torch_processes() == [hosts.get_only()]
     window.run("editWithMessage", line=1, message="Add a docstring to each function", all=True)
-    window.run("waitForStatus", expected="hunk 1, line")
+    window.run("waitForStatus", expected="writing: ")
     killed, when = hosts.kill()
     (notification,) = window.run("takeNotifications")
     assert f"no edit: {EXIT_MESSAGE}" in notification
