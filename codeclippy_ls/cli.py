@@ -42,9 +42,12 @@ _EXAMPLES: dict[str, tuple[Example, ...]] = {
         ('codeclippy-ls edit hello.py -m "Use a set" --apply', "also write it to the file"),
     ),
     "models": (
-        ("codeclippy-ls models", "list the models on this machine"),
-        ("codeclippy-ls models use ~/models/coder.gguf", "let all editors complete with a model"),
+        ("codeclippy-ls models", "list the models on this machine, with their speed here"),
+        ("codeclippy-ls models use ollama:qwen2.5-coder:0.5b", "let all editors use a model of this machine"),
         ("codeclippy-ls models use ~/models/chat.gguf --for edit", "let it write the edits only"),
+        ("codeclippy-ls models recommend", "list what can be downloaded, the best for this machine first"),
+        ("codeclippy-ls models get --use", "download that one, and let all editors use it"),
+        ("codeclippy-ls models remove NAME", "remove a model that was downloaded like this"),
         ("codeclippy-ls models families", "list the kinds of models that are supported"),
     ),
     "cache": (
@@ -87,9 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     # worth waiting for.
     previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        from codeclippy_ls import commands
-
-        code = commands.SUBCOMMANDS[args.subcommand](args, _read_options(args))
+        code = _run_subcommand(args)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # `| head` has ended
@@ -97,6 +98,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 141
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def _run_subcommand(args: argparse.Namespace) -> int:
+    if args.subcommand == "models":
+        from codeclippy_ls.model_commands import manage_models
+
+        return manage_models(args, _read_options(args))
+    from codeclippy_ls import commands
+
+    return commands.SUBCOMMANDS[args.subcommand](args, _read_options(args))
 
 
 def _open_streams() -> None:
@@ -176,12 +187,23 @@ def _add_subcommands(parser: OptionParser) -> None:
     edit.add_argument("--message", "-m", metavar="TEXT", required=True, help="what to change")
     edit.add_argument("--lines", metavar="A-B", help="edit only these lines, counted from 1")
     edit.add_argument("--apply", action="store_true", help="also write the edit to the file")
-    models = add("models", "list the models on this machine and what they can do, or choose one for all editors")
-    models.add_argument("action", choices=("list", "families", "use"), nargs="?", default="list", help="default: list")
-    models.add_argument("name", metavar="NAME", nargs="?", help="with `use`: the model, as the list names it")
+    models = add("models", "list the models on this machine and what they can do; get, choose or remove one")
     models.add_argument(
-        "--for", dest="role", choices=("complete", "edit"), default="complete", help="with `use`; default: complete"
+        "action",
+        choices=("list", "recommend", "get", "use", "remove", "families"),
+        nargs="?",
+        default="list",
+        help="default: list",
     )
+    models.add_argument("name", metavar="NAME", nargs="?", help="the model, as the lists name it, or a name of the hub")
+    models.add_argument(
+        "--for",
+        dest="role",
+        choices=("complete", "edit"),
+        default="complete",
+        help="with `use`: what the model does; default: complete",
+    )
+    models.add_argument("--use", action="store_true", help="with `get`: also make it the model of all editors")
     models.add_argument("--folder", action="append", metavar="PATH", help="look for models in this folder, too")
     cache = add("cache", "list the models that were prepared in the cache, or remove them")
     cache.add_argument("action", choices=("list", "clear"), nargs="?", default="list", help="default: list")

@@ -14,30 +14,23 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from codeclippy_ls.assist.assistant import Assistant
 from codeclippy_ls.assist.proposals import Proposal, Refusal, describe_written
 from codeclippy_ls.assist.suggester import Suggestions
+from codeclippy_ls.command_settings import UsageError, parse_settings
 from codeclippy_ls.engines import open_engine
 from codeclippy_ls.inference.engine import ModelState
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.spec import ModelRole
 from codeclippy_ls.progress_line import show_progress
-from codeclippy_ls.settings import Settings, parse
+from codeclippy_ls.settings import Settings
 from codeclippy_ls.syntax.languages import language_of_file
 from codeclippy_ls.tasks.model_info import shorten_model_name
 from codeclippy_ls.text import Document
-from codeclippy_ls.user_config import read_user_settings
-
-if TYPE_CHECKING:
-    from codeclippy_ls.catalog.descriptions import ModelDescription
 
 _Result = TypeVar("_Result")
-
-
-class _UsageError(Exception):
-    """An invalid argument; the message is for the user."""
 
 
 def complete(args: argparse.Namespace, options: dict[str, Any]) -> int:
@@ -49,8 +42,8 @@ def complete(args: argparse.Namespace, options: dict[str, Any]) -> int:
     try:
         document, offset = _read_position(args.position)
         # Nobody is typing, so the time budget is generous.
-        result = _run(_parse_settings({**options, "completion": {"invokedBudgetMs": 30000}}), work)
-    except _UsageError as error:
+        result = _run(parse_settings({**options, "completion": {"invokedBudgetMs": 30000}}), work)
+    except UsageError as error:
         return _fail(2, str(error))
     except EngineError as error:
         return _fail(1, str(error))
@@ -72,8 +65,8 @@ def edit(args: argparse.Namespace, options: dict[str, Any]) -> int:
     try:
         document = _read_document(args.file)
         lines = _read_lines(args.lines, document)
-        result = _run(_parse_settings(options), work, lambda: describe_written("".join(written)))
-    except _UsageError as error:
+        result = _run(parse_settings(options), work, lambda: describe_written("".join(written)))
+    except UsageError as error:
         return _fail(2, str(error))
     except EngineError as error:
         return _fail(1, str(error))
@@ -87,108 +80,6 @@ def edit(args: argparse.Namespace, options: dict[str, Any]) -> int:
         except OSError as error:
             return _fail(2, f"{args.file} cannot be written: {error.strerror}")
     return 0
-
-
-def manage_models(args: argparse.Namespace, options: dict[str, Any]) -> int:
-    """List the models on this machine, or the families, or choose a model in the user's configuration file."""
-    if args.action == "use":
-        return _use_model(args)
-    if args.action == "families":
-        return _list_families()
-    from codeclippy_ls.catalog.descriptions import describe
-    from codeclippy_ls.catalog.stores import list_stored_models
-
-    try:
-        print(_describe_roles(_parse_settings(options)))
-    except _UsageError as error:
-        return _fail(2, str(error))
-    descriptions = [describe(stored) for stored in list_stored_models(args.folder or ())]
-    for description in sorted(descriptions, key=lambda one: bool(one.problem)):
-        print("\n".join(_format_description(description)))
-    usable = sum(not description.problem for description in descriptions)
-    print(f"usable models of other programs: {usable}")
-    _print_shipped()
-    print("codeclippy-ls models use NAME makes one the model of all editors; models families lists what is supported")
-    return 0
-
-
-def _describe_roles(settings: Settings) -> str:
-    """Say which model completes and which one edits by the settings; only a loaded model can say how fast it is."""
-    from codeclippy_ls.families import Capability, detect_served_family
-
-    complete, place = settings.model.completion, settings.model.device
-    by_endpoint = f" at {settings.model.endpoint}" if settings.model.endpoint else f" on device {place}"
-    shown = shorten_model_name(complete) if not settings.model.endpoint or complete else "the endpoint's model"
-    edits_itself = not complete or Capability.EDIT in detect_served_family(complete).capabilities
-    edit = shorten_model_name(settings.model.edit) if settings.model.edit else shown
-    if not settings.model.edit and not edits_itself:
-        edit += " if it follows instructions" + ("" if settings.model.endpoint else ", otherwise by the shipped model")
-    return (
-        f"complete by {shown}{by_endpoint}; {f'edit by {edit}' if settings.edit.enabled else 'edits are off'} "
-        "(`codeclippy-ls doctor` measures ms a token)"
-    )
-
-
-def _format_description(description: ModelDescription) -> list[str]:
-    """Return the lines about a model: its name, and below what it is or why it cannot be used."""
-    from codeclippy_ls.families import detect_served_family
-
-    stored = description.stored
-    if description.problem:
-        return [stored.name, f"    cannot be used: it {description.problem}"]
-    family = detect_served_family(f"{stored.name} {description.title}".replace(" ", "-"))
-    jobs = ", ".join(one.value for one in family.capabilities)
-    parts = [description.title, description.size_label, description.number_format, f"{description.nbytes / 1e6:.0f} MB"]
-    licence = description.licence or family.licence
-    return [
-        stored.name,
-        f"    {', '.join(part for part in parts if part)}; {stored.program}",
-        f"    {description.model_type}; family {family.name}: {jobs}; licence: {licence}",
-    ]
-
-
-def _use_model(args: argparse.Namespace) -> int:
-    from codeclippy_ls.user_config import UserConfigError, set_user_model
-
-    if not args.name:
-        return _fail(2, "models use: name the model, as `codeclippy-ls models` lists it")
-    name = args.name
-    if (path := Path(name).expanduser()).exists() and not name.startswith("ollama:"):
-        name = str(path.resolve())  # editors have other current folders
-    key = {"complete": "completion", "edit": "edit"}[args.role]
-    try:
-        changed = set_user_model(key, name)
-    except UserConfigError as error:
-        return _fail(2, str(error))
-    print(f'{changed}: model.{key} = "{name}"')
-    print("Restart the server in running editors. An editor's own setting of that name takes precedence.")
-    return 0
-
-
-def _list_families() -> int:
-    """List the families with their capabilities, context length, license and cautions."""
-    import textwrap
-
-    from codeclippy_ls.families import FAMILIES
-
-    for family in FAMILIES:
-        print(
-            f"{family.name}: {', '.join(one.value for one in family.capabilities)}; context {family.context_length}; "
-            f"licence: {family.licence}"
-        )
-        print(f"  models: {', '.join(family.examples)}")
-        print(textwrap.fill(family.cautions, 100, initial_indent="  ", subsequent_indent="  "))
-    return 0
-
-
-def _print_shipped() -> None:
-    from codeclippy_ls.inference.spec import read_shipped_card
-
-    try:
-        card = read_shipped_card()
-        print(f"shipped: {card['name']} {card['version']}, {card['parameters'] / 1e6:.1f} million parameters")
-    except OSError:
-        print("shipped: none; the installation is incomplete, install the package again")
 
 
 def manage_cache(args: argparse.Namespace, options: dict[str, Any]) -> int:
@@ -261,16 +152,6 @@ def run_demo(args: argparse.Namespace, options: dict[str, Any]) -> int:
     return play_demo(arguments)
 
 
-def _parse_settings(options: dict[str, Any]) -> Settings:
-    base, problems = read_user_settings()
-    for problem in problems:
-        print(f"codeclippy-ls: {problem}", file=sys.stderr)
-    settings, problems = parse(options, base)
-    if problems:
-        raise _UsageError("; ".join(problems))
-    return settings
-
-
 def _run(
     settings: Settings,
     work: Callable[[Assistant], Awaitable[_Result]],
@@ -307,14 +188,14 @@ def _describe_progress(settings: Settings, assistant: Assistant, work: str) -> t
 def _read_position(text: str) -> tuple[Document, int]:
     match = re.fullmatch(r"(.+):(\d+):(\d+)", text)
     if match is None:
-        raise _UsageError(f"{text}: expected FILE:LINE:COL, such as hello.py:12:5")
+        raise UsageError(f"{text}: expected FILE:LINE:COL, such as hello.py:12:5")
     document = _read_document(Path(match[1]))
     line, column = int(match[2]) - 1, int(match[3]) - 1
     if not 0 <= line < document.line_count:
-        raise _UsageError(f"{match[1]} has no line {line + 1}, only lines 1 to {document.line_count}")
+        raise UsageError(f"{match[1]} has no line {line + 1}, only lines 1 to {document.line_count}")
     start, end = document.line_span(line)
     if not 0 <= column <= end - start:
-        raise _UsageError(
+        raise UsageError(
             f"line {line + 1} of {match[1]} has no column {column + 1}, only columns 1 to {end - start + 1}"
         )
     return document, start + column
@@ -325,10 +206,10 @@ def _read_lines(lines: str | None, document: Document) -> tuple[int, int] | None
         return None
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", lines)
     if match is None:
-        raise _UsageError(f"--lines {lines}: expected A-B, such as 10-20")
+        raise UsageError(f"--lines {lines}: expected A-B, such as 10-20")
     first, last = int(match[1]), int(match[2] or match[1])
     if not 1 <= first <= last <= document.line_count:
-        raise _UsageError(f"--lines {lines}: the file has lines 1 to {document.line_count}")
+        raise UsageError(f"--lines {lines}: the file has lines 1 to {document.line_count}")
     return first - 1, last - 1
 
 
@@ -336,9 +217,9 @@ def _read_document(path: Path) -> Document:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise _UsageError(f"{path} is not a UTF-8 text file") from None
+        raise UsageError(f"{path} is not a UTF-8 text file") from None
     except OSError as error:
-        raise _UsageError(f"{path} cannot be read: {error.strerror}") from None
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     language = language_of_file(path.name)
     return Document(path.absolute().as_uri(), text, language=language.id if language is not None else "")
 
@@ -378,7 +259,6 @@ def _fail(code: int, reason: str) -> int:
 SUBCOMMANDS: dict[str, Callable[[argparse.Namespace, dict[str, Any]], int]] = {
     "complete": complete,
     "edit": edit,
-    "models": manage_models,
     "cache": manage_cache,
     "index": manage_indexes,
     "doctor": run_doctor,

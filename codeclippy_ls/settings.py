@@ -84,14 +84,19 @@ class ModelSettings:
 
     completion: str = _field(
         "",
-        "Model for completion and infilling: a local folder, a GGUF file or a Hugging Face Hub name. Empty: the "
-        "shipped model.",
+        "Model for completion and infilling: a local folder, a GGUF file, `ollama:NAME` or a Hugging Face Hub name. "
+        "Empty: the shipped model.",
         workspace=WorkspaceRule.START,
     )
     edit: str = _field(
         "",
-        "Model for edits: a local folder, a GGUF file or a Hugging Face Hub name. Empty: the completion model, or the "
-        "shipped model if the completion model cannot write diffs.",
+        "Model for edits: a local folder, a GGUF file, `ollama:NAME` or a Hugging Face Hub name. Empty: the completion "
+        "model, or the shipped model if the completion model cannot write diffs.",
+        workspace=WorkspaceRule.START,
+    )
+    folders: tuple[str, ...] = _field(
+        (),
+        "Folders with models of your own, which `codeclippy-ls models` and the editors' lists show, too.",
         workspace=WorkspaceRule.START,
     )
     family: str = _field(
@@ -397,7 +402,7 @@ def _merge(tree: _Tree, options: Any, parent: str, source: Source, problems: lis
             changes[member.name] = _merge(current, value, path, source, problems)
         elif (problem := _find_problem(value, current, path, member.metadata)) is not None:
             problems.append(f"{problem}; using {json.dumps(current)}")
-        elif value == "" == member.default:
+        elif value in ("", []) and not member.default and (value == "" or _is_for_start(member.metadata)):
             continue  # not set: clients send this for all that the user left empty
         else:
             wanted = tuple(value) if isinstance(current, tuple) else type(current)(value)
@@ -451,6 +456,10 @@ def _find_problem(value: Any, current: Any, path: str, metadata: Mapping[str, An
     if minimum is not None and not minimum <= value <= maximum:
         return f'setting "{path}" must be between {minimum} and {maximum}, not {value!r:.80}'
     return None
+
+
+def _is_for_start(metadata: Mapping[str, Any]) -> bool:
+    return metadata["workspace"] is WorkspaceRule.START
 
 
 _TYPE_NAMES = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from codeclippy_ls.catalog import speeds
 from codeclippy_ls.catalog.descriptions import describe
+from codeclippy_ls.catalog.gguf_header import read_header
+from codeclippy_ls.catalog.machine import measure_bandwidth
+from codeclippy_ls.catalog.speeds import RecordedSpeed, SpeedEstimator, record_speed
 from codeclippy_ls.catalog.stores import StoredModel, find_ollama_model, list_stored_models
 from codeclippy_ls.cli import main
 from codeclippy_ls.engine.loading.loader import load
 from codeclippy_ls.inference.errors import ModelError
 from codeclippy_ls.inference.spec import ModelSpec
+from codeclippy_ls.model_choices.choices import list_local_models
 from codeclippy_ls.server.server import Server
 from codeclippy_ls.settings import Settings, parse
 from codeclippy_ls.user_config import find_user_config, read_user_settings
@@ -33,6 +39,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home/.cache"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home/.config"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home/.local/share"))
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
 
@@ -114,6 +121,7 @@ def test_models_of_every_program_are_found(home: Path, toy: bytes, tmp_path: Pat
         "llama.cpp": home / ".cache/llama.cpp/toy.gguf",
         "Hugging Face Hub": home / ".cache/huggingface/hub/models--o--n/snapshots/abc/toy-00001-of-00002.gguf",
         "Jan": home / "jan/models/toy/toy.gguf",
+        "Code Clippy": home / ".local/share/codeclippy-ls/models/o/n-GGUF/toy.gguf",
         "GPT4All": home / ".local/share/nomic.ai/GPT4All/toy.gguf",
     }
     if sys.platform == "darwin":
@@ -122,11 +130,25 @@ def test_models_of_every_program_are_found(home: Path, toy: bytes, tmp_path: Pat
         put(path, toy)
     put(files["Hugging Face Hub"].with_name("toy-00002-of-00002.gguf"), toy)
     checkpoints.save_checkpoint(home / ".cache/huggingface/hub/models--owner--toy/snapshots/abc", "llama")
-    assert sorted(list_names()) == sorted(
-        [*((program, str(path)) for program, path in files.items()), ("Hugging Face Hub", "owner/toy")]
-    )
+    names = {program: str(path) for program, path in files.items()} | {"Code Clippy": "o/n-GGUF/toy.gguf"}
+    assert sorted(list_names()) == sorted([*names.items(), ("Hugging Face Hub", "owner/toy")])
     mine = put(tmp_path / "mine/deeper/toy.gguf", toy)
     assert StoredModel(str(mine), mine, "settings") in list_stored_models([str(tmp_path / "mine")])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the places of other systems are others")
+def test_newer_places_of_jan_are_searched(home: Path, toy: bytes) -> None:
+    path = put(home / ".config/Jan/data/models/huggingface.co/owner/toy/toy.gguf", toy)
+    assert list_names() == [("Jan", str(path))]
+
+
+def test_folders_of_the_settings_are_searched(
+    home: Path, toy: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "mine/toy.gguf", toy)
+    put(find_user_config(), f"[model]\nfolders = [{json.dumps(str(tmp_path / 'mine'))}]\n".encode())
+    assert main(["models"]) == 0
+    assert f"{tmp_path / 'mine/toy.gguf'}\n" in capsys.readouterr().out
 
 
 def test_environment_names_other_places(home: Path, toy: bytes, tmp_path: Path) -> None:
@@ -168,17 +190,21 @@ def test_list_names_models_and_changes_nothing(home: Path, toy: bytes, capsys: p
     put(home / "jan/models/other.gguf", toy)  # by its title
     before = {path: path.lstat().st_mtime_ns for path in home.rglob("*")}
     assert main(["models"]) == 0
-    out = capsys.readouterr().out
-    assert "ollama:qwen2.5-coder:0.5b\n    Qwen2.5 Coder Toy, 0.1M" in out and out.count("family qwen-coder") == 2
-    assert f"{home / 'jan/models/cut.gguf'}\n    cannot be used: it is damaged" in out
-    assert "usable models of other programs: 2" in out and "shipped: clippy" in out
-    assert {path: path.lstat().st_mtime_ns for path in home.rglob("*")} == before
+    here, unusable, rest = re.split("\n\n(?:on this machine, but|shipped)", capsys.readouterr().out)
+    assert "ollama:qwen2.5-coder:0.5b\n    qwen-coder: complete, infill; 0.1M mixed; 1 MB; about 1" in here
+    assert here.count("apache-2.0; Ollama") == 1 and here.count("apache-2.0; Jan") == 1
+    assert "~/jan/models/cut.gguf\n    cannot be used: it is damaged" in unusable
+    assert "clippy" in rest and "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF:Q4_K_M" in rest
+    after = {path: path.lstat().st_mtime_ns for path in home.rglob("*")}
+    assert {path: time for path, time in after.items() if path in before} == before
+    ours = home / ".cache/codeclippy-ls/speeds.json"
+    assert set(after) - set(before) <= {ours, *ours.parents}
 
 
 def test_listing_does_not_import_torch() -> None:
     assert (
         os.system(
-            f"{sys.executable} -c \"import sys, codeclippy_ls.catalog.descriptions; assert not {{'torch', 'numpy'}} & "
+            f"{sys.executable} -c \"import sys, codeclippy_ls.model_commands; assert not {{'torch', 'numpy'}} & "
             'set(sys.modules)"'
         )
         == 0
@@ -249,6 +275,91 @@ def test_client_and_command_line_come_before_the_file(home: Path) -> None:
     settings, problems = parse(client, base)
     assert not problems
     assert (settings.model.completion, settings.model.edit, settings.completion.max_tokens) == ("c", "b", 9)
+
+
+def test_headers_alone_are_read(home: Path, toy: bytes) -> None:
+    """A model of 10 GB takes as long as a small one: nothing is stored behind its header."""
+    for number in range(3):
+        path = put(home / f"jan/models/{number}.gguf", toy)
+        os.truncate(path, 10_000_000_000)
+    descriptions = [describe(stored) for stored in list_stored_models()]
+    assert [one.nbytes for one in descriptions] == [10_000_000_000] * 3
+    blocks = sum(stored.path.stat().st_blocks * 512 for stored in list_stored_models())
+    assert blocks < 100_000_000, "the test itself writes no 30 GB"
+
+
+def test_weights_are_counted_as_the_tensors_have_them(tmp_path: Path) -> None:
+    """All matrices but the embeddings, for every architecture; a tied head counts once."""
+    for architecture in gguf_files.CONFIGS:
+        path = tmp_path / f"{architecture}.gguf"
+        gguf_files.write_model(architecture, gguf_files.make_module(architecture), path)
+        tensors = {tensor.name: tensor.shape for tensor in read_header(path).tensors}
+        matrices = [shape for name, shape in tensors.items() if len(shape) == 2 and not name.startswith("position")]
+        expected = sum(rows * columns for rows, columns in matrices)
+        if "output.weight" in tensors:
+            expected -= tensors["token_embd.weight"][0] * tensors["token_embd.weight"][1]
+        counted = describe(StoredModel("x", path, "")).num_weights
+        assert counted == expected, f"{architecture}: {counted} counted, {expected} in the file"
+
+
+def test_weights_of_a_folder_are_counted(tmp_path: Path) -> None:
+    """An embedding beside a head of its own is not read for a token."""
+    checkpoints.save_checkpoint(tmp_path / "toy", "llama")
+    description = describe(StoredModel("toy", tmp_path / "toy", ""))
+    config = json.loads((tmp_path / "toy/config.json").read_text())
+    total = description.nbytes // (4 if description.number_format == "float32" else 2)
+    embedding = 0 if config.get("tie_word_embeddings", True) else config["vocab_size"] * config["hidden_size"]
+    assert 0 < description.num_weights == total - embedding
+
+
+def test_family_of_a_folder_is_detected_by_its_tokens(tmp_path: Path) -> None:
+    """Whatever the folder is called, and if the vocabulary is too long to be read."""
+    checkpoints.save_checkpoint(tmp_path / "mine", "llama")
+    tokens = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+    added = [{"id": 151659 + index, "content": token, "special": True} for index, token in enumerate(tokens)]
+    vocabulary = {f"token{index}": index for index in range(100_000)}
+    put(tmp_path / "mine/tokenizer.json", json.dumps({"added_tokens": added, "model": {"vocab": vocabulary}}).encode())
+    put(tmp_path / "mine/README.md", b"---\nlanguage: en\nlicense: bsd-3-clause\n---\n# A model\n")
+    estimator = SpeedEstimator()
+    settings, _ = parse({"model": {"folders": [str(tmp_path)]}})
+    (choice,) = (one for one in list_local_models(settings, estimator) if one.path == tmp_path / "mine")
+    assert (choice.family, choice.jobs, choice.licence) == ("qwen-coder", ("complete", "infill"), "bsd-3-clause")
+
+
+def test_speed_is_that_of_the_last_load(home: Path, toy: bytes) -> None:
+    """Of this very file; a model of twice the size is taken to be twice as slow."""
+    path = put(home / "jan/models/toy.gguf", toy)
+    load(ModelSpec(str(path), "cpu", "auto", 1))
+    measured = SpeedEstimator("cpu").estimate(1000, path)
+    assert measured.is_measured and 0 < measured.seconds < 60
+    other = put(home / "jan/models/other.gguf", toy + b"\0")
+    assert not SpeedEstimator("cpu").estimate(1000, other).is_measured
+    record_speed(other, RecordedSpeed("cpu", 500_000_000, 0.05))
+    twice = SpeedEstimator("cpu").estimate(1_000_000_000)
+    assert twice.seconds == pytest.approx(0.1) and twice.describe() == "about 100 ms a token"
+    assert SpeedEstimator("cpu").estimate(500_000_000, other).describe() == "50 ms a token"
+    put(other, toy + b"\0\0")  # replaced: what was measured was another model
+    assert not SpeedEstimator("cpu").estimate(500_000_000, other).is_measured
+
+
+def test_bandwidth_is_measured_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that was never loaded reads its weights at that rate."""
+    measured = iter((10e9, 20e9))
+    monkeypatch.setattr(speeds, "measure_bandwidth", lambda: next(measured))
+    times = [SpeedEstimator("cpu").estimate(500_000_000).seconds for _ in range(2)]
+    assert times[0] == times[1] == pytest.approx(0.0635)
+
+
+def test_bandwidth_is_that_of_a_memory() -> None:
+    """Between an old laptop's, on a busy machine, and a large server's."""
+    assert 2e8 < measure_bandwidth() < 5e12
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 1, "bandwidth": "x", "models": {}}', b"\xff"])
+def test_damaged_speeds_are_measured_again(content: bytes, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(home / ".cache/codeclippy-ls/speeds.json", content)
+    monkeypatch.setattr(speeds, "measure_bandwidth", lambda: 10e9)
+    assert SpeedEstimator("cpu").machine.bandwidth == 10e9
 
 
 async def test_server_begins_with_the_file(home: Path, editor: Editor, server: Server) -> None:

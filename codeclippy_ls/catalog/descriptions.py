@@ -6,13 +6,19 @@ Knows no family; `commands` adds what the table of families says.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from codeclippy_ls.catalog.gguf_header import MODEL_TYPES, GgufError, list_parts, read_description, reject_other_kinds
 from codeclippy_ls.catalog.stores import StoredModel
+from codeclippy_ls.catalog.weight_counts import count_folder_weights, count_gguf_weights
 
 _MAX_CONFIG_BYTES = 1 << 20
+_MAX_CARD_HEAD, _MAX_TOKENIZER_HEAD = 4096, 1 << 18  # bytes that are read of a file
+_LICENCE = re.compile(r"^license(?:_name)?:[ \t]*(\S[^\n]*)$", re.MULTILINE)
+_CHAT_NAME = re.compile(r"(?:\b|_)(?:instruct|chat|it)(?:\b|_)", re.IGNORECASE)
 # `general.file_type`, by llama.cpp's numbers.
 _FILE_TYPES = {
     0: "F32",
@@ -57,6 +63,9 @@ class ModelDescription:
         model_type: transformers' name of the architecture.
         size_label: parameters, such as ``0.5B``; empty if the header does not tell.
         licence: empty if the header does not tell.
+        num_weights: those that a token reads; 0 is unknown.
+        is_chat: it follows instructions, by its name or its chat template.
+        added_tokens: ids of the tokens that a folder's tokenizer has beside its vocabulary: the control tokens.
         problem: why it cannot be used; empty if it can.
     """
 
@@ -67,6 +76,9 @@ class ModelDescription:
     number_format: str = ""
     nbytes: int = 0
     licence: str = ""
+    num_weights: int = 0
+    is_chat: bool = False
+    added_tokens: Mapping[str, int] = field(default_factory=dict)
     problem: str = ""
 
 
@@ -89,7 +101,19 @@ def describe(stored: StoredModel) -> ModelDescription:
     number_format = _FILE_TYPES.get(header.metadata.get("general.file_type", -1), "mixed")
     model_type = MODEL_TYPES[header.architecture]
     title = texts["name"] or stored.path.stem
-    return ModelDescription(stored, title, model_type, texts["size_label"], number_format, nbytes, texts["license"])
+    return ModelDescription(
+        stored,
+        title,
+        model_type,
+        texts["size_label"],
+        number_format,
+        nbytes,
+        texts["license"],
+        count_gguf_weights(header),
+        # The chat template is behind the vocabulary, whose 150,000 tokens take a hundred times as long to pass.
+        is_chat=_CHAT_NAME.search(f"{title} {stored.path.name} {header.metadata.get('general.finetune', '')}")
+        is not None,
+    )
 
 
 def _describe_folder(stored: StoredModel) -> ModelDescription:
@@ -108,11 +132,52 @@ def _describe_folder(stored: StoredModel) -> ModelDescription:
         model_type if isinstance(model_type, str) else "",
         number_format=number_format if isinstance(number_format, str) else weights[0].suffix[1:],
         nbytes=nbytes,
+        licence=_read_licence(stored.path / "README.md"),
+        num_weights=count_folder_weights(config, nbytes),
+        is_chat=_has_chat_template(stored.path),
+        added_tokens=_read_added_tokens(stored.path / "tokenizer.json"),
     )
 
 
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    try:
+        return "chat_template" in _read_config(folder / "tokenizer_config.json")
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def _read_added_tokens(file: Path) -> dict[str, int]:
+    """Read the added tokens, which are in front of a tokenizer's vocabulary of several megabytes."""
+    try:
+        head = _read_head(file, _MAX_TOKENIZER_HEAD)
+        start = head.index("[", head.index('"added_tokens"'))
+        rows, _ = json.JSONDecoder().raw_decode(head, start)
+        return {str(row["content"]): int(row["id"]) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def _read_licence(card: Path) -> str:
+    """Read the licence from the head of a model's card."""
+    try:
+        head = _read_head(card, _MAX_CARD_HEAD)
+    except OSError:
+        return ""
+    match = _LICENCE.search(head) if head.startswith("---") else None
+    return match[1].strip("\"' ")[:80] if match is not None else ""
+
+
+def _read_head(file: Path, nbytes: int) -> str:
+    if not file.is_file():  # a FIFO would block
+        return ""
+    with file.open("rb") as stream:
+        return stream.read(nbytes).decode("utf-8", "replace")
+
+
 def _read_config(path: Path) -> dict[str, object]:
-    if path.stat().st_size > _MAX_CONFIG_BYTES:
+    if not path.is_file() or path.stat().st_size > _MAX_CONFIG_BYTES:
         raise ValueError
     config = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(config, dict):

@@ -71,7 +71,8 @@ MODEL_TYPES = {
     "gemma2": "gemma2",
     "gemma3": "gemma3_text",
 }
-_SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+VOCAB_SIZE_KEY = "vocabulary"  # of ours, for the number of tokens, if only the description was read
+SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
 class GgufError(Exception):
@@ -128,7 +129,7 @@ def list_parts(path: Path) -> list[Path]:
         GgufError: it is a later part, or a part is missing.
     """
     parts = [path]
-    if (match := _SPLIT_NAME.fullmatch(path.name)) is not None:
+    if (match := SPLIT_NAME.fullmatch(path.name)) is not None:
         stem, count = match[1], max(1, int(match[3]))
         parts = [path.with_name(f"{stem}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1)]
     if path != parts[0]:
@@ -273,6 +274,11 @@ class _Reader:
         item_type, count = struct.unpack_from("<IQ", self._content, self.position)
         return bool(item_type == _STRING and count > _LONG_ARRAY)
 
+    def count_items(self) -> int:
+        """Return the length of the array that follows, without reading it."""
+        self.check_room(1, 12)
+        return int(struct.unpack_from("<IQ", self._content, self.position)[1])
+
 
 def _read_metadata(content: mmap.mmap, size: int, until_vocabulary: bool = False) -> tuple[dict[str, Any], int, int]:
     """Read the metadata; return it with the position behind it and the number of tensors."""
@@ -294,6 +300,7 @@ def _read_metadata(content: mmap.mmap, size: int, until_vocabulary: bool = False
             raise GgufError("is damaged: its header has a key twice, or one that is too long")
         value_type = reader.read("I")
         if until_vocabulary and reader.is_vocabulary(value_type):
+            metadata[VOCAB_SIZE_KEY] = reader.count_items()
             break
         metadata[key] = reader.read_value(value_type)
     return metadata, reader.position, num_tensors

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import platformdirs
+
 _MAX_MANIFEST_BYTES = 1 << 20
 _MAX_DEPTH = 4  # of folders below a program's own
 _MAX_FILES = 5000  # that are looked at in one place
@@ -21,6 +23,7 @@ _OLLAMA_REGISTRIES = ("registry.ollama.ai", "ollama.com")
 _OLLAMA_MODEL_LAYER = "application/vnd.ollama.image.model"
 _LATER_PART = re.compile(r"-(?!00001-of-)\d{5}-of-\d{5}\.gguf$")
 OLLAMA_PREFIX = "ollama:"
+DOWNLOADS = "Code Clippy"  # whose the downloaded models are
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +49,13 @@ def list_stored_models(folders: Iterable[str] = (), environment: Mapping[str, st
     """
     home = Path(environment.get("HOME") or Path.home())
     found = [
+        *_list_downloads(find_download_folder()),
         *_list_ollama(_find_ollama_folders(environment, home)),
         *_list_files("LM Studio", (home / ".lmstudio/models", home / ".cache/lm-studio/models")),
         *_list_files("llama.cpp", _find_llama_folders(environment, home)),
         *_list_hub(_find_hub_folder(environment, home)),
-        *_list_files("Jan", (home / "jan/models",)),
-        *_list_files("GPT4All", (home / ".local/share/nomic.ai/GPT4All",)),
+        *_list_files("Jan", (home / "jan/models", *_find_data_folders("Jan/data/models", environment, home))),
+        *_list_files("GPT4All", _find_data_folders("nomic.ai/GPT4All", environment, home)),
         *_list_files("settings", (Path(folder).expanduser() for folder in folders)),
     ]
     return list({model.path: model for model in reversed(found)}.values())[::-1]
@@ -63,6 +67,18 @@ def find_ollama_model(name: str, environment: Mapping[str, str] = os.environ) ->
     wanted = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
     models = _list_ollama(_find_ollama_folders(environment, home))
     return next((model.path for model in models if model.name == OLLAMA_PREFIX + wanted), None)
+
+
+def find_download_folder() -> Path:
+    """Return the folder of the models that `codeclippy-ls models get` downloads: ``owner/name`` below it."""
+    return platformdirs.user_data_path("codeclippy-ls", appauthor=False) / "models"
+
+
+def find_downloaded_model(name: str) -> Path | None:
+    """Return a downloaded model by its hub name, with the file behind it if it is a GGUF file; ``None`` without one."""
+    path = find_download_folder() / name
+    is_model = path.suffix.lower() == ".gguf" and path.is_file()
+    return path if is_model or ((path / "config.json").is_file() and _has_weights(path)) else None
 
 
 def _find_ollama_folders(environment: Mapping[str, str], home: Path) -> list[Path]:
@@ -77,11 +93,27 @@ def _find_llama_folders(environment: Mapping[str, str], home: Path) -> list[Path
     return [home / ("Library/Caches/llama.cpp" if sys.platform == "darwin" else ".cache/llama.cpp")]
 
 
+def _find_data_folders(name: str, environment: Mapping[str, str], home: Path) -> list[Path]:
+    """Return where a desktop program may keep its models, by the system's habits."""
+    if sys.platform == "darwin":
+        return [home / "Library/Application Support" / name]
+    if sys.platform == "win32":
+        return [Path(environment[key]) / name for key in ("APPDATA", "LOCALAPPDATA") if environment.get(key)]
+    kinds = (("XDG_CONFIG_HOME", ".config"), ("XDG_DATA_HOME", ".local/share"))
+    return [Path(environment.get(key) or home / default) / name for key, default in kinds]
+
+
 def _find_hub_folder(environment: Mapping[str, str], home: Path) -> Path:
     if chosen := environment.get("HF_HUB_CACHE"):
         return Path(chosen)
     hub_home = environment.get("HF_HOME")
     return Path(hub_home) / "hub" if hub_home else home / ".cache/huggingface/hub"
+
+
+def _list_downloads(folder: Path) -> Iterator[StoredModel]:
+    """List what was downloaded for us, under its hub names."""
+    for model in _list_files(DOWNLOADS, (folder,)):
+        yield StoredModel(model.path.relative_to(folder).as_posix(), model.path, DOWNLOADS)
 
 
 def _list_ollama(folders: Iterable[Path]) -> Iterator[StoredModel]:

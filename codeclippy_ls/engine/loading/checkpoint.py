@@ -18,13 +18,14 @@ from pathlib import Path
 import torch
 
 from codeclippy_ls.catalog.prepared_cache import find_cache_folder
-from codeclippy_ls.catalog.stores import OLLAMA_PREFIX, find_ollama_model
+from codeclippy_ls.catalog.stores import OLLAMA_PREFIX, find_downloaded_model, find_ollama_model
 from codeclippy_ls.engine.loading.files import reject_placeholder, summarize_error
 from codeclippy_ls.engine.loading.gguf_checkpoint import is_gguf
 from codeclippy_ls.inference.errors import ModelError
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER
 
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+_HUB_FILE = re.compile(_HUB_NAME.pattern + r"(?:/\w[\w.-]*)+\.gguf", re.ASCII)
 
 
 def find_checkpoint(name: str) -> Path:
@@ -47,7 +48,9 @@ def find_checkpoint(name: str) -> Path:
         )
     # Never in the current folder: that may be somebody else's repository, with a checkpoint of that name.
     if _HUB_NAME.fullmatch(name):
-        return _find_hub_snapshot(name)
+        return find_downloaded_model(name) or _find_hub_snapshot(name)
+    if _HUB_FILE.fullmatch(name) and (file := find_downloaded_model(name)) is not None:
+        return file
     try:
         path = Path(name).expanduser()
         if path.is_dir():

@@ -16,7 +16,10 @@ from typing import Any
 
 import torch
 
+from codeclippy_ls.catalog.descriptions import describe
 from codeclippy_ls.catalog.prepared_cache import is_entry, remove_entry
+from codeclippy_ls.catalog.speeds import RecordedSpeed, record_speed
+from codeclippy_ls.catalog.stores import StoredModel
 from codeclippy_ls.engine.decoder.architectures import ModelConfig, TransformersConfig, parse_config
 from codeclippy_ls.engine.decoder.deferred_packing import start_packing
 from codeclippy_ls.engine.decoder.linear import FLOAT_FORMATS, WeightFormats, take_deferred
@@ -60,13 +63,23 @@ def load(spec: ModelSpec, native: bool = True, report: Report = lambda share: No
     """
     reused: list[Path] = []
     try:
-        return _load(spec, native, reused, report)
+        model = _load(spec, native, reused, report)
     except EngineError:
         if not reused:
             raise
-    for entry in reused:  # whole by its sizes, but damaged within: make it anew
-        remove_entry(entry)
-    return _load(spec, native, [], report)
+        for entry in reused:  # whole by its sizes, but damaged within: make it anew
+            remove_entry(entry)
+        model = _load(spec, native, [], report)
+    _record_speed(spec, model)
+    return model
+
+
+def _record_speed(spec: ModelSpec, model: Model) -> None:
+    """Keep the speed of a model that runs as it would by default; lists of models show it."""
+    if spec.dtype == "auto" and spec.name and model.speed.token_seconds:
+        path = find_checkpoint(spec.name)
+        num_weights = describe(StoredModel(spec.name, path, "")).num_weights or model.num_parameters
+        record_speed(path, RecordedSpeed(model.device.type, num_weights, model.speed.token_seconds))
 
 
 def _load(spec: ModelSpec, native: bool, reused: list[Path], report: Report) -> Model:
