@@ -30,6 +30,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from codeclippy_ls.assist import suggester
 from codeclippy_ls.assist.assistant import Assistant
 from codeclippy_ls.engines import open_thread_engine
 from codeclippy_ls.prompts import pipeline, token_prompts
@@ -261,6 +262,7 @@ ABLATIONS = {
         )
     ),
     "snippets": Ablation({"context": "off"}),
+    "copying": Ablation(patch=(suggester, "find_guess", lambda *texts: None)),
     "outline": Ablation(patch=(pipeline, "extract_outline", lambda *arguments: "")),
 }
 

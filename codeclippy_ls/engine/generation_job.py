@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from codeclippy_ls.engine.generation.decoding import Constraint, DecodingState, Sampler, prefill_chunks
-from codeclippy_ls.engine.generation.kv_cache import CachedPrefix
+from codeclippy_ls.engine.generation.decoding import Constraint, DecodingState, Sampler, prefill_chunks, score_line
+from codeclippy_ls.engine.generation.kv_cache import CachedPrefix, ModelInput
 from codeclippy_ls.engine.loading.tokenizer import decode_complete
 from codeclippy_ls.inference.handles import RequestHandle
 from codeclippy_ls.inference.requests import Candidate, FinishReason
@@ -81,6 +81,7 @@ class GenerationJob:
         self._prefix = prefix
         self._deadline = deadline
         self._sequences: list[_Sequence] = []
+        self._guesses: list[Candidate] = []
 
     @property
     def is_prefilled(self) -> bool:
@@ -100,8 +101,13 @@ class GenerationJob:
                 self._sequences.append(first)
                 return
         self._sequences.append(first)
-        if not self._sampling.max_tokens:
-            return
+        if self._sampling.max_tokens:
+            yield from self._decode(prompt_logits)
+
+    def _decode(self, prompt_logits: Tensor) -> Iterator[None]:
+        """Score the guesses, then generate the candidates side by side."""
+        for guess in self._task.list_guesses(self._prompt):
+            yield from self._score_guess(guess, prompt_logits)
         for index in range(1, self._sampling.candidates):
             self._sequences.append(self._new_sequence(self._prefix.copy(len(self._prefix.token_ids)), index))
         logits = [prompt_logits] * len(self._sequences)
@@ -120,8 +126,22 @@ class GenerationJob:
             logits = self._model.forward([sequence.decoding.next_input() for sequence in unfinished])
 
     def make_candidates(self) -> tuple[Candidate, ...]:
-        """Return the generated candidates with the task's answer to each."""
-        return tuple(self._make_candidate(sequence) for sequence in self._sequences)
+        """Return the generated candidates, then the guesses, with the task's answer to each."""
+        return (*(self._make_candidate(sequence) for sequence in self._sequences), *self._guesses)
+
+    def _score_guess(self, text: str, prompt_logits: Tensor) -> Iterator[None]:
+        """Score a guess by one pass, which leaves the KV cache as it was; one that is too long is left out."""
+        model, prefix = self._model, self._prefix
+        length, token_ids = len(prefix.token_ids), model.tokenizer.encode_continuation(text)
+        if not 0 < len(token_ids) < min(self._sampling.max_tokens, model.context_length - length):
+            return
+        (logits,) = model.forward([ModelInput(token_ids, prefix.kv_cache, len(token_ids))])
+        prefix.kv_cache.crop(length)
+        stop_token_ids = model.stop_token_ids | self._prompt.stop_token_ids
+        logprob = score_line((*prompt_logits, *logits), token_ids, stop_token_ids | model.tokenizer.newline_token_ids)
+        candidate = Candidate(text, tuple(token_ids), logprob, FinishReason.STOP, is_guess=True)
+        self._guesses.append(replace(candidate, answer=self._task.parse_answer(candidate, self._prompt)))
+        yield
 
     def _new_sequence(self, prefix: CachedPrefix, index: int) -> _Sequence:
         sampling, model = self._sampling, self._model

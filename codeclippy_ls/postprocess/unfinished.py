@@ -1,4 +1,4 @@
-"""Shorten an answer that a time limit cut off, to its last complete line, statement or word.
+"""Shorten an answer that a limit cut off, of time or tokens, to its last complete line, statement or word.
 
 The end of a cut line may be valid and wrong: ``return sum(values) / len``. So only whole lines stay; of
 a cut line, statements that end with a character of their own, and in comments, strings and languages without a grammar,
@@ -16,7 +16,7 @@ _STATEMENT_ENDS = (";", "}")
 
 
 def cut_unfinished(text: str, context: CursorContext, trees: DocumentTrees, document: str) -> str:
-    """Return the head of an answer that was cut by the time limit; empty if nothing of it can stand.
+    """Return the head of an answer that was cut by a limit; empty if nothing of it can stand.
 
     Args:
         document: key of the document whose tree is kept.

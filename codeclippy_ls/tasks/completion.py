@@ -34,6 +34,7 @@ class CompletionTask(Task):
         family: of the model, if the settings name one.
         disabled_steps: steps of the clean-up that are skipped.
         is_secret: the file may hold keys or passwords, by its path.
+        guess: the rest of the line as somebody else proposes it; a model on this machine scores it.
     """
 
     context: CompletionContext
@@ -42,6 +43,7 @@ class CompletionTask(Task):
     family: str = ""
     disabled_steps: tuple[str, ...] = ()
     is_secret: bool = False
+    guess: str = ""
 
     def build_prompt(self, model: Any, context_length: int) -> TokenPrompt:
         """Build the prompt; a partial word is cut from it and becomes a constraint on the answer."""
@@ -60,6 +62,10 @@ class CompletionTask(Task):
         """Return whether the suggestion has reached its end."""
         prefix = to_lf(self.context.prefix[-_TAIL:])
         return is_finished(text[len(prompt.healing_prefix) :], prefix, self.multiline, self.disabled_steps)
+
+    def list_guesses(self, prompt: TokenPrompt) -> tuple[str, ...]:
+        """Return the guess as the model would have to write it."""
+        return (prompt.healing_prefix + self.guess,) if self.guess else ()
 
     def parse_answer(self, candidate: Candidate, prompt: TokenPrompt | TextPrompt) -> str:
         """Return the text after the partial word; empty if the candidate does not continue that word."""

@@ -265,6 +265,20 @@ def _advance(constraint: Constraint | None, token_ids: Sequence[int]) -> Constra
     return constraint
 
 
+def score_line(logits: Sequence[torch.Tensor], token_ids: Sequence[int], end_token_ids: frozenset[int]) -> float:
+    """Return the mean log-probability of tokens and of an end behind them.
+
+    Args:
+        logits: before each token and behind the last one, each (vocab_size,).
+        end_token_ids: the ids that end the line, any of which may follow.
+    """
+    rows = torch.stack(tuple(logits)).float()
+    rows = rows - rows.logsumexp(-1, keepdim=True)
+    ends = rows[-1, sorted(end_token_ids)].logsumexp(0)
+    total = rows[range(len(token_ids)), list(token_ids)].sum() + ends
+    return float(total) / (len(token_ids) + 1)
+
+
 Forward = Callable[[Sequence[ModelInput]], Sequence[torch.Tensor]]
 
 

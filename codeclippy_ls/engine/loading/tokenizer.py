@@ -125,6 +125,11 @@ class Tokenizer:
                 table[id] = token.encode() if token in self._added else self._decode_token(token)
         return table
 
+    @cached_property
+    def newline_token_ids(self) -> frozenset[int]:
+        """Ids of the tokens that begin with a line end."""
+        return frozenset(id for id, data in enumerate(self.token_bytes) if data[:1] in (b"\n", b"\r"))
+
     def token_to_id(self, token: str) -> int | None:
         """Return the id of a control token, or else of a vocabulary entry, by its exact name."""
         id = self._control.get(token)
