@@ -47,10 +47,14 @@ SCENES = (
     Scene("Completion: typing at the end of the file", "            best = price\n    return ", deletes_rest=True),
     Scene(
         "Fill-in-the-middle: a line is missing between others",
-        "        self.owner = owner\n        ",
-        deleted="self.items = items or []",
+        "        result = 0\n        ",
+        deleted="for name, price, count in self.items:",
     ),
-    Scene('Edit with a message: "Add a docstring"', "def cheapest(basket, default=None):", message="Add a docstring"),
+    Scene(
+        'Edit with a message: "raise ValueError if count is negative"',
+        "    def add(self, name, price, count=1):",
+        message="raise ValueError if count is negative",
+    ),
 )
 
 

@@ -62,7 +62,7 @@ def test_the_guess_follows_the_longest_match() -> None:
         ("x = ", "\nself.x = 1\n", [], None),  # too short a match says nothing
         ("self.x = ", "\nself.x = 1\nself.x = 2\n", [], "1"),  # the first one after it
         ("self.size = ", "", ["self.size = 3  \n"], "3"),
-        ("\n\n\n\n        ", "", ["\n\n\n\n        pass\n"], None),  # nothing but blanks
+        ("\n\n\n\n        ", "", ["\n\n\n\n        pass\n"], None),  # nothing but white space
         ("wanted\n\nwanted", "", [], None),  # the line ended there, too
         ("API_KEY = ", "", ['API_KEY = "ghp_' + "a1B2" * 9 + '"\n'], None),
         ("-----BEGIN RSA PRIVATE KEY-----\n", "", ["-----BEGIN RSA PRIVATE KEY-----\n" + "MIIEow" * 12 + "\n"], None),
