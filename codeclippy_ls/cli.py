@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import io
 import logging
 import os
@@ -329,6 +330,7 @@ def _set_up_logging(path: str | None, verbose: bool, subcommand: str | None) -> 
 
 
 def _run_server(args: argparse.Namespace) -> int:
+    gc.disable()  # while importing, it takes a tenth of the time and finds nothing; `_serve` enables it again
     from codeclippy_ls.settings import parse
 
     overrides = _read_options(args)
@@ -381,6 +383,7 @@ async def _serve(
     from codeclippy_ls.server.loop_watch import LoopWatch
     from codeclippy_ls.server.server import Server
 
+    gc.enable()
     watch = LoopWatch()
     try:
         if address is not None:

@@ -21,8 +21,9 @@ from codeclippy_ls.engine.decoder import linear
 from codeclippy_ls.engine.decoder.deferred_packing import start_packing
 from codeclippy_ls.engine.decoder.linear import Int8Linear, LinearSpec, list_available_formats, take_deferred
 from codeclippy_ls.engine.decoder.quantized_rows import can_multiply_rows, quantize_rows, stack_rows
+from codeclippy_ls.engine.decoder.transformer import Transformer
 from codeclippy_ls.engine.generation.kv_cache import ModelInput
-from codeclippy_ls.engine.loading import folder_checkpoint, gguf_checkpoint
+from codeclippy_ls.engine.loading import folder_checkpoint, gguf_checkpoint, measurements
 from codeclippy_ls.engine.loading.loader import load
 from codeclippy_ls.engine.loading.model import Model
 from codeclippy_ls.engine.loading.prepared_tokenizer import PreparedTokenizer, write_tokenizer
@@ -292,3 +293,49 @@ def test_cache_is_listed_and_cleared(own_cache: Path, capsys: pytest.CaptureFixt
     assert main(["cache", "clear"]) == 0
     assert capsys.readouterr().out.startswith("removed 2 MB")
     assert not list_entries()
+
+
+@needs_int8
+def test_second_start_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes what the first one measured; on another machine, and if that is damaged, it measures again."""
+    path = gguf_files.write_model("llama", gguf_files.make_module("llama"), tmp_path / "toy.gguf")
+    first = load_int8(path)
+    runs: list[int] = []
+    forward = Transformer.forward
+
+    def count(*args: Any) -> list[torch.Tensor]:
+        runs.append(1)
+        return forward(*args)
+
+    monkeypatch.setattr(Transformer, "forward", count)
+    second = load_int8(path)
+    assert not runs
+    assert second.speed == first.speed
+    assert second.pass_cost.seconds == first.pass_cost.seconds
+    (measured,) = only_entry().glob("measured-*")
+    measured.write_text('{"speed": {"prefill_seconds": -1}}', encoding="utf-8")
+    load_int8(path)
+    assert runs
+    runs.clear()
+    monkeypatch.setattr(measurements, "_read_processor_name", lambda: "another")
+    load_int8(path)
+    assert runs
+    assert len(list(only_entry().glob("measured-*"))) == 2
+
+
+@needs_int8
+def test_speed_in_use_is_kept_for_the_next_start(tmp_path: Path) -> None:
+    path = gguf_files.write_model("llama", gguf_files.make_module("llama"), tmp_path / "toy.gguf")
+    model = load_int8(path)
+    at_first = model.speed
+    cache = model.new_cache()
+    for _ in range(4):
+        model.forward([ModelInput([5] * 40, cache, 0)])
+        cache.crop(0)
+    for _ in range(64):
+        model.forward([ModelInput([5], cache)])
+        cache.crop(0)
+    assert model.speed == at_first, "prompts must not change while a person types"
+    later = load_int8(path).speed
+    assert later != at_first
+    assert later.token_seconds > 0 and later.prefill_seconds > 0

@@ -25,7 +25,9 @@ def start_packing(layers: Sequence[Int8Linear]) -> threading.Thread | None:
     """Pack layers on a thread of their own; return it, or ``None`` if there are none."""
     if not layers:
         return None
-    references = [weakref.ref(layer) for layer in layers]
+    # The LM head first: it is in memory twice while it is packed, and by then the others have not been read yet.
+    largest = max(layers, key=lambda layer: layer.nbytes)
+    references = [weakref.ref(layer) for layer in (largest, *layers)]  # packing it again does nothing
     thread = threading.Thread(target=_pack, args=(references,), name=PACKING_THREAD, daemon=False)
     thread.start()
     return thread
@@ -40,8 +42,8 @@ def _pack(references: list[weakref.ref[Int8Linear]]) -> None:
             return
         if (layer := reference()) is not None:
             layer.pack()
+            _return_free_memory()
         del layer
-    _return_free_memory()
 
 
 def _return_free_memory() -> None:

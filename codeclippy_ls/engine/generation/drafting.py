@@ -7,7 +7,7 @@ often drafts were right and from the cost of a longer pass: ``optimal_draft_leng
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 MAX_DRAFT_LENGTH = 48
 _DECAY = 0.9  # weight of the past in the running acceptance rate
@@ -78,12 +78,15 @@ class PassCost:
 
     Seconds are kept at a few lengths and interpolated between. A length without a measurement has the cost measured on
     common CPUs, on the low side: so it is tried, and then known.
+
+    Args:
+        seconds: of passes measured before, by number of tokens.
     """
 
     LENGTHS = (1, 2, 4, 8, 16, 32, 64)
 
-    def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
+    def __init__(self, seconds: Mapping[int, float] | None = None) -> None:
+        self._seconds = {length: value for length, value in (seconds or {}).items() if length in self.LENGTHS}
         self._table: dict[int, float] = {}
         self._updates = 0
 
@@ -92,6 +95,11 @@ class PassCost:
         if cost is None:
             self._table[num_tokens] = cost = self._interpolate(num_tokens)
         return cost
+
+    @property
+    def seconds(self) -> dict[int, float]:
+        """The seconds of the passes that were measured, by number of tokens."""
+        return dict(self._seconds)
 
     def update(self, num_tokens: int, seconds: float) -> None:
         """Update the estimate from one measured pass; outliers are down-weighted."""

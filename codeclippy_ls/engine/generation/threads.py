@@ -71,6 +71,13 @@ class ThreadCountTuner:
         self._is_long_trial = False  # the pass that is watched is a trial of the full count
         self._retry_seconds, self._next_trial = _RETRY_SECONDS[0], 0.0
 
+    @property
+    def seconds_by_count(self) -> dict[int, float]:
+        """The seconds of a pass over one token by number of threads; empty before calibration."""
+        if not self._usual_seconds:
+            return {}
+        return {1: statistics.median(self._single_seconds), self._full_count: self._usual_seconds}
+
     def calibrate(self, seconds_by_count: dict[int, float]) -> None:
         """Choose the fastest count from measured passes; without a count above one, nothing changes."""
         multiple = {count: seconds for count, seconds in seconds_by_count.items() if count > 1}

@@ -1,21 +1,67 @@
-"""Run a loaded model's first passes: check its KV cache, measure thread counts and pass costs, and warm up."""
+"""Run a loaded model's first passes: check its KV cache, measure thread counts and pass costs, and warm up.
+
+A prepared model that has worked on this machine is not run: its measurements are beside it (`measurements`).
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from codeclippy_ls.engine.generation.drafting import PassCost
 from codeclippy_ls.engine.generation.kv_cache import ModelInput
+from codeclippy_ls.engine.generation.threads import list_thread_counts
+from codeclippy_ls.engine.loading.measurements import (
+    Measurements,
+    locate_measurements,
+    read_measurements,
+    write_measurements,
+)
 from codeclippy_ls.engine.loading.model import Model, Runner
 from codeclippy_ls.inference.errors import ModelError
 from codeclippy_ls.inference.speed import Speed
 
 _PREFILL_TOKENS = 32  # as slow as 192 but for a fifth, and done in 0.15 s by a model of 0.5 billion parameters
 _WARM_UP_SECONDS = 0.08  # limit; the cost of lengths that were not measured by then is learned at run time
+
+
+def calibrate(model: Model, folder: Path, entry: Path | None, threads: int) -> None:
+    """Check that a model works and measure it, or read what was measured at an earlier start.
+
+    Args:
+        entry: the model's folder in the cache; ``None`` if it has none.
+        threads: number of CPU threads from the settings; 0 measures which number is fastest.
+
+    Raises:
+        ModelError: it does not work with a KV cache.
+    """
+    is_kept = entry is not None and model.device.type == "cpu"
+    path = locate_measurements(entry, model.dtype, threads) if entry is not None and is_kept else None
+    known = read_measurements(path) if path is not None else None
+    if known is None:
+        verify_kv_cache(model, folder)
+        if threads <= 0 and model.device.type == "cpu":
+            counts = list_thread_counts(model.num_parameters)
+            model.thread_tuner.calibrate(measure_pass_seconds(model.runner, counts))
+        warm_up(model)
+        model.speed = measure_speed(model)
+        if path is not None:
+            _keep_measurements(model, path, model.speed)
+    else:
+        if threads <= 0:
+            model.thread_tuner.calibrate(dict(known.thread_seconds))
+        model.pass_cost, model.speed = PassCost(known.pass_seconds), known.speed
+    if path is not None:
+        model.watch_speed(partial(_keep_measurements, model, path))
+
+
+def _keep_measurements(model: Model, path: Path, speed: Speed) -> None:
+    seconds = model.thread_tuner.seconds_by_count, model.pass_cost.seconds
+    write_measurements(path, Measurements(speed, *seconds))
 
 
 def verify_kv_cache(model: Model, folder: Path) -> None:

@@ -25,7 +25,7 @@ from codeclippy_ls.engine.decoder.deferred_packing import start_packing
 from codeclippy_ls.engine.decoder.linear import FLOAT_FORMATS, WeightFormats, take_deferred
 from codeclippy_ls.engine.decoder.transformer import Transformer
 from codeclippy_ls.engine.generation.threads import count_cores, list_thread_counts
-from codeclippy_ls.engine.loading.calibration import measure_pass_seconds, measure_speed, verify_kv_cache, warm_up
+from codeclippy_ls.engine.loading.calibration import calibrate
 from codeclippy_ls.engine.loading.chat_template import read_chat_template
 from codeclippy_ls.engine.loading.checkpoint import ensure_safetensors, find_checkpoint
 from codeclippy_ls.engine.loading.config import (
@@ -113,11 +113,7 @@ def _load(spec: ModelSpec, native: bool, reused: list[Path], report: Report) -> 
             prepared, runner = None, _load_transformers(folder, config, device, dtype, spec)
         tokenizer, chat = _read_tokenizer(prepared or folder, folder, runner.vocab_size)
         model = Model(runner, tokenizer, spec.name, chat, stop_token_ids)
-        verify_kv_cache(model, folder)
-        if spec.threads <= 0 and device.type == "cpu":
-            model.thread_tuner.calibrate(measure_pass_seconds(runner, list_thread_counts(model.num_parameters)))
-        warm_up(model)
-        model.speed = measure_speed(model)
+        calibrate(model, folder, prepared or (folder if is_entry(folder) else None), spec.threads)
         start_packing(take_deferred())
     except EngineError:
         raise

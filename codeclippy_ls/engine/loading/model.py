@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from codeclippy_ls.engine.decoder.transformer import Transformer
 from codeclippy_ls.engine.generation.drafting import PassCost
 from codeclippy_ls.engine.generation.kv_cache import KVCache, ModelInput
 from codeclippy_ls.engine.generation.threads import ThreadCountTuner
+from codeclippy_ls.engine.loading.measurements import SpeedMeter
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer
 from codeclippy_ls.engine.loading.transformers_module import ModuleRunner
 from codeclippy_ls.inference.errors import NonFiniteError
@@ -80,12 +81,18 @@ class Model:
         self.speed = Speed()
         self.thread_tuner = ThreadCountTuner(torch.get_num_threads())
         self._num_layers = runner.num_layers if isinstance(runner, Transformer) else 1
+        self._speed_meter: SpeedMeter | None = None
+        self._on_speed: Callable[[Speed], None] = lambda speed: None
         self.module: Any = runner.module if isinstance(runner, ModuleRunner) else None
         self.architecture, self.context_length = runner.architecture, runner.context_length
         self.num_parameters, self.nbytes = runner.num_parameters, runner.nbytes
         self.device, self.dtype = runner.device, runner.dtype
         if isinstance(runner, Transformer) and runner.device.type == "cpu":
             runner.after_layer = partial(_yield_core, self.thread_tuner)
+
+    def watch_speed(self, on_speed: Callable[[Speed], None]) -> None:
+        """Call ``on_speed`` once, with the speed in use, as soon as enough passes have run."""
+        self._speed_meter, self._on_speed = SpeedMeter(), on_speed
 
     def new_cache(self) -> KVCache:
         """Create an empty KV cache."""
@@ -113,8 +120,9 @@ class Model:
         self.thread_tuner.start_pass(self._num_layers, self._estimate_cost(num_tokens))
         if torch.get_num_threads() != self.thread_tuner.count:
             torch.set_num_threads(self.thread_tuner.count)
-        started = time.perf_counter()
+        started, thread_started = time.perf_counter(), time.thread_time()
         outputs = self.runner.forward(inputs)
+        thread_seconds = time.thread_time() - thread_started
         # A sum is finite only if every term is.
         sums = [logits.sum() for logits in outputs if len(logits)]
         if sums and not math.isfinite(float(sums[0] if len(sums) == 1 else torch.stack(sums).sum())):
@@ -122,12 +130,20 @@ class Model:
                 f"{self.name or 'the shipped model'} produced NaN or infinite logits; its weights are damaged: "
                 "download it again or choose another model"
             )
+        if self._speed_meter is not None and len(inputs) == 1:
+            self._meter_speed(num_tokens, len(outputs[0]), thread_seconds)
         if len(inputs) == 1 and len(outputs[0]) == num_tokens:
             seconds = time.perf_counter() - started
             self.pass_cost.update(num_tokens, seconds)
             if num_tokens == 1:
                 self.thread_tuner.update(seconds)
         return outputs
+
+    def _meter_speed(self, num_tokens: int, num_logits: int, seconds: float) -> None:
+        assert self._speed_meter is not None
+        if (speed := self._speed_meter.add(num_tokens, num_logits, seconds)) is not None:
+            self._speed_meter = None
+            self._on_speed(speed)
 
     def _estimate_cost(self, num_tokens: int) -> float:
         """Estimate the time of a pass, in passes over one token."""
