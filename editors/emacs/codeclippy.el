@@ -21,10 +21,12 @@
 ;;      M-f, M-<right>       accept a word           C-g        hide it
 ;;      C-M-f, C-M-<right>   accept a line
 ;;
-;;    If you type the start of a suggestion, it stays.  One server serves all buffers and projects.
+;;    M-n without one asks for suggestions: with more time, and for several.  If you type the start of a suggestion, it
+;;    stays.  One server serves all buffers and projects.
 ;;
-;; 2. Eglot.  In a programming mode that no other server is registered for, plain \\[eglot] starts codeclippy-ls:
-;;    completion at point and code actions.  To prefer it in a mode that has another server:
+;; 2. Eglot: completion at point and code actions.  M-x codeclippy-eglot starts codeclippy-ls in the buffers of this
+;;    project and mode.  Plain \\[eglot] does so in a programming mode that no other server is registered for; Python has
+;;    others.  To prefer it there always:
 ;;
 ;;      (add-to-list 'eglot-server-programs '(python-mode . codeclippy-eglot-contact))
 ;;
@@ -113,11 +115,18 @@ If nil, the server's setting edit.confirm decides, which is on by default."
   "Suggested text that is not in the buffer."
   :package-version '(codeclippy . "0.1.0"))
 
+(defface codeclippy-progress
+  '((t :inherit (shadow italic)))
+  "Text at the line of an edit that says how far it is."
+  :package-version '(codeclippy . "0.1.0"))
+
 ;;;; Shared by both kinds of connection
 
 (defclass codeclippy--peer ()
   ((tasks :initform nil :accessor codeclippy--tasks
           :documentation "Tasks that can be cancelled: an alist of progress tokens and titles.")
+   (overlays :initform nil :accessor codeclippy--overlays
+             :documentation "Overlays that say how far an edit is: an alist by progress token.")
    (diff :initform "" :accessor codeclippy--pending-diff
          :documentation "The diff for the server's next question."))
   "A connection to codeclippy-ls, our own or eglot's.
@@ -191,9 +200,27 @@ A folder's or a file's local variables are not used: they are not the user's."
   "Handle the progress VALUE of TOKEN from PEER."
   (pcase (plist-get value :kind)
     ("begin" (when (eq (plist-get value :cancellable) t)
-               (push (cons token (plist-get value :title)) (codeclippy--tasks peer))))
-    ("end" (setf (codeclippy--tasks peer) (cl-remove token (codeclippy--tasks peer) :key #'car :test #'equal))))
+               (push (cons token (plist-get value :title)) (codeclippy--tasks peer))
+               (push (cons token (codeclippy--make-progress-overlay)) (codeclippy--overlays peer))))
+    ("report" (when-let ((overlay (alist-get token (codeclippy--overlays peer) nil nil #'equal))
+                         (text (plist-get value :message)))
+                (overlay-put overlay 'after-string (propertize (concat "  " text) 'face 'codeclippy-progress))))
+    ("end" (when-let ((overlay (alist-get token (codeclippy--overlays peer) nil t #'equal)))
+             (delete-overlay overlay))
+     (setf (codeclippy--tasks peer) (cl-remove token (codeclippy--tasks peer) :key #'car :test #'equal)
+           (codeclippy--overlays peer) (cl-remove token (codeclippy--overlays peer) :key #'car :test #'equal))))
   (force-mode-line-update t))
+
+(defun codeclippy--make-progress-overlay ()
+  "Make an overlay at the end of the line of point in the selected window."
+  (with-current-buffer (window-buffer (selected-window))
+    (make-overlay (line-end-position) (line-end-position))))
+
+(defun codeclippy--forget-tasks (peer)
+  "Forget the tasks of PEER, which has exited."
+  (mapc (lambda (entry) (delete-overlay (cdr entry))) (codeclippy--overlays peer))
+  (setf (codeclippy--tasks peer) nil
+        (codeclippy--overlays peer) nil))
 
 ;;;; Text and positions
 
@@ -389,7 +416,7 @@ Return nil if that fails, or if a restart is scheduled."
 Do nothing if the exit was requested; give up after too many."
   (unless (or (codeclippy--stopping connection) (not (codeclippy--current-p connection)))
     (clrhash codeclippy--buffers)
-    (setf (codeclippy--tasks connection) nil)
+    (codeclippy--forget-tasks connection)
     (let ((now (float-time)))
       (setq codeclippy--exit-times
             (cons now (cl-remove-if (lambda (time) (> (- now time) 180)) codeclippy--exit-times)))
@@ -1273,14 +1300,22 @@ The symbol is off, loading, ready, editing, failed or restarting."
     (when-let ((connection (codeclippy--ready-connection)))
       (codeclippy--flush connection))))
 
+(defvar codeclippy-mode-map
+  (let ((map (make-sparse-keymap)))
+    (define-key map (kbd "M-n") #'codeclippy-complete)
+    map)
+  "Keys while no suggestion is shown.")
+
 ;;;###autoload
 (define-minor-mode codeclippy-mode
   "Show suggestions as ghost text while you type.
+\\<codeclippy-mode-map>\\[codeclippy-complete] asks for suggestions.
 The connection is independent of eglot, which can run another server in the
 same buffer.  While a suggestion is shown:
 
 \\{codeclippy-completion-map}"
   :lighter (:eval (codeclippy--lighter))
+  :keymap codeclippy-mode-map
   (let ((hooks '((post-command-hook . codeclippy--post-command)
                  (after-change-functions . codeclippy--record-change)
                  (window-selection-change-functions . codeclippy--on-window-change)
@@ -1325,6 +1360,14 @@ Its edits are shown first, like those of `codeclippy-mode'.")
 (defun codeclippy-eglot-contact (&optional _interactive _project)
   "The contact of the server, a value for `eglot-server-programs'."
   (cons 'codeclippy-eglot-server codeclippy-command))
+
+;;;###autoload
+(defun codeclippy-eglot ()
+  "Start codeclippy-ls with eglot for this project and mode.
+It replaces another server that eglot runs here, after a question."
+  (interactive)
+  (let ((eglot-server-programs (list (cons major-mode #'codeclippy-eglot-contact))))
+    (call-interactively #'eglot)))
 
 ;; At the end, so that modes that have a server keep it.
 (add-to-list 'eglot-server-programs '(prog-mode . codeclippy-eglot-contact) t)

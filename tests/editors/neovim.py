@@ -125,7 +125,8 @@ class Nvim:
     def has_ghost_text(self) -> bool:
         """Return true if a suggestion is drawn."""
         drawn: int = self.exec_lua(
-            "return #vim.tbl_filter(function(mark) return mark[4].virt_text ~= nil end, "
+            "local progress = vim.api.nvim_create_namespace('codeclippy.progress') "
+            "return #vim.tbl_filter(function(mark) return mark[4].virt_text ~= nil and mark[4].ns_id ~= progress end, "
             "vim.api.nvim_buf_get_extmarks(0, -1, 0, -1, { details = true }))"
         )
         return drawn > 0

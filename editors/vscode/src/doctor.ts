@@ -3,7 +3,7 @@
 import { execFile } from 'node:child_process';
 import * as os from 'node:os';
 import * as vscode from 'vscode';
-import { findServer } from './find';
+import { ServerFinder } from './find';
 import { SECTION } from './settings';
 
 const SCHEME = 'codeclippy-doctor';
@@ -24,10 +24,12 @@ export class Doctor implements vscode.TextDocumentContentProvider {
   readonly onDidChange = this.changed.event;
   private report = '';
 
+  constructor(private readonly finder: ServerFinder) {}
+
   /** Run the doctor and show its report. */
   async run(): Promise<void> {
     const progress = { location: vscode.ProgressLocation.Window, title: 'Code Clippy: checking the installation' };
-    this.report = await vscode.window.withProgress(progress, runDoctor);
+    this.report = await vscode.window.withProgress(progress, () => runDoctor(this.finder));
     this.changed.fire(URI);
     await vscode.window.showTextDocument(await vscode.workspace.openTextDocument(URI), { preview: true });
   }
@@ -41,10 +43,11 @@ export class Doctor implements vscode.TextDocumentContentProvider {
   }
 }
 
-async function runDoctor(): Promise<string> {
-  const command = await findServer();
+async function runDoctor(finder: ServerFinder): Promise<string> {
+  const { command, places } = await finder.find();
   if (command === undefined) {
-    return 'codeclippy-ls was not found; the walkthrough "Get Started with Code Clippy" says how to install it.\n';
+    return `There is no server yet: codeclippy-ls was looked for ${places.join(', ')}.\n`
+      + 'The command "Code Clippy: Install Server" installs it.\n';
   }
   const args = [...command.slice(1), 'doctor', ...modelOptions()];
   return new Promise((resolve) => {

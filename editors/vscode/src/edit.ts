@@ -21,6 +21,9 @@ export async function editWithMessage(server: Server, storage: vscode.Memento): 
     showInStatusBar(`off for ${document.languageId} files of this kind; see the setting "codeclippy.languages"`);
     return;
   }
+  if (!(await server.prepare())) {
+    return; // nobody would read the message
+  }
   const version = document.version;
   const message = await askForMessage(storage, selection.isEmpty ? 'around the cursor' : 'in the selection');
   if (message === undefined) {

@@ -1,14 +1,20 @@
 // Code Clippy for VS Code: connects the parts. The server alone knows models.
 
+import * as path from 'node:path';
 import * as vscode from 'vscode';
 import { CursorWatch } from './cursor';
 import { Doctor } from './doctor';
 import { editWithMessage } from './edit';
+import { ServerFinder } from './find';
+import { Installer } from './install';
+import { chooseProgram, MissingServer } from './missing';
 import { chooseModel } from './model';
 import { PausedLanguages } from './pause';
 import { Server } from './server';
 import { isServed, SECTION, Settings } from './settings';
 import { Status } from './status';
+
+const WALKTHROUGH_KEY = 'walkthrough.opened';
 
 let activeServer: Server | undefined;
 
@@ -17,20 +23,28 @@ export function activate(context: vscode.ExtensionContext): void {
   const settings = new Settings(context.extension.packageJSON);
   const paused = new PausedLanguages(context.globalState);
   const status = new Status(paused.includes);
-  const server = (activeServer = new Server(settings, status, log, paused.includes));
-  const doctor = new Doctor();
+  const finder = new ServerFinder(path.join(context.globalStorageUri.fsPath, 'server'));
+  const installer = new Installer(finder, path.join(context.extensionPath, 'dist', 'server'), log);
+  const missing = new MissingServer(context.extension.id, installer, () => server.restart());
+  const onMissing = (places: string[], isAsked: boolean): unknown => missing.tell(places, isAsked);
+  const server: Server = (activeServer = new Server(finder, onMissing, settings, status, log, paused.includes));
+  const doctor = new Doctor(finder);
 
   // codeclippy.reloadModel and codeclippy.showMetrics are the server's: the language client registers them.
   const commands: { [name: string]: () => unknown } = {
     editWithMessage: () => editWithMessage(server, context.globalState),
     cancelEdit: () => server.cancelEdits(),
-    acceptNextWord: () => accept('acceptNextWord'),
-    acceptNextLine: () => accept('acceptNextLine'),
+    suggest: () => suggest(server),
+    acceptNextWord: () => runInlineCommand('acceptNextWord'),
+    acceptNextLine: () => runInlineCommand('acceptNextLine'),
     togglePause: () => paused.toggle().then(() => status.update()),
     chooseModel,
     runDoctor: () => doctor.run(),
     showStatus: () => showStatus(status, server),
-    showInstall: () => showInstall(context.extension.id),
+    installServer: () => missing.install(),
+    chooseProgram,
+    offerInstall: () => server.tellMissing(),
+    showWalkthrough: () => missing.showWalkthrough(),
     showLog: () => log.show(),
     restartServer: () => server.restart(),
   };
@@ -54,6 +68,7 @@ export function activate(context: vscode.ExtensionContext): void {
     }),
   );
   startIfServed(server, vscode.workspace.textDocuments);
+  void showWalkthroughOnce(missing, context.globalState);
 }
 
 export function deactivate(): Promise<void> | undefined {
@@ -67,8 +82,15 @@ function startIfServed(server: Server, documents: readonly vscode.TextDocument[]
   }
 }
 
+/** Ask for a suggestion by key; without a server, say so. */
+async function suggest(server: Server): Promise<void> {
+  if (await server.prepare()) {
+    await vscode.commands.executeCommand('editor.action.inlineSuggest.trigger');
+  }
+}
+
 /** Run VS Code's own command, after requesting the suggestion again: the palette has hidden it. */
-async function accept(command: string): Promise<void> {
+async function runInlineCommand(command: string): Promise<void> {
   await vscode.commands.executeCommand('workbench.action.focusActiveEditorGroup');
   await vscode.commands.executeCommand('editor.action.inlineSuggest.trigger');
   await vscode.commands.executeCommand(`editor.action.inlineSuggest.${command}`);
@@ -90,7 +112,7 @@ async function showStatus(status: Status, server: Server): Promise<void> {
   if (status.state === 'failed') {
     actions.unshift({ label: 'Try Again', detail: status.reason, run: retry });
   } else if (status.state === 'missing') {
-    actions.unshift({ label: 'How to Install It', run: command('showInstall') });
+    actions.unshift({ label: 'Install Server', run: command('installServer') });
   }
   const title = `Code Clippy: ${status.state}`;
   const chosen = await vscode.window.showQuickPick(actions, { title, placeHolder: status.reason || title });
@@ -101,6 +123,11 @@ function command(name: string): () => unknown {
   return () => vscode.commands.executeCommand(`${SECTION}.${name}`);
 }
 
-function showInstall(extension: string): void {
-  void vscode.commands.executeCommand('workbench.action.openWalkthrough', `${extension}#start`, false);
+/** Open the walkthrough on the first start, unless the user wants none to open. */
+async function showWalkthroughOnce(missing: MissingServer, storage: vscode.Memento): Promise<void> {
+  const welcome = vscode.workspace.getConfiguration('workbench.welcomePage');
+  if (!storage.get(WALKTHROUGH_KEY) && welcome.get<boolean>('walkthroughs.openOnInstall', true)) {
+    await storage.update(WALKTHROUGH_KEY, true);
+    await missing.showWalkthrough();
+  }
 }

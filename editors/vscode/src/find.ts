@@ -1,4 +1,5 @@
-// Finds the server's command: the user's setting, the PATH, or the selected Python environment. Starts nothing.
+// Finds the server's command: the user's setting, the PATH, the selected Python environment, or the environment that
+// the extension has installed. Starts nothing.
 //
 // In an untrusted workspace its settings, environments and folders are not read.
 
@@ -7,35 +8,78 @@ import * as path from 'node:path';
 import * as vscode from 'vscode';
 import { SECTION } from './settings';
 
-const PROGRAM = process.platform === 'win32' ? 'codeclippy-ls.exe' : 'codeclippy-ls';
+const IS_WINDOWS = process.platform === 'win32';
+const BIN = IS_WINDOWS ? 'Scripts' : 'bin';
+export const PROGRAM = IS_WINDOWS ? 'codeclippy-ls.exe' : 'codeclippy-ls';
 
-/** Find the server's command. */
-export async function findServer(): Promise<string[] | undefined> {
-  const configured = vscode.workspace.getConfiguration(SECTION).get<string[]>('server.command', []);
-  if (configured.length > 0) {
-    return configured;
+export interface Search {
+  command?: string[];
+  places: string[]; // where it was looked for, in words for the user
+}
+
+export class ServerFinder {
+  /** @param environment the folder of the extension's own environment, which may not exist */
+  constructor(readonly environment: string) {}
+
+  /** Find the server's command, and say where it was looked for. */
+  async find(): Promise<Search> {
+    const configured = vscode.workspace.getConfiguration(SECTION).get<string[]>('server.command', []);
+    if (configured.length > 0) {
+      return { command: configured, places: [`in the setting "${SECTION}.server.command"`] };
+    }
+    const places = ['on the PATH'];
+    let program = findOnPath();
+    if (program === undefined && vscode.workspace.isTrusted) {
+      const folders = await listPythonFolders();
+      places.push(...folders.map((folder) => `in ${folder}`));
+      program = folders.map((folder) => path.join(folder, PROGRAM)).find(isExecutable);
+    }
+    if (program === undefined) {
+      places.push('in the environment that the extension can install');
+      program = [this.program].find(isExecutable);
+    }
+    return program === undefined ? { places } : { command: [program], places };
   }
-  const found = findOnPath() ?? (vscode.workspace.isTrusted ? await findInPythonEnvironment() : undefined);
-  return found === undefined ? undefined : [found];
+
+  /** The server's program in the extension's own environment. */
+  get program(): string {
+    return path.join(this.environment, BIN, PROGRAM);
+  }
+
+  /** The interpreter of the extension's own environment. */
+  get interpreter(): string {
+    return path.join(this.environment, BIN, IS_WINDOWS ? 'python.exe' : 'python');
+  }
+}
+
+/** List the folders on the PATH. */
+export function listPathFolders(): string[] {
+  const folders = (process.env['PATH'] ?? '').split(path.delimiter);
+  return folders.filter(path.isAbsolute); // a relative entry would be resolved in the folder that is open
+}
+
+export function isExecutable(file: string): boolean {
+  try {
+    fs.accessSync(file, fs.constants.X_OK);
+    return fs.statSync(file).isFile();
+  } catch {
+    return false;
+  }
 }
 
 function findOnPath(): string | undefined {
-  const folders = (process.env['PATH'] ?? '').split(path.delimiter);
-  // A relative entry would be resolved in the folder that is open.
-  return folders.filter(path.isAbsolute).map((folder) => path.join(folder, PROGRAM)).find(isExecutable);
+  return listPathFolders().map((folder) => path.join(folder, PROGRAM)).find(isExecutable);
 }
 
-async function findInPythonEnvironment(): Promise<string | undefined> {
+/** List the folders with the programs of the Python environments that the user may mean. */
+async function listPythonFolders(): Promise<string[]> {
   const folder = vscode.workspace.workspaceFolders?.[0]?.uri;
   const interpreters = [await selectedInterpreter(folder), configuredInterpreter(folder)];
   if (folder !== undefined) {
-    const bin = process.platform === 'win32' ? 'Scripts' : 'bin';
-    interpreters.push(path.join(folder.fsPath, '.venv', bin, 'python'));
+    interpreters.push(path.join(folder.fsPath, '.venv', BIN, 'python'));
   }
-  return interpreters
-    .filter((interpreter) => interpreter !== undefined && path.isAbsolute(interpreter))
-    .map((interpreter) => path.join(path.dirname(interpreter!), PROGRAM))
-    .find(isExecutable);
+  const absolute = interpreters.filter((interpreter) => interpreter !== undefined && path.isAbsolute(interpreter));
+  return [...new Set(absolute.map((interpreter) => path.dirname(interpreter!)))];
 }
 
 /** The interpreter that is selected in the Python extension, if it is installed. */
@@ -57,13 +101,4 @@ async function selectedInterpreter(folder: vscode.Uri | undefined): Promise<stri
 function configuredInterpreter(folder: vscode.Uri | undefined): string | undefined {
   const configured = vscode.workspace.getConfiguration('python', folder).get<string>('defaultInterpreterPath');
   return configured?.replace('${workspaceFolder}', folder?.fsPath ?? '');
-}
-
-function isExecutable(file: string): boolean {
-  try {
-    fs.accessSync(file, fs.constants.X_OK);
-    return fs.statSync(file).isFile();
-  } catch {
-    return false;
-  }
 }

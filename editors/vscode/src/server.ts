@@ -20,7 +20,7 @@ import {
 } from 'vscode-languageclient';
 import { LanguageClient, LanguageClientOptions } from 'vscode-languageclient/node';
 import { askAboutDiff } from './diff';
-import { findServer } from './find';
+import { ServerFinder } from './find';
 import { previewEdit } from './preview';
 import { SuggestionRetry } from './retry';
 import { makeSelector, Settings } from './settings';
@@ -47,11 +47,14 @@ export class Server implements vscode.Disposable {
   private session: Session | undefined;
   private transition: Promise<void> = Promise.resolve();
   private exits: number[] = []; // times of unexpected exits
+  private places: string[] = []; // where the server was looked for
   // Our texts in the completion list: a selected one is complete, and gets no ghost text behind it.
   private listedTexts = new Set<unknown>();
   private readonly suggestionRetry = new SuggestionRetry();
 
   constructor(
+    private readonly finder: ServerFinder,
+    private readonly onMissing: (places: string[], isAsked: boolean) => unknown,
     private readonly settings: Settings,
     private readonly status: Status,
     private readonly log: vscode.LogOutputChannel,
@@ -61,6 +64,22 @@ export class Server implements vscode.Disposable {
   /** Start the server if it is not running. */
   start(): Promise<void> {
     return this.enqueue(() => (this.session === undefined ? this.open() : Promise.resolve()));
+  }
+
+  /** Start the server if it is not running; return whether it runs, or tell the user what to do. */
+  async prepare(): Promise<boolean> {
+    await this.start();
+    if (this.status.state === 'missing') {
+      this.onMissing(this.places, true);
+    } else if (this.status.state === 'failed') {
+      await vscode.commands.executeCommand('codeclippy.showStatus');
+    }
+    return this.status.state !== 'missing' && this.status.state !== 'failed';
+  }
+
+  /** Tell the user that there is no server, and what to do. */
+  tellMissing(): void {
+    this.onMissing(this.places, true);
   }
 
   /** Stop the server, find its command again, and start it; earlier exits no longer count. */
@@ -137,9 +156,12 @@ export class Server implements vscode.Disposable {
   }
 
   private async open(): Promise<void> {
-    const command = await findServer();
+    const { command, places } = await this.finder.find();
+    this.places = places;
+    this.log.info(`looked for codeclippy-ls ${places.join(', ')}: ${command?.join(' ') ?? 'not found'}`);
     if (command === undefined) {
       this.status.set('missing');
+      this.onMissing(places, false);
       return;
     }
     this.status.set('starting');

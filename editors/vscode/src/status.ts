@@ -100,7 +100,7 @@ export class Status implements vscode.Disposable {
           text: 'Code Clippy: no server',
           detail: 'codeclippy-ls was not found',
           severity: vscode.LanguageStatusSeverity.Warning,
-          command: { command: 'codeclippy.showInstall', title: 'How to Install It' },
+          command: { command: 'codeclippy.offerInstall', title: 'Install…' },
         };
       case 'failed':
         return {

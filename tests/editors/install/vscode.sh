@@ -61,7 +61,7 @@ if [ "$(cat "$extension/.built" 2>/dev/null)" != "$version" ] || [ ! -f "$extens
         npm ci --silent || { echo "the extension for VS Code cannot be built: its packages cannot be had"; exit 0; }
         cp package-lock.json node_modules/.lock
     fi
-    npm run --silent package >build.log 2>&1 || { tail -n 20 build.log; exit 1; }
+    CODECLIPPY_SOURCE=$source/../.. npm run --silent package >build.log 2>&1 || { tail -n 20 build.log; exit 1; }
     echo "$version" >.built
 fi
 echo "VS Code: $server, $extension/codeclippy.vsix"

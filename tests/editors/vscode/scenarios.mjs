@@ -20,6 +20,53 @@ export async function openAndWaitForStatus(vscode, { folder, file, status }) {
   await vscode.assertNoNotification();
 }
 
+/** Open a file in a new window of a new profile, and wait for the walkthrough, which has buttons. */
+export async function openFirst(vscode, { folder, file, shot }) {
+  await vscode.open(folder, file);
+  const walkthrough = vscode.page.locator('.gettingStartedContainer');
+  await walkthrough.getByText('Install the server').first().waitFor();
+  await walkthrough.getByRole('button', { name: 'Install Server' }).first().waitFor();
+  await vscode.toasts.first().waitFor();
+  await vscode.wait(1500);
+  await vscode.takeScreenshot(shot);
+  await vscode.page.locator('.tab', { hasText: file.split('/').pop() }).first().click();
+  await vscode.focus();
+}
+
+/** Ask for an edit without a server: no box for a message opens. */
+export async function refuseMessage(vscode, { shot }) {
+  await vscode.keyboard.press('Control+Alt+E');
+  await vscode.wait(1500);
+  if (await vscode.input.isVisible()) {
+    throw new Error('the box for a message is open');
+  }
+  await vscode.takeScreenshot(shot);
+}
+
+export async function pressNotificationButton(vscode, { text, button }) {
+  const toast = vscode.toasts.filter({ hasText: text }).first();
+  await toast.getByText(button, { exact: true }).first().click();
+}
+
+/** Type at the end of the file; the lines have no indentation but the typed one. */
+export async function typeAtEnd(vscode, { text }) {
+  await vscode.keyboard.press('Control+End');
+  const lines = text.split('\n');
+  for (const [number, line] of lines.entries()) {
+    if (number > 0) {
+      await vscode.keyboard.press('Enter');
+      await vscode.keyboard.press('Shift+Home'); // without the editor's own indentation
+      await vscode.keyboard.press('Shift+Home');
+      await vscode.keyboard.press('Delete');
+    }
+    await vscode.type(line);
+  }
+}
+
+export async function takeScreenshot(vscode, { shot }) {
+  await vscode.takeScreenshot(shot);
+}
+
 export async function waitUntilReady(vscode) {
   await vscode.waitUntilReady();
 }
@@ -53,7 +100,7 @@ export async function typeForGhostText(vscode, { line, type, expected = '', shot
   await vscode.type(type);
   await vscode.ghost.first().waitFor();
   await vscode.waitForGhostText(expected);
-  await takeScreenshot(vscode, shot);
+  await takePicture(vscode, shot);
   return vscode.getGhostText();
 }
 
@@ -64,9 +111,10 @@ export async function typeText(vscode, { line, type }) {
 }
 
 /** Wait for ghost text without typing; return it. */
-export async function waitForGhostText(vscode, { expected = '' } = {}) {
+export async function waitForGhostText(vscode, { expected = '', shot = '' } = {}) {
   await vscode.ghost.first().waitFor();
   await vscode.waitForGhostText(expected);
+  await takePicture(vscode, shot);
   return vscode.getGhostText();
 }
 
@@ -130,7 +178,7 @@ export async function openCompletionList(vscode, { line, type, expected, shot = 
   await vscode.keyboard.press('Escape');
   await vscode.keyboard.press('Control+Space');
   await vscode.menu.filter({ hasText: expected }).first().waitFor();
-  await takeScreenshot(vscode, shot);
+  await takePicture(vscode, shot);
 }
 
 export async function runCommand(vscode, { title }) {
@@ -159,7 +207,7 @@ export async function waitForPreview(vscode, { row, shot = '' }) {
   await changed.click();
   await vscode.page.locator('.monaco-diff-editor').first().waitFor();
   await vscode.wait(1000);
-  await takeScreenshot(vscode, shot, 650);
+  await takePicture(vscode, shot, 650);
 }
 
 /** Press a button of the preview, Apply or Discard. */
@@ -173,7 +221,7 @@ export async function answerDiff(vscode, { tab, line, button, shot = '' }) {
   await vscode.page.locator('.view-line', { hasText: line }).first().waitFor();
   const toast = vscode.toasts.filter({ hasText: 'apply this edit' }).first();
   await toast.getByText(button, { exact: true }).first().waitFor();
-  await takeScreenshot(vscode, shot, 650);
+  await takePicture(vscode, shot, 650);
   await toast.getByText(button, { exact: true }).first().click();
 }
 
@@ -212,7 +260,7 @@ export async function waitForStatus(vscode, { expected }) {
 /** Open the hover of the status item; return its text. */
 export async function openStatusDetails(vscode, { shot = '' }) {
   const text = await vscode.openStatusDetails();
-  await takeScreenshot(vscode, shot, 670);
+  await takePicture(vscode, shot, 670);
   return text;
 }
 
@@ -299,7 +347,7 @@ export async function useSecondWindow(vscode, { folder, file, line, type, expect
   }
 }
 
-async function takeScreenshot(vscode, name, height = 260) {
+async function takePicture(vscode, name, height = 260) {
   if (name) {
     await vscode.wait(500);
     await vscode.takeScreenshot(name, height);

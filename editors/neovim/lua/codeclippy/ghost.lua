@@ -240,6 +240,23 @@ local function drop_stale_native(buffer)
   end
 end
 
+--- Request suggestions because the user asked for them.
+---@param client vim.lsp.Client
+---@return boolean is_requested
+function M.request_by_key(client)
+  local buffer = vim.api.nvim_get_current_buf()
+  if not native then
+    request(client, buffer, 1)
+    return buffers[buffer] ~= nil
+  end
+  local ok, capability = pcall(require, 'vim.lsp._capability') -- 0.12 has no public API for it
+  local completor = ok and vim.tbl_get(capability, 'all', 'inline_completion', 'active', buffer)
+  if completor then
+    completor:request(vim.lsp.protocol.InlineCompletionTriggerKind.Invoked)
+  end
+  return completor ~= nil and completor ~= false
+end
+
 --- Turn suggestions in a buffer on or off.
 ---@param client vim.lsp.Client
 ---@param buffer integer

@@ -1,6 +1,25 @@
 --- `:checkhealth codeclippy`
 local M = {}
 
+--- Return the server's program if it is missing.
+---@return string?
+function M.find_missing()
+  local cmd = (vim.lsp.config.codeclippy or {}).cmd
+  local program = type(cmd) == 'table' and cmd[1] or nil
+  return program and vim.fn.executable(program) == 0 and program or nil
+end
+
+--- Say that the server's program is missing, once.
+function M.tell_missing()
+  local program = M.find_missing()
+  if not program then
+    return
+  end
+  pcall(vim.api.nvim_del_augroup_by_name, 'codeclippy.missing')
+  local text = ('Code Clippy: %s is not installed; see :help codeclippy-install'):format(vim.fs.basename(program))
+  require('codeclippy.message').show(text, vim.log.levels.WARN)
+end
+
 function M.check()
   local health = vim.health
   health.start('Code Clippy')
@@ -19,7 +38,7 @@ function M.check()
     health.ok(version ~= '' and version or program)
   else
     health.error(program .. ' is not on the PATH', {
-      'install it: pip install codeclippy-ls',
+      'install it: see :help codeclippy-install',
       "or set its path: vim.lsp.config('codeclippy', { cmd = { '/path/to/codeclippy-ls' } })",
     })
   end

@@ -2,12 +2,17 @@
 local M = {}
 
 local NAME = 'codeclippy'
+local NO_SERVER = 'no server is attached to this buffer; see :checkhealth codeclippy'
+
+local NOT_INSTALLED = 'codeclippy-ls is not installed; see :help codeclippy-install'
+local STARTING = 'The server is starting for this file.'
 
 --- Insert-mode keys, mapped in the server's buffers unless `vim.g.codeclippy_keys` is false.
 local KEYS = {
   { '<Tab>', 'accept', 'accept the suggestion' },
   { '<M-Right>', 'accept_word', 'accept the next word' },
   { '<M-C-Right>', 'accept_line', 'accept the next line' },
+  { '<M-Bslash>', 'suggest', 'ask for suggestions' },
   { '<M-]>', 'next', 'next suggestion' },
   { '<M-[>', 'previous', 'previous suggestion' },
   { '<C-]>', 'dismiss', 'hide the suggestion' },
@@ -98,6 +103,17 @@ function M.accept_line(on_stale)
   return require('codeclippy.ghost').accept('line', on_stale)
 end
 
+--- Ask for suggestions: with more time, and for several.
+---@return boolean is_asked
+function M.suggest()
+  local client = M.client()
+  if not client then
+    show_message(NO_SERVER, vim.log.levels.WARN)
+    return true
+  end
+  return require('codeclippy.ghost').request_by_key(client)
+end
+
 ---@return boolean
 function M.next()
   return require('codeclippy.ghost').cycle(1)
@@ -121,7 +137,7 @@ function M.edit(message, lines)
   local buffer = vim.api.nvim_get_current_buf()
   local client = M.client(buffer)
   if not client then
-    return show_message('no server is attached to this buffer; see :checkhealth codeclippy', vim.log.levels.WARN)
+    return show_message(NO_SERVER, vim.log.levels.WARN)
   end
   if not message or message == '' then
     return require('codeclippy.prompt').ask(function(answer)
@@ -181,19 +197,37 @@ local subcommands = {
   end,
 }
 
+local descriptions = {
+  cancel = 'cancel the edit in progress',
+  metrics = 'count the suggestions that were accepted',
+  pause = 'turn suggestions off in this buffer',
+  reload = 'load the model again, after a failure',
+  resume = 'turn suggestions on again',
+  status = "show the server's status",
+}
+
 --- The subcommands of `:CodeClippy`.
 M.commands = vim.tbl_keys(subcommands)
 table.sort(M.commands)
 
+--- Run a subcommand; without a name, show what there is.
 ---@param name string
 function M.command(name)
   local subcommand, client = subcommands[name], M.client()
+  if name == '' then
+    local status = 'Status: ' .. require('codeclippy.status').describe()
+    if not client then
+      status = require('codeclippy.health').find_missing() and NOT_INSTALLED or STARTING
+      vim.lsp.enable(NAME) -- the program may have been installed since the file was opened
+    end
+    return require('codeclippy.about').show(status, KEYS, descriptions)
+  end
   if not subcommand then
     local names = table.concat(M.commands, ', ')
     return show_message(('unknown command %q; expected one of %s'):format(name, names), vim.log.levels.ERROR)
   end
   if not client then
-    return show_message('no server is attached to this buffer; see :checkhealth codeclippy', vim.log.levels.WARN)
+    return show_message(NO_SERVER, vim.log.levels.WARN)
   end
   subcommand(client)
 end

@@ -36,6 +36,7 @@ vim.api.nvim_create_autocmd('LspProgress', {
     if not client or client.name ~= 'codeclippy' or type(params.value) ~= 'table' then
       return
     end
+    require('codeclippy.progress').update(params.token, params.value)
     if params.value.kind == 'begin' and params.value.cancellable then
       edits[params.token] = true
     elseif params.value.kind == 'end' then
@@ -64,6 +65,7 @@ end
 ---@param signal integer
 function M.on_exit(code, signal)
   edits = {}
+  vim.schedule(require('codeclippy.progress').clear)
   local is_expected = code == 0 and (signal == 0 or signal == 15) -- Neovim stops a server by force with 15
   if is_expected or vim.v.exiting ~= vim.NIL then
     return
