@@ -71,7 +71,7 @@ def edit(args: argparse.Namespace, options: dict[str, Any]) -> int:
     except EngineError as error:
         return _fail(1, str(error))
     if isinstance(result, Refusal):
-        return _fail(3, f"no edit: {result.reason}")
+        return _fail(3, result.describe())
     bom = "\ufeff" if _has_bom(args.file) else ""
     sys.stdout.write(write_diff(bom + document.text, bom + result.after, args.file.as_posix().lstrip("/")))
     if args.apply:

@@ -112,21 +112,21 @@ class ModelSettings:
     )
     dtype: str = _field(
         "auto",
-        "Data type of the weights; `auto` is the fastest one on this machine.",
+        "Number format of the weights: `int8` needs the least memory, `auto` is the fastest one on this machine.",
         choices=("auto", "float32", "bfloat16", "float16", "int8"),
         workspace=WorkspaceRule.START,
     )
     threads: int = _field(
         0,
-        "Number of CPU threads for inference; 0 measures which number is fastest.",
+        "Number of CPU threads that run the model; 0 measures which number is fastest.",
         0,
         256,
         workspace=WorkspaceRule.START,
     )
     engine: str = _field(
         "auto",
-        "Where inference runs: `in-process` (in each language server), `shared` (in one process for all your "
-        "editors), or `auto` (`shared` if possible).",
+        "Where models run: `in-process` (in each language server), `shared` (in one process for all your editors), or "
+        "`auto` (`shared` if possible).",
         choices=("auto", "in-process", "shared"),
         workspace=WorkspaceRule.START,
     )
@@ -139,7 +139,8 @@ class ModelSettings:
     )
     cache_megabytes: int = _field(
         512,
-        "Maximum memory for the KV caches of earlier prompts, in MiB per model.",
+        "Maximum memory for what a model has computed from text that it read before (its KV caches), in MiB per model. "
+        "With it, only the text that is new since the last key is read.",
         0,
         65536,
         workspace=WorkspaceRule.START,
@@ -178,8 +179,16 @@ class ModelSettings:
 class CompletionSettings:
     """Suggestions while typing."""
 
-    enabled: bool = _field(True, "Provide completion and inline completion.", workspace=WorkspaceRule.OFF)
-    max_tokens: int = _field(48, "Maximum number of tokens to generate.", 1, 1024, workspace=WorkspaceRule.LOWER)
+    enabled: bool = _field(
+        True, "Suggest code while you type, as ghost text and in the completion list.", workspace=WorkspaceRule.OFF
+    )
+    max_tokens: int = _field(
+        48,
+        "Maximum length of a suggestion in tokens; a line of code has about 20.",
+        1,
+        1024,
+        workspace=WorkspaceRule.LOWER,
+    )
     time_budget_ms: int = _field(
         600,
         "Time limit for a suggestion while you type, in milliseconds; the whole lines and statements that were "
@@ -199,13 +208,18 @@ class CompletionSettings:
     )
     temperature: float = _field(
         0.6,
-        "Sampling temperature for candidates after the first (which is greedy); 0 returns only the greedy one.",
+        "How much the suggestions after the first, which is the most probable one, may differ from it (sampling "
+        "temperature); 0 gives only the first.",
         0.0,
         2.0,
         workspace=WorkspaceRule.LOWER,
     )
     top_p: float = _field(
-        0.95, "Top-p sampling threshold; ignored at temperature 0.", 0.01, 1.0, workspace=WorkspaceRule.LOWER
+        0.95,
+        "How unlikely the tokens of these other suggestions may be (top-p sampling): 1 allows any token.",
+        0.01,
+        1.0,
+        workspace=WorkspaceRule.LOWER,
     )
     multiline: bool = _field(
         True, "Suggest several lines if no text follows the cursor on its line.", workspace=WorkspaceRule.OFF
@@ -219,16 +233,16 @@ class CompletionSettings:
     )
     min_confidence: float = _field(
         0.4,
-        "Minimum confidence (mean probability per token) of suggestions that appear while you type; with a key you get "
-        "the others, too.",
+        "How sure the model must be of a suggestion that appears while you type (mean probability of its tokens): a "
+        "higher value shows fewer and better ones. With a key you get the others, too.",
         0.0,
         1.0,
         workspace=WorkspaceRule.RAISE,
     )
     prefetch: bool = _field(
         True,
-        "While idle, prefetch the next suggestion, finish one whose time was up, and let the model read the text "
-        "around the cursor; never via a remote endpoint.",
+        "While you rest, make the suggestion that would follow the shown one, finish one whose time was up, and let "
+        "the model read the text around the cursor; never by an endpoint.",
         workspace=WorkspaceRule.OFF,
     )
     debounce: bool = _field(
@@ -255,7 +269,10 @@ class CompletionSettings:
         workspace=WorkspaceRule.ADD,
     )
     disabled_filters: tuple[str, ...] = _field(
-        (), "Clean-up steps to skip, by name.", choices=CLEAN_UP_STEPS, workspace=WorkspaceRule.REMOVE
+        (),
+        "Steps of the clean-up of suggestions to skip, by name.",
+        choices=CLEAN_UP_STEPS,
+        workspace=WorkspaceRule.REMOVE,
     )
     max_file_kilobytes: int = _field(
         4096, "Maximum size of a file that gets suggestions, in KiB.", 1, 1 << 20, workspace=WorkspaceRule.LOWER

@@ -37,6 +37,16 @@ def test_make_targets_exist(page: str) -> None:
     assert named and not named - targets
 
 
+def test_nothing_advises_to_install_a_name_that_is_on_no_registry() -> None:
+    """It is installed from a clone or from the wheel."""
+    folders = ("codeclippy_ls", "editors", "docs")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.*") if "node_modules" not in path.parts]
+    for path in (ROOT / "README.md", *files):
+        if path.suffix in {".md", ".py", ".lua", ".txt", ".el", ".ts", ".json"}:
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"(?:pip|uv|pipx|tool) install [\"']?codeclippy[-_]ls", text), path
+
+
 PAGES = sorted(path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 

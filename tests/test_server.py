@@ -41,6 +41,15 @@ async def test_ghost_text_and_completion_items(editor: Editor, worker: ScriptedW
     assert buffer.text == "result = compute(result)\n"
 
 
+async def test_a_completion_item_shows_the_whole_text_as_code(editor: Editor, worker: ScriptedWorker) -> None:
+    """In a fence that is longer than any in the text, if the client shows Markdown."""
+    await editor.start({"textDocument": {"completion": {"completionItem": {"documentationFormat": ["markdown"]}}}})
+    buffer = editor.open("text = val\n")
+    worker.response = "ue + '```'"
+    (item,) = await editor.complete(buffer, 10)
+    assert item["documentation"] == {"kind": "markdown", "value": "````python\nvalue + '```'\n````"}
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
 async def test_positions_in_every_encoding(editor: Editor, worker: ScriptedWorker, encoding: str) -> None:
     """Emoji before the cursor, form feeds and CRLF in the text: the edit lands where the cursor is."""
@@ -328,11 +337,11 @@ async def test_a_new_file_is_written_only_into_an_empty_document(editor: Editor,
     ("says", "reason"),
     [
         (RuntimeError("a fault"), "RuntimeError"),
-        (" @@ -1,1 +1,1 @@\n-def add(a, b):\n+def add(a, b):\n", "proposed no change"),
+        (" @@ -1,1 +1,1 @@\n-def add(a, b):\n+def add(a, b):\n", "proposed no change; select fewer"),
     ],
 )
 async def test_an_edit_that_fails_says_why(editor: Editor, worker: ScriptedWorker, says: Any, reason: str) -> None:
-    """One message, nothing applied."""
+    """One message, nothing applied; if the model is to blame, with what to try."""
     await editor.start()
     buffer = editor.open(SAMPLE)
     worker.response = says

@@ -22,13 +22,23 @@ TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", tuple:
 def test_a_setting_is_declared_in_package_json(setting: SettingInfo) -> None:
     """Its type, default, limits, choices and description are those of the code, and its scope follows from them."""
     name, expected = f"codeclippy.{setting.path}", _make_property(setting)
-    found = PROPERTIES.get(name)
+    found = {key: value for key, value in PROPERTIES.get(name, {}).items() if key != "order"}
     assert found == expected, f'editors/vscode/package.json: "{name}" must be:\n{json.dumps(expected, indent=2)}'
 
 
 def test_package_json_declares_the_settings_in_order_and_no_others() -> None:
     names = [f"codeclippy.{setting.path}" for setting in list_settings()]
     assert [name for name in PROPERTIES if name not in CLIENT_SETTINGS] == names
+
+
+def test_settings_are_shown_in_the_order_in_which_people_need_them() -> None:
+    """VS Code sorts by `order`: what is on, the models, the languages, edits, suggestions, and then the rest."""
+    order = [PROPERTIES[name].get("order") for name in PROPERTIES]
+    assert sorted(order) == list(range(1, len(order) + 1)), "each property of editors/vscode/package.json has its own"
+    shown = sorted(PROPERTIES, key=lambda name: PROPERTIES[name]["order"])
+    assert [name.removeprefix("codeclippy.") for name in shown[:6]] == [
+        *("completion.enabled", "edit.enabled", "model.completion", "model.edit", "languages", "edit.confirm")
+    ]
 
 
 def test_package_json_restricts_what_a_workspace_cannot_set() -> None:

@@ -52,10 +52,19 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The reason why there is no edit, as a sentence for the user; if ``cancelled``, nobody needs to be told."""
+    """The reason why there is no edit, as a sentence for the user; if ``cancelled``, nobody needs to be told.
+
+    If it is the ``models_fault``, the user may try something else.
+    """
 
     reason: str
     cancelled: bool = False
+    models_fault: bool = False
+
+    def describe(self) -> str:
+        """Say why there is no edit, and what to try next."""
+        advice = "; select fewer lines, say it in other words, or choose a larger model (model.edit)"
+        return f"no edit: {self.reason}{advice if self.models_fault else ''}"
 
 
 def describe_written(text: str) -> str:
@@ -71,7 +80,8 @@ def make_proposal(
     results = [_read_candidate(document, context, marker, candidate) for candidate in generation.candidates]
     proposals = [result for result in results if isinstance(result, Proposal)]
     if not proposals:
-        return next(result for result in results if isinstance(result, Refusal))
+        refusal = next(result for result in results if isinstance(result, Refusal))
+        return replace(refusal, models_fault=True)
     best, *alternatives = _rank(proposals)
     return replace(best, alternatives=tuple(alternatives))
 

@@ -86,6 +86,8 @@ class Client:
             get_capability(capabilities, "workspace.text_document_content") is not None
         )
         self.supports_configuration = bool(get_capability(capabilities, "workspace.configuration"))
+        formats = get_capability(capabilities, "text_document.completion.completion_item.documentation_format") or ()
+        self.supports_markdown = types.MarkupKind.Markdown in formats
         resolvable = get_capability(capabilities, "text_document.code_action.resolve_support.properties") or ()
         keeps_data = bool(get_capability(capabilities, "text_document.code_action.data_support"))
         self.supports_command_resolve = keeps_data and "command" in resolvable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from lsprotocol import types
@@ -38,7 +39,7 @@ def to_range(document: Document, start: int, end: int, encoding: Encoding) -> ty
 
 
 def to_completion_item(
-    document: Document, suggestion: Suggestion, encoding: Encoding, rank: int
+    document: Document, suggestion: Suggestion, encoding: Encoding, rank: int, markdown: bool
 ) -> types.CompletionItem:
     """Convert a suggestion to an item of the completion list.
 
@@ -55,7 +56,9 @@ def to_completion_item(
         label=label + (" …" if rest and len(label) < _MAX_LABEL else ""),
         kind=types.CompletionItemKind.Text,
         detail=f"Code Clippy, as in {suggestion.source}" if suggestion.source else "Code Clippy",
-        documentation=text if rest or label != first else None,
+        documentation=types.MarkupContent(types.MarkupKind.Markdown, _fence(text, document.language))
+        if markdown
+        else text,
         # Below the items of the language's own server.
         sort_text=f"~{rank:02}",
         filter_text=text.lstrip().partition("\n")[0].rstrip("\r") or label,
@@ -65,6 +68,12 @@ def to_completion_item(
         text_edit=types.TextEdit(to_range(document, start, suggestion.offset + suggestion.replaces, encoding), text),
         command=make_accept_command(document),
     )
+
+
+def _fence(text: str, language: str) -> str:
+    """Return a text as a block of code in Markdown; its fence is longer than any in the text."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def to_inline_item(

@@ -82,7 +82,7 @@ class Edits:
         if isinstance(result, Proposal):
             await self._offer(result, message or "edit", settings)
         elif not result.cancelled:
-            self._client.show_message(f"no edit: {result.reason}", key=result.reason)
+            self._client.show_message(result.describe(), key=result.reason)
 
     def has_alternative(self, document: Document) -> bool:
         """Return whether another proposal can replace the document's last edit, which must be unchanged."""

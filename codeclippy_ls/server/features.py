@@ -78,7 +78,7 @@ async def completion(session: Session, params: types.CompletionParams) -> types.
         return types.CompletionList(is_incomplete=True, items=[])
     session.assistant.record_shown(document, suggestions)
     items = [
-        convert.to_completion_item(document, suggestion, encoding, rank)
+        convert.to_completion_item(document, suggestion, encoding, rank, session.client.supports_markdown)
         for rank, suggestion in enumerate(suggestions.items)
     ]
     # Always incomplete: the next keystroke makes another suggestion, and clients cache complete lists.

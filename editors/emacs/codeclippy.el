@@ -368,7 +368,7 @@ Not in the folder of the project, which may be somebody else's."
          :timeout 120))
     (file-missing
      (codeclippy--set-failure
-      (format "%s was not found; install it with pip install codeclippy-ls, or set codeclippy-command"
+      (format "%s was not found; run pip install . in a clone of Code Clippy, or set codeclippy-command"
               (car codeclippy-command))))
     (error (codeclippy--set-failure (error-message-string error))))
   (force-mode-line-update t))

@@ -28,7 +28,6 @@ USER = {
     "workbench.startupEditor": "none",
     "workbench.tips.enabled": False,
     "workbench.secondarySideBar.defaultVisibility": "hidden",
-    "workbench.welcomePage.walkthroughs.openOnInstall": False,
     "workbench.colorTheme": "Default Light Modern",
     "security.workspace.trust.enabled": False,
     "telemetry.telemetryLevel": "off",
@@ -45,6 +44,10 @@ USER = {
     "git.enabled": False,
     "codeclippy.completion.timeBudgetMs": 20000,
 }
+
+
+# The machine's settings: VS Code reads some only there if the files are on another machine than the window.
+MACHINE = {"workbench.welcomePage.walkthroughs.openOnInstall": False}
 
 
 class Driver:
@@ -80,7 +83,7 @@ class Window:
         """Write the user's settings for this machine; those of a folder could only tighten them."""
         path = self.command_file.parent / "user" / "Machine" / "settings.json"
         command = json.loads(path.read_text())["codeclippy.server.command"]
-        path.write_text(json.dumps({"codeclippy.server.command": command, **name_settings(settings)}))
+        path.write_text(json.dumps({**MACHINE, "codeclippy.server.command": command, **name_settings(settings)}))
 
     def write_folder_settings(self, **settings: Any) -> None:
         """Write the settings of the folder."""
@@ -104,11 +107,12 @@ class Window:
             self.run("open", folder=str(self.folder), file=str(path))
         return path
 
-    def open_until(self, text: str, status: str) -> Path:
-        """Open a file in a new window, and wait for a status; no notification may be shown."""
+    def open_until(self, text: str, status: str, is_silent: bool = True) -> Path:
+        """Open a file in a new window, and wait for a status; if it is silent, no notification may be shown."""
         path = self.write_file(text)
         self.driver.open_folder = self.folder
-        self.run("openAndWaitForStatus", folder=str(self.folder), file=str(path), status=status)
+        folder = str(self.folder)
+        self.run("openAndWaitForStatus", folder=folder, file=str(path), status=status, isSilent=is_silent)
         return path
 
     def run(self, scenario: str, **params: Any) -> Any:
@@ -143,7 +147,7 @@ def set_command(profile: Path, command: list[str]) -> None:
     """Write the machine setting for the command of the server, which a workspace cannot set."""
     path = profile / "user" / "Machine" / "settings.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"codeclippy.server.command": command}))
+    path.write_text(json.dumps({**MACHINE, "codeclippy.server.command": command}))
 
 
 def _start_code_server(profile: Path, *arguments: str) -> subprocess.Popen[bytes]:

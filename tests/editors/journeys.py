@@ -3,20 +3,25 @@ edit, with a screenshot, the keys and the seconds of each step.
 
 In the tests a scripted engine answers. ``python -m tests.editors.journeys`` (after ``make editors``) plays with models:
 the shipped one, and that of the variable CODECLIPPY_JOURNEY_MODEL if it is set; it writes docs/first-minutes.md.
+Figures are those of the machine it runs on. The installation of the server is a copy in all of them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from tests.editors.code_server import USER, Window, drive, make_profile, serve
-from tests.editors.conftest import CLIENTS, require_installed
+from tests.editors.conftest import CLIENTS, REAL_SERVER, REPOSITORY, SHOTS, require_installed
 from tests.editors.emacs import CLIENT as EMACS_CLIENT
 from tests.editors.emacs import find_binary, quote, run_batch
 from tests.editors.neovim import BINARIES
@@ -93,7 +98,7 @@ class Journey:
 def play_vscode(journey: Journey) -> str:
     """Play the journey in VS Code without a server; return the arguments that the installer was called with."""
     profile, bin_folder = journey.folder / "profile", journey.folder / "profile" / "bin"
-    make_profile(profile, {key: USER[key] for key in USER if not key.startswith(("workbench.welcome", "codeclippy."))})
+    make_profile(profile, {key: USER[key] for key in USER if not key.startswith("codeclippy.")})
     bin_folder.mkdir()
     journey.write_program(bin_folder / "server")
     (bin_folder / "uv").write_text(_UV)
@@ -118,7 +123,7 @@ def play_vscode(journey: Journey) -> str:
         window.run("typeAtEnd", text="\n\n\n")
         with journey.step("the edit is shown", "Ctrl+Alt+E, message, Enter"):
             window.run("editWithMessage", line=1, message=MESSAGE)
-            window.run("waitForPreview", row='"""', shot="journey-6-edit")
+            window.run("waitForPreview", row="" if not journey.is_scripted else '"""', shot="journey-6-edit")
         with journey.step("the edit is kept", "1 click"):
             window.run("answerPreview", button="Apply")
             if journey.is_scripted:
@@ -269,3 +274,53 @@ def picture(journey: Journey, terminal: Terminal, name: str) -> None:
     """Save the screen."""
     editor = journey.editor.lower().replace(" ", "-")
     terminal.save_picture(journey.shots / f"{editor}-journey-{name}.svg", journey.editor)
+
+
+def main() -> None:
+    """Play the journeys with models, and write the page."""
+    models = {"the shipped model": ""}
+    if name := os.environ.get("CODECLIPPY_JOURNEY_MODEL"):
+        models[Path(name).stem] = name
+    tables = [_write_table(model, name) for model, name in models.items()]
+    (REPOSITORY / "docs" / "first-minutes.md").write_text(_PAGE.format(tables="\n".join(tables)), encoding="utf-8")
+
+
+def _write_table(model: str, name: str) -> str:
+    server = [*REAL_SERVER, f"--model={name}"] if name else REAL_SERVER
+    players: dict[str, Callable[[Journey], object]] = {
+        "VS Code": play_vscode,
+        "Neovim 0.12": lambda journey: play_neovim(journey, "0.12"),
+        "Emacs 30": lambda journey: play_emacs(journey, "30"),
+    }
+    lines = [f"## With {model}", "", "| editor | step | keys | seconds |", "| --- | --- | --- | --- |"]
+    for editor, play in players.items():
+        # Paths of sockets are short.
+        with tempfile.TemporaryDirectory(prefix="cc-", ignore_cleanup_errors=True) as folder:
+            shots = SHOTS / (Path(name).stem or "shipped")
+            shots.mkdir(parents=True, exist_ok=True)
+            journey = Journey(editor, Path(folder), shots, server, lambda body: None, is_scripted=False)
+            problem = ""
+            try:
+                play(journey)
+            except (AssertionError, pytest.fail.Exception) as error:
+                problem = str(error).splitlines()[0][:80]
+            print(editor, model, problem or "played to its end")
+            lines += [f"| {editor} | {step.name} | {step.keys} | {step.seconds} |" for step in journey.steps]
+            lines += [f"| {editor} | ends here: {problem} | | |"] if problem else []
+    return "\n".join([*lines, ""])
+
+
+_PAGE = """# The first minutes
+
+What a new user does and sees, from an empty profile to the third accepted suggestion and the first kept edit.
+`python -m tests.editors.journeys` plays it in the real editors with real models, takes a picture of each step, and
+writes this page; with a scripted engine it is a test of each change (`tests/editors/test_journeys.py`).
+
+Seconds are from the key to the result on the screen, pictures included, on two busy cores of a server without a GPU
+(Cascade Lake). The download of the server is not part of it: about 200 MB of PyTorch for CPUs, and 150 MB more.
+
+{tables}"""
+
+
+if __name__ == "__main__":
+    main()

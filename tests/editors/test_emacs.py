@@ -640,7 +640,7 @@ def test_metrics_are_shown(emacs: Emacs, file: File, script: Script) -> None:
 def test_a_missing_server_is_reported_with_instructions(emacs: Emacs, file: File, script: Script) -> None:
     command = emacs.eval_lisp('(prog1 (vconcat codeclippy-command) (setq codeclippy-command \'("no-such-program")))')
     emacs.run_command("codeclippy-restart")
-    emacs.wait_until(lambda: "pip install codeclippy-ls" in emacs.get_messages(), "the instructions")
+    emacs.wait_until(lambda: "pip install . in a clone" in emacs.get_messages(), "the instructions")
     assert emacs.get_state() == "failed"
     emacs.eval_lisp(f"(progn (setq codeclippy-command '({' '.join(quote(part) for part in command)})) nil)")
     emacs.run_command("codeclippy-restart")

@@ -502,10 +502,12 @@ def test_the_status_shows_that_the_model_is_loading(own: Window, script: Script)
 
 
 def test_the_status_shows_that_the_model_failed_to_load(own: Window, script: Script) -> None:
-    """The status item has the reason, there is no notification, and one click tries again."""
-    script.set(load_error="the model is made of cheese; choose another")
-    own.open_until(MEAN, "Code Clippy: failed")
-    assert "made of cheese" in own.run("openStatusDetails", shot="failed")
+    """A notification and the status item have the reason, and one click tries again; settings have their names here."""
+    script.set(load_error='the model is made of cheese; choose another in "model.completion"')
+    own.open_until(MEAN, "Code Clippy: failed", is_silent=False)
+    (notification,) = own.run("takeNotifications")
+    assert 'made of cheese; choose another in "codeclippy.model.completion"' in notification
+    assert "What to Do" in notification and "made of cheese" in own.run("openStatusDetails", shot="failed")
     script.set(complete="total / len(values)")
     own.run("followLink", link="What to Do")
     own.run("pickRow", row="Try Again")
@@ -514,11 +516,13 @@ def test_the_status_shows_that_the_model_failed_to_load(own: Window, script: Scr
 
 
 def test_the_status_shows_that_the_server_cannot_start(own: Window) -> None:
-    """The client tries five times; then the status shows the failure, and there is no notification."""
+    """The client tries five times; then the status and one notification show the failure."""
     own.set_server([sys.executable, "-c", "raise SystemExit('no engine')"])
     before = len(own.list_servers())
-    own.open_until(MEAN, "Code Clippy: failed")
+    own.open_until(MEAN, "Code Clippy: failed", is_silent=False)
     assert "5 times" in own.run("openStatusDetails")
+    (notification,) = own.run("takeNotifications")
+    assert "5 times" in notification
     assert len(own.list_servers()) == before + 5
 
 

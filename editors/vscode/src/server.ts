@@ -29,6 +29,7 @@ import { State, Status } from './status';
 const MAX_EXITS = 5; // unexpected exits of the process ...
 const EXIT_PERIOD_MS = 3 * 60_000; // ... in this period: it is not started again
 const STOP_TIMEOUT_MS = 2000;
+const WHAT_TO_DO = 'What to Do…';
 
 interface Session {
   client: LanguageClient;
@@ -187,7 +188,7 @@ export class Server implements vscode.Disposable {
     session.client.onNotification('codeclippy/status', (params: { state: string; message: string }) => {
       const state: State = params.state === 'absent' ? 'loading' : (params.state as State);
       const isReadyAgain = state === 'ready' && this.status.state !== 'ready';
-      this.status.set(state, params.message);
+      this.setState(state, params.message);
       if (isReadyAgain) {
         void this.suggestionRetry.retry();
       }
@@ -237,12 +238,24 @@ export class Server implements vscode.Disposable {
     };
   }
 
-  /** Show a message of the server; the status item shows failures. */
-  private showMessage(type: MessageType, message: string): void {
+  /** Set the state; a failure is said once, with what to do. */
+  private setState(state: State, reason: string): void {
+    const shown = this.settings.qualify(reason);
+    const isNew = state === 'failed' && this.status.state !== 'failed';
+    this.status.set(state, shown);
+    if (isNew) {
+      this.log.error(shown);
+      void tellFailure(shown);
+    }
+  }
+
+  /** Show a message of the server. */
+  private showMessage(type: MessageType, text: string): void {
+    const message = this.settings.qualify(text);
     this.log.info(message);
     if (type === MessageType.Error) {
       if (this.status.state !== 'failed') {
-        this.status.set('failed', message.replace(/^Code Clippy: /, ''));
+        this.setState('failed', message.replace(/^Code Clippy: /, ''));
       }
     } else if (type === MessageType.Warning) {
       void vscode.window.showWarningMessage(message);
@@ -264,7 +277,7 @@ export class Server implements vscode.Disposable {
     this.exits = [...this.exits.filter((exit) => now - exit < EXIT_PERIOD_MS), now];
     if (session.process === undefined || this.exits.length >= MAX_EXITS) {
       const count = this.exits.length >= MAX_EXITS ? ` (${MAX_EXITS} times in three minutes)` : '';
-      this.status.set('failed', `${reason}${count}; see the log for the cause`);
+      this.setState('failed', `${reason}${count}; see the log for the cause`);
       return;
     }
     this.status.set('starting');
@@ -294,6 +307,13 @@ function isLeftToGhostText(document: vscode.TextDocument, context: vscode.Comple
   const editorSettings = vscode.workspace.getConfiguration('editor', document);
   const hasGhostText = editorSettings.get<boolean>('inlineSuggest.enabled', true);
   return hasGhostText && context.triggerKind === vscode.CompletionTriggerKind.TriggerCharacter;
+}
+
+/** Say why there are no suggestions, and offer what may help. */
+async function tellFailure(reason: string): Promise<void> {
+  if ((await vscode.window.showWarningMessage(`Code Clippy: ${reason}`, WHAT_TO_DO)) !== undefined) {
+    await vscode.commands.executeCommand('codeclippy.showStatus');
+  }
 }
 
 /** Enable or disable the commands that the server executes. */

@@ -33,6 +33,13 @@ export class Settings {
     return [...this.restricted, `${SECTION}.languages`].some((name) => event.affectsConfiguration(name));
   }
 
+  /** Write the names of settings in a message of the server as users write them here. */
+  qualify(message: string): string {
+    return message.replace(/(?<![\w.])[a-z]+\.[a-z]\w+/gi, (name) =>
+      this.names.includes(`${SECTION}.${name}`) ? `${SECTION}.${name}` : name,
+    );
+  }
+
   private options(includes: (name: string) => boolean): Options {
     const configuration = vscode.workspace.getConfiguration();
     const user: Options = {};

@@ -27,7 +27,7 @@ interface Appearance {
   command: vscode.Command;
 }
 
-const MAX_DETAIL_LENGTH = 60;
+const MAX_DETAIL_LENGTH = 36; // so that the link behind it is in a window of 1,200 pixels
 const DETAILS: vscode.Command = { command: 'codeclippy.showStatus', title: 'What to Do…' };
 const LOG: vscode.Command = { command: 'codeclippy.showLog', title: 'Show Log' };
 

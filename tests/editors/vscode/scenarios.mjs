@@ -12,12 +12,14 @@ export async function openInSameWindow(vscode, { file }) {
   await vscode.waitUntilReady();
 }
 
-/** Open a file in a new window, and wait for a status; no notification is shown. */
-export async function openAndWaitForStatus(vscode, { folder, file, status }) {
+/** Open a file in a new window, and wait for a status; if it is silent, no notification is shown. */
+export async function openAndWaitForStatus(vscode, { folder, file, status, isSilent }) {
   await vscode.open(folder, file);
   await vscode.waitForStatus(status);
-  await vscode.wait(1000);
-  await vscode.assertNoNotification();
+  if (isSilent) {
+    await vscode.wait(1000);
+    await vscode.assertNoNotification();
+  }
 }
 
 /** Open a file in a new window of a new profile, and wait for the walkthrough, which has buttons. */
@@ -201,7 +203,7 @@ export async function editWithMessage(vscode, { line, message, palette = false, 
 
 /** Wait for the preview, whose changes are ticked, and open its diff. */
 export async function waitForPreview(vscode, { row, shot = '' }) {
-  const changed = vscode.preview.locator('.monaco-list-row', { hasText: row });
+  const changed = vscode.preview.locator('.monaco-list-row', { hasText: row }).last();
   await changed.waitFor();
   await vscode.assertPreviewIsTicked();
   await changed.click();
