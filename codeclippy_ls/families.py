@@ -58,6 +58,8 @@ class Family:
         bos_tokens: control tokens in front of every continuation.
         file_token: control token that begins a file, followed by its path and a line end, if the family was trained on
             several files at once.
+        repository_token: control token in front of the repository's name, before the first file.
+        file_head: line that begins a file, with ``{path}``, if the family was trained on several files without a token.
         stop_tokens: control tokens that end an answer, beyond those of the checkpoint's configuration.
         required_ids: ids that tokens must have; early uploads of some families had others, and no FIM.
         context_length: tokens of the training context.
@@ -76,6 +78,8 @@ class Family:
     edit_template: Template | None = None
     bos_tokens: tuple[Control, ...] = ()
     file_token: str = ""
+    repository_token: str = ""
+    file_head: str = ""
     stop_tokens: tuple[str, ...] = ()
     required_ids: tuple[tuple[str, int], ...] = ()
     context_length: int = 2048
@@ -96,7 +100,8 @@ class Family:
         """All control tokens of the row."""
         templates = (self.fim_template or (), self.edit_template or (), self.bos_tokens)
         found = [part.token for template in templates for part in template if isinstance(part, Control)]
-        found += [*self.required_tokens, *self.stop_tokens, *([self.file_token] if self.file_token else [])]
+        found += [*self.required_tokens, *self.stop_tokens]
+        found += [token for token in (self.file_token, self.repository_token) if token]
         return tuple(dict.fromkeys(found))
 
 
@@ -245,16 +250,28 @@ FAMILIES: tuple[Family, ...] = (
         examples=("infly/OpenCoder-1.5B-Base",),
     ),
     Family(
+        "starcoder2",
+        served_names=("starcoder2",),
+        required_tokens=("<fim_prefix>", "<fim_suffix>", "<fim_middle>", "<file_sep>", "<repo_name>"),
+        fim_template=_psm_template("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+        file_token="<file_sep>",
+        repository_token="<repo_name>",
+        stop_tokens=("<|endoftext|>", "<file_sep>", "<repo_name>", "<fim_prefix>"),
+        context_length=16384,
+        licence="BigCode Open RAIL-M",
+        cautions=_FIM,
+        examples=("bigcode/starcoder2-3b",),
+    ),
+    Family(
         "starcoder",
         served_names=("starcoder", "granite-3b-code", "granite-8b-code", "stable-code", "refact-1"),
         required_tokens=("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
         fim_template=_psm_template("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-        stop_tokens=("<|endoftext|>", "<file_sep>", "<repo_name>", "<fim_prefix>"),
+        stop_tokens=("<|endoftext|>", "<filename>", "<fim_prefix>"),
         context_length=8192,
         licence="BigCode Open RAIL-M (StarCoder), Apache-2.0 (Granite), see each card",
         cautions=_FIM,
         examples=(
-            "bigcode/starcoder2-3b",
             "bigcode/tiny_starcoder_py",
             "ibm-granite/granite-3b-code-base-2k",
             "stabilityai/stable-code-3b",
@@ -289,6 +306,7 @@ FAMILIES: tuple[Family, ...] = (
         required_tokens=("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
         fim_template=_psm_template("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
         file_token="<|file_sep|>",
+        repository_token="<|repo_name|>",
         stop_tokens=(
             "<|endoftext|>",
             "<|fim_pad|>",
@@ -308,6 +326,7 @@ FAMILIES: tuple[Family, ...] = (
         served_names=("deepseek-coder",),
         required_tokens=("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
         fim_template=_psm_template("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>", bos="<｜begin▁of▁sentence｜>"),
+        file_head="#{path}",
         bos_tokens=(Control("<｜begin▁of▁sentence｜>", optional=True),),
         stop_tokens=("<｜end▁of▁sentence｜>", "<|EOT|>"),
         context_length=16384,
@@ -333,6 +352,7 @@ FAMILIES: tuple[Family, ...] = (
         required_tokens=("[SUFFIX]", "[PREFIX]"),
         name_hints=("codestral",),
         fim_template=_spm_template("[SUFFIX]", "[PREFIX]", None, bos="<s>"),
+        file_head="+++++ {path}",
         bos_tokens=(Control("<s>", optional=True),),
         stop_tokens=("</s>",),
         context_length=32768,

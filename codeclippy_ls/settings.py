@@ -251,9 +251,11 @@ class CompletionSettings:
         workspace=WorkspaceRule.ON,
     )
     context: str = _field(
-        "open",
-        "Other files from which the model is shown snippets: files that are `open` in the editor, or none (`off`).",
-        choices=("open", "off"),
+        "auto",
+        "Other files from which the model is shown parts: all of the `workspace` (by an index in your cache), files "
+        "that are `open` in the editor, or none (`off`). `auto` is `workspace`, but with `model.endpoint` `open`: "
+        "nothing of a closed file leaves the machine unless you say so.",
+        choices=("workspace", "auto", "open", "off"),
         workspace=WorkspaceRule.LAST,
     )
     disabled_languages: tuple[str, ...] = _field(

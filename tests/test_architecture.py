@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "assist": {
         *("tasks", "prompts", "postprocess", "diffs", "syntax", "inference", "model_specs", "settings", "text", "uris"),
-        *("secret_files", "secret_text"),
+        *("secret_files", "secret_text", "index"),
     },
     "engine/generation": {"inference"},
     "engine/decoder": {"engine/generation"},
@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engines": {"fallback_engine", "engine", "host", "remote", "tasks", "inference", "model_specs", "settings"},
     "server": {
         *("engines", "assist", "tasks", "prompts", "syntax", "inference", "settings", "framing", "listening"),
-        *("secret_files", "text", "uris", "notebooks", "user_config", ""),
+        *("secret_files", "text", "uris", "notebooks", "user_config", "index", ""),
     },
 }
 _COMMAND_LINE = {

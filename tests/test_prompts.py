@@ -45,7 +45,8 @@ FIM_PROMPTS = {
     "clippy": ("gpt_neox", "", ["<|SUF|>", "S", "<|PRE|>", "P", "<|MID|>"]),
     "santacoder": ("gpt2", "", ["<fim-prefix>", "P", "<fim-suffix>", "S", "<fim-middle>"]),
     "mellum": ("llama", "JetBrains/Mellum-4b-base", ["<fim_suffix>", "S", "<fim_prefix>", "P", "<fim_middle>"]),
-    "starcoder": ("starcoder2", "", ["<fim_prefix>", "P", "<fim_suffix>", "S", "<fim_middle>"]),
+    "starcoder2": ("starcoder2", "", ["<fim_prefix>", "P", "<fim_suffix>", "S", "<fim_middle>"]),
+    "starcoder": ("gpt_bigcode", "", ["<fim_prefix>", "P", "<fim_suffix>", "S", "<fim_middle>"]),
     "codegemma": ("gemma", "", ["<bos>", "<|fim_prefix|>", "P", "<|fim_suffix|>", "S", "<|fim_middle|>"]),
     "qwen-coder": ("qwen2", "", ["<|fim_prefix|>", "P", "<|fim_suffix|>", "S", "<|fim_middle|>"]),
     "deepseek-coder": (

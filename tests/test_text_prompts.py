@@ -39,7 +39,7 @@ FIM_FAMILIES = [family for family in FAMILIES if family.fim_template is not None
     [
         ("Qwen/Qwen2.5-Coder-7B", "qwen-coder"),
         ("qwen2.5-coder:1.5b-base", "qwen-coder"),
-        ("starcoder2:3b", "starcoder"),
+        ("starcoder2:3b", "starcoder2"),
         ("/models/codellama-13b.Q8_0.gguf", "code-llama"),
         ("deepseek-ai/DeepSeek-Coder-V2-Lite-Base", "deepseek-coder"),
         ("codegemma:2b-code", "codegemma"),

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from codeclippy_ls.assist.context import ChosenContext, Cursor, FindIndex, OpenFiles
 from codeclippy_ls.assist.metrics import Metrics
 from codeclippy_ls.assist.proposals import Proposal, Refusal, make_proposal
-from codeclippy_ls.assist.suggester import JoinAbove, OpenFiles, Suggester, Suggestions
+from codeclippy_ls.assist.suggester import JoinAbove, Suggester, Suggestions
 from codeclippy_ls.assist.triggers import find_excluding_setting
 from codeclippy_ls.inference.engine import Engine, ModelState, ModelStatus
 from codeclippy_ls.inference.errors import EngineError
@@ -36,6 +37,8 @@ class Assistant:
         engine: owned by the assistant from here on.
         open_files: given a document, returns the other open files, most recently used first; prompts may show
             snippets of them.
+        find_index: given a document, returns the index of its workspace folder, if there is one; prompts may show what
+            is in it.
         join_above: given a document, returns the text of the notebook's cells above it.
         on_ready: called with a document's URI when there is a suggestion for which the time was too short before.
     """
@@ -47,10 +50,11 @@ class Assistant:
         open_files: OpenFiles = lambda document: (),
         join_above: JoinAbove = lambda document: "",
         on_ready: Callable[[str], None] = lambda uri: None,
+        find_index: FindIndex = lambda document: None,
     ) -> None:
         self._engine = engine
         self._settings = settings
-        self._suggester = Suggester(engine, open_files, join_above, on_ready)
+        self._suggester = Suggester(engine, open_files, find_index, join_above, on_ready)
 
     # Models.
 
@@ -179,6 +183,11 @@ class Assistant:
         if suggestions.items:
             self.metrics.latencies.append(time.monotonic() - started)
         return suggestions
+
+    async def choose_context(self, document: Document, offset: int) -> ChosenContext:
+        """Choose the parts of other files that a prompt for an offset shows, with reasons."""
+        cursor = Cursor(document, document.text[:offset], document.text[offset:])
+        return await self._suggester.choose_context(self._settings, cursor)
 
     def record_shown(self, document: Document, suggestions: Suggestions) -> None:
         """Count suggestions that are sent to be shown; the user sees the first."""

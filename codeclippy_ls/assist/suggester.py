@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from codeclippy_ls.assist import attribution, copying, triggers
+from codeclippy_ls.assist.context import ChosenContext, ContextChooser, Cursor, FindIndex, OpenFiles
 from codeclippy_ls.assist.copying import Guess, find_guess
 from codeclippy_ls.assist.debounce import AdaptiveDebounce
 from codeclippy_ls.assist.metrics import Metrics
@@ -26,9 +27,7 @@ from codeclippy_ls.postprocess.cleanup import CursorContext, clean_up, list_step
 from codeclippy_ls.postprocess.fit import fit
 from codeclippy_ls.postprocess.unfinished import cut_unfinished
 from codeclippy_ls.prompts.context import CompletionContext
-from codeclippy_ls.prompts.context_snippets import MAX_FILE, OpenFile, Snippet, select_snippets
 from codeclippy_ls.secret_files import is_secret_uri
-from codeclippy_ls.secret_text import remove_secret_lines
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.syntax.languages import find_language
 from codeclippy_ls.syntax.tree import DocumentTrees, SyntaxTree
@@ -37,13 +36,9 @@ from codeclippy_ls.tasks.model_info import ModelInfo
 from codeclippy_ls.text import Document, Edit, to_lf, with_eol
 from codeclippy_ls.uris import parse_name
 
-_MAX_SNIPPET_CHARACTERS = 3000  # of other files; a small context length takes less
-# Lines that the cursor may move before snippets are chosen again: each choice invalidates the whole KV cache.
-_SNIPPET_LINES = 16
 # Key of the requests that only read a prompt: whatever the document, the place where the user was last counts.
 _READING = "reading ahead"
 
-OpenFiles = Callable[[Document], Sequence[OpenFile]]
 JoinAbove = Callable[[Document], str]
 
 
@@ -63,13 +58,10 @@ class Suggestions:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cursor:
-    """The place of a suggestion: the text before and after it, with the document's own line ends."""
+class _Cursor(Cursor):
+    """The place of a suggestion, and the copied rest of its line."""
 
-    document: Document
-    prefix: str
-    suffix: str
-    multiline: bool
+    multiline: bool = False
     guess: Guess | None = None
 
 
@@ -79,6 +71,7 @@ class Suggester:
 
     Attributes:
         open_files: given a document, returns the other open files, most recently used first.
+        find_index: given a document, returns the index of its workspace folder, if there is one.
         join_above: given a document, returns the text of the notebook's cells above it.
         on_ready: called with a document's URI when there is a suggestion for which the time was too short before.
         metrics: what became of the suggestions that were shown.
@@ -86,16 +79,20 @@ class Suggester:
 
     engine: Engine
     open_files: OpenFiles
+    find_index: FindIndex
     join_above: JoinAbove
     on_ready: Callable[[str], None] = lambda uri: None
     metrics: Metrics = field(default_factory=Metrics)
     _cache: SuggestionCache = field(default_factory=SuggestionCache, repr=False)
     _debounce: AdaptiveDebounce = field(default_factory=AdaptiveDebounce, repr=False)
     _change_counts: dict[str, int] = field(default_factory=dict, repr=False)
-    _snippets: dict[str, tuple[object, tuple[Snippet, ...]]] = field(default_factory=dict, repr=False)
     _trees: DocumentTrees = field(default_factory=DocumentTrees, repr=False)
+    _chooser: ContextChooser = field(init=False, repr=False)
     _prefetches: set[asyncio.Task[None]] = field(default_factory=set, repr=False)
     _prefetched: dict[str, tuple[str, str]] = field(default_factory=dict, repr=False)  # newest prefix and suffix
+
+    def __post_init__(self) -> None:
+        self._chooser = ContextChooser(lambda document: self.open_files(document), self.find_index, self._trees)
 
     async def complete(
         self,
@@ -181,8 +178,16 @@ class Suggester:
     ) -> Generation:
         options, document = settings.completion, cursor.document
         name, prefix = parse_name(document.file_uri), self.join_above(document) + cursor.prefix
-        snippets = await self._context_snippets(settings, cursor, prefix)
-        context = CompletionContext(prefix, cursor.suffix, name, document.language, snippets)
+        chosen = await self.choose_context(settings, replace(cursor, prefix=prefix))
+        context = CompletionContext(
+            prefix,
+            cursor.suffix,
+            name,
+            document.language,
+            chosen.snippets,
+            path=chosen.path,
+            repository=chosen.repository,
+        )
         model: ModelInfo | None = self.engine.status(ModelRole.COMPLETE).info
         if model is not None and model.context_length:
             context = context.clip(
@@ -255,23 +260,21 @@ class Suggester:
             await asyncio.sleep(delay)
         return self._change_counts.get(uri, 0) != changes
 
-    async def _context_snippets(self, settings: Settings, cursor: _Cursor, prefix: str) -> tuple[Snippet, ...]:
-        """Return snippets of other files; the same ones while the cursor stays near and those files keep their size."""
-        uri = cursor.document.uri
-        files = self.open_files(cursor.document) if settings.completion.context == "open" else ()
-        key = (prefix.count("\n") // _SNIPPET_LINES, tuple((file.path, len(file.text)) for file in files))
-        if files and self._snippets.get(uri, (None, ()))[0] != key:
-            texts = to_lf(prefix), to_lf(cursor.suffix)
-            # Parsing those files takes a few hundred milliseconds once: not on the loop.
-            snippets = await asyncio.to_thread(_select_snippets, *texts, files)
-            self._snippets[uri] = (key, snippets)
-        return self._snippets[uri][1] if files else ()
+    async def choose_context(self, settings: Settings, cursor: Cursor) -> ChosenContext:
+        """Choose the parts of other files that a prompt shows; the same ones while the cursor stays where it is."""
+        model: ModelInfo | None = self.engine.status(ModelRole.COMPLETE).info
+        limit = 0
+        if model is not None and model.context_length:
+            limit = model.speed.limit_snippets(model.speed.limit_prompt(model.context_length))
+        files = self._chooser.list_open_files(settings, cursor.document)
+        # Parsing and asking the index take milliseconds, of many open files once a few hundred: not on the loop.
+        return await asyncio.to_thread(self._chooser.choose, settings, cursor, files, limit)
 
     async def _add_guess(self, settings: Settings, cursor: _Cursor) -> _Cursor:
         """Add the copied rest of the line, if it is a line that is wanted and a model on this machine can score it."""
         if cursor.multiline or settings.model.endpoint:
             return cursor
-        files = self.open_files(cursor.document) if settings.completion.context == "open" else ()
+        files = self._chooser.list_open_files(settings, cursor.document)
         texts = (to_lf(file.text) for file in files)
         guess = await asyncio.to_thread(find_guess, to_lf(cursor.prefix), to_lf(cursor.suffix), texts)
         return replace(cursor, guess=guess)
@@ -364,7 +367,7 @@ class Suggester:
         self.engine.cancel(uri, Priority.BACKGROUND)
         self._cache.remove(uri)
         self._change_counts.pop(uri, None)
-        self._snippets.pop(uri, None)
+        self._chooser.forget(uri)
         self._trees.forget(uri)
         self._prefetched.pop(uri, None)
         self.metrics.record_closed(uri)
@@ -373,12 +376,6 @@ class Suggester:
         """Cancel all prefetches."""
         for task in self._prefetches:
             task.cancel()
-
-
-def _select_snippets(prefix: str, suffix: str, files: Sequence[OpenFile]) -> tuple[Snippet, ...]:
-    """Select snippets of other files, without lines that hold secrets."""
-    files = [replace(file, text=remove_secret_lines(file.text[:MAX_FILE])) for file in files]
-    return select_snippets(prefix, suffix, files, _MAX_SNIPPET_CHARACTERS)
 
 
 def find_refusal(settings: Settings, document: Document) -> str | None:

@@ -24,15 +24,20 @@ from codeclippy_ls.syntax.tree import SyntaxTree
 
 _LINES_BEFORE, _LINES_AFTER = 40, 20  # that count as near
 _NAME = re.compile(r"[^\W\d]\w*")
+_SUBWORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ATTRIBUTE = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*)\s*(?:\.|::|->)\s*([^\W\d]\w*)?")
 # What tells the class of a name: an annotation, or the call of a constructor.
 _TYPED = re.compile(r"([^\W\d]\w*)\s*\??:\s*[\"']?((?:[^\W\d]\w*[.\[|& \]]*){1,4})")
 _MADE = re.compile(r"([^\W\d]\w*)\s*(?::[^=\n]*)?:?=\s*(?:await\s+)?(?:new\s+|&)?((?:[^\W\d]\w*\.)*[^\W\d]\w*)\s*[({<]")
+_RETURNED = re.compile(r"(?:->|\)\s*:)\s*([^{=]+?):?\s*$")  # by a function, at its signature's end
 _CONSTRUCTORS = ("__init__", "constructor", "new")
+_PLAIN = {"None", "Any", "Optional", "Union", "List", "Dict", "Promise", "Array", "String", "Callable", "Iterable"}
 _SAME_FOLDER = ("go", "java", "kotlin", "csharp", "swift")  # whose files see those of their folder
 _MAX_IMPORTS = 60
 _MAX_WANTED = 40  # names that are looked up anywhere
-_MAX_MEMBERS = 24
+_MAX_TOP = 24  # definitions of a counterpart
+_MAX_CALLED = 8  # functions whose results are asked for
+_KINSHIP = 0.6  # of a name whose words are all near the cursor
 _MAX_RARE = 12  # words that similar windows are looked for by
 _MAX_FREQUENCY = 400  # windows that have such a word
 _MAX_ALIKE = 0.5  # of a window's words: what is more alike is repeated
@@ -109,6 +114,7 @@ class _Search:
         self._counts = Counter(_NAME.findall(place.prefix + place.suffix))
         self._near = "\n".join(before) + "\n".join(after)
         self._weights = _weigh_names(before, after)
+        self._words = _weigh_words(self._weights)
         self._scope = self._find_scope()
         self._attributes = self._list_attributes()
         self._instances = self._find_instances()
@@ -147,21 +153,54 @@ class _Search:
             ]
             text += "\n" + "\n".join(members)
         found: dict[str, float] = {}
+        called: dict[str, float] = {}
         for match in (*_TYPED.finditer(text), *_MADE.finditer(text)):
-            if weight := self._weights.get(match[1], 0.0):
-                for name in _NAME.findall(match[2]):
-                    found[name] = max(found.get(name, 0.0), weight)
+            if not (weight := self._weights.get(match[1], 0.0)):
+                continue
+            for name in _NAME.findall(match[2]):
+                found[name] = max(found.get(name, 0.0), weight)
+            if match.re is _MADE:
+                called[match[2]] = max(called.get(match[2], 0.0), weight)
+        for callee, weight in sorted(called.items(), key=lambda item: -item[1])[:_MAX_CALLED]:
+            for name in self._find_returned(callee):
+                found[name] = max(found.get(name, 0.0), weight)
         return found
+
+    def _find_returned(self, callee: str) -> list[str]:
+        """Return the names in what a function is declared to return."""
+        head, _, name = callee.rpartition(".")
+        if not name or name[0].isupper():
+            return []
+        own = [one.signature for one in self._own if one.name == name]
+        signatures = own or [one.declaration.signature for one in self._resolver.find_by_name(name, bool(head))[:1]]
+        match = _RETURNED.search(signatures[0]) if signatures else None
+        return [part for part in _NAME.findall(match[1]) if part[0].isupper()] if match else []
+
+    def _measure_kinship(self, name: str) -> float:
+        """Return the share of a name's words that are near the cursor, too: what is talked about is what is needed."""
+        words = split_name(name)
+        return sum(self._words.get(word, 0.0) for word in words) / max(len(words), 2)
 
     def _follow_import(self, one: Import) -> Iterator[Finding]:
         """Yield what an import brings that may be needed here."""
         weight = self._weigh(one.alias)
+        if one.name == "*":
+            yield from self._follow_star(one)
+            return
         resolved = self._resolver.resolve(one.module, one.name)
         if isinstance(resolved, Module):
             yield from self._follow_module(one, resolved, weight)
             return
         for located in resolved[:3]:
             yield from self._describe(located, 2.0 + weight, f"imported as {one.alias}" if one.alias else "imported")
+
+    def _follow_star(self, one: Import) -> Iterator[Finding]:
+        """Yield what is named near the cursor of all that an import brings."""
+        module = self._resolver.resolve(one.module, "")
+        for file, _ in module.files[:40] if isinstance(module, Module) else ():
+            for located in self._resolver.list_top(file):
+                if weight := self._weights.get(located.declaration.name, 0.0):
+                    yield from self._describe(located, 3.0 + weight, f"imported by * from {one.module}")
 
     def _weigh(self, alias: str) -> float:
         """Return how much a name is needed: used near the cursor, or brought in and not used yet."""
@@ -174,26 +213,32 @@ class _Search:
         """Yield what is taken of a module near the cursor, and the heads of the rest if the module is used there."""
         taken = self._attributes.get(one.alias, set())
         for file, _ in module.files[:40]:
-            for located in self._resolver.list_top(file)[:_MAX_MEMBERS]:
+            for located in self._resolver.list_top(file):
                 name = located.declaration.name
                 if name in taken:
                     yield from self._describe(located, 3.0 + weight, f"{one.alias}.{name} is used here")
                 elif weight and not name.startswith("_"):
-                    score = 1.0 + weight / 2
+                    score = 1.0 + weight / 2 + self._measure_kinship(name)
                     yield _make_finding(located, score, f"of the module {one.alias}, which is used here")
 
-    def _describe(self, located: Located, score: float, reason: str) -> Iterator[Finding]:
+    def _describe(self, located: Located, score: float, reason: str, depth: int = 1) -> Iterator[Finding]:
         """Yield a definition, and the members of a class that may be needed."""
-        yield _make_finding(located, score, reason)
         declaration = located.declaration
+        score += _KINSHIP * self._measure_kinship(declaration.name)
+        yield _make_finding(located, score, reason)
+        if declaration.kind == "variable" and (match := _MADE.search(declaration.signature)) and depth:
+            for made in self._resolver.find_by_name(match[2].rpartition(".")[2])[:1]:
+                self._instances.setdefault(made.declaration.name, 0.5)
+                yield from self._describe(made, score - 0.3, f"class of {declaration.name}", 0)
         if declaration.kind != "class":
             return
         is_instance = declaration.name in self._instances
         named = {name for names in self._attributes.values() for name in names}
-        for member in self._resolver.list_members(located)[:_MAX_MEMBERS]:
+        for member in self._resolver.list_members(located):
             name = member.declaration.name
             bonus = 0.4 if name in _CONSTRUCTORS or name == declaration.name else 0.0
             bonus += 0.3 if name in named else 0.0
+            bonus += _KINSHIP * self._measure_kinship(name)
             bonus -= 1.0 if name.startswith("_") and name != "__init__" else 0.0
             base = score - (0.2 if is_instance else 0.9)
             why = "an instance is used here" if is_instance else reason
@@ -209,10 +254,26 @@ class _Search:
             for parent in candidates[:1]:
                 yield _make_finding(parent, 3.2, f"parent of {self._scope.name}" if self._scope else "")
                 own = {one.name for one in self._own}
-                for member in self._resolver.list_members(parent)[:_MAX_MEMBERS]:
-                    score = 3.0 - (0.8 if member.declaration.name in own else 0.0)
+                for member in self._resolver.list_members(parent):
+                    score = (
+                        2.6
+                        + self._measure_kinship(member.declaration.name)
+                        - (0.8 if member.declaration.name in own else 0.0)
+                    )
                     finding = _make_finding(member, score, f"member of the parent {base}")
                     yield replace(finding, owner=parent.declaration)
+                    yield from self._follow_attribute(member)
+
+    def _follow_attribute(self, member: Located) -> Iterator[Finding]:
+        """Yield the class of an attribute that is used near the cursor."""
+        declaration = member.declaration
+        if declaration.kind != "variable" or not (weight := self._weights.get(declaration.name, 0.0)):
+            return
+        for match in (*_TYPED.finditer(declaration.signature), *_MADE.finditer(declaration.signature)):
+            for name in set(_NAME.findall(match[2])) - _PLAIN:
+                for located in self._resolver.find_by_name(name)[:1]:
+                    self._instances.setdefault(name, weight)
+                    yield from self._describe(located, 2.4 + weight, f"class of self.{declaration.name}", 0)
 
     def _find_neighbours(self, bound: set[str]) -> Iterator[Finding]:
         """Yield definitions by their name alone, of names near the cursor that nothing in the file explains."""
@@ -222,6 +283,10 @@ class _Search:
             for located in self._resolver.find_in_folder(name for name in self._weights if name not in own):
                 weight = self._weights[located.declaration.name]
                 yield from self._describe(located, 3.0 + weight, "in the same folder, named here")
+        for name, weight in list(self._instances.items()):
+            if name not in own and name not in bound and name not in _PLAIN:
+                for located in self._resolver.find_by_name(name)[:1]:
+                    yield from self._describe(located, 2.0 + weight, f"{name} is the class of something here")
         called = set(re.findall(r"([^\W\d]\w*)\s*\(", self._near))
         taken = {name for names in self._attributes.values() for name in names if name}
         for name in sorted(wanted, key=lambda name: -self._weights[name])[:_MAX_WANTED]:
@@ -285,8 +350,22 @@ class _Search:
         rows.sort(key=lambda row: self._resolver.measure_distance(row[1]))
         for file, _ in rows[:1]:
             reason = "what this file tests" if bare != stem else "the test of this file"
-            for located in self._resolver.list_top(file)[:_MAX_MEMBERS]:
+            for located in self._resolver.list_top(file)[:_MAX_TOP]:
                 yield _make_finding(located, 1.6 if bare != stem else 0.6, reason)
+
+
+def _weigh_words(weights: dict[str, float]) -> dict[str, float]:
+    """Return the words that names near the cursor are made of, weighed like these."""
+    found: dict[str, float] = {}
+    for name, weight in weights.items():
+        for word in split_name(name):
+            found[word] = max(found.get(word, 0.0), weight)
+    return found
+
+
+def split_name(name: str) -> set[str]:
+    """Split a name into the words that it is made of, in lower case."""
+    return {part.lower() for part in _SUBWORD.findall(name) if len(part) > 2}
 
 
 def _make_finding(located: Located, score: float, reason: str) -> Finding:

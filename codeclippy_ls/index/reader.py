@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from codeclippy_ls.index.question import Finding, Place, find_context
 from codeclippy_ls.index.store import find_index, open_for_reading, read_about
+
+log = logging.getLogger(__name__)
 
 
 class FolderIndex:
@@ -52,7 +55,9 @@ class FolderIndex:
                 return find_context(self._open(), self.folder, place)
             except sqlite3.Error:
                 self._drop()
-                return []
+            except Exception:  # a suggestion without it is better than none
+                log.exception("the index could not be asked")
+            return []
 
     def close(self) -> None:
         """Close the database; the next question opens it again."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from codeclippy_ls.index.question import Finding
 from codeclippy_ls.syntax.declarations import Declaration
 from codeclippy_ls.syntax.languages import BlockStyle, language_of_file
 
+# Of fewer characters, definitions are worth more than words about them: at 900, the names that the next line needs are
+# among them at 52 % of the places instead of 47 % (bench.cross_file --recall).
+_MIN_FOR_DOCS = 2400
 _PATH_COST = 12  # characters beside the path that an excerpt costs
 
 
@@ -30,6 +33,8 @@ class Excerpt:
 
 def write_excerpts(findings: Sequence[Finding], limit: int) -> list[Excerpt]:
     """Write the most needed findings, ``limit`` characters together; the most needed file comes last."""
+    if limit < _MIN_FOR_DOCS:
+        findings = [_drop_docs(finding) for finding in findings]
     chosen: dict[str, list[Finding]] = {}
     for finding in findings:
         kept = chosen.get(finding.path, [])
@@ -43,6 +48,14 @@ def write_excerpts(findings: Sequence[Finding], limit: int) -> list[Excerpt]:
         for path, found in chosen.items()
     ]
     return sorted(excerpts, key=lambda excerpt: excerpt.score)
+
+
+def _drop_docs(finding: Finding) -> Finding:
+    """Return a finding without the first line of what is documented."""
+    declaration, owner = (
+        replace(one, doc="") if one is not None else None for one in (finding.declaration, finding.owner)
+    )
+    return replace(finding, declaration=declaration, owner=owner)
 
 
 def _write(path: str, findings: Iterable[Finding]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 # A person who asks by key in a file that was never read waits for the whole prompt.
 _PROMPT_SECONDS = 4.0
 _MIN_PROMPT, _MAX_PROMPT = 512, 32768
+_SNIPPET_SHARE, _SNIPPET_SECONDS, _MAX_SNIPPETS = 0.3, 1.2, 1500
 # Families that have the suffix behind the prefix read it again at every key.
 _SUFFIX_SECONDS, _MIN_SUFFIX = 0.25, 64
 # A key waits for the chunk that is being read. Below 64 tokens a chunk costs a model of 0.5 billion parameters 7 % more
@@ -35,6 +36,14 @@ class Speed:
             return context_length
         steps = round(math.log2(_PROMPT_SECONDS / self.prefill_seconds))
         return min(context_length, max(_MIN_PROMPT, min(1 << max(steps, 0), _MAX_PROMPT)))
+
+    def limit_snippets(self, context_length: int) -> int:
+        """Return the number of tokens of a prompt that snippets of other files may take: a share of all, and of a time.
+
+        They stand at the prompt's front and are read once for many keys, before the first of them if the editor rests.
+        """
+        limit = min(int(context_length * _SNIPPET_SHARE), _MAX_SNIPPETS)
+        return min(limit, int(_SNIPPET_SECONDS / self.prefill_seconds)) if self.prefill_seconds else limit
 
     @property
     def suffix_limit(self) -> int | None:

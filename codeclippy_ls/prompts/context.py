@@ -15,7 +15,12 @@ _SLACK = 4096  # characters beyond the window: a word that is cut off, and the t
 class CompletionContext:
     """The text around a cursor, with any line ends, the file's name and language, and snippets of other files.
 
-    ``skipped_lines`` of the prefix were left out, at a place that no prompt reaches.
+    Attributes:
+        name: the file's, without folders.
+        snippets: of other files, the most relevant last.
+        skipped_lines: lines of the prefix that were left out, at a place that no prompt reaches.
+        path: of the file as the snippets' paths are, if they are relative to a folder that holds it.
+        repository: name of that folder.
     """
 
     prefix: str
@@ -24,6 +29,8 @@ class CompletionContext:
     language: str = ""
     snippets: tuple[Snippet, ...] = ()
     skipped_lines: int = 0
+    path: str = ""
+    repository: str = ""
 
     @property
     def language_id(self) -> str:

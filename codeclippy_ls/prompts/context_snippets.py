@@ -30,11 +30,21 @@ _MAX_IMPORT_LINES = 80
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """Another file that the editor has open: a short path, its text with any line ends, and its LSP language id."""
+    """Another file that the editor has open.
+
+    Attributes:
+        path: short, for models.
+        text: with any line ends.
+        language: its LSP id.
+        edited_line: where the user changed it last; -1 if she did not.
+        file: its path on the disk, if it has one.
+    """
 
     path: str
     text: str
     language: str = ""
+    edited_line: int = -1
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from codeclippy_ls.text import to_lf
 
 _SUFFIX_SHARE = 0.25
 _OUTLINE_SHARE = 0.125  # of a long file's prefix, for its imports and the scopes around the shown text
-_SNIPPET_SHARE = 0.25  # of the budget, for snippets of other files
+_SNIPPET_SHARE = 0.35  # of the budget, at most for snippets of other files
 _WORD = re.compile(r"(?:(?<=\S) )?\w{1,64}\Z")
 _PLAIN_TAGS = ("<NME>", "<BEF>", "<MSG>", "<DFF>")
 _NEW_FILE = "ADDFILE"
@@ -133,17 +133,21 @@ def _fit_snippets(
 ) -> tuple[list[Control | Units], list[Control | Units]]:
     """Fit snippets into ``limit`` units; return the parts before everything and the parts before the prefix.
 
-    Families that were trained on several files at once have a token that begins one, with its path and a line end;
-    for others snippets become comments.
+    Families that were trained on several files at once have a token or a line that begins one, with its path; for
+    others snippets become comments.
     """
     separator = Control(family.file_token) if family.file_token and renderer.has_token(family.file_token) else None
+    own_path = context.path or context.name
     own: list[Control | Units] = []
-    if separator is not None and context.name:
-        own = [separator, renderer.encode(f"{context.name}\n")]
-    used = _measure(renderer, own)
+    if separator is not None and own_path:
+        own = [separator, renderer.encode(f"{own_path}\n")]
+    elif family.file_head and own_path and context.snippets:
+        own = [renderer.encode(f"{family.file_head.format(path=own_path)}\n")]
+    head = _make_repository_head(renderer, family, context) if separator is not None else []
+    used = _measure(renderer, own) + _measure(renderer, head)
     shown: list[Control | Units] = []
     for snippet in reversed(context.snippets):  # the most relevant is the last, and the first to get room
-        text = _format_snippet(snippet, context.language_id, separator is not None)
+        text = _format_snippet(snippet, context.language_id, family, separator is not None)
         if not text or not renderer.accepts(text):
             continue
         parts: list[Control | Units] = [*([separator] if separator is not None else []), renderer.encode(text)]
@@ -151,11 +155,25 @@ def _fit_snippets(
         if used + size <= limit:
             used += size
             shown = [*parts, *shown]
-    return ([*shown, *own], []) if separator is not None else ([], shown)
+    own = own if separator is not None or shown else []
+    return ([*head, *shown, *own], []) if separator is not None else ([], [*shown, *own])
 
 
-def _format_snippet(snippet: Snippet, language: str, separated: bool) -> str:
-    return f"{snippet.path}\n{snippet.text}\n" if separated else format_as_comment(snippet, language)
+def _make_repository_head(renderer: Renderer, family: Family, context: CompletionContext) -> list[Control | Units]:
+    """Make the parts that name the repository, if snippets of it are shown and the family knows it."""
+    token = family.repository_token
+    if not (token and context.repository and context.snippets and renderer.has_token(token)):
+        return []
+    name = f"{context.repository}\n"
+    return [Control(token), renderer.encode(name)] if renderer.accepts(name) else []
+
+
+def _format_snippet(snippet: Snippet, language: str, family: Family, separated: bool) -> str:
+    if separated:
+        return f"{snippet.path}\n{snippet.text}\n"
+    if family.file_head:
+        return f"{family.file_head.format(path=snippet.path)}\n{snippet.text}\n"
+    return format_as_comment(snippet, language)
 
 
 def _measure(renderer: Renderer, parts: Sequence[Control | Units]) -> int:

@@ -15,6 +15,7 @@ from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
 from codeclippy_ls.server.convert import get_capability
+from codeclippy_ls.syntax.languages import LANGUAGES
 
 if TYPE_CHECKING:
     from pygls.protocol import LanguageServerProtocol
@@ -88,6 +89,9 @@ class Client:
         self.supports_configuration = bool(get_capability(capabilities, "workspace.configuration"))
         formats = get_capability(capabilities, "text_document.completion.completion_item.documentation_format") or ()
         self.supports_markdown = types.MarkupKind.Markdown in formats
+        self._can_watch_files = bool(
+            get_capability(capabilities, "workspace.did_change_watched_files.dynamic_registration")
+        )
         resolvable = get_capability(capabilities, "text_document.code_action.resolve_support.properties") or ()
         keeps_data = bool(get_capability(capabilities, "text_document.code_action.data_support"))
         self.supports_command_resolve = keeps_data and "command" in resolvable
@@ -139,6 +143,22 @@ class Client:
             JsonRpcException: the client answered with an error.
         """
         return await self._protocol.send_request_async(method, params)
+
+    async def watch_files(self) -> bool:
+        """Ask the client to report changes of source files; return whether it does."""
+        if not self._can_watch_files:
+            return False
+        patterns = sorted(
+            {f"**/*{suffix}" for language in LANGUAGES for suffix in language.suffixes if suffix[0] == "."}
+        )
+        options = types.DidChangeWatchedFilesRegistrationOptions([types.FileSystemWatcher(one) for one in patterns])
+        registration = types.Registration("files", types.WORKSPACE_DID_CHANGE_WATCHED_FILES, options)
+        try:
+            await self.request(types.CLIENT_REGISTER_CAPABILITY, types.RegistrationParams([registration]))
+        except JsonRpcException as error:
+            log.warning("the client reports no changes of files: %s", error.message)
+            return False
+        return True
 
     def notify(self, method: str, params: object) -> None:
         """Send a notification."""

@@ -51,6 +51,25 @@ async def work_done_progress_cancel(session: Session, params: types.WorkDoneProg
         cancel()
 
 
+# Files of the workspace.
+
+
+async def did_save(session: Session, params: types.DidSaveTextDocumentParams) -> None:
+    """Have a file read again that was saved."""
+    session.workspace.record_changes([params.text_document.uri])
+
+
+async def did_change_watched_files(session: Session, params: types.DidChangeWatchedFilesParams) -> None:
+    """Have files read again that were changed on the disk."""
+    session.workspace.record_changes([change.uri for change in params.changes])
+
+
+async def did_change_workspace_folders(session: Session, params: types.DidChangeWorkspaceFoldersParams) -> None:
+    """Index other folders."""
+    event = params.event
+    session.change_folders([folder.uri for folder in event.added], [folder.uri for folder in event.removed])
+
+
 # Suggestions.
 
 
@@ -273,6 +292,9 @@ FEATURES: dict[str, tuple[Handler, Any]] = {
         text_document_content,
         types.TextDocumentContentRegistrationOptions(schemes=[DIFF_SCHEME]),
     ),
+    types.TEXT_DOCUMENT_DID_SAVE: (did_save, types.SaveOptions(include_text=False)),
+    types.WORKSPACE_DID_CHANGE_WATCHED_FILES: (did_change_watched_files, None),
+    types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS: (did_change_workspace_folders, None),
     CURSOR_NOTIFICATION: (did_move_cursor, None),
     types.WORKSPACE_DID_CHANGE_CONFIGURATION: (did_change_configuration, None),
     types.WINDOW_WORK_DONE_PROGRESS_CANCEL: (work_done_progress_cancel, None),

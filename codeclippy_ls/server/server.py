@@ -127,8 +127,10 @@ class Server(GuardedServer):
         base, file_problems = read_user_settings()
         settings, problems = parse(options, base, source)
         settings, _ = parse(self._overrides, settings)
+        # A stranger must not have folders read that she names.
+        folders = _list_folders(params) if source is Source.START else None
         problems = [*file_problems, *problems]
-        self._session = Session(client, Documents(encoding), settings, problems, self._open_engine, workspace)
+        self._session = Session(client, Documents(encoding), settings, problems, self._open_engine, workspace, folders)
         # From inside a container the editor's process cannot be seen, and its absence means nothing.
         if params.process_id and is_alive(params.process_id):
             self._session.run_in_background(self._watch_parent(params.process_id))
@@ -207,3 +209,10 @@ class Server(GuardedServer):
             return await handler(self.session, list(arguments))
 
         return catch_system_exit(handle)
+
+
+def _list_folders(params: types.InitializeParams) -> list[str]:
+    """List the URIs of the folders that a client has open."""
+    if params.workspace_folders:
+        return [folder.uri for folder in params.workspace_folders]
+    return [params.root_uri] if params.root_uri else []

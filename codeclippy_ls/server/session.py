@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lsprotocol import types
 from pygls.exceptions import JsonRpcException
 
 from codeclippy_ls.assist.assistant import Assistant
+from codeclippy_ls.assist.context import resolve_context_mode
 from codeclippy_ls.assist.suggester import Suggestions
 from codeclippy_ls.assist.triggers import find_excluding_setting
 from codeclippy_ls.inference.engine import Engine, ModelState, ModelStatus, StatusListener
@@ -30,17 +32,19 @@ from codeclippy_ls.secret_files import is_secret_uri
 from codeclippy_ls.server import convert
 from codeclippy_ls.server.client import RELOAD_COMMAND, Client, Progress
 from codeclippy_ls.server.edits import Edits
+from codeclippy_ls.server.workspace import Workspace
 from codeclippy_ls.settings import Settings, Source, parse, split_workspace
 from codeclippy_ls.syntax.languages import language_of_file
 from codeclippy_ls.tasks.edit_context import find_marker, is_new_document
 from codeclippy_ls.tasks.model_info import ModelInfo, describe_status
 from codeclippy_ls.text import Change, Document, Documents, Edit
-from codeclippy_ls.uris import parse_name, relative_path
+from codeclippy_ls.uris import parse_name, parse_path, relative_path
 
 log = logging.getLogger(__name__)
 
 _MAX_OPEN_FILES = 12  # that a prompt may show snippets of
 _MAX_READ_AHEAD = 4000  # characters of a document that is read when it is opened, before the cursor is known
+_INDEX_INTERVAL = 0.5  # seconds between two looks at an index that is being built
 _PROGRESS_DELAY = 1.0  # seconds that a user waits for a suggestion before progress is shown
 _MAX_SHOWN_PROBLEMS = 3  # of the settings, in one message
 _MAX_REPORTS, _PROBLEMS_INTERVAL = 3, 60.0  # such messages, within these seconds
@@ -56,6 +60,8 @@ class Session:
         problems: what was wrong with the options, for the user.
         open_engine: makes the engine.
         workspace: the workspace's options, which only tighten the settings.
+        folders: URIs of the workspace's folders, whose files prompts may show parts of; ``None`` if the client must not
+            name any.
     """
 
     def __init__(
@@ -66,18 +72,23 @@ class Session:
         problems: Sequence[str],
         open_engine: OpenEngine,
         workspace: Any = None,
+        folders: Sequence[str] | None = None,
     ) -> None:
         self.client = client
         self.documents = documents
         self.notebooks = Notebooks(documents)
         self.settings = settings
         self.edits = Edits(client, documents)
+        self.workspace = Workspace()
+        self.workspace.change_folders(folders or ())
+        self._may_name_folders = folders is not None
+        self._edited_lines: dict[str, int] = {}
         self._initial_settings = settings
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_position: tuple[str, types.Position] | None = None  # where the user was when the model was loading
         self._reported_problems: set[str] = set()
         self._report_times: list[float] = []
-        self._is_started = False
+        self._is_started = self._is_watching = False
         self._num_loading = 0
         self._load_progress: Progress | None = None  # of the last load
         self._logged_states: dict[str, ModelState] = {}
@@ -96,6 +107,7 @@ class Session:
             self._other_files,
             self.notebooks.join_above,
             client.send_suggestion_ready,
+            self.workspace.find_index,
         )
         self._problems = [*problems, *self.tighten_settings(workspace)]
 
@@ -108,11 +120,42 @@ class Session:
         if self._problems:
             self._report_problems(self._problems)
         self.run_in_background(self.load_model())
+        self._start_indexing()
+
+    def _start_indexing(self) -> None:
+        """Build the indexes if prompts may show the workspace, else stop."""
+        if not self._is_started or resolve_context_mode(self.settings) != "workspace":
+            self.workspace.stop()
+            return
+        self.workspace.start()
+        self.run_in_background(self._follow_indexes())
+        if not self._is_watching:
+            self._is_watching = True
+            self.run_in_background(self._watch_files())
+
+    async def _watch_files(self) -> None:
+        self.workspace.is_watched = await self.client.watch_files()
+
+    def change_folders(self, added: Sequence[str], removed: Sequence[str]) -> None:
+        """Index other folders; a client that may not name any at the start may not now."""
+        if self._may_name_folders:
+            self.workspace.change_folders(added, removed)
+            self._start_indexing()
+
+    async def _follow_indexes(self) -> None:
+        """Read the user's place again once the indexes are built: its prompt begins with what they know."""
+        before = generations = await asyncio.to_thread(self.workspace.get_generations)
+        while generations and not all(generations):
+            await asyncio.sleep(_INDEX_INTERVAL)
+            generations = await asyncio.to_thread(self.workspace.get_generations)
+        if generations != before and self._last_position is not None:
+            self.read_ahead(*self._last_position)
 
     def close(self) -> None:
         """Close the engine, resolve waiting requests, cancel background work and remove temporary files."""
         self.assistant.close()
         self.edits.close()
+        self.workspace.stop()
         for task in list(self._tasks):
             task.cancel()
 
@@ -138,6 +181,7 @@ class Session:
         known = None if language else language_of_file(parse_name(uri))
         document = self.documents.open(uri, text, version, known.id if known is not None else language, notebook)
         self.client.reset_once(_desync_key(document.file_uri))
+        self.workspace.look_again()
         if len(text) <= _MAX_READ_AHEAD:  # all of it: wherever the cursor is, the text before it has then been read
             self.read_ahead(uri, types.Position(text.count("\n") + 1, 0))
 
@@ -145,6 +189,8 @@ class Session:
         """Apply changes; a document that cannot be followed any more is marked as desynced, with one message."""
         try:
             self.documents.change(uri, version, changes)
+            if changes and (place := changes[-1].start) is not None:
+                self._edited_lines[uri] = place.line + changes[-1].text.count("\n")
         except KeyError:
             log.warning("the client changed a document that is not open")
         except ValueError as error:
@@ -162,6 +208,7 @@ class Session:
     def close_document(self, uri: str) -> None:
         """Drop all state of a document that was closed."""
         self.documents.close(uri)
+        self._edited_lines.pop(uri, None)
         self.assistant.forget_document(uri)
         self.edits.forget_document(uri)
 
@@ -201,7 +248,11 @@ class Session:
             seen.add(file)
             is_cell = bool(other.notebook)
             text, language = self.notebooks.join_code(file) if is_cell else (other.text, other.language)
-            found.append(OpenFile(relative_path(document.file_uri, file), text, language))
+            index = None if is_cell else self.workspace.find_index(document)
+            path = parse_path(file) if file.startswith("file:") else ""
+            inside = index.contains(Path(path)) if index is not None and path else None
+            edited = -1 if is_cell else self._edited_lines.get(other.uri, -1)
+            found.append(OpenFile(inside or relative_path(document.file_uri, file), text, language, edited, path))
             if len(found) == _MAX_OPEN_FILES:
                 break
         return found
@@ -256,6 +307,8 @@ class Session:
         """Lay a workspace's options over the settings; return one message for each that was ignored."""
         self.settings, problems = parse(options, self.settings, Source.WORKSPACE)
         self.assistant.set_settings(self.settings)
+        if self._is_started:
+            self._start_indexing()
         return problems
 
     # The model.

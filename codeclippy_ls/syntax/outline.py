@@ -191,3 +191,17 @@ def _close_blocks(tree: SyntaxTree) -> SyntaxTree:
         elif stack and leaf.type == stack[-1]:
             stack.pop()
     return tree.edited(end, end, "".join(f"\n{closing}" for closing in reversed(stack)).encode()) if stack else tree
+
+
+def find_scope_name(tree: SyntaxTree | None, byte: int) -> str:
+    """Return the name of the innermost function or class around a byte; empty outside of one.
+
+    With those around it, so that methods of two classes differ. In a language whose blocks are indented, lines at the
+    end of a block that are still empty belong to it.
+    """
+    if tree is None:
+        return ""
+    if tree.language.style is BlockStyle.INDENTATION:
+        byte = len(tree.source[:byte].rstrip())
+    names = [find_name_node(node) for node in tree.ancestors(byte) if is_scope_node(node)]
+    return ".".join((name.text or b"").decode("utf-8", "replace") for name in reversed(names) if name is not None)
