@@ -80,21 +80,24 @@ def write_model(
     kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
     changes: Mapping[str, Any] | None = None,
     parts: int = 1,
+    more: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a module as a GGUF file, or as several parts, with a toy tokenizer; return its path, or the first part's.
 
     Args:
         kind: type of the matrices.
         changes: metadata to add or to replace.
+        more: tensors to add.
     """
-    tensors = list_tensors(architecture, module)
+    tensors = {**list_tensors(architecture, module), **(more or {})}
     split = {"split_max_tensors": -(-len(tensors) // parts)} if parts > 1 else {}
     writer = gguf.GGUFWriter(path, architecture, **split)
     _write_sizes(writer, architecture, module.config)
     write_vocabulary(writer, make_tokenizer_json())
     for key, value in (changes or {}).items():
         writer.kv_data[0].pop(key, None)
-        writer.add_string(key, value) if isinstance(value, str) else writer.add_uint32(key, value)
+        adds = {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}
+        adds[type(value)](key, value)
     for name, tensor in tensors.items():
         used = kind if tensor.dim() > 1 and "position" not in name else gguf.GGMLQuantizationType.F32
         writer.add_tensor(name, gguf.quants.quantize(tensor.numpy(), used), raw_dtype=used)

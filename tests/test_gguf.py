@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from codeclippy_ls.catalog.gguf_header import MODEL_TYPES, GgufError, read_description, read_header
+from codeclippy_ls.engine.decoder.transformer import Transformer
 from codeclippy_ls.engine.generation.kv_cache import ModelInput
 from codeclippy_ls.engine.loading.gguf_architectures import GGUF_ARCHITECTURES
 from codeclippy_ls.engine.loading.loader import load
@@ -57,6 +58,71 @@ def test_logits_equal_those_of_the_model_it_was_made_from(architecture: str, tmp
     expected = compute_reference(module)
     torch.testing.assert_close(compute_logits(model), expected, atol=2e-4 * float(expected.std()), rtol=1e-4)
     assert model.context_length == gguf_files.CONTEXT_LENGTH
+
+
+def test_scaled_positions_of_llama_3(tmp_path: Path) -> None:
+    """Its file has a divisor for each frequency, which llama.cpp's converter computed of the configuration."""
+    module = make_scaled_module(
+        "llama",
+        rope_type="llama3",
+        factor=8.0,
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+        original_max_position_embeddings=64,
+    )
+    default = 5000.0 ** (-torch.arange(0, 16, 2) / 16)
+    divisors = default / module.model.rotary_emb.inv_freq
+    assert [float(divisors.max()), float(divisors.min())] == pytest.approx([8, 1])
+    path = gguf_files.write_model("llama", module, tmp_path / "toy.gguf", more={"rope_freqs.weight": divisors})
+    model = load_float32(path)
+    assert isinstance(model.runner, Transformer), "it runs in the native decoder"
+    expected = compute_reference(module)
+    torch.testing.assert_close(compute_logits(model), expected, atol=2e-4 * float(expected.std()), rtol=1e-4)
+
+
+def test_scaled_positions_of_phi_3(tmp_path: Path) -> None:
+    """Within its original context, to which it is limited."""
+    short = [1.0, 1.1, 1.3, 1.7, 2.0, 2.5, 3.0, 4.0]
+    module = make_scaled_module(
+        "phi3",
+        rope_type="longrope",
+        short_factor=short,
+        long_factor=[2 * factor for factor in short],
+        original_max_position_embeddings=32,
+        attention_factor=1.2,
+    )
+    changes = {"phi3.rope.scaling.original_context_length": 32, "phi3.rope.scaling.attn_factor": 1.2}
+    factors = {
+        "rope_factors_short.weight": torch.tensor(short),
+        "rope_factors_long.weight": 2 * torch.tensor(short),
+    }
+    path = gguf_files.write_model("phi3", module, tmp_path / "toy.gguf", changes=changes, more=factors)
+    model = load_float32(path)
+    assert model.context_length == 32
+    expected = compute_reference(module)
+    torch.testing.assert_close(compute_logits(model), expected, atol=2e-4 * float(expected.std()), rtol=1e-4)
+
+
+def test_linearly_scaled_positions(tmp_path: Path) -> None:
+    """As DeepSeek-Coder has them."""
+    module = make_scaled_module("llama", rope_type="linear", factor=4.0)
+    changes = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
+    model = load_float32(gguf_files.write_model("llama", module, tmp_path / "toy.gguf", changes=changes))
+    assert isinstance(model.runner, Transformer), "it runs in the native decoder"
+    expected = compute_reference(module)
+    torch.testing.assert_close(compute_logits(model), expected, atol=2e-4 * float(expected.std()), rtol=1e-4)
+
+
+def make_scaled_module(architecture: str, **scaling: Any) -> Any:
+    """Make a toy model whose rotary embedding is scaled."""
+    module = gguf_files.make_module(architecture)
+    theta = module.config.rope_parameters["rope_theta"]
+    module.config.rope_parameters = {"rope_theta": theta, **scaling}
+    if "original_max_position_embeddings" in scaling:
+        module.config.original_max_position_embeddings = scaling["original_max_position_embeddings"]
+    scaled = type(module)(module.config).eval()
+    scaled.load_state_dict(module.state_dict())
+    return scaled
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
@@ -164,6 +230,8 @@ def test_damaged_file_is_rejected_in_one_sentence(name: str, tmp_path: Path, own
     ("key", "value", "expected"),
     [
         ("general.architecture", "mamba", "is of the architecture 'mamba'; supported are llama, qwen2"),
+        ("general.architecture", "qwen2moe", "is a mixture of experts, which is not supported; choose a dense model"),
+        ("llama.expert_count", 8, "is a mixture of experts, which is not supported; choose a dense model"),
         ("general.architecture", "clip", "is a vision projector, not a language model"),
         ("general.architecture", "nomic-bert", "is an embedding model, which cannot write text"),
         ("general.type", "mmproj", "is a vision projector, not a language model"),

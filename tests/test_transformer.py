@@ -99,6 +99,47 @@ CASES: dict[str, Callable[[], transformers.PreTrainedConfig]] = {
     "llama-grouped-biases": lambda: transformers.LlamaConfig(
         vocab_size=VOCAB_SIZE, **GROUPED, attention_bias=True, mlp_bias=True, tie_word_embeddings=True
     ),
+    "llama3": lambda: transformers.LlamaConfig(
+        vocab_size=VOCAB_SIZE,
+        **NEOX,
+        head_dim=32,
+        rope_parameters={
+            **rope(1.0, 5e3),
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    ),
+    "llama-linear": lambda: transformers.LlamaConfig(
+        vocab_size=VOCAB_SIZE, **NEOX, rope_parameters={**rope(1.0), "rope_type": "linear", "factor": 4.0}
+    ),
+    "neox-linear": lambda: transformers.GPTNeoXConfig(
+        vocab_size=VOCAB_SIZE, **NEOX, rope_parameters={**rope(0.5), "rope_type": "linear", "factor": 2.0}
+    ),
+    "qwen2-yarn": lambda: transformers.Qwen2Config(
+        vocab_size=VOCAB_SIZE,
+        **GROUPED,
+        head_dim=32,
+        rope_parameters={
+            **rope(1.0),
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    ),
+    "llama-longrope": lambda: transformers.LlamaConfig(
+        vocab_size=VOCAB_SIZE,
+        **NEOX,
+        rope_parameters={
+            **rope(1.0),
+            "rope_type": "longrope",
+            "short_factor": [1.0, 1.3, 2.0, 4.0],
+            "long_factor": [1.0, 2.0, 8.0, 16.0],
+            "original_max_position_embeddings": 256,
+        },
+    ),
     "llama-wide-heads": lambda: transformers.LlamaConfig(vocab_size=VOCAB_SIZE, **GROUPED, head_dim=16),
     "qwen2": lambda: transformers.Qwen2Config(vocab_size=VOCAB_SIZE, **GROUPED, tie_word_embeddings=True),
     "qwen2-sliding": lambda: transformers.Qwen2Config(
@@ -370,15 +411,14 @@ def test_checkpoints_load_without_transformers(case: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "config",
     [
-        transformers.GPTNeoXConfig(**NEOX, rope_parameters={"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}),
+        transformers.LlamaConfig(**NEOX, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
         transformers.LlamaConfig(
             **NEOX,
             rope_parameters={
-                "rope_type": "llama3",
-                "rope_theta": 5e5,
-                "factor": 8.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "short_factor": [1.0],
+                "long_factor": [1.0],
                 "original_max_position_embeddings": 64,
             },
         ),

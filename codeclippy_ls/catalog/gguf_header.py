@@ -182,6 +182,8 @@ def reject_other_kinds(header: GgufHeader) -> None:
         raise GgufError("is a vision projector, not a language model; choose the model's other file")
     if header.get("pooling_type") or "bert" in name:
         raise GgufError("is an embedding model, which cannot write text")
+    if header.get("expert_count") or name.endswith("moe"):
+        raise GgufError("is a mixture of experts, which is not supported; choose a dense model")
     if name not in MODEL_TYPES:
         raise GgufError(f"is of the architecture {name[:40]!r}; supported are {', '.join(MODEL_TYPES)}")
 

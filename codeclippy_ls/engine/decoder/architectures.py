@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from codeclippy_ls.engine.decoder.quantized_rows import Weight, select_rows, stack_rows, to_tensor
+from codeclippy_ls.engine.decoder.rope import ROPE_TYPES, RopeScaling, parse_rope_scaling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -219,6 +220,7 @@ class ModelConfig:
         num_kv_heads: heads of keys and values.
         rotary_dim: rotary dimensions of a head; 0 with learned positions.
         rope_theta: base of the rotary frequencies.
+        rope_scaling: how they differ from it.
         is_parallel: attention and MLP read the same hidden states.
         attn_scales: factor of the attention scores, for each layer.
         sliding_windows: tokens that a layer attends to, the current one included; 0 for all. For each layer.
@@ -236,6 +238,7 @@ class ModelConfig:
     head_dim: int
     rotary_dim: int
     rope_theta: float
+    rope_scaling: RopeScaling
     activation: str
     norm_epsilon: float
     is_parallel: bool
@@ -329,7 +332,7 @@ def _has_unsupported_options(config: TransformersConfig) -> bool:
     return (
         any(getattr(config, option, None) for option in options)
         or getattr(config, "rope_scaling", None) not in (None, {}, rope)
-        or rope.get("rope_type", "default") != "default"
+        or rope.get("rope_type", "default") not in ROPE_TYPES
         or activation not in ACTIVATIONS
     )
 
@@ -353,6 +356,7 @@ def _build_model_config(config: TransformersConfig, spec: ArchitectureSpec) -> M
         rotary_dim = int(head_dim * rope.get("partial_rotary_factor", 1.0))
     else:
         rotary_dim = config.rotary_dim if spec.rotary_style else 0
+    scaling = parse_rope_scaling(rope, rotary_dim, config.max_position_embeddings)
     activation = getattr(config, "hidden_act", None) or config.activation_function
     return ModelConfig(
         model_type=model_type,
@@ -363,12 +367,13 @@ def _build_model_config(config: TransformersConfig, spec: ArchitectureSpec) -> M
         head_dim=head_dim,
         rotary_dim=rotary_dim,
         rope_theta=float(rope.get("rope_theta", 10000.0)),
+        rope_scaling=scaling,
         activation=ACTIVATIONS[activation],
         norm_epsilon=norm_epsilon,
         is_parallel=spec.is_parallel and getattr(config, "use_parallel_residual", True),
         attn_scales=tuple(scale / (layer + 1 if is_scaled_by_layer else 1) for layer in range(num_layers)),
         sliding_windows=_read_sliding_windows(config, num_layers),
-        context_length=config.max_position_embeddings,
+        context_length=min(config.max_position_embeddings, scaling.max_length or config.max_position_embeddings),
         intermediate_size=getattr(config, "intermediate_size", None)
         or getattr(config, "n_inner", None)
         or 4 * hidden_size,

@@ -226,8 +226,13 @@ class Transformer:
         if length > self._rotary_table.shape[0]:
             exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32) / rotary_dim
             positions = torch.arange(-(-length // _ROTARY_TABLE_STEP) * _ROTARY_TABLE_STEP)
-            angles = positions[:, None] * (1.0 / self._config.rope_theta**exponents)  # (positions, rotary_dim / 2)
-            self._rotary_table = torch.polar(torch.ones_like(angles), angles)[:, None].to(self.device)
+            scaling = self._config.rope_scaling
+            frequencies = 1.0 / self._config.rope_theta**exponents  # (rotary_dim / 2,)
+            if scaling.divisors:
+                frequencies /= torch.tensor(scaling.divisors)
+            angles = positions[:, None] * frequencies  # (positions, rotary_dim / 2)
+            amplitudes = torch.full_like(angles, scaling.amplitude)
+            self._rotary_table = torch.polar(amplitudes, angles)[:, None].to(self.device)
         return self._rotary_table
 
     def _run_inner_layers(self, token_ids: Sequence[int] | Tensor, batch: AttentionBatch) -> Tensor:

@@ -7,6 +7,7 @@ how to undo its converter's changes, and how its metadata becomes a ``config.jso
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ from codeclippy_ls.engine.decoder.architectures import ARCHITECTURES
 
 Values = dict[str, Any]
 
+FACTORS = frozenset({"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"})
+_MAX_FACTORS = 4096  # numbers in one of these: a frequency of a head each
 _MAX_SIZE = 1 << 24  # of any dimension; the widest models have 65,536, the longest contexts ten million tokens
 
 # Names within a layer that most architectures share: llama.cpp's, transformers'.
@@ -106,6 +109,34 @@ def _require(header: GgufHeader, key: str) -> Any:
     return value
 
 
+def _read_floats(header: GgufHeader, name: str) -> list[float] | None:
+    """Read a small tensor of the header's file; ``None`` if there is none.
+
+    Raises:
+        GgufError: it is not a short list of numbers.
+    """
+    info = next((tensor for tensor in header.tensors if tensor.name == name), None)
+    if info is None:
+        return None
+    if info.type_name != "F32" or info.nbytes > _MAX_FACTORS * 4:
+        raise GgufError(f"is damaged: its tensor {name!r} is not a short list of numbers")
+    with info.path.open("rb") as file:
+        file.seek(info.offset)
+        return list(struct.unpack(f"<{info.nbytes // 4}f", file.read(info.nbytes)))
+
+
+def _make_divisors(divisors: list[float], context_length: int, amplitude: float = 1.0) -> Values:
+    """Make rotary parameters of a divisor for each frequency, as transformers' type with such divisors."""
+    return {
+        "rope_type": "longrope",
+        "short_factor": divisors,
+        "long_factor": divisors,
+        "factor": 1.0,
+        "attention_factor": amplitude,
+        "original_max_position_embeddings": context_length,
+    }
+
+
 def _read_rope(header: GgufHeader, values: Values) -> Values:
     """Read the rotary embedding's parameters.
 
@@ -113,6 +144,8 @@ def _read_rope(header: GgufHeader, values: Values) -> Values:
         GgufError: it is scaled in a way that is not supported.
     """
     rope: Values = {"rope_type": "default", "rope_theta": float(header.get("rope.freq_base", 10000.0))}
+    if (divisors := _read_floats(header, "rope_freqs.weight")) is not None:  # Llama 3.1 and later
+        return rope | _make_divisors(divisors, values["max_position_embeddings"])
     kind, factor = header.get("rope.scaling.type", "none"), header.get("rope.scaling.factor", 0.0)
     factor = factor or header.get("rope.scale_linear", 0.0)
     if kind in ("linear", "yarn") or (kind == "none" and factor not in (0.0, 1.0)):
@@ -199,12 +232,20 @@ def _make_phi(header: GgufHeader, values: Values) -> Values:
 
 
 def _make_phi3(header: GgufHeader, values: Values) -> Values:
-    if any(tensor.name.startswith("rope_factors") for tensor in header.tensors):
-        raise GgufError("scales its positions by longrope, which is not supported; use the model's 4k variant")
+    rope = _make_partial_rope(header, values)
+    context_length = values["max_position_embeddings"]
+    if (short := _read_floats(header, "rope_factors_short.weight")) is not None:
+        # Behind the original context all keys would have to be computed anew with other factors.
+        original = header.get("rope.scaling.original_context_length", context_length)
+        context_length = min(context_length, original)
+        amplitude = header.get("rope.scaling.attn_factor", 1.0)
+        rope |= _make_divisors(short, context_length, amplitude)
     return {
         "hidden_act": "silu",
         "rms_norm_eps": _require(header, "attention.layer_norm_rms_epsilon"),
-        "rope_parameters": _make_partial_rope(header, values),
+        "rope_parameters": rope,
+        "max_position_embeddings": context_length,
+        "original_max_position_embeddings": context_length,
         "sliding_window": header.get("attention.sliding_window"),
         "pad_token_id": None,
     }
@@ -297,8 +338,6 @@ def make_config(header: GgufHeader) -> Values:
     row, shapes = find_architecture(header), {tensor.name: tensor.shape for tensor in header.tensors}
     if "token_embd.weight" not in shapes:
         raise GgufError("is incomplete: it has no embedding")
-    if "rope_freqs.weight" in shapes:
-        raise GgufError("scales its positions as Llama 3.1 does, which is not supported")
     hidden_size, num_heads = _require(header, "embedding_length"), _require(header, "attention.head_count")
     sizes: Values = {
         "hidden_size": hidden_size,

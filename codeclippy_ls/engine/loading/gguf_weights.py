@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from codeclippy_ls.catalog.gguf_header import GgufError, GgufHeader, TensorInfo
-from codeclippy_ls.engine.loading.gguf_architectures import GgufArchitecture, find_architecture
+from codeclippy_ls.engine.loading.gguf_architectures import FACTORS, GgufArchitecture, find_architecture
 
 _PIECE_WEIGHTS = 1 << 21  # weights that are dequantized at once: 8 MB of float32, a part of a core's share of the cache
 
@@ -47,6 +47,8 @@ class GgufWeights(Mapping[str, Tensor]):
         self._maps: dict[Path, np.ndarray[Any, Any]] = {}
         self._sources: dict[str, _Source] = {}
         for info in header.tensors:
+            if info.name in FACTORS:  # are in the configuration
+                continue
             self._sources.update(_name_sources(info, self._architecture, config))
 
     def __getitem__(self, name: str) -> Tensor:
