@@ -1,6 +1,6 @@
 """A real model in our server and in llama.cpp's: starts, memory, prompts, tokens, keystrokes, and how good they are.
 
-    python -m bench.real MODELS... [--quick] [--holes 60] [--formats int8,float32] [--parts start,speed,keys,holes,bits]
+    python -m bench.real MODELS... [--quick] [--lines 60] [--formats int8,float32] [--parts start,speed,keys,lines,bits]
 
 MODELS are GGUF files and checkpoint folders. Each is measured in our server; a GGUF file also in llama.cpp's, if that
 is installed (``xllamacpp``, as in the environment that `make test-services` makes):
@@ -10,7 +10,7 @@ is installed (``xllamacpp``, as in the environment that `make test-services` mak
 - *speed*: a prompt of 512 tokens and 32 tokens after it, milliseconds a token, by the clock and by CPU time;
 - *keys*: one key in a document that was never read, four keys behind it, and one key where the cursor rested before;
   up to 16 tokens each;
-- *holes*: HumanEval's single lines filled in, with the cursor behind the indentation: shown, first line exact, passes;
+- *lines*: HumanEval's single lines filled in, with the cursor behind the indentation: shown, first line exact, passes;
 - *bits*: bits per byte of this repository's own files, in each number format.
 
 What is absent is skipped with the reason. The machine's limits are measured in the same run. The last line is one JSON
@@ -41,16 +41,16 @@ from bench.real_engines import (
     RESTING,
     ROOT,
     Completer,
-    Cost,
     LlamaServer,
     Place,
+    Timing,
     read_cpu_seconds,
     read_peak_memory,
     run_llama,
     run_own,
 )
 
-PARTS = ("start", "speed", "keys", "holes", "bits")
+PARTS = ("start", "speed", "keys", "lines", "bits")
 EVALUATION = ROOT.parent / "shared" / "eval" / "HumanEval-SingleLineInfilling.jsonl.gz"
 FILES = ("text.py", "settings.py", "diffs/matching.py", "prompts/context.py", "server/convert.py", "host/start.py")
 _PROMPT_TOKENS, _NEW_TOKENS, _KEY_TOKENS, _LINE_TOKENS = 512, 32, 16, 48
@@ -96,22 +96,22 @@ async def measure_keys(model: str, threads: int, count: int) -> dict[str, dict[s
     """Measure keys in documents that were never read, that were, and where the cursor rested before."""
     rows: dict[str, dict[str, float]] = {}
     for name, run in list_columns(model, threads, _KEY_TOKENS, KEYS).items():
-        costs: dict[str, list[Cost]] = {"cold": [], "warm": []}
+        timings: dict[str, list[Timing]] = {"cold": [], "warm": []}
         async with run() as server:
             await _wake(server)
             for number, place in enumerate(cut_places(count)):
                 for end in range(len(_TYPED) + 1):
-                    _, cost = await server.complete(place.type(_TYPED[:end]), f"{number}")
-                    costs["warm" if end else "cold"].append(cost)
-        rows |= {f"{name}, {kind}": summarize(found) for kind, found in costs.items()}
+                    _, timing = await server.complete(place.type(_TYPED[:end]), f"{number}")
+                    timings["warm" if end else "cold"].append(timing)
+        rows |= {f"{name}, {kind}": summarize(found) for kind, found in timings.items()}
     for name, run in list_columns(model, threads, _KEY_TOKENS, RESTING).items():
         found = []
         async with run() as server:
             await _wake(server)
             for number, place in enumerate(cut_places(count)):
                 await server.rest(place, f"{number}", _REST_SECONDS)
-                _, cost = await server.complete(place.type(_TYPED[:1]), f"{number}")
-                found.append(cost)
+                _, timing = await server.complete(place.type(_TYPED[:1]), f"{number}")
+                found.append(timing)
         rows[f"{name}, prewarmed"] = summarize(found)
     return rows
 
@@ -122,15 +122,15 @@ async def _wake(server: Completer) -> None:
     await asyncio.sleep(_REST_SECONDS)
 
 
-def summarize(costs: Sequence[Cost]) -> dict[str, float]:
+def summarize(timings: Sequence[Timing]) -> dict[str, float]:
     """Return the median milliseconds."""
     return {
-        "ms": 1000 * statistics.median(cost.seconds for cost in costs),
-        "CPU ms": 1000 * statistics.median(cost.cpu_seconds for cost in costs),
+        "ms": 1000 * statistics.median(timing.seconds for timing in timings),
+        "CPU ms": 1000 * statistics.median(timing.cpu_seconds for timing in timings),
     }
 
 
-async def measure_holes(model: str, threads: int, count: int) -> dict[str, dict[str, float]]:
+async def measure_lines(model: str, threads: int, count: int) -> dict[str, dict[str, float]]:
     """Fill in single lines and run them."""
     from training.evaluate_human import ProgramRunner, filter_solvable, load_tasks
 
@@ -144,7 +144,7 @@ async def measure_holes(model: str, threads: int, count: int) -> dict[str, dict[
                 middle = task.case.middle
                 indentation = middle[: len(middle) - len(middle.lstrip())]
                 place = Place(task.case.prefix + indentation, task.case.suffix)
-                text, _ = await server.complete(place, f"hole{number}")
+                text, _ = await server.complete(place, f"line{number}")
                 line = text.partition("\n")[0].rstrip()
                 shown += bool(line)
                 exact += indentation + line == middle.rstrip()
@@ -223,16 +223,16 @@ def measure_speed(model: Any) -> dict[str, float]:
         for start in range(0, len(ids), step):
             chunk = ids[start : start + step]
             (logits,) = model.forward([ModelInput(chunk, kv_cache, int(start + step >= len(ids)))])
-        prompts.append(Cost(time.perf_counter() - started, time.process_time() - cpu))
+        prompts.append(Timing(time.perf_counter() - started, time.process_time() - cpu))
         started, cpu = time.perf_counter(), time.process_time()
         for _ in range(_NEW_TOKENS):
             (logits,) = model.forward([ModelInput([int(logits[-1].argmax())], kv_cache)])
-        tokens.append(Cost(time.perf_counter() - started, time.process_time() - cpu))
+        tokens.append(Timing(time.perf_counter() - started, time.process_time() - cpu))
     return {
-        "prompt ms": 1000 * statistics.median(cost.seconds for cost in prompts[1:]) / len(ids),
-        "prompt CPU ms": 1000 * statistics.median(cost.cpu_seconds for cost in prompts[1:]) / len(ids),
-        "token ms": 1000 * statistics.median(cost.seconds for cost in tokens[1:]) / _NEW_TOKENS,
-        "token CPU ms": 1000 * statistics.median(cost.cpu_seconds for cost in tokens[1:]) / _NEW_TOKENS,
+        "prompt ms": 1000 * statistics.median(timing.seconds for timing in prompts[1:]) / len(ids),
+        "prompt CPU ms": 1000 * statistics.median(timing.cpu_seconds for timing in prompts[1:]) / len(ids),
+        "token ms": 1000 * statistics.median(timing.seconds for timing in tokens[1:]) / _NEW_TOKENS,
+        "token CPU ms": 1000 * statistics.median(timing.cpu_seconds for timing in tokens[1:]) / _NEW_TOKENS,
         "threads": model.thread_tuner.count,
     }
 
@@ -282,7 +282,7 @@ def measure_model(model: str, options: argparse.Namespace) -> Report:
         "start": lambda: report.add_all("", asyncio.run(measure_start(model))),
         "speed": lambda: add_speed(report, model, counts, not lacks_llama),
         "keys": lambda: report.add_all("key: ", asyncio.run(measure_keys(model, counts[-1], places))),
-        "holes": lambda: add_holes(report, model, counts[-1], options.holes),
+        "lines": lambda: add_lines(report, model, counts[-1], options.lines),
         "bits": lambda: add_bits(report, model, counts[-1], options.formats.split(",")),
     }
     for part in options.parts.split(","):
@@ -298,12 +298,12 @@ def add_speed(report: Report, model: str, counts: Sequence[int], with_llama: boo
             report.add(f"llama.cpp, {threads} threads", asyncio.run(measure_llama_speed(model, threads)))
 
 
-def add_holes(report: Report, model: str, threads: int, count: int) -> None:
+def add_lines(report: Report, model: str, threads: int, count: int) -> None:
     """Fill in HumanEval's lines, if they are on this machine."""
     if EVALUATION.is_file():
-        report.add_all("holes: ", asyncio.run(measure_holes(model, threads, count)))
+        report.add_all("lines: ", asyncio.run(measure_lines(model, threads, count)))
     else:
-        print(f"  holes are left out: {EVALUATION.name} is not on this machine")
+        print(f"  lines are left out: {EVALUATION.name} is not on this machine")
 
 
 def add_bits(report: Report, model: str, threads: int, formats: Sequence[str]) -> None:
@@ -319,12 +319,12 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+")
-    parser.add_argument("--quick", action="store_true", help="fewer keys and 12 holes")
-    parser.add_argument("--holes", type=int, default=60)
+    parser.add_argument("--quick", action="store_true", help="fewer keys and 12 lines")
+    parser.add_argument("--lines", type=int, default=60)
     parser.add_argument("--formats", default="int8,float32", help="number formats for bits per byte")
     parser.add_argument("--parts", default=",".join(PARTS), help="only these")
     options = parser.parse_args()
-    options.holes = min(options.holes, 12) if options.quick else options.holes
+    options.lines = min(options.lines, 12) if options.quick else options.lines
     load = os.getloadavg()[0]
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as cache:

@@ -42,8 +42,8 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """What an answer cost: seconds until it came, and CPU seconds of the process."""
+class Timing:
+    """The time of an answer: seconds until it came, and CPU seconds of the process."""
 
     seconds: float
     cpu_seconds: float
@@ -54,7 +54,7 @@ class Completer(Protocol):
 
     process: int
 
-    async def complete(self, place: Place, name: str) -> tuple[str, Cost]:
+    async def complete(self, place: Place, name: str) -> tuple[str, Timing]:
         """Return the text at a cursor in the document of that name, which differs from the last only at the cursor."""
 
     async def rest(self, place: Place, name: str, seconds: float) -> None:
@@ -84,7 +84,7 @@ class OwnServer:
     def __init__(self, editor: Editor, process: int) -> None:
         self._editor, self.process = editor, process
 
-    async def complete(self, place: Place, name: str) -> tuple[str, Cost]:
+    async def complete(self, place: Place, name: str) -> tuple[str, Timing]:
         """See `Completer`."""
         editor, uri = self._editor, f"file:///bench/{name}.py"
         cursor = len(place.before)
@@ -96,13 +96,13 @@ class OwnServer:
         params = {**editor.at(buffer, cursor), "context": {"triggerKind": INVOKED}}
         request = editor.request("textDocument/inlineCompletion", params)
         await wait_for_answers(request)
-        cost = Cost(time.perf_counter() - started, read_cpu_seconds(self.process) - cpu)
+        timing = Timing(time.perf_counter() - started, read_cpu_seconds(self.process) - cpu)
         items = (request.result() or {}).get("items", [])
         if not items:
-            return "", cost
+            return "", timing
         span = items[0].get("range")
         start = buffer.offset(span["start"]) if span else cursor
-        return items[0]["insertText"][cursor - start :], cost
+        return items[0]["insertText"][cursor - start :], timing
 
     async def rest(self, place: Place, name: str, seconds: float) -> None:
         """See `Completer`."""
@@ -137,7 +137,7 @@ class LlamaServer:
     def __init__(self, address: str, process: int, tokens: int) -> None:
         self._address, self.process, self._tokens = address.partition("//")[2], process, tokens
 
-    async def complete(self, place: Place, name: str) -> tuple[str, Cost]:
+    async def complete(self, place: Place, name: str) -> tuple[str, Timing]:
         """See `Completer`."""
         before, newline, line = place.before.rpartition("\n")
         body = {
@@ -154,7 +154,7 @@ class LlamaServer:
         }
         started, cpu = time.perf_counter(), read_cpu_seconds(self.process)
         answer = await asyncio.to_thread(self.post, "/infill", body)
-        return answer["content"], Cost(time.perf_counter() - started, read_cpu_seconds(self.process) - cpu)
+        return answer["content"], Timing(time.perf_counter() - started, read_cpu_seconds(self.process) - cpu)
 
     async def rest(self, place: Place, name: str, seconds: float) -> None:
         """Ask for no token, as llama.vim does to have a prompt read."""

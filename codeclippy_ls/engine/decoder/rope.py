@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
-    """How the rotary embedding differs from that of its base.
+    """Difference of a rotary embedding from that of its base alone.
 
     Attributes:
         divisors: of the frequencies, (rotary_dim / 2,); empty if they stay.

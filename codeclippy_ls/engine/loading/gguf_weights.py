@@ -108,12 +108,37 @@ class GgufWeights(Mapping[str, Tensor]):
 
 
 def _dequantize(blocks: np.ndarray[Any, Any], type_name: str) -> np.ndarray[Any, Any]:
+    if type_name in _DEQUANTIZERS:
+        return _DEQUANTIZERS[type_name](np.ascontiguousarray(blocks)).reshape(len(blocks), -1)
     from gguf import GGMLQuantizationType, quants
 
     if type_name in ("F32", "F16"):  # `quants` expects these as numbers
         return np.ascontiguousarray(blocks).view("<f4" if type_name == "F32" else "<f2").astype(np.float32)
     values = quants.dequantize(np.ascontiguousarray(blocks), GGMLQuantizationType[type_name])
     return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _dequantize_q8_0(blocks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return 32 signed bytes times a half: the same as the package's in a third of the time."""
+    parts = blocks.reshape(-1, 34)
+    factors = parts[:, :2].copy().view("<f2").astype(np.float32)  # (blocks, 1)
+    return np.multiply(parts[:, 2:].view(np.int8), factors, dtype=np.float32)
+
+
+def _dequantize_q5_0(blocks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return 32 numbers of five bits, 16 is zero: the fifth bits in front, then low halves of bytes and high ones."""
+    parts = blocks.reshape(-1, 22)
+    factors = parts[:, :2].copy().view("<f2").astype(np.float32)  # (blocks, 1)
+    numbers = np.unpackbits(parts[:, 2:6], axis=1, bitorder="little")  # (blocks, 32)
+    numbers <<= 4
+    numbers[:, :16] |= parts[:, 6:] & 15
+    numbers[:, 16:] |= parts[:, 6:] >> 4
+    numbers -= 16
+    return np.multiply(numbers.view(np.int8), factors, dtype=np.float32)
+
+
+# Of the types that small models consist of.
+_DEQUANTIZERS = {"Q8_0": _dequantize_q8_0, "Q5_0": _dequantize_q5_0}
 
 
 def _name_sources(info: TensorInfo, row: GgufArchitecture, config: Mapping[str, Any]) -> dict[str, _Source]:
