@@ -24,6 +24,7 @@ from codeclippy_ls.engine.worker import ModelWorker
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Sampling
 from codeclippy_ls.inference.spec import ModelSpec
+from codeclippy_ls.prompts.rewriting import find_common_indent
 from codeclippy_ls.prompts.token_prompts import TokenPrompt
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.tasks.edit import EditTask
@@ -115,12 +116,17 @@ class EditInput:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Generation of a diff: with or without the grammar, with or without drafts, the best of several candidates."""
+    """Generation of an edit: with or without the grammar, with or without drafts, the best of several candidates.
+
+    With ``is_alone`` lines that are written anew are put in place as the model wrote them.
+    """
 
     name: str
     constrained: bool
     drafts: bool = True
     candidates: int = 1
+    edit_format: str = "auto"
+    is_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +180,7 @@ async def request_edit(
         edit_input.message,
         sampling["max_tokens"],
         family,
+        edit_format=way.edit_format,
         constrained=way.constrained,
         on_prompt=on_prompt,
     )
@@ -184,7 +191,19 @@ async def request_edit(
         generation = await engine.submit(Request(task, options, model), Priority.EDIT).result()
     except EngineError as error:
         return EditResult(reason=str(error))
+    if way.is_alone:
+        return _read_alone(edit_input, generation)
     return _read_constrained(edit_input, generation) if way.constrained else _read_any_diff(edit_input, generation)
+
+
+def _read_alone(edit_input: EditInput, generation: Generation) -> EditResult:
+    """Put the lines that the model wrote in place of the shown ones, indented like the first of them."""
+    numbers, document = edit_input.context.line_numbers, edit_input.document
+    written = generation.text.partition("\n```")[0].rstrip("\n").split("\n")
+    indent = find_common_indent(edit_input.context.lines)
+    text = "".join((indent + line if line else line) + "\n" for line in written)
+    head, tail = document.starts[numbers[0]], document.line_span(numbers[-1])[1] + 1
+    return EditResult(generation, document.text[:head] + text + document.text[tail:])
 
 
 def _read_constrained(edit_input: EditInput, generation: Generation) -> EditResult:

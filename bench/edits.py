@@ -2,14 +2,16 @@
 
     python -m bench.edits cases CLONE... --out cases.jsonl [--limit N]
     python -m bench.edits run cases.jsonl [--quick] [--model FOLDER] [--limit N]
+    python -m bench.edits instructed [--half kept] [--model FOLDER] [--ways WAY...] [--limit N] [--out FILE]
     python -m bench.edits law [--documents N] [--seed N]
 
 ``cases`` takes small commits from the histories of git clones; CLONE is a folder, or NAME=FOLDER. ``law`` lets random
-models edit documents of every kind (``bench.edit_law``). ``run`` requests each case's edit in several ways, side by
-side: *plain* is the model alone, token by token; *drafts* is the same with speculative decoding; both are read as a
-diff of any source. *constrained* is one diff under the grammar; these three are greedy. *server* is the best of as many
-candidates as the server makes. The selection is the function around the change, or some lines if there is no function.
-Then the same is requested from a model of CodeGen-350M's size with random weights that is made to write the right diff
+models edit documents of every kind (``bench.edit_law``), ``instructed`` runs edits with tests
+(``bench.edit_instructed``). ``run`` requests each case's diff in several ways, side by side: *plain* is the model
+alone, token by token; *drafts* is the same with speculative decoding; both are read as a diff of any source.
+*constrained* is one diff under the grammar; these three are greedy. *server* is the best of as many candidates as the
+server makes. The selection is the function around the change, or some lines if there is no function. Then the same is
+requested from a model of CodeGen-350M's size with random weights that is made to write the right diff
 (``bench.edit_replay``), which gives the cost of an edit there. Per way:
 
 - *exact*: the text equals the commit's; *applied*: there are edits; *parses*: of these, the text is valid Python;
@@ -32,7 +34,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import edit_cases, edit_law
+from bench import edit_cases, edit_instructed, edit_law
 from bench.edit_asking import EditInput, ModelStats, Way, open_engine, replace_loader, request_edit
 from bench.edit_cases import Case, find_changes
 from bench.edit_metrics import Outcome, measure_bandwidth, print_report, read_processor_name
@@ -268,13 +270,20 @@ def main() -> None:
     running.add_argument("--replay", type=int, default=12, help="maximum of cases for the random model")
     running.add_argument("--ways", nargs="+", help="only these ways in the first table")
     running.add_argument("--quick", action="store_true", help="16 cases; 2 for the random model, in two ways")
+    instructing = commands.add_parser("instructed", help="request instructed edits, and run their tests")
+    instructing.add_argument("--half", default="kept", choices=("kept", "search", ""), help="tasks to run")
+    instructing.add_argument("--model", default="", help="a folder, file or hub name; the shipped model if not given")
+    instructing.add_argument("--limit", type=int, default=1000, help="maximum of tasks")
+    instructing.add_argument("--ways", nargs="+", help="only these ways")
+    instructing.add_argument("--out", type=Path, help="append each outcome to a file, as a line of JSON")
     testing = commands.add_parser("law", help="check the edits of random models in documents of every kind")
     testing.add_argument("--documents", type=int, default=10_000)
     testing.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     if options.command == "law":
         sys.exit(edit_law.main(options.documents, options.seed))
-    print(json.dumps(run(options) if options.command == "run" else write_cases(options)))
+    commands_by_name = {"run": run, "instructed": edit_instructed.run, "cases": write_cases}
+    print(json.dumps(commands_by_name[options.command](options)))
 
 
 if __name__ == "__main__":

@@ -230,7 +230,7 @@ def _add_common_options(parser: argparse.ArgumentParser, default: Any = None) ->
         "--edit-model",
         metavar="NAME",
         default=default,
-        help="the model for edits; default: --model, or the shipped model if that cannot write diffs",
+        help="the model for edits; default: --model, or the shipped model if that makes no edits",
     )
     group.add_argument(
         "--family",

@@ -21,6 +21,14 @@ class Capability(enum.Enum):
     EDIT = "edit"
 
 
+class EditFormat(enum.Enum):
+    """Form of a model's edits."""
+
+    DIFF = "diff"  # a unified diff, held to a grammar
+    REWRITE = "rewrite"  # the lines anew, in a fence, by instruction
+    WINDOW = "window"  # the lines anew, as the next version of a file among several
+
+
 class Slot(enum.Enum):
     """Position in a template for the user's text."""
 
@@ -55,6 +63,7 @@ class Family:
         served_names: parts of the name under which another program serves it, if no vocabulary is at hand.
         fim_template: fill-in-the-middle template, if the family was trained for it.
         edit_template: template for a diff, if the family was trained for it.
+        edit_format: how it edits, whether it follows instructions or not; ``None``: see `select_edit_format`.
         bos_tokens: control tokens in front of every continuation.
         file_token: control token that begins a file, followed by its path and a line end, if the family was trained on
             several files at once.
@@ -76,6 +85,7 @@ class Family:
     served_names: tuple[str, ...] = ()
     fim_template: Template | None = None
     edit_template: Template | None = None
+    edit_format: EditFormat | None = None
     bos_tokens: tuple[Control, ...] = ()
     file_token: str = ""
     repository_token: str = ""
@@ -150,6 +160,7 @@ FAMILIES: tuple[Family, ...] = (
         required_tokens=("<|SUF|>", "<|PRE|>", "<|MID|>", "<NME>", "<BEF>", "<MSG>", "<DFF>"),
         fim_template=_spm_template("<|SUF|>", "<|PRE|>", "<|MID|>"),
         edit_template=_CLIPPY_EDIT,
+        edit_format=EditFormat.DIFF,
         stop_tokens=("<|endoftext|>",),
         context_length=1024,
         licence="Apache-2.0",
@@ -174,6 +185,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("codegen", "phi"),
         name_hints=("diff-codegen-350m-v1", "diff-codegen-2b-v1", "diff-codegen-6b-v1"),
         edit_template=_SEED_EDIT,
+        edit_format=EditFormat.DIFF,
         stop_tokens=("<|endoftext|>",),
         licence="MIT",
         cautions=_RESEARCH,
@@ -186,6 +198,7 @@ FAMILIES: tuple[Family, ...] = (
         model_types=("codegen", "phi"),
         name_hints=("diff-codegen",),
         edit_template=_SEED_EDIT,
+        edit_format=EditFormat.DIFF,
         stop_tokens=("<|endoftext|>",),
         licence="MIT",
         cautions=_RESEARCH,
@@ -422,6 +435,33 @@ def detect_served_family(name: str, configured: str = "") -> Family:
         return _get_family(configured)
     lowered = name.lower()
     return next((family for family in FAMILIES if any(part in lowered for part in family.served_names)), FAMILIES[-1])
+
+
+def select_edit_format(family: Family, is_chat: bool, configured: str = "auto") -> EditFormat | None:
+    """Return how a model edits; ``None`` if it cannot.
+
+    By the family's row, else by rewriting if it follows instructions, else as the next version of a file if it was
+    trained on several files at once.
+
+    Args:
+        configured: a format's name in the settings, or ``auto``.
+
+    Raises:
+        ValueError: the model cannot edit in the configured format.
+    """
+    supported = [EditFormat.DIFF] if family.edit_template is not None else []
+    supported += [EditFormat.REWRITE, EditFormat.DIFF] if is_chat else []
+    supported += [EditFormat.WINDOW] if family.file_token else []
+    if configured in ("", "auto"):
+        return family.edit_format or next(iter(supported), None)
+    if (chosen := EditFormat(configured)) not in supported:
+        needs = {
+            EditFormat.DIFF: "was trained on diffs or follows instructions",
+            EditFormat.REWRITE: "follows instructions (has a chat template)",
+            EditFormat.WINDOW: "was trained on several files at once",
+        }
+        raise ValueError(f'setting "edit.format": {configured!r} needs a model that {needs[chosen]}; set "auto"')
+    return chosen
 
 
 def list_control_tokens(families: Iterable[Family] = FAMILIES) -> tuple[str, ...]:

@@ -91,7 +91,7 @@ class ModelSettings:
     edit: str = _field(
         "",
         "Model for edits: a local folder, a GGUF file, `ollama:NAME` or a Hugging Face Hub name. Empty: the completion "
-        "model, or the shipped model if the completion model cannot write diffs.",
+        "model, or the shipped model if the completion model makes no edits.",
         workspace=WorkspaceRule.START,
     )
     folders: tuple[str, ...] = _field(
@@ -293,15 +293,26 @@ class EditSettings:
     """Edits with a message."""
 
     enabled: bool = _field(True, "Provide edits as code actions.", workspace=WorkspaceRule.OFF)
+    format: str = _field(
+        "auto",
+        "How the model edits: `diff` (writes a diff), `rewrite` (writes the lines anew, by instruction), `window` "
+        "(writes the next version of the lines, without instructions), or `auto` (as its family does it best).",
+        choices=("auto", "diff", "rewrite", "window"),
+        workspace=WorkspaceRule.USER,
+    )
     max_tokens: int = _field(
-        400, "Maximum number of tokens to generate for a diff.", 16, 8192, workspace=WorkspaceRule.LOWER
+        400,
+        "Maximum number of tokens to generate for an edit, beyond the lines that are written anew.",
+        16,
+        8192,
+        workspace=WorkspaceRule.LOWER,
     )
     time_budget_ms: int = _field(
-        60000, "Time limit for a diff, in milliseconds.", 100, 600000, workspace=WorkspaceRule.LOWER
+        60000, "Time limit for an edit, in milliseconds.", 100, 600000, workspace=WorkspaceRule.LOWER
     )
     candidates: int = _field(
         3,
-        "Number of diffs to generate in parallel: the best one is proposed, the others can be requested.",
+        "Number of edits to generate in parallel: the best one is proposed, the others can be requested.",
         1,
         8,
         workspace=WorkspaceRule.LOWER,

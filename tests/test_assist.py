@@ -17,7 +17,7 @@ from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.spec import ModelRole
 from codeclippy_ls.settings import parse
 from codeclippy_ls.syntax.languages import find_language, load_grammar
-from codeclippy_ls.tasks.edit_context import find_enclosing_scope, find_marker, select_edit_context
+from codeclippy_ls.tasks.edit_context import find_marker, find_region, select_edit_context
 from codeclippy_ls.text import Document, apply_edits
 from tests import checkpoints
 from tests.editor import in_process
@@ -211,7 +211,7 @@ VALUE = 1
 )
 def test_the_scope_around_a_line(line: int, expected: tuple[int, int]) -> None:
     """The innermost function or class, with its decorators; the whole of a short document outside of one."""
-    assert find_enclosing_scope(Document("file:///x.py", PYTHON), line) == expected
+    assert find_region(Document("file:///x.py", PYTHON), line) == expected
 
 
 @pytest.mark.parametrize(

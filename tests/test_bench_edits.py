@@ -17,8 +17,10 @@ import torch
 from bench import edit_cases, edit_documents, edit_law, edits
 from bench.edit_asking import EditInput, EditResult, ForwardHook, ModelStats, Way
 from bench.edit_cases import Case, Clone
+from bench.edit_instructed import TaskOutcome, print_table
 from bench.edit_metrics import Outcome, compute_ratios, summarize
 from bench.edit_replay import Teacher, make_true_diff
+from bench.edit_tasks import can_run, passes_test, read_tasks
 from codeclippy_ls.constrain.grammar import diff_constraint
 from codeclippy_ls.engine.loading.model import Model
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer
@@ -350,3 +352,29 @@ def test_documents_are_of_every_kind_and_the_same_for_a_seed() -> None:
     texts = [text for _, text in documents]
     assert any("\r\n" in text for text in texts) and any(text and text[-1] not in "\r\n" for text in texts)
     assert Way("x", True).drafts and edit_law.make_trial(1, 2, ("shipped",)) == edit_law.make_trial(1, 2, ("shipped",))
+
+
+def test_instructed_tasks_are_of_two_halves_and_fail_before_the_edit() -> None:
+    """What a test checks of the unchanged file passes; the whole test does not, and its process is limited."""
+    tasks = [task for task in read_tasks() if can_run(task)]
+    files = {task.path: task for task in tasks}
+    assert len(read_tasks()) >= 60 and len(read_tasks("kept")) == len(read_tasks("search")) == len(read_tasks()) / 2
+    for task in files.values():
+        assert 15 <= task.before.count("\n") <= 80
+        assert passes_test(replace(task, test=task.always), task.before), task.path
+        assert not passes_test(task, task.before), task.name
+    solved = next(task for task in tasks if task.name == "inventory/sorting")
+    assert passes_test(solved, solved.before.replace("list(self.counts)", "sorted(self.counts)"))
+    assert not passes_test(solved, solved.before.replace("list(self.counts)", "sorted(self.prices)"))
+
+
+def test_instructed_outcomes_are_summed_by_way(capsys: pytest.CaptureFixture[str]) -> None:
+    """Right, applied, refused, and whether any candidate was right."""
+    rows = [
+        TaskOutcome("ours", "a/b", True, True, "", 10, 5, 1.0, (True, False)),
+        TaskOutcome("ours", "a/c", False, True, "", 10, 5, 1.0, (False, True)),
+        TaskOutcome("ours", "a/d", False, False, "no change", 10, 5, 1.0),
+    ]
+    found = print_table(rows)["ours"]
+    assert (found["tasks"], found["right"], found["applied"], found["refused"], found["any right"]) == (3, 1, 2, 1, 2)
+    assert "a/d: no change" in capsys.readouterr().out

@@ -589,7 +589,7 @@ def prompt(tokens: list[int], **extra: Any) -> Request:
 
 def token_prompt(tokens: Sequence[int]) -> SimpleNamespace:
     """Make a prompt of plain tokens."""
-    return SimpleNamespace(token_ids=tuple(tokens), stop_token_ids=frozenset(), constraint=None)
+    return SimpleNamespace(token_ids=tuple(tokens), stop_token_ids=frozenset(), constraint=None, num_copied=0)
 
 
 async def test_streaming_limits_and_candidates() -> None:

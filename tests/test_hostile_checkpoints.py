@@ -161,7 +161,7 @@ def _spec(folder: Path) -> ModelSpec:
 
 
 async def _generate(engine: ThreadEngine) -> int:
-    built = SimpleNamespace(token_ids=(1, 2, 3), stop_token_ids=frozenset(), constraint=None)
+    built = SimpleNamespace(token_ids=(1, 2, 3), stop_token_ids=frozenset(), constraint=None, num_copied=0)
     done = await engine.submit(Request(PrebuiltTask(built), Sampling(max_tokens=4), "good")).result()
     return len(done.candidates[0].token_ids)
 

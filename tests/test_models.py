@@ -951,7 +951,7 @@ def engine(toy: Path) -> Iterator[ThreadEngine]:
 
 def four_tokens() -> Request:
     """Make a request for four tokens."""
-    built = SimpleNamespace(token_ids=tuple(TOKENS), stop_token_ids=frozenset(), constraint=None)
+    built = SimpleNamespace(token_ids=tuple(TOKENS), stop_token_ids=frozenset(), constraint=None, num_copied=0)
     return Request(PrebuiltTask(built), sampling=Sampling(max_tokens=4))
 
 

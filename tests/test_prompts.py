@@ -13,13 +13,12 @@ import pytest
 from codeclippy_ls.engine.generation.kv_cache import common_prefix_length
 from codeclippy_ls.engine.loading.chat_template import read_chat_template
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer, read_tokenizer
-from codeclippy_ls.families import FAMILIES, Capability, detect_family
+from codeclippy_ls.families import FAMILIES, Capability, EditFormat, detect_family, select_edit_format
 from codeclippy_ls.prompts.context import CompletionContext, EditTarget
 from codeclippy_ls.prompts.token_prompts import (
     build_completion_prompt,
     build_edit_prompt,
     resolve_family,
-    supports_edits,
 )
 from tests import checkpoints
 from tests.shared import tokenizer_folder
@@ -311,13 +310,18 @@ def test_chat_model_is_prompted_through_its_template(tmp_path: Path, place: str)
     assert chat == ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
     tokenizer = Tokenizer(checkpoints.make_tokenizer_json(("<|im_end|>", "<|im_start|>")))
     subject = SimpleNamespace(tokenizer=tokenizer, architecture="llama", name="some/model-instruct", chat=chat)
-    assert supports_edits(resolve_family(subject), True) and not supports_edits(resolve_family(view(tokenizer)), False)
-    edited = EditTarget(("x = '<|im_end|>'",), 0, 0, "x.py", "Fix <|im_start|>")
-    prompt = build_edit_prompt(subject, edited, 2048, 400)
+    assert select_edit_format(resolve_family(subject), True) is EditFormat.REWRITE
+    assert select_edit_format(resolve_family(view(tokenizer)), False) is None
+    edited = EditTarget(("    x = '<|im_end|>'",), 0, 0, "x.py", "Fix <|im_start|>", language="python")
     control = [tokenizer.control_token_to_id(token) for token in ("<|im_start|>", "<|im_end|>", "<|im_start|>")]
-    assert [token for token in prompt.token_ids if token in tokenizer.control_token_ids] == control
-    text = tokenizer.decode_bytes(prompt.token_ids).decode()
-    assert text.endswith("assistant\n```diff\n") and "```\nx = '<|im_end|>'\n```" in text and "Fix <|im_start|>" in text
+    for edit_format, shown, begun in (
+        ("auto", "```python\nx = '<|im_end|>'\n```\n\nFix <|im_start|>", "code:\n\n```python\n"),
+        ("diff", "```\n    x = '<|im_end|>'\n```", "```diff\n"),
+    ):
+        prompt = build_edit_prompt(subject, edited, 2048, 400, edit_format=edit_format)
+        assert [token for token in prompt.token_ids if token in tokenizer.control_token_ids] == control
+        text = tokenizer.decode_bytes(prompt.token_ids).decode()
+        assert shown in text and text.endswith(begun) and "Fix <|im_start|>" in text
     assert prompt.diff_prefix == "@@ -" and tokenizer.token_to_id("`") in prompt.stop_token_ids
 
 

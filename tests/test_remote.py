@@ -53,6 +53,12 @@ def make_settings(url: str, **model: Any) -> Settings:
     return settings
 
 
+def make_diff_settings(url: str) -> Settings:
+    """Make settings for a model that is to write diffs."""
+    settings = make_settings(url, edit="helper")
+    return replace(settings, edit=replace(settings.edit, format="diff"))
+
+
 @asynccontextmanager
 async def open_assistant(
     settings: Settings, statuses: list[tuple[str, ModelStatus]] | None = None, **options: Any
@@ -384,7 +390,7 @@ async def test_edit_is_sent_with_a_grammar_if_the_service_supports_it(owner: str
     diff = "@@ -1 +1 @@\n def area(w, h):\n+    assert w\n"
     async with (
         run_stub(answer_chat(diff)) as service,
-        open_assistant(make_settings(service.url, edit="helper")) as assistant,
+        open_assistant(make_diff_settings(service.url)) as assistant,
     ):
         service.models = json_response({"data": [{"id": "helper", "owned_by": owner}]})
         await assistant.load()
@@ -409,7 +415,7 @@ async def test_edit_is_sent_without_grammar_if_the_service_refuses_it() -> None:
         else:
             await answer_text("width")(request, writer)
 
-    async with run_stub(answer) as service, open_assistant(make_settings(service.url, edit="helper")) as assistant:
+    async with run_stub(answer) as service, open_assistant(make_diff_settings(service.url)) as assistant:
         service.models = json_response({"data": [{"id": "helper", "owned_by": "llamacpp"}]})
         await assistant.load()
         for _ in range(2):
@@ -465,11 +471,14 @@ async def test_candidate_that_was_cut_off_is_not_a_diff(end: bytes) -> None:
 
 async def test_completion_model_offers_no_edits() -> None:
     """Nor is the shipped model expected at the endpoint."""
-    async with run_stub(answer_text("x")) as service, open_assistant(make_settings(service.url)) as assistant:
+    async with (
+        run_stub(answer_text("x")) as service,
+        open_assistant(make_settings(service.url, family="causal")) as assistant,
+    ):
         await assistant.load()
         assert not assistant.supports_edits()
         edit = await assistant.edit(Document("file:///a.py", BEFORE), "document")
-        assert isinstance(edit, Refusal) and "not known to write diffs" in edit.reason
+        assert isinstance(edit, Refusal) and "not known to make edits" in edit.reason
         assert not service.posts
 
 

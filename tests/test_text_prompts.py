@@ -116,7 +116,10 @@ def test_published_control_tokens_are_refused_whatever_is_served(served: str) ->
             EditTarget(("a = 1",), 0, 0, f"{token}.py", "sort"),
         ):
             with pytest.raises(RefusedTextError, match=re.escape(token)):
-                build_text_edit_prompt(chat, target, 100)
+                build_text_edit_prompt(chat, target, 100, edit_format="diff")
+            if token not in target.name:  # which a rewrite does not show
+                with pytest.raises(RefusedTextError, match=re.escape(token)):
+                    build_text_edit_prompt(chat, target, 100)
         held += 1
     assert held == len(tokens)
 
@@ -218,8 +221,9 @@ def test_text_edit_prompts_by_template_and_by_chat() -> None:
         "<NME> a.py\n<BEF> def f():\n    pass\n<MSG> add a docstring\n<DFF>"
     )
     chat = build_text_edit_prompt(RemoteModel("m-instruct", 1024, is_chat=True), edited, 100)
-    assert chat.is_chat and "```\ndef f():\n    pass\n```" in chat.text and "add a docstring" in chat.text
-    with pytest.raises(ValueError, match="not known to write diffs"):
+    assert chat.is_chat and "```\ndef f():\n    pass\n```" in chat.text and "add a\ndocstring" in chat.text
+    assert chat.answer_start.endswith("\n```\n") and chat.num_copied
+    with pytest.raises(ValueError, match="not known to make edits"):
         build_text_edit_prompt(RemoteModel("m", 1024), edited, 100)
     for token, family in (("<BEF>", "clippy"), ("<|im_start|>", "")):
         wrong = EditTarget(("def f():", f"    {token}"), 0, 1, "a.py", "x")

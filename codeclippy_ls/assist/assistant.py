@@ -61,7 +61,7 @@ class Assistant:
     async def load(self) -> None:
         """Load the completion model.
 
-        If it writes no diffs and the settings name no model for edits, the shipped model makes the edits.
+        If it makes no edits and the settings name no model for edits, the shipped model makes the edits.
 
         Raises:
             EngineError: the model cannot be loaded; the message is for the user.
@@ -69,10 +69,10 @@ class Assistant:
         await self._engine.load(ModelRole.COMPLETE).result()
         model = self.model_info(ModelRole.COMPLETE)
         try:
-            writes_diffs = model is not None and model.supports_edits(self._settings.model.family)
+            makes_edits = model is not None and model.supports_edits(self._settings.model.family)
         except ValueError as error:
             raise EngineError(str(error)) from error
-        if not self._settings.model.edit and not writes_diffs:
+        if not self._settings.model.edit and not makes_edits:
             self._engine.set_model(ModelRole.EDIT, resolve_model_spec(self._settings, ""))
         elif self.status(ModelRole.EDIT).state is ModelState.FAILED:
             name = self._settings.model.edit or self._settings.model.completion
@@ -257,11 +257,11 @@ class Assistant:
         message = replace_surrogates(message.strip() or (marker.message if marker else ""))
         if not message:
             return Refusal("an edit needs a message that says what to change")
-        context = await asyncio.to_thread(select_edit_context, document, lines, marker)
+        context = await asyncio.to_thread(select_edit_context, document, lines, marker, message)
         try:
             if not self._settings.model.edit and self.status(ModelRole.COMPLETE).state is not ModelState.READY:
                 await self.load()  # it decides which model writes the diff
-            generation = await self._generate_diff(document, context, message, on_text)
+            generation = await self._generate_edit(document, context, message, on_text)
         except EngineError as error:
             return Refusal(str(error))
         if generation.finish_reason in (FinishReason.CANCELLED, FinishReason.SUPERSEDED):
@@ -289,13 +289,13 @@ class Assistant:
             )
         return replace(kept[0], alternatives=tuple(kept[1:]))
 
-    async def _generate_diff(
+    async def _generate_edit(
         self, document: Document, context: EditContext, message: str, on_text: Callable[[str], None] | None
     ) -> Generation:
         options, family = self._settings.edit, self._settings.model.family
         name = parse_name(document.file_uri)
         is_secret = is_secret_uri(document.file_uri)
-        task = EditTask(name, context, message, options.max_tokens, family, is_secret)
+        task = EditTask(name, context, message, options.max_tokens, family, is_secret, options.format)
         sampling = Sampling(
             max_tokens=options.max_tokens,
             temperature=options.temperature,

@@ -11,9 +11,10 @@ from codeclippy_ls.diffs.writing import write_diff
 from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation
 from codeclippy_ls.syntax.insertion import introduces_error
 from codeclippy_ls.syntax.languages import find_language
+from codeclippy_ls.syntax.outline import find_import_place
 from codeclippy_ls.tasks.edit import ContextDiff
 from codeclippy_ls.tasks.edit_context import EditContext, Marker
-from codeclippy_ls.text import Document, Edit, apply_edits
+from codeclippy_ls.text import Document, Edit, apply_edits, to_lf
 
 # Bidirectional controls show code in another order than it runs in (CVE-2021-42574).
 _BIDI_CONTROLS = re.compile("[\u202a-\u202e\u2066-\u2069]")
@@ -93,21 +94,34 @@ def _read_candidate(
     answer: ContextDiff = candidate.answer
     diff, start, end = answer.text, answer.start, answer.end
     if answer.problem:
-        return Refusal(f"the model's diff was refused: {answer.problem}")
+        return Refusal(f"the model's edit was refused: {answer.problem}")
     if not diff:
-        unfinished = (
-            "" if candidate.finish_reason is FinishReason.END else f" within the {candidate.finish_reason.value} budget"
-        )
+        is_ended = candidate.finish_reason in (FinishReason.END, FinishReason.STOP)
+        unfinished = "" if is_ended else f" within the {candidate.finish_reason.value} budget"
         return Refusal(f"the model proposed no change{unfinished}")
     edits, problems = read_diff_at(diff, document, context.line_numbers[start:end], marker.left_out if marker else ())
     if not edits:
-        return Refusal(f"the model's diff was refused: {problems[-1].reason}")
+        return Refusal(f"the model's edit was refused: {problems[-1].reason}")
+    edits = _add_imports(answer.imports, edits, document)
     if _BIDI_CONTROLS.search("".join(edit.text for edit in edits)):
         return Refusal("the model's edit contains invisible characters that reorder text")
     proposal = Proposal(document, tuple(edits), diff, candidate.logprob - _penalty(diff, context.lines[start:end]))
     if introduces_error(document.text, proposal.after, find_language(document.language)):
         return Refusal("the model's edit would introduce a syntax error")
     return proposal
+
+
+def _add_imports(imports: Sequence[str], edits: list[Edit], document: Document) -> list[Edit]:
+    """Add the edit that inserts imports behind the document's own, unless another edit changes that place."""
+    if not imports:
+        return edits
+    line, follows = find_import_place(to_lf(document.text), find_language(document.language))
+    at = document.starts[line] if line < document.line_count else len(document.text)
+    if any(edit.start <= at <= edit.end for edit in edits) or (at and document.text[at - 1] not in "\r\n"):
+        return edits
+    blank = 0 if follows else 2 if document.language == "python" else 1
+    inserted = Edit(at, at, "".join(line + document.eol for line in (*imports, *[""] * blank)))
+    return sorted([inserted, *edits], key=lambda edit: edit.start)
 
 
 def _penalty(diff: str, lines: Sequence[str]) -> float:

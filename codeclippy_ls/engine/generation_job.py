@@ -37,6 +37,10 @@ class Prompt(Protocol):
     def constraint(self) -> Constraint | None:
         """State that the answer is held to."""
 
+    @property
+    def num_copied(self) -> int:
+        """Tokens that the answer probably repeats from the prompt, beyond the limit of the request."""
+
 
 @dataclass(slots=True)
 class Deadline:
@@ -151,7 +155,7 @@ class GenerationJob:
             self._prompt.constraint,
             model.stop_token_ids | self._prompt.stop_token_ids,
             Sampler(0.0 if is_greedy else sampling.temperature, sampling.top_p, sampling.seed + index),
-            min(sampling.max_tokens, model.context_length - len(self._prompt.token_ids)),
+            min(sampling.max_tokens + self._prompt.num_copied, model.context_length - len(self._prompt.token_ids)),
             model.pass_cost if sampling.use_drafts else None,
         )
         return _Sequence(decoding)

@@ -57,6 +57,8 @@ class EditTarget:
         lines: without line ends.
         first, last: selected lines, which are shown whole even if the rest is cut to fit.
         is_new: the document is empty, so that a file is to be written.
+        language: LSP's id.
+        above, below: the other lines of the document.
     """
 
     lines: tuple[str, ...]
@@ -65,3 +67,6 @@ class EditTarget:
     name: str
     message: str
     is_new: bool = False
+    language: str = ""
+    above: tuple[str, ...] = ()
+    below: tuple[str, ...] = ()

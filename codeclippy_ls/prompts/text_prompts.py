@@ -16,11 +16,13 @@ from codeclippy_ls.families import (
     FAMILIES,
     MARKUP_TOKENS,
     Control,
+    EditFormat,
     Family,
     Slot,
     Template,
     detect_served_family,
     list_control_tokens,
+    select_edit_format,
 )
 from codeclippy_ls.prompts.context import CompletionContext, EditTarget
 from codeclippy_ls.prompts.control_tokens import CHAT_TOKENS, RefusedTextError, find_control_tokens
@@ -33,6 +35,7 @@ from codeclippy_ls.prompts.pipeline import (
     reject_marker_text,
     require_completion,
 )
+from codeclippy_ls.prompts.rewriting import format_rewrite, format_window
 from codeclippy_ls.text import replace_surrogates, to_lf
 
 # Code has three to four characters per token with today's vocabularies; text full of punctuation has fewer, and a
@@ -73,6 +76,9 @@ class TextPrompt:
         healing_prefix: empty: no text is cut from the prompt.
         line_range: of an edit, the document's lines ``[start, end)`` that the prompt shows.
         grammar: of an edit's answer, for services that support one.
+        edit_format: of an edit.
+        answer_start: the text that the answer begins with, if the service can continue an answer.
+        num_copied: tokens of the shown lines, if the answer repeats them; the limit of tokens does not count them.
     """
 
     text: str
@@ -85,6 +91,9 @@ class TextPrompt:
     healing_prefix: str = ""
     line_range: tuple[int, int] = (0, 0)
     grammar: str = ""
+    edit_format: EditFormat = EditFormat.DIFF
+    answer_start: str = ""
+    num_copied: int = 0
 
 
 class _TextRenderer:
@@ -153,26 +162,32 @@ def build_text_completion_prompt(
     )
 
 
-def build_text_edit_prompt(remote: RemoteModel, target: EditTarget, reserve: int, configured: str = "") -> TextPrompt:
-    """Build the prompt for a diff: the family's template, or a message to a model that follows instructions.
+def build_text_edit_prompt(
+    remote: RemoteModel, target: EditTarget, reserve: int, configured: str = "", edit_format: str = "auto"
+) -> TextPrompt:
+    """Build the prompt for an edit, in the model's own format: by chat, or by the family's template.
 
     Raises:
         RefusedTextError: the text spells a control token.
-        ValueError: the model writes no diffs, or the selection does not fit.
+        ValueError: the model makes no edits, or the selection does not fit.
     """
     family = detect_served_family(remote.name, configured)
-    is_chat = family.edit_template is None
-    if is_chat and not remote.is_chat:
+    chosen = select_edit_format(family, remote.is_chat, edit_format)
+    if chosen is None:
         raise ValueError(
-            f"{remote.name} is not known to write diffs; set a diff model of the endpoint, or one that "
+            f"{remote.name} is not known to make edits; set a diff model of the endpoint, or one that "
             "follows instructions, as the model for edits"
         )
+    if chosen is EditFormat.DIFF:
+        return _build_diff_prompt(remote, family, target, reserve)
+    return _build_rewrite_prompt(remote, family, chosen, target, reserve)
+
+
+def _build_diff_prompt(remote: RemoteModel, family: Family, target: EditTarget, reserve: int) -> TextPrompt:
+    is_chat = family.edit_template is None
     if family.edit_template is not None:
         reject_marker_text(family, target)
     fixed = format_edit_slots(target)
-    answer_tokens = _collect_answer_tokens(family)
-    if is_chat:
-        answer_tokens = tuple(dict.fromkeys((*answer_tokens, *CHAT_TOKENS)))
 
     def fill(document: str) -> Sequence[str | Control]:
         slots = {**fixed, Slot.DOCUMENT: document}
@@ -187,9 +202,40 @@ def build_text_edit_prompt(remote: RemoteModel, target: EditTarget, reserve: int
         family,
         is_chat=is_chat,
         stop=() if is_chat else family.stop_tokens[:_MAX_STOP_STRINGS],
-        control_tokens=answer_tokens,
+        control_tokens=_collect_edit_tokens(family, is_chat),
         line_range=line_range,
     )
+
+
+def _build_rewrite_prompt(
+    remote: RemoteModel, family: Family, edit_format: EditFormat, target: EditTarget, reserve: int
+) -> TextPrompt:
+    is_chat = edit_format is EditFormat.REWRITE
+    request = format_rewrite(target)
+    parts = (request.message,) if is_chat else format_window(target, family)
+    count = estimate_tokens("\n".join(target.lines))
+    used = sum(estimate_tokens(_spell(part)) for part in parts) + count
+    if used + min(reserve, remote.context_length // 4) > remote.context_length:
+        raise ValueError(
+            f"the selection is too long for the model (about {count} tokens, which the answer repeats; "
+            f"{remote.context_length} fit together); select fewer lines"
+        )
+    return TextPrompt(
+        _join_checked(parts, family, remote),
+        family,
+        is_chat=is_chat,
+        stop=() if is_chat else family.stop_tokens[:_MAX_STOP_STRINGS],
+        control_tokens=_collect_edit_tokens(family, is_chat),
+        line_range=(0, len(target.lines)),
+        edit_format=edit_format,
+        answer_start=request.answer_start if is_chat else "",
+        num_copied=count,
+    )
+
+
+def _collect_edit_tokens(family: Family, is_chat: bool) -> tuple[str, ...]:
+    tokens = _collect_answer_tokens(family)
+    return tuple(dict.fromkeys((*tokens, *CHAT_TOKENS))) if is_chat else tokens
 
 
 def extract_completion(text: str, prompt: TextPrompt) -> str:

@@ -10,7 +10,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from codeclippy_ls.families import FAMILIES, Control, Family, Part, Slot, Template, detect_family
+from codeclippy_ls.families import (
+    FAMILIES,
+    Control,
+    EditFormat,
+    Family,
+    Part,
+    Slot,
+    Template,
+    detect_family,
+    select_edit_format,
+)
 from codeclippy_ls.prompts.context import CompletionContext, EditTarget
 from codeclippy_ls.prompts.pipeline import (
     find_partial_word,
@@ -21,10 +31,12 @@ from codeclippy_ls.prompts.pipeline import (
     reject_marker_text,
     require_completion,
 )
+from codeclippy_ls.prompts.rewriting import format_rewrite, format_window
 from codeclippy_ls.prompts.truncation import CHARACTERS_PER_TOKEN
 from codeclippy_ls.text import to_lf
 
 _MIN_BUDGET = 16  # tokens of a prompt
+_MIN_ANSWER = 64  # tokens that an answer may have beyond those of the lines that it repeats
 _HEALING = re.compile(r"\s{1,64}\Z| ?\w{1,40}\Z")
 # A model that follows instructions answers in a fence, whose first line is part of the prompt.
 _FENCE = "```diff\n"
@@ -70,6 +82,8 @@ class TokenPrompt:
         healing_prefix: text cut from the prompt's end, which the answer must begin with (token healing).
         line_range: of an edit, the document's lines ``[start, end)`` that the prompt shows.
         diff_prefix: of an edit, the text that the diff begins with.
+        edit_format: of an edit.
+        num_copied: tokens of the shown lines, if the answer repeats them; the limit of tokens does not count them.
     """
 
     token_ids: tuple[int, ...]
@@ -78,6 +92,8 @@ class TokenPrompt:
     healing_prefix: str = ""
     line_range: tuple[int, int] = (0, 0)
     diff_prefix: str = " @@ -"
+    edit_format: EditFormat = EditFormat.DIFF
+    num_copied: int = 0
     constraint: Any = field(default=None, compare=False)
 
 
@@ -156,11 +172,6 @@ def build_completion_prompt(
     return TokenPrompt(tuple(tokens), stop_token_ids, family, healing_prefix=to_lf(healing_prefix))
 
 
-def supports_edits(family: Family, is_chat: bool) -> bool:
-    """Return whether a model writes diffs: by its training, or because it follows instructions."""
-    return family.edit_template is not None or is_chat
-
-
 def collect_control_token_ids(tokenizer: PromptTokenizer) -> tuple[tuple[str, int], ...]:
     """Collect the control tokens of the vocabulary that families are detected by, with their ids."""
     names = {
@@ -170,22 +181,38 @@ def collect_control_token_ids(tokenizer: PromptTokenizer) -> tuple[tuple[str, in
 
 
 def build_edit_prompt(
-    model: PromptModel, target: EditTarget, context_length: int, reserve: int, configured: str = ""
+    model: PromptModel,
+    target: EditTarget,
+    context_length: int,
+    reserve: int,
+    configured: str = "",
+    edit_format: str = "auto",
 ) -> TokenPrompt:
-    """Build the prompt for a diff: the whole document if it fits, else the lines around the selection.
+    """Build the prompt for an edit, in the model's own format.
 
     Args:
         reserve: tokens kept for the answer; fewer if the selection would not fit otherwise.
+        configured, edit_format: family and format named in the settings.
 
     Raises:
-        ValueError: the model writes no diffs, the text contains the family's plain-text markers, or the selection
+        ValueError: the model makes no edits, the text contains the family's plain-text markers, or the selection
             does not fit the window.
     """
     family = resolve_family(model, configured)
-    if not supports_edits(family, model.chat is not None):
+    chosen = select_edit_format(family, model.chat is not None, edit_format)
+    if chosen is None:
         raise ValueError(
-            f"{family.name} models write no diffs; set a diff model or one that follows instructions for edits"
+            f"{family.name} models make no edits; set a diff model or one that follows instructions for edits"
         )
+    if chosen is EditFormat.DIFF:
+        return _build_diff_prompt(model, family, target, context_length, reserve)
+    return _build_rewrite_prompt(model, family, chosen, target, context_length, reserve)
+
+
+def _build_diff_prompt(
+    model: PromptModel, family: Family, target: EditTarget, context_length: int, reserve: int
+) -> TokenPrompt:
+    """Build the prompt for a diff: the whole document if it fits, else the lines around the selection."""
     if family.edit_template is not None:
         reject_marker_text(family, target)
     tokenizer: PromptTokenizer = model.tokenizer
@@ -195,14 +222,7 @@ def build_edit_prompt(
         slots = {**fixed, Slot.DOCUMENT: document}
         if family.edit_template is not None:
             return _encode_template(family.edit_template, tokenizer, slots)
-        assert model.chat is not None
-        before, after = model.chat
-        return [
-            *tokenizer.encode_template(before),
-            *tokenizer.encode_continuation(format_instruction(slots)),
-            *tokenizer.encode_template(after),
-            *tokenizer.encode_continuation(_FENCE),
-        ]
+        return _encode_chat(model, format_instruction(slots), _FENCE)
 
     room = context_length - len(encode("")) - 4
     document, line_range = fit_edit(
@@ -213,6 +233,45 @@ def build_edit_prompt(
         stop_token_ids |= {id for text in _CLOSING_FENCES if (id := tokenizer.token_to_id(text)) is not None}
     diff_prefix = " @@ -" if family.edit_template is not None else "@@ -"
     return TokenPrompt(tuple(encode(document)), stop_token_ids, family, line_range=line_range, diff_prefix=diff_prefix)
+
+
+def _build_rewrite_prompt(
+    model: PromptModel, family: Family, edit_format: EditFormat, target: EditTarget, context_length: int, reserve: int
+) -> TokenPrompt:
+    """Build the prompt for lines that are written anew: all of them, since the answer stands in their place."""
+    tokenizer: PromptTokenizer = model.tokenizer
+    count = len(tokenizer.encode_continuation("\n".join(target.lines)))
+    if edit_format is EditFormat.REWRITE:
+        request = format_rewrite(target)
+        token_ids = _encode_chat(model, request.message, request.answer_start)
+    else:
+        token_ids = _encode_template(tuple(format_window(target, family)), tokenizer, {})
+    if len(token_ids) + count + min(reserve, _MIN_ANSWER) > context_length:
+        raise ValueError(
+            f"the selection is too long for the model ({count} tokens, which the answer repeats; {context_length} fit "
+            "together); select fewer lines"
+        )
+    return TokenPrompt(
+        tuple(token_ids),
+        _find_stop_token_ids(family, tokenizer),
+        family,
+        line_range=(0, len(target.lines)),
+        edit_format=edit_format,
+        num_copied=count,
+    )
+
+
+def _encode_chat(model: PromptModel, message: str, answer_start: str) -> list[int]:
+    """Encode a user's message in the chat template, and the text that the answer begins with."""
+    assert model.chat is not None
+    tokenizer: PromptTokenizer = model.tokenizer
+    before, after = model.chat
+    return [
+        *tokenizer.encode_template(before),
+        *tokenizer.encode_continuation(message),
+        *tokenizer.encode_template(after),
+        *tokenizer.encode_continuation(answer_start),
+    ]
 
 
 def _find_healing_prefix(prefix: str) -> str:

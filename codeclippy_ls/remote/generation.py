@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from codeclippy_ls.inference.errors import DocumentRefusedError, EngineError
@@ -24,6 +24,12 @@ from codeclippy_ls.tasks.model_info import ModelInfo
 
 _COMPLETIONS_PATH, _CHAT_PATH = "/completions", "/chat/completions"
 _MAX_SECONDS = 600.0  # of a request, also if it has no time budget
+# Services that continue an answer which the request begins, with the fields that they need for it. Of others nothing is
+# known: some would answer anew.
+_CONTINUE_PARAMS: dict[str, JsonObject] = {
+    "llamacpp": {},
+    "vllm": {"continue_final_message": True, "add_generation_prompt": False},
+}
 # A stream is endless if it has more events than this.
 _MAX_EVENTS_PER_TOKEN, _MAX_OTHER_EVENTS = 4, 64
 
@@ -72,9 +78,10 @@ class RemoteGeneration:
         self._first_text: float | None = None  # time at which it came
         self.has_emitted = False
         try:
-            self.prompt: TextPrompt = self._task.build_text_prompt(
-                RemoteModel(info.name, info.context_length, info.is_chat, fim, info.listed_tokens)
-            )
+            remote = RemoteModel(info.name, info.context_length, info.is_chat, fim, info.listed_tokens)
+            prompt: TextPrompt = self._task.build_text_prompt(remote)
+            can_begin = info.served_by in _CONTINUE_PARAMS and not minimal_params
+            self.prompt = prompt if can_begin else replace(prompt, answer_start="")
         except RefusedTextError as error:
             raise DocumentRefusedError(str(error)) from error
         except ValueError as error:
@@ -170,12 +177,15 @@ class RemoteGeneration:
             "model": self._model,
             "stream": True,
             "temperature": call.temperature,
-            "max_tokens": self._sampling.max_tokens,
+            "max_tokens": self._sampling.max_tokens + prompt.num_copied,
         }
         if call.temperature > 0:
             body["top_p"] = self._sampling.top_p
         if prompt.is_chat:
             body["messages"] = [{"role": "user", "content": prompt.text}]
+            if prompt.answer_start:
+                body["messages"].append({"role": "assistant", "content": prompt.answer_start})
+                body |= _CONTINUE_PARAMS[self._served_by]
         else:
             body["prompt"] = prompt.text
         if prompt.suffix is not None:

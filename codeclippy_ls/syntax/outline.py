@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 from tree_sitter import Node
 
@@ -21,6 +22,7 @@ _SCOPE = re.compile(
     r"(?:\w+_)?(?:function|method|constructor|class|interface|struct|enum|trait|impl|object|module|mod|namespace|"
     r"protocol|record|type)_(?:definition|declaration|item|specifier|spec)|(?:class|module|(?:singleton_)?method|function)"
 )
+_CLASS = re.compile(r"(?:\w+_)?(?:class|interface|struct|enum|trait|impl|object|protocol|record)(?:_|$)")
 _NAMESPACE = re.compile(r"(?:internal_)?(?:namespace|module|mod)(?:_(?:definition|declaration|item))?$")
 _WRAPPER = re.compile(r"(?:decorated_definition|(?:export_|template_|ambient_)(?:statement|declaration))$")
 # Between the root and what is defined at the top: conditional parts of C, bodies of namespaces.
@@ -50,6 +52,65 @@ def find_definitions(text: str, language: Language | None) -> dict[str, tuple[in
     for node in list_top_nodes(tree.tree.root_node) if tree is not None else ():
         if is_scope_node(node) and (name := find_name_node(node)) is not None:
             found.setdefault((name.text or b"").decode("utf-8", "replace"), (node.start_point.row, _last_row(node)))
+    return found
+
+
+class Statement(NamedTuple):
+    """A statement at the top of a text: ``import``, ``definition``, ``comment`` or ``other``, its name and lines."""
+
+    kind: str
+    name: str
+    first: int
+    last: int
+
+
+def split_statements(text: str, language: Language | None) -> list[Statement] | None:
+    """Split a text into its statements; ``None`` if it has syntax errors, or there is no grammar."""
+    tree = parse(text, language)
+    if tree is None or tree.tree.root_node.has_error:
+        return None
+    return [_describe_statement(node) for node in tree.tree.root_node.named_children]
+
+
+def _describe_statement(node: Node) -> Statement:
+    scope = next(filter(is_scope_node, node.named_children), None) if _WRAPPER.match(node.type) else node
+    kind, name = "other", ""
+    if scope is not None and is_scope_node(scope):
+        found = find_name_node(scope)
+        kind, name = "definition", (found.text or b"").decode("utf-8", "replace") if found is not None else ""
+    elif _is_import(node):
+        kind = "import"
+    elif "comment" in node.type:
+        kind = "comment"
+    return Statement(kind, name, node.start_point.row, _last_row(node))
+
+
+def find_import_place(text: str, language: Language | None) -> tuple[int, bool]:
+    """Return the line at which another import belongs, and whether it follows one.
+
+    Without imports it is the line of the first statement that is neither a comment nor a docstring.
+    """
+    imports = find_imports(text, language)
+    if imports:
+        return imports[-1][1] + 1, True
+    tree = parse(text, language)
+    for node in tree.tree.root_node.named_children if tree is not None else ():
+        is_docstring = node.type == "expression_statement" and node.named_children[0].type == "string"
+        if "comment" not in node.type and not is_docstring:
+            return _first_row(node), False
+    return 0, False
+
+
+def list_definitions(text: str, language: Language | None) -> list[str]:
+    """List the names of all functions, methods, classes and the like in a text, in order, the nested ones too."""
+    tree = parse(text, language)
+    found: list[str] = []
+    stack = [tree.tree.root_node] if tree is not None else []
+    while stack:
+        node = stack.pop()
+        if is_scope_node(node) and (name := find_name_node(node)) is not None:
+            found.append((name.text or b"").decode("utf-8", "replace"))
+        stack += reversed(node.named_children)
     return found
 
 
@@ -83,6 +144,33 @@ def find_scope(tree: SyntaxTree | None, line: int) -> tuple[int, int] | None:
         return None
     scope = max(scopes, key=lambda node: node.start_byte)
     return _first_row(scope), max(_last_row(scope), line)
+
+
+def find_class(tree: SyntaxTree | None, line: int) -> tuple[int, int] | None:
+    """Return the lines of the innermost class, or what a language has in its place, around a line with text."""
+    if tree is None:
+        return None
+    nodes = _list_scopes_at(tree, tree.source.split(b"\n"), line)
+    found = next((node for node in nodes if _CLASS.match(node.type)), None)
+    return None if found is None else (_first_row(found), _last_row(found))
+
+
+def find_statements(tree: SyntaxTree | None, line: int, limit: int) -> tuple[int, int] | None:
+    """Return the lines of the whole statements at the top of a text around a line, as many as ``limit`` lines hold."""
+    if tree is None:
+        return None
+    spans = [(node.start_point.row, _last_row(node)) for node in tree.tree.root_node.named_children]
+    at = next((index for index, (_, last) in enumerate(spans) if last >= line), None)
+    if at is None or spans[at][1] - spans[at][0] >= limit:
+        return None
+    first = last = at
+    while True:
+        if last + 1 < len(spans) and spans[last + 1][1] - spans[first][0] < limit:
+            last += 1
+        elif first and spans[last][1] - spans[first - 1][0] < limit:
+            first -= 1
+        else:
+            return min(spans[first][0], line), spans[last][1]
 
 
 def _list_scopes_at(tree: SyntaxTree, lines: list[bytes], row: int) -> Iterator[Node]:

@@ -7,12 +7,27 @@ from dataclasses import dataclass
 
 from codeclippy_ls.syntax.code import find_comment
 from codeclippy_ls.syntax.languages import Language, find_language, language_of_file
-from codeclippy_ls.syntax.outline import find_scope
+from codeclippy_ls.syntax.outline import find_class, find_scope, find_statements
 from codeclippy_ls.syntax.tree import SyntaxTree, parse
 from codeclippy_ls.text import Document
 from codeclippy_ls.uris import parse_name
 
 _MAX_LINES = 60  # around a cursor outside of a function
+_MAX_GROWN = 150  # of a class or a file that the message speaks of
+_MAX_AROUND = 400  # above and below, for a prompt to choose from
+_ASKS_FILE = re.compile(
+    r"\b(?:(?:whole|entire|this|current) (?:file|module|script)|everywhere|throughout|(?:in|to) the (?:file|module)\b|"
+    r"(?:all|every|each)(?: the| of the)? (?:functions?|class(?:es)?))\b",
+    re.IGNORECASE,
+)
+_ASKS_CLASS = re.compile(
+    r"\b(?:(?:the|this|whole|entire) (?:class|struct|interface|component)|(?:all|every|each)(?: the| of the)? methods?|"
+    r"(?:add|write|create)(?: an?)?(?: \w+)? (?:method|property|constructor))\b",
+    re.IGNORECASE,
+)
+_RENAMES = re.compile(r"\brenam", re.IGNORECASE)
+_WORD = re.compile(r"\w+")
+_PLAIN_WORDS = frozenset(re.findall(r"\w+", "a an and as for from in into is it name of or rename the this to with"))
 _SIGNS = re.compile(r"(?:#+|//+|--|;+|%+|/\*+|<!--|\{/\*)\s*")  # that begin a comment
 
 
@@ -38,6 +53,8 @@ class EditContext:
         line_numbers: the document's line number of each of them.
         first, last: the selection within ``lines``; it is shown whole even if the rest is cut to fit.
         is_new: the document has no text yet, so that the edit is the text of a new file.
+        language: LSP's id.
+        above, below: the document's other lines, as many of them as a prompt may show.
     """
 
     lines: tuple[str, ...]
@@ -45,6 +62,9 @@ class EditContext:
     first: int
     last: int
     is_new: bool = False
+    language: str = ""
+    above: tuple[str, ...] = ()
+    below: tuple[str, ...] = ()
 
 
 def is_new_document(document: Document, marker: Marker | None) -> bool:
@@ -53,14 +73,18 @@ def is_new_document(document: Document, marker: Marker | None) -> bool:
     return not any(document.line(line).strip() for line in range(document.line_count) if line not in left_out)
 
 
-def select_edit_context(document: Document, span: tuple[int, int] | None, marker: Marker | None) -> EditContext:
-    """Select the lines to show the model for a span: the span itself, or the function around a cursor.
+def select_edit_context(
+    document: Document, span: tuple[int, int] | None, marker: Marker | None, message: str = ""
+) -> EditContext:
+    """Select the lines that an edit is about: a span, or the code around a cursor that the message speaks of.
 
     A span of nothing but the comment with the message counts as a cursor: the message is about the code around it, and
     an edit of no line at all could not be located.
     """
+    language = find_language_of(document)
+    language_id = document.language or (language.id if language is not None else "")
     if is_new_document(document, marker):
-        return EditContext((), (), 0, 0, is_new=True)
+        return EditContext((), (), 0, 0, is_new=True, language=language_id)
     count = document.line_count
     end = count - 1 if document.line(count - 1) else count - 2  # an empty last line does not count
     first, last = (0, end) if span is None else (max(span[0], 0), min(span[1], end))
@@ -68,15 +92,21 @@ def select_edit_context(document: Document, span: tuple[int, int] | None, marker
     only_marker = marker is not None and at == last == marker.line
     is_cursor = span is not None and (span[0] == span[1] or only_marker or at > last)
     if is_cursor:
-        first, last = find_enclosing_scope(document, at)
+        first, last = find_region(document, at, message)
         last = min(last, end)
     left_out = marker.left_out if marker is not None else ()
     numbers = tuple(line for line in range(first, last + 1) if line not in left_out)
     texts = tuple(document.line(line) for line in numbers)
-    if not is_cursor:
-        return EditContext(texts, numbers, 0, max(len(texts) - 1, 0) if span else 0)
-    index = min(sum(number < at for number in numbers), max(len(texts) - 1, 0))
-    return EditContext(texts, numbers, index, index)
+    above, below = (
+        tuple(document.line(line) for line in lines if line not in left_out)
+        for lines in (range(max(first - _MAX_AROUND, 0), first), range(last + 1, min(last + _MAX_AROUND, count)))
+    )
+    if is_cursor:
+        index = min(sum(number < at for number in numbers), max(len(texts) - 1, 0))
+        selected = index, index
+    else:
+        selected = 0, max(len(texts) - 1, 0) if span else 0
+    return EditContext(texts, numbers, *selected, language=language_id, above=above, below=below)
 
 
 def find_marker(document: Document, span: tuple[int, int] | None, marker: str) -> Marker | None:
@@ -138,18 +168,39 @@ def _join_lines(document: Document) -> str:
     return "\n".join(map(document.line, range(document.line_count)))
 
 
-def find_enclosing_scope(document: Document, line: int) -> tuple[int, int]:
-    """Find the function or class around a line by the syntax tree, as its first and last line.
+def find_region(document: Document, line: int, message: str = "") -> tuple[int, int]:
+    """Find the code around a line that a message is about, by the syntax tree, as its first and last line.
 
-    Outside of one, and in a language without a grammar, it is the whole document, or the nearest lines of a long one.
+    That is the smallest function or class, or more if the message speaks of the class, of the file, or of a name that
+    other code uses, too. Outside of one, and in a language without a grammar, it is the whole document, or the nearest
+    statements or lines of a long one.
     """
     count = document.line_count
     line = min(max(line, 0), count - 1)
     while line + 1 < count and not document.line(line).strip():
         line += 1
-    tree = parse(_join_lines(document), find_language_of(document))
+    text = _join_lines(document)
+    tree = parse(text, find_language_of(document))
     scope = find_scope(tree, line)
-    return _find_nearest_lines(document, line) if scope is None else (scope[0], min(scope[1], count - 1))
+    if scope is None:
+        if count <= _MAX_LINES:
+            return 0, count - 1
+        scope = find_statements(tree, line, _MAX_LINES) or _find_nearest_lines(document, line)
+    scope = scope[0], min(scope[1], count - 1)
+    if count <= _MAX_GROWN and (_ASKS_FILE.search(message) or _renames_elsewhere(text, scope, message)):
+        return 0, count - 1
+    found = find_class(tree, line) if _ASKS_CLASS.search(message) else None
+    return found if found is not None and found[1] - found[0] < _MAX_GROWN else scope
+
+
+def _renames_elsewhere(text: str, scope: tuple[int, int], message: str) -> bool:
+    """Return whether a message renames something in a scope that code outside of it uses, too."""
+    if not _RENAMES.search(message):
+        return False
+    lines = text.split("\n")
+    inside = set(_WORD.findall("\n".join(lines[scope[0] : scope[1] + 1])))
+    outside = set(_WORD.findall("\n".join((*lines[: scope[0]], *lines[scope[1] + 1 :]))))
+    return bool(set(_WORD.findall(message)) & inside & outside - _PLAIN_WORDS)
 
 
 def find_language_of(document: Document) -> Language | None:
@@ -160,7 +211,5 @@ def find_language_of(document: Document) -> Language | None:
 
 
 def _find_nearest_lines(document: Document, line: int) -> tuple[int, int]:
-    if document.line_count <= _MAX_LINES:
-        return 0, document.line_count - 1
     first = max(0, line - _MAX_LINES // 2)
     return first, min(first + _MAX_LINES, document.line_count) - 1

@@ -6,10 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
-from codeclippy_ls.families import Capability, Family, detect_family, detect_served_family
+from codeclippy_ls.families import (
+    Capability,
+    EditFormat,
+    Family,
+    detect_family,
+    detect_served_family,
+    select_edit_format,
+)
 from codeclippy_ls.inference.engine import ModelStatus
 from codeclippy_ls.inference.speed import Speed
-from codeclippy_ls.prompts.token_prompts import collect_control_token_ids, supports_edits
+from codeclippy_ls.prompts.token_prompts import collect_control_token_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +65,21 @@ class ModelInfo:
             return detect_served_family(self.name, configured)
         return detect_family(self.architecture, self.name, dict(self.control_token_ids).get, configured)
 
-    def supports_edits(self, configured: str = "") -> bool:
-        """Return whether it writes diffs: by its training, or because it follows instructions.
+    def select_edit_format(self, configured: str = "") -> EditFormat | None:
+        """Return how it edits; ``None`` if it does not.
 
         Raises:
             ValueError: the configured family does not fit.
         """
-        return supports_edits(self.detect_family(configured), self.is_chat)
+        return select_edit_format(self.detect_family(configured), self.is_chat)
+
+    def supports_edits(self, configured: str = "") -> bool:
+        """Return whether it makes edits: by its training, or because it follows instructions.
+
+        Raises:
+            ValueError: the configured family does not fit.
+        """
+        return self.select_edit_format(configured) is not None
 
     def list_capabilities(self, configured: str = "") -> list[Capability]:
         """Return what it can do; a model that follows instructions edits, whatever its family is trained for.
