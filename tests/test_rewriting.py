@@ -177,7 +177,7 @@ def test_window_has_the_message_as_a_comment() -> None:
     """In the format of the next-edit models: the file, the lines as they were, as they are, as they will be."""
     family = next(row for row in FAMILIES if row.name == "qwen-coder")
     target = EditTarget(("  f();",), 0, 0, "a.js", "call g", language="javascript", above=("{",), below=("}",))
-    text = "".join(part if isinstance(part, str) else part.token for part in format_window(target, family))  # type: ignore[union-attr]
+    text = "".join(part if isinstance(part, str) else part.token for part in format_window(target, family))
     assert text == (
         "<|file_sep|>a.js\n{\n  f();\n}\n<|file_sep|>original/a.js\n  f();\n"
         "<|file_sep|>current/a.js\n  // TODO: call g\n  f();\n<|file_sep|>updated/a.js\n"
