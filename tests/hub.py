@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import select
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,8 +28,9 @@ class Hub:
         gated: repositories that only some may have.
         cut_after: bytes after which a connection ends, of each answer with a file; 0 is never.
         wrong: files whose content is changed on the way.
-        stall_after: bytes after which the hub sends nothing any more, until the client is gone; 0 is never.
+        stall_after: bytes after which the hub sends nothing any more, until it is released; 0 is never.
         stalled: set when that happened.
+        release: lets the rest be sent.
         ranges: the ranges that were asked for.
         sent: bytes of all answers.
     """
@@ -41,6 +43,7 @@ class Hub:
     wrong: set[str] = field(default_factory=set)
     stall_after: int = 0
     stalled: threading.Event = field(default_factory=threading.Event)
+    release: threading.Event = field(default_factory=threading.Event)
     ranges: list[int] = field(default_factory=list)
     sent: int = 0
 
@@ -113,6 +116,13 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         return self._send(206 if start else 200, content[start:], headers, with_body)
 
+    def _is_abandoned(self) -> bool:
+        """Return whether the client has closed the connection."""
+        readable, _, _ = select.select([self.connection], [], [], 0)
+        with suppress(ConnectionError):
+            return bool(readable) and not self.connection.recv(1)
+        return True
+
     def _send(self, status: int, body: bytes, headers: Mapping[str, str], with_body: bool = True) -> None:
         self.send_response(status)
         for key, value in headers.items():
@@ -128,8 +138,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             if self.hub.stall_after:
                 self.hub.stalled.set()
+                rest = body[limit:]
+                while not self.hub.release.wait(0.05):
+                    if self._is_abandoned():
+                        return
                 with suppress(ConnectionError):
-                    self.connection.recv(1)  # returns when the client is gone
+                    self.wfile.write(rest)
 
 
 @contextmanager
@@ -144,6 +158,7 @@ def serve_hub() -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.release.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engines": {"fallback_engine", "engine", "host", "remote", "tasks", "inference", "model_specs", "settings"},
     "server": {
         *("engines", "assist", "tasks", "prompts", "syntax", "inference", "settings", "framing", "listening"),
-        *("secret_files", "text", "uris", "notebooks", "user_config", "index", ""),
+        *("secret_files", "text", "uris", "notebooks", "user_config", "index", "catalog", "model_choices", ""),
     },
 }
 _COMMAND_LINE = {
@@ -74,7 +74,7 @@ KNOWN_BY = {
     "torch": {"engine", "doctor"},
     "transformers": {"engine"},
     "safetensors": {"engine"},
-    "platformdirs": {"catalog", "index", "user_config"},
+    "platformdirs": {"catalog", "index", "model_choices", "user_config"},
     "pathspec": {"index"},
     "tomli": {"user_config"},
     "gguf": {"engine"},

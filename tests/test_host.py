@@ -904,6 +904,26 @@ async def test_failed_model_is_loaded_again_on_request(script: Path) -> None:
         assert (await assistant.complete(make_document(), len(CODE))).items[0].text == "total"
 
 
+async def test_model_that_a_client_replaced_is_unloaded() -> None:
+    """A client that stays connected uses another model: the memory of the old one is released."""
+    host_address, script = HostAddress(prepare_runtime_folder(), "replace"), ScriptedWorker()
+
+    async def connect(notifications: messages.Notifications) -> HostConnection:
+        return await connect_or_start(host_address, [], 5.0, notifications)
+
+    async with running_host(host_address, script):
+        engine = HostEngine(connect, {role: ModelSpec("one") for role in ModelRole})
+        await engine.load(ModelRole.COMPLETE).result()
+        engine.set_model(ModelRole.COMPLETE, ModelSpec("two"))
+        await engine.load(ModelRole.COMPLETE).result()
+        assert not script.unloaded, "it is still the model for edits"
+        engine.set_model(ModelRole.EDIT, ModelSpec("two"))
+        engine.set_model(ModelRole.COMPLETE, ModelSpec("three"))
+        await engine.load(ModelRole.COMPLETE).result()
+        assert script.unloaded == [repr(ModelSpec("one"))]
+        engine.close()
+
+
 async def test_unused_models_are_unloaded_only_for_another() -> None:
     """Only when another model is loaded: a client that comes back finds its model loaded."""
     host_address, script = HostAddress(prepare_runtime_folder(), "room"), ScriptedWorker()

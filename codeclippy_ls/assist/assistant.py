@@ -16,7 +16,7 @@ from codeclippy_ls.inference.engine import Engine, ModelState, ModelStatus
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Sampling
 from codeclippy_ls.inference.spec import ModelRole
-from codeclippy_ls.model_specs import resolve_model_spec
+from codeclippy_ls.model_specs import resolve_model_spec, resolve_model_specs
 from codeclippy_ls.secret_files import is_secret_uri
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.tasks.edit import EditTask
@@ -121,8 +121,15 @@ class Assistant:
         """Reason why the engine can never work again; ``None`` while it works, or may work after `load`."""
         return self._engine.failure
 
+    def use_models(self, settings: Settings) -> None:
+        """Use the models of other settings, which `load` then loads; what the old ones suggested is dropped."""
+        self._settings = settings
+        for role, spec in resolve_model_specs(settings).items():
+            self._engine.set_model(role, spec)
+        self._suggester.forget_suggestions()
+
     def set_settings(self, settings: Settings) -> None:
-        """Use new settings from the next request on. A change of the model's settings needs a new assistant."""
+        """Use new settings from the next request on. A change of the models needs `use_models`."""
         self._settings = settings
 
     def close(self) -> None:

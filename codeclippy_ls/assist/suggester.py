@@ -372,6 +372,11 @@ class Suggester:
         self._prefetched.pop(uri, None)
         self.metrics.record_closed(uri)
 
+    def forget_suggestions(self) -> None:
+        """Drop all suggestions: another model makes the next ones."""
+        self._cache.clear()
+        self._prefetched.clear()
+
     def close(self) -> None:
         """Cancel all prefetches."""
         for task in self._prefetches:

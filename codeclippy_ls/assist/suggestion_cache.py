@@ -73,6 +73,10 @@ class SuggestionCache:
             for entry in self._entries.get(uri, ())
         )
 
+    def clear(self) -> None:
+        """Drop the suggestions of all documents."""
+        self._entries.clear()
+
     def remove(self, uri: str) -> None:
         """Drop a document's suggestions."""
         self._entries.pop(uri, None)

@@ -138,6 +138,9 @@ class ThreadEngine:
     def set_model(self, model: str, spec: ModelSpec) -> None:
         """Let requests for ``model`` run on another spec, loaded when the first of them starts."""
         with self._condition:
+            if self._specs.get(model) not in (None, spec):
+                self._pending_unloads.append(model)  # the old one's memory
+                self._wake_thread()
             self._specs[model] = spec
             self._set_status(model, ModelStatus(ModelState.ABSENT))
 

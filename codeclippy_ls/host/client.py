@@ -100,7 +100,9 @@ class HostEngine(ClientEngine[ModelSpec]):
 
     def set_model(self, model: str, spec: ModelSpec) -> None:
         """Let requests for ``model`` run on another spec, loaded when the first of them starts."""
-        self._specs[model] = spec
+        old_spec, self._specs[model] = self._specs.get(model), spec
+        if self._connection is not None and old_spec is not None and old_spec not in self._specs.values():
+            self._connection.peer.notify("release", {"spec": messages.encode_spec(old_spec)})
         if self._get_status(spec).state is ModelState.FAILED:  # the host would not try again on its own
             self._set_status(spec, ModelStatus(ModelState.LOADING))
             self._load_handles.setdefault(spec, [])

@@ -186,7 +186,7 @@ class Session:
         self._handshake_done = False
         self.models: set[str] = set()
         requests = {"handshake": self.handshake, "load": self.load, "submit": self.submit, "ping": self.ping}
-        self.peer = messages.Peer(writer, requests, {"cancel": self.cancel})
+        self.peer = messages.Peer(writer, requests, {"cancel": self.cancel, "release": self.release})
 
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Serve the client until it disconnects, or does not begin with a handshake in time."""
@@ -242,6 +242,10 @@ class Session:
             return messages.encode_generation(await self._result(handle))
         finally:
             del self._handles[id]
+
+    def release(self, params: JsonObject) -> None:
+        """Note that the client uses a model no more: it may be unloaded when another one needs the memory."""
+        self.models.discard(repr(messages.decode_spec(params["spec"])))
 
     def cancel(self, params: JsonObject) -> None:
         """Cancel a request."""

@@ -74,21 +74,27 @@ class ModelChoice:
         """Bytes of memory that it needs on a CPU."""
         return int(_MEMORY_FACTOR * self.num_weights) + _BASE_MEMORY
 
-    def describe(self, with_licence: bool = True) -> str:
+    def describe(self) -> str:
         """Describe it to the user in one line, without its name."""
+        parts = [f"{self.family}: {', '.join(self.jobs)}", *self._describe_size(), self.token_time.describe()]
+        return "; ".join(part for part in (*parts, self.licence) if part)
+
+    def describe_briefly(self) -> str:
+        """Describe it in a line of an editor's list, which may be cut off at its end."""
+        parts = [", ".join(self.jobs), self.token_time.describe(), *self._describe_size(), self.licence]
+        return "; ".join(part for part in parts if part)
+
+    def _describe_size(self) -> tuple[str, str]:
         size = f"{self.nbytes / 1e6:.0f} MB" if self.nbytes < 1e9 else f"{self.nbytes / 1e9:.1f} GB"
         what = " ".join(part for part in (self.parameters, self.number_format) if part)
-        jobs = f"{self.family}: {', '.join(self.jobs)}"
-        parts = [jobs, what, size if self.nbytes else "", self.token_time.describe()]
-        parts.append(self.licence if with_licence else "")
-        return "; ".join(part for part in parts if part)
+        return what, size if self.nbytes else ""
 
     def to_json(self) -> dict[str, Any]:
         """Return what an editor's list shows."""
         return {
             "name": self.name,
             "title": self.title,
-            "description": self.describe(),
+            "description": self.describe_briefly(),
             "jobs": list(self.jobs),
             "program": self.program,
             "installed": self.is_here,

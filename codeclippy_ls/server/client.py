@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -24,15 +25,20 @@ log = logging.getLogger(__name__)
 
 STATUS_NOTIFICATION = "codeclippy/status"
 READY_NOTIFICATION = "codeclippy/suggestionReady"  # after an answer without a suggestion, or with a part of one
+OFFER_NOTIFICATION = "codeclippy/modelOffer"
 STATUS_OPTION = "statusNotification"  # the client's option that asks for it
 # The client's option that says that it tells a workspace's settings, under `workspace`, from the user's.
 SEPARATION_OPTION = "separateSettings"
+OFFER_OPTION = "modelOffers"  # the client's option that says that it shows offers of a better model with buttons
 TOKEN_OPTION = "token"  # the client's proof, if it came over a port
-CLIENT_OPTIONS = frozenset({STATUS_OPTION, SEPARATION_OPTION, TOKEN_OPTION})  # which are no settings
+CLIENT_OPTIONS = frozenset({STATUS_OPTION, SEPARATION_OPTION, OFFER_OPTION, TOKEN_OPTION})  # which are no settings
 EDIT_COMMAND = "codeclippy.edit"
 REPLACE_EDIT_COMMAND = "codeclippy.replaceLastEdit"
 RELOAD_COMMAND = "codeclippy.reloadModel"
 METRICS_COMMAND = "codeclippy.showMetrics"
+LIST_MODELS_COMMAND = "codeclippy.listModels"
+USE_MODEL_COMMAND = "codeclippy.useModel"
+GET_MODEL_COMMAND = "codeclippy.getModel"
 _PROGRESS_TIMEOUT = 2.0  # seconds for a client to accept a progress token; work waits no longer
 
 _ProgressValue = types.WorkDoneProgressBegin | types.WorkDoneProgressReport | types.WorkDoneProgressEnd
@@ -97,7 +103,10 @@ class Client:
         self.supports_command_resolve = keeps_data and "command" in resolvable
         self._wants_status = isinstance(options, dict) and options.get(STATUS_OPTION) is True
         self.separates_settings = isinstance(options, dict) and options.get(SEPARATION_OPTION) is True
+        self.shows_offers = isinstance(options, dict) and options.get(OFFER_OPTION) is True
         self._shown_keys: set[str] = set()
+        self._num_questions = 0
+        self._message_time = -math.inf
 
     async def begin_progress(
         self,
@@ -135,6 +144,26 @@ class Client:
             self.cancel_callbacks.pop(token, None)
             raise
         return token
+
+    async def ask(self, message: str, *actions: str) -> str:
+        """Ask the user to choose an action; return its title, or an empty text if she closed the question.
+
+        Raises:
+            JsonRpcException: the client cannot ask.
+        """
+        items = [types.MessageActionItem(title) for title in actions]
+        params = types.ShowMessageRequestParams(types.MessageType.Info, message, items)
+        self._num_questions += 1
+        try:
+            answer = await self.request(types.WINDOW_SHOW_MESSAGE_REQUEST, params)
+        finally:
+            self._num_questions -= 1
+            self._message_time = asyncio.get_running_loop().time()
+        return getattr(answer, "title", None) or ""
+
+    def has_shown_nothing(self, seconds: float) -> bool:
+        """Return whether no question waits for the user, and no message was shown for so long."""
+        return not self._num_questions and asyncio.get_running_loop().time() - self._message_time >= seconds
 
     async def request(self, method: str, params: object) -> Any:
         """Send a request and await its result.
@@ -174,6 +203,7 @@ class Client:
         """
         if key is not None:
             self._shown_keys.add(key)
+        self._message_time = asyncio.get_running_loop().time()
         self.notify(types.WINDOW_SHOW_MESSAGE, types.ShowMessageParams(type=kind, message=f"Code Clippy: {message}"))
 
     def show_message_once(
@@ -195,6 +225,11 @@ class Client:
         """Tell a client that wants the server's state that a request for a suggestion would now be answered."""
         if self._wants_status:
             self.notify(READY_NOTIFICATION, {"uri": uri})
+
+    def send_offer(self, params: dict[str, Any]) -> None:
+        """Offer a model to a client that shows offers."""
+        self._message_time = asyncio.get_running_loop().time()
+        self.notify(OFFER_NOTIFICATION, params)
 
     def send_status(self, state: str, message: str = "") -> None:
         """Send the server's state, if the client asked for it in its ``initializationOptions``."""

@@ -141,17 +141,12 @@ class Edits:
         await self._show_diff(await asyncio.to_thread(proposal.patch, name), name)
         count = f" ({index + 1} of {len(proposals)})" if len(proposals) > 1 else ""
         actions = [_APPLY, *([_NEXT] if len(proposals) > 1 else []), _DISCARD]
-        params = types.ShowMessageRequestParams(
-            type=types.MessageType.Info,
-            message=f"{convert.add_prefix(label)}: apply this edit to {name}?{count}",
-            actions=[types.MessageActionItem(title) for title in actions],
-        )
         try:
-            answer = await self._client.request(types.WINDOW_SHOW_MESSAGE_REQUEST, params)
+            answer = await self._client.ask(f"{convert.add_prefix(label)}: apply this edit to {name}?{count}", *actions)
         except JsonRpcException as error:
             log.warning("the client cannot ask the user: %s", error)
             return _UNASKED if not self._client.supports_show_document else _DISCARD
-        return getattr(answer, "title", None) or _DISCARD
+        return answer or _DISCARD
 
     async def _show_diff(self, diff: str, name: str) -> None:
         """Show a diff: as a document that the client requests, as a file, or not at all if the client shows neither."""

@@ -8,12 +8,16 @@ from typing import Any
 from lsprotocol import types
 from pygls.exceptions import JsonRpcInvalidParams
 
+from codeclippy_ls.inference.spec import ModelRole
 from codeclippy_ls.server import convert
 from codeclippy_ls.server.client import (
     EDIT_COMMAND,
+    GET_MODEL_COMMAND,
+    LIST_MODELS_COMMAND,
     METRICS_COMMAND,
     RELOAD_COMMAND,
     REPLACE_EDIT_COMMAND,
+    USE_MODEL_COMMAND,
 )
 from codeclippy_ls.server.edits import DIFF_SCHEME
 from codeclippy_ls.server.protocol import CURSOR_NOTIFICATION
@@ -254,6 +258,29 @@ async def reload_model(session: Session, arguments: list[Any]) -> None:
     session.run_in_background(session.load_model())
 
 
+async def list_models(session: Session, arguments: list[Any]) -> dict[str, Any]:
+    """Return the models on this machine, then those that can be downloaded, for a client's list."""
+    return await session.list_models()
+
+
+async def use_model(session: Session, arguments: list[Any]) -> None:
+    """Make a model that of all editors, and load it: one object with ``name``, and ``role`` (complete or edit)."""
+    session.run_in_background(session.use_model(*_read_model(arguments, USE_MODEL_COMMAND)))
+
+
+async def get_model(session: Session, arguments: list[Any]) -> None:
+    """Ask the user about a model's size and licence, download it and use it; arguments as those of `use_model`."""
+    session.run_in_background(session.get_model(*_read_model(arguments, GET_MODEL_COMMAND)))
+
+
+def _read_model(arguments: list[Any], command: str) -> tuple[str, ModelRole]:
+    argument = _read_object(arguments)
+    name, role = argument.get("name"), argument.get("role", ModelRole.COMPLETE.value)
+    if not isinstance(name, str) or role not in {one.value for one in ModelRole}:
+        raise JsonRpcInvalidParams(f'{command} takes one object {{"name": ..., "role": "complete" or "edit"}}')
+    return name, ModelRole(role)
+
+
 async def show_metrics(session: Session, arguments: list[Any]) -> dict[str, Any]:
     """Return what became of the suggestions, and show it as a message unless the one argument has ``quiet``."""
     metrics = session.assistant.metrics
@@ -305,6 +332,9 @@ COMMANDS: dict[str, Handler] = {
     REPLACE_EDIT_COMMAND: replace_last_edit,
     RELOAD_COMMAND: reload_model,
     METRICS_COMMAND: show_metrics,
+    LIST_MODELS_COMMAND: list_models,
+    USE_MODEL_COMMAND: use_model,
+    GET_MODEL_COMMAND: get_model,
     convert.ACCEPT_COMMAND: did_accept_suggestion,
 }
 

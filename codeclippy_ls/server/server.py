@@ -130,7 +130,8 @@ class Server(GuardedServer):
         # A stranger must not have folders read that she names.
         folders = _list_folders(params) if source is Source.START else None
         problems = [*file_problems, *problems]
-        self._session = Session(client, Documents(encoding), settings, problems, self._open_engine, workspace, folders)
+        documents = Documents(encoding)
+        self._session = Session(client, documents, settings, problems, self._open_engine, workspace, folders, base)
         # From inside a container the editor's process cannot be seen, and its absence means nothing.
         if params.process_id and is_alive(params.process_id):
             self._session.run_in_background(self._watch_parent(params.process_id))

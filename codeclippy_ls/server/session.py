@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from codeclippy_ls.secret_files import is_secret_uri
 from codeclippy_ls.server import convert
 from codeclippy_ls.server.client import RELOAD_COMMAND, Client, Progress
 from codeclippy_ls.server.edits import Edits
+from codeclippy_ls.server.model_menu import ModelMenu
 from codeclippy_ls.server.workspace import Workspace
 from codeclippy_ls.settings import Settings, Source, parse, split_workspace
 from codeclippy_ls.syntax.languages import language_of_file
@@ -62,6 +63,7 @@ class Session:
         workspace: the workspace's options, which only tighten the settings.
         folders: URIs of the workspace's folders, whose files prompts may show parts of; ``None`` if the client must not
             name any.
+        file_settings: those of the user's own file.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Session:
         open_engine: OpenEngine,
         workspace: Any = None,
         folders: Sequence[str] | None = None,
+        file_settings: Settings | None = None,
     ) -> None:
         self.client = client
         self.documents = documents
@@ -83,6 +86,7 @@ class Session:
         self.workspace.change_folders(folders or ())
         self._may_name_folders = folders is not None
         self._edited_lines: dict[str, int] = {}
+        self.model_menu = ModelMenu(client, folders is not None, file_settings or Settings(), self._use_models)
         self._initial_settings = settings
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_position: tuple[str, types.Position] | None = None  # where the user was when the model was loading
@@ -93,6 +97,7 @@ class Session:
         self._load_progress: Progress | None = None  # of the last load
         self._logged_states: dict[str, ModelState] = {}
         self._num_editing = 0
+        self._may_offer_models = True
         loop = asyncio.get_running_loop()
 
         def on_status(model: str, status: ModelStatus) -> None:
@@ -156,6 +161,7 @@ class Session:
         self.assistant.close()
         self.edits.close()
         self.workspace.stop()
+        self.model_menu.close()
         for task in list(self._tasks):
             task.cancel()
 
@@ -327,6 +333,36 @@ class Session:
             self._num_loading -= 1
             progress.end()
 
+    async def _use_models(self, settings: Settings) -> None:
+        """Load the models that other settings name, without a restart, and say what does what then."""
+        self.settings = settings
+        self._initial_settings = replace(self._initial_settings, model=settings.model)
+        self.assistant.use_models(settings)
+        await self.load_model()
+        if models := self.assistant.describe_models():
+            self.client.show_message(models)
+
+    async def list_models(self) -> dict[str, Any]:
+        """Return the models to choose from."""
+        return await self.model_menu.list_models(self.settings)
+
+    async def use_model(self, name: str, role: ModelRole) -> None:
+        """Make a model that of all editors, and load it."""
+        await self.model_menu.use(self.settings, name, role)
+
+    async def get_model(self, name: str, role: ModelRole) -> None:
+        """Download a model and use it."""
+        await self.model_menu.get(self.settings, name, role)
+
+    def _is_busy(self) -> bool:
+        """Return whether the user is at work, so that an offer would disturb."""
+        return self.assistant.is_typing or self._num_editing > 0 or self._num_loading > 0
+
+    def _offer_models_once(self) -> None:
+        if self._may_offer_models:
+            self._may_offer_models = False
+            self.run_in_background(self.model_menu.offer_better(lambda: self.settings, self._is_busy))
+
     def _show_failure(self, reason: str) -> None:
         # The reason of an engine that can never work again already says what to do.
         remedy = "" if self.assistant.failure else f". Then run the command {RELOAD_COMMAND}"
@@ -346,8 +382,8 @@ class Session:
             info: ModelInfo | None = status.info
             known = (self.assistant.describe_models(), info.speed.describe()) if info is not None else ()
             self.client.send_status(status.state.value, status.reason or "; ".join(part for part in known if part))
-            if status.state is ModelState.READY and self._last_position is not None:
-                self.read_ahead(*self._last_position)
+            if status.state is ModelState.READY:
+                self._handle_ready()
             if is_failed and not self._num_loading and not self._num_editing:  # otherwise they report it
                 self._show_failure(status.reason)
             elif status.state is ModelState.LOADING and status.reason:  # at each loss of the engine host
@@ -356,6 +392,12 @@ class Session:
             self.client.send_status(status.state.value, status.reason)
             if self.assistant.status(ModelRole.COMPLETE) != status:
                 self.client.show_message_once(f"edits are unavailable: {status.reason}", types.MessageType.Error)
+
+    def _handle_ready(self) -> None:
+        """Do what waited for the completion model."""
+        self._offer_models_once()
+        if self._last_position is not None:
+            self.read_ahead(*self._last_position)
 
     def _log_status(self, model: str, status: ModelStatus) -> None:
         """Log a model's new state by its role, and which model does what once that is known."""

@@ -357,7 +357,7 @@ Not in the folder of the project, which may be somebody else's."
          (list :processId (emacs-pid)
                :clientInfo (list :name "Emacs" :version emacs-version)
                :rootUri nil
-               :initializationOptions (codeclippy--options '(:statusNotification t :separateSettings t))
+               :initializationOptions (codeclippy--options '(:statusNotification t :separateSettings t :modelOffers t))
                :capabilities (codeclippy--capabilities))
          :success-fn (lambda (result)
                        (when (and (codeclippy--current-p connection) (jsonrpc-running-p connection))
@@ -462,6 +462,7 @@ Do nothing if the exit was requested; give up after too many."
        (when (and (equal (plist-get params :state) "ready") (not (equal before "ready")))
          (codeclippy--retry))))
     ('codeclippy/suggestionReady (codeclippy--retry))
+    ('codeclippy/modelOffer (codeclippy--show-offer params))
     ('$/progress (codeclippy--handle-progress connection (plist-get params :token) (plist-get params :value)))
     ('window/showMessage
      (codeclippy--message "%s" (string-remove-prefix "Code Clippy: " (plist-get params :message)))))
@@ -1139,12 +1140,31 @@ That is t, nil, or `next' if there is a NEXT candidate."
     (list :success t)))
 
 (defun codeclippy--handle-message-request (peer params)
+  "Ask the user the question in PARAMS from PEER; return a promise of the answer."
+  (if (codeclippy--pending-diff peer)
+      (codeclippy--ask-about-diff peer params)
+    (let ((promise (codeclippy--promise)))
+      (codeclippy--run-when-idle
+       (lambda () (codeclippy--resolve promise (codeclippy--ask params))))
+      promise)))
+
+(defun codeclippy--ask (params)
+  "Ask the question in PARAMS in the minibuffer; return the chosen action or nil."
+  (let* ((actions (append (plist-get params :actions) nil))
+         (titles (mapcar (lambda (action) (plist-get action :title)) actions))
+         (answer (condition-case nil
+                     (completing-read (concat (plist-get params :message) " ") titles nil t)
+                   (quit nil))))
+    (cl-find answer actions :key (lambda (action) (plist-get action :title)) :test #'equal)))
+
+(defun codeclippy--ask-about-diff (peer params)
   "Ask the user the question in PARAMS from PEER, and show the stored diff.
 Return a promise of the answer.  The first action applies the edit, the
 last one discards it; if there is one in between, it is the next candidate."
   (let* ((promise (codeclippy--promise))
          (actions (append (plist-get params :actions) nil))
          (text (codeclippy--pending-diff peer)))
+    (setf (codeclippy--pending-diff peer) nil)
     (codeclippy--run-when-idle
      (lambda ()
        (codeclippy--show-preview
@@ -1247,6 +1267,59 @@ cancels it while it is generated."
   "Load the model again, after a failure."
   (interactive)
   (codeclippy--execute-command "codeclippy.reloadModel"))
+
+;;;; The model
+
+(defun codeclippy--show-offer (offer)
+  "Show the server's OFFER of a better model."
+  (codeclippy--message "%s.  To use it: M-x codeclippy-choose-model" (plist-get offer :message)))
+
+(defun codeclippy--format-model (model)
+  "Return the line of MODEL in the list."
+  (let ((name (plist-get model :name)))
+    (format "%s%s: %s"
+            (if (eq (plist-get model :installed) t) "" "download ")
+            (if (file-name-absolute-p name) (abbreviate-file-name name) name)
+            (plist-get model :description))))
+
+(defun codeclippy--pick-model (list)
+  "Ask for a model of LIST, the server's answer; return it or nil."
+  (let* ((models (cl-remove-if-not (lambda (model) (equal (plist-get model :problem) ""))
+                                   (append (plist-get list :models) nil)))
+         (rows (append (mapcar (lambda (model) (cons (codeclippy--format-model model) model)) models)
+                       '(("the shipped model: small, offline, knows Python" :name "" :installed t))))
+         ;; In the server's order: the best ones are in front.
+         (table (lambda (string predicate action)
+                  (if (eq action 'metadata)
+                      '(metadata (display-sort-function . identity) (cycle-sort-function . identity))
+                    (complete-with-action action rows string predicate)))))
+    (cdr (assoc (completing-read "The model of all your editors: " table nil t) rows))))
+
+;;;###autoload
+(defun codeclippy-choose-model (edits-only)
+  "Choose the model from those on this machine and those that can be downloaded.
+All your editors use it.  With a prefix argument, EDITS-ONLY, it writes
+the edits only, and the model for suggestions stays."
+  (interactive "P")
+  (let ((peer (codeclippy--current-peer)))
+    (codeclippy--call-when-ready
+     peer
+     (lambda ()
+       (jsonrpc-async-request
+        peer :workspace/executeCommand (list :command "codeclippy.listModels" :arguments [])
+        :success-fn (lambda (list)
+                      (codeclippy--run-when-idle
+                       (lambda () (codeclippy--use-model peer (codeclippy--pick-model list) edits-only))))
+        :error-fn (lambda (failure) (codeclippy--message "no list of models: %s" (plist-get failure :message))))))))
+
+(defun codeclippy--use-model (peer model edits-only)
+  "Let PEER use MODEL, or download it first; only for edits if EDITS-ONLY."
+  (jsonrpc-async-request
+   peer :workspace/executeCommand
+   (list :command (if (eq (plist-get model :installed) t) "codeclippy.useModel" "codeclippy.getModel")
+         :arguments (vector (list :name (plist-get model :name) :role (if edits-only "edit" "complete"))))
+   :success-fn #'ignore
+   :error-fn (lambda (failure) (codeclippy--message "%s" (plist-get failure :message)))))
 
 ;;;###autoload
 (defun codeclippy-show-metrics ()

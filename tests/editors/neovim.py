@@ -28,6 +28,7 @@ class Nvim:
         options: more `init_options` for the server.
         columns: width of the user interface, which has 24 rows.
         notifier: install a `vim.notify` that the test reads; otherwise the command line shows messages.
+        home: the user's home folder.
     """
 
     def __init__(
@@ -39,15 +40,20 @@ class Nvim:
         *,
         columns: int = 100,
         notifier: bool = True,
+        home: Path | None = None,
     ) -> None:
         pynvim = pytest.importorskip("pynvim", reason="pynvim is not installed; `make test-editors` installs it")
         binary = require_installed(BINARIES[version], f"Neovim {version}")
         init = folder / "init.lua"
         self.write_init(init, command, options or {})
+        note = folder / "state" / "codeclippy-ls" / "model-offer"
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()  # no test gets the offer of a better model
         own = [f"XDG_{kind}_HOME={folder / kind.lower()}" for kind in ("CONFIG", "DATA", "STATE", "CACHE")]
         arguments = [
             "env",
             *own,
+            *([f"HOME={home}"] if home is not None else []),
             f"NVIM_LOG_FILE={folder / 'nvim.log'}",
             str(binary),
             "--embed",

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.editors.accounts import write_toy_model
 from tests.editors.conftest import REAL_SERVER, Script
 from tests.editors.emacs import CLIENT, VERSIONS, Emacs, quote, run_batch
 from tests.editors.hosts import EXIT_MESSAGE, LONG_FILE, UNFINISHED, Hosts
@@ -635,6 +636,48 @@ def test_metrics_are_shown(emacs: Emacs, file: File, script: Script) -> None:
     emacs.wait_until(
         lambda: re.search(r"nothing was suggested|\d+ shown, \d+ accepted", emacs.get_messages()), "the metrics"
     )
+
+
+def test_the_model_is_chosen_from_a_list(emacs: Emacs, file: File, script: Script, tmp_path: Path) -> None:
+    """The best one is in front; the choice is that of all editors, and the server goes on running."""
+    script.set(complete="return a + b")
+    model = write_toy_model(emacs.folder / "home" / "models" / "coder.gguf")
+    emacs.eval_lisp(f"(progn (setq-default codeclippy-settings '(:model (:folders [{quote(model.parent)}]))) nil)")
+    emacs.run_command("codeclippy-restart")
+    emacs.wait_until_ready()
+    process = emacs.get_server_pid()
+    emacs.run_with_meta_x("codeclippy-choose-model")
+    emacs.wait_for_screen("The model of all your editors:")
+    emacs.type("~/models/")
+    emacs.press("Tab")
+    emacs.wait_for_screen("360M Q4_K_M; 0 MB; apache-2.0")
+    emacs.press("Enter")
+    config = emacs.folder / "home" / ".config" / "codeclippy-ls" / "config.toml"
+    emacs.wait_until(config.exists, "the choice to be written")
+    assert config.read_text() == f'[model]\ncompletion = "{model}"\n'
+    emacs.wait_until(lambda: "complete by" in emacs.get_messages(), "the model to be in use")
+    assert emacs.get_server_pid() == process
+    emacs.eval_lisp("(progn (setq-default codeclippy-settings nil) nil)")
+    config.unlink()
+
+
+def test_a_question_of_the_server_is_answered_in_the_minibuffer(emacs: Emacs, file: File, script: Script) -> None:
+    """As before a download; C-g is no answer."""
+    for keys, answer in ((("Download", "Enter"), "Download"), (("C-g",), None)):
+        emacs.eval_lisp(
+            "(progn (setq test-answer 'none) (run-at-time 0 nil (lambda () (setq test-answer (codeclippy--ask"
+            ' \'(:message "Code Clippy: download x?" :actions [(:title "Download") (:title "Cancel")]))))) nil)'
+        )
+        emacs.wait_for_screen("Code Clippy: download x?")
+        for key in keys:
+            emacs.press(key)
+        emacs.wait_until(lambda: emacs.eval_lisp("(not (eq test-answer 'none))"), "the answer")
+        assert emacs.eval_lisp("(plist-get test-answer :title)") == answer
+
+
+def test_a_better_model_is_offered_as_a_message(emacs: Emacs, file: File, script: Script) -> None:
+    emacs.eval_lisp('(progn (codeclippy--show-offer \'(:message "x is on this machine")) nil)')
+    assert "x is on this machine.  To use it: M-x codeclippy-choose-model" in emacs.get_messages()
 
 
 def test_a_missing_server_is_reported_with_instructions(emacs: Emacs, file: File, script: Script) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.editors.accounts import write_toy_model
 from tests.editors.conftest import CLIENTS, REAL_SERVER, Script, require_installed
 from tests.editors.hosts import EXIT_MESSAGE, LONG_EDITS, LONG_FILE, UNFINISHED, Hosts
 from tests.editors.neovim import BINARIES, Nvim
@@ -425,6 +426,40 @@ def test_metrics_are_shown(nvim: Nvim) -> None:
     nvim.wait_until(lambda: nvim.get_text() == "def add(a, b):\n    return a + b", "the suggestion to be inserted")
     nvim.press("<Esc>:CodeClippy metrics<CR>")
     nvim.wait_until(lambda: any("1 shown, 1 accepted" in note for note in nvim.get_messages()), "the metrics")
+
+
+def test_the_model_is_chosen_from_a_list(start: Start, script: Script, tmp_path: Path) -> None:
+    """The server lists them, `vim.ui.select` asks, and the choice is that of all editors; the server runs on."""
+    script.set(complete="return a + b")
+    model = write_toy_model(tmp_path / "models" / "coder.gguf")
+    nvim = start(options={"model": {"folders": [str(model.parent)]}})
+    nvim.open(tmp_path / "add.py", ADD)
+    nvim.wait_until_ready()
+    nvim.exec_lua(
+        "_G.test_lists = {} vim.ui.select = function(items, options, on_choice) "
+        "table.insert(_G.test_lists, vim.tbl_map(options.format_item, items)) on_choice(items[1]) end"
+    )
+    nvim.press("<Esc>:CodeClippy model<CR>")
+    config = tmp_path / "config" / "codeclippy-ls" / "config.toml"
+    nvim.wait_until(config.exists, "the choice to be written")
+    assert config.read_text() == f'[model]\ncompletion = "{model}"\n'
+    models, roles = nvim.exec_lua("return _G.test_lists")
+    assert f"{model}: complete, infill, edit; about " in models[0]
+    assert "ms a token; 360M Q4_K_M; 0 MB; apache-2.0" in models[0] and any(
+        row.startswith("download Qwen/") for row in models
+    )
+    assert roles == ["suggestions and edits", "edits only"]
+    nvim.wait_until(lambda: any("complete by" in note for note in nvim.get_messages()), "the model to be in use")
+    show_ghost_text(nvim)
+    assert len(script.find_folders()) == 1
+
+
+def test_a_better_model_is_offered_as_a_message(nvim: Nvim) -> None:
+    nvim.exec_lua("require('codeclippy.model').show_offer({ message = 'x is on this machine', name = 'x' })")
+    nvim.wait_until(
+        lambda: any("x is on this machine. To use it: :CodeClippy model" in note for note in nvim.get_messages()),
+        "the offer",
+    )
 
 
 def test_the_server_starts_in_the_users_home(nvim: Nvim, script: Script) -> None:

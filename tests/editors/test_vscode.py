@@ -19,16 +19,18 @@ from typing import Any
 
 import pytest
 
+from tests.editors.accounts import write_toy_model
 from tests.editors.code_server import USER, Driver, Window, drive, make_profile, serve, set_command
 from tests.editors.conftest import REAL_SERVER, Script
 from tests.editors.hosts import EXIT_MESSAGE, LONG_EDITS, LONG_FILE, Hosts
 from tests.editors.neovim import Nvim
 from tests.scripted_server import checksum_name
 
-# Records its process id, and executes the command in the file.
+# Records its process id, and executes the command in the file, with a home of its own in which models are looked for.
 LAUNCHER = (
     "import json, os, sys; command = json.load(open(sys.argv[1])); "
     "open(sys.argv[1] + '.started', 'a').write(f'{os.getpid()}\\n'); "
+    "os.environ['HOME'] = sys.argv[1] + '.home'; "
     "os.execv(command[0], command + sys.argv[2:])"
 )
 
@@ -437,19 +439,43 @@ def test_a_killed_server_is_restarted(shared: Window, script: Script) -> None:
     shared.run("typeForGhostText", line=5, type=" ", expected="total / len(values)")
 
 
-def test_choosing_a_model_restarts_the_server(shared: Window, profile: Path) -> None:
-    """The choice is written to the user's settings, which a workspace cannot change."""
+def test_a_model_is_chosen_from_the_list_without_a_restart(shared: Window, script: Script, profile: Path) -> None:
+    """It is that of all editors: the user's own file names it. A button takes it for edits only."""
+    model = write_toy_model(profile / "command.json.home" / ".lmstudio" / "models" / "owner" / "coder" / "coder.gguf")
+    config = profile / "CONFIG" / "codeclippy-ls" / "config.toml"
+    script.set(complete="total / len(values)")
+    shared.open(MEAN)
+    before = len(shared.list_servers())
+    shared.run("runCommand", title="Code Clippy: Choose Model")
+    rows = shared.run("listRows", row="coder.gguf", shot="models")
+    assert "LM Studio" in rows[0] and "ms a token; 360M Q4_K_M; 0 MB; apache-2.0" in rows[0]
+    assert any("Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF" in row and "Apache-2.0" in row for row in rows)
+    shared.run("pickRow", row="coder.gguf")
+    (notification,) = shared.run("takeNotifications")
+    assert "complete by" in notification
+    assert config.read_text() == f'[model]\ncompletion = "{model}"\n'
+    shared.run("runCommand", title="Code Clippy: Choose Model")
+    shared.run("pressRowButton", row="coder.gguf")
+    shared.run("takeNotifications")
+    assert f'edit = "{model}"' in config.read_text()
+    shared.run("typeForGhostText", line=5, type=" ", expected="total / len(values)")
+    assert len(shared.list_servers()) == before
+    config.unlink()
+    model.unlink()
+
+
+def test_a_model_of_the_settings_is_changed_there(shared: Window, profile: Path) -> None:
+    """The change restarts the server."""
+    shared.write_settings(edit_confirm=False, model_completion="/mine")
     shared.open(WHOLE)
+    shared.run("waitUntilReady")
     path = profile / "user" / "Machine" / "settings.json"
-    for row, name in (("A name", "owner/model"), ("The shipped model", "")):
-        before = len(shared.list_servers())
-        shared.run("runCommand", title="Code Clippy: Choose Model")
-        shared.run("pickRow", row=row)
-        if name:
-            shared.run("submitInput", text=name)
-        shared.wait_for_another_server(before)
-        assert json.loads(path.read_text()).get("codeclippy.model.completion", "") == name
-        shared.run("waitUntilReady")
+    before = len(shared.list_servers())
+    shared.run("runCommand", title="Code Clippy: Choose Model")
+    shared.run("pickRow", row="The shipped model")
+    shared.wait_for_another_server(before)
+    assert "codeclippy.model.completion" not in json.loads(path.read_text())
+    shared.run("waitUntilReady")
 
 
 def test_an_edit_without_a_file_shows_no_notification(shared: Window, script: Script) -> None:

@@ -11,13 +11,16 @@ return {
   end,
   -- The preview handles edits that need confirmation, which 0.11 does not announce.
   capabilities = { workspace = { workspaceEdit = { changeAnnotationSupport = { groupsOnLabel = false } } } },
-  init_options = { statusNotification = true },
+  init_options = { statusNotification = true, modelOffers = true },
   handlers = {
     ['codeclippy/status'] = function(_, params, context)
       require('codeclippy.status').set(params, context)
     end,
     ['codeclippy/suggestionReady'] = function()
       require('codeclippy.status').request_again()
+    end,
+    ['codeclippy/modelOffer'] = function(_, params)
+      require('codeclippy.model').show_offer(params)
     end,
     ['window/showMessage'] = function(_, params)
       local level = ({ vim.log.levels.ERROR, vim.log.levels.WARN })[params.type] or vim.log.levels.INFO

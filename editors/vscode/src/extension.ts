@@ -30,7 +30,7 @@ export function activate(context: vscode.ExtensionContext): void {
   const server: Server = (activeServer = new Server(finder, onMissing, settings, status, log, paused.includes));
   const doctor = new Doctor(finder);
 
-  // codeclippy.reloadModel and codeclippy.showMetrics are the server's: the language client registers them.
+  // codeclippy.reloadModel, codeclippy.showMetrics and others are the server's: the language client registers them.
   const commands: { [name: string]: () => unknown } = {
     editWithMessage: () => editWithMessage(server, context.globalState),
     cancelEdit: () => server.cancelEdits(),
@@ -38,7 +38,7 @@ export function activate(context: vscode.ExtensionContext): void {
     acceptNextWord: () => runInlineCommand('acceptNextWord'),
     acceptNextLine: () => runInlineCommand('acceptNextLine'),
     togglePause: () => paused.toggle().then(() => status.update()),
-    chooseModel,
+    chooseModel: () => chooseModel(server),
     runDoctor: () => doctor.run(),
     showStatus: () => showStatus(status, server),
     installServer: () => missing.install(),
@@ -104,7 +104,7 @@ async function showStatus(status: Status, server: Server): Promise<void> {
     }
   };
   const actions: (vscode.QuickPickItem & { run: () => unknown })[] = [
-    { label: 'Choose Model…', run: chooseModel },
+    { label: 'Choose Model…', run: () => chooseModel(server) },
     { label: 'Run Doctor', detail: 'Checks the installation and says how to fix problems', run: command('runDoctor') },
     { label: 'Show Log', run: command('showLog') },
     { label: 'Restart Server', run: command('restartServer') },

@@ -21,6 +21,7 @@ import {
 import { LanguageClient, LanguageClientOptions } from 'vscode-languageclient/node';
 import { askAboutDiff } from './diff';
 import { ServerFinder } from './find';
+import { Offer, showOffer } from './model';
 import { previewEdit } from './preview';
 import { SuggestionRetry } from './retry';
 import { makeSelector, Settings } from './settings';
@@ -106,6 +107,15 @@ export class Server implements vscode.Disposable {
     }
     await client.sendRequest(ExecuteCommandRequest.type, { command, arguments: args });
     return true;
+  }
+
+  /** Run a command of the server; return its result, or undefined if no server is running. */
+  async execute<Result>(command: string, ...args: unknown[]): Promise<Result | undefined> {
+    const client = this.session?.client;
+    if (client === undefined || !client.isRunning()) {
+      return undefined;
+    }
+    return client.sendRequest(ExecuteCommandRequest.type, { command, arguments: args }) as Promise<Result>;
   }
 
   /** The URI that the server knows a document by. */
@@ -194,6 +204,7 @@ export class Server implements vscode.Disposable {
       }
     });
     session.client.onNotification('codeclippy/suggestionReady', () => void this.suggestionRetry.retry());
+    session.client.onNotification('codeclippy/modelOffer', (offer: Offer) => void showOffer(this, offer));
     session.client.onRequest(ShowMessageRequest.type, askAboutDiff);
     session.client.onNotification(ShowMessageNotification.type, ({ type, message }) => this.showMessage(type, message));
     return session;
@@ -202,7 +213,7 @@ export class Server implements vscode.Disposable {
   private options(getSession: () => Session): LanguageClientOptions {
     return {
       documentSelector: makeSelector(),
-      initializationOptions: { ...this.settings.initial(), statusNotification: true, separateSettings: true },
+      initializationOptions: { ...this.settings.initial(), statusNotification: true, separateSettings: true, modelOffers: true },
       outputChannel: this.log,
       errorHandler: {
         error: () => ({ action: ErrorAction.Continue, handled: true }),

@@ -276,6 +276,20 @@ export async function pickRow(vscode, { row }) {
   await vscode.rows.filter({ hasText: row }).first().click();
 }
 
+/** Wait for a row of the open list; return the texts of all rows that are drawn. */
+export async function listRows(vscode, { row, shot = '' }) {
+  await vscode.rows.filter({ hasText: row }).first().waitFor();
+  await takeScreenshot(vscode, shot, 0);
+  return vscode.rows.allTextContents();
+}
+
+/** Press the button of a row of the open list. */
+export async function pressRowButton(vscode, { row }) {
+  const found = vscode.rows.filter({ hasText: row }).first();
+  await found.hover();
+  await found.locator('.action-label').first().click();
+}
+
 export async function closeAll(vscode) {
   await vscode.runCommand('File: Save All');
   await vscode.waitUntil('all saved', async () => (await vscode.page.locator('.tab.dirty').count()) === 0);

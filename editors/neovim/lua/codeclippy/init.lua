@@ -189,6 +189,9 @@ local subcommands = {
   reload = function(client)
     client:exec_cmd({ title = 'reload', command = 'codeclippy.reloadModel', arguments = {} })
   end,
+  model = function(client)
+    require('codeclippy.model').choose(client, vim.api.nvim_get_current_buf())
+  end,
   metrics = function(client)
     client:exec_cmd({ title = 'metrics', command = 'codeclippy.showMetrics', arguments = {} })
   end,
