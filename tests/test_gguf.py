@@ -211,6 +211,15 @@ DAMAGE: dict[str, tuple[Any, str]] = {
     "no layers": (claim("llama.block_count", "<I", 0), "has a num_hidden_layers of 0"),
     "many layers": (claim("llama.block_count", "<I", 4_000_000_000), "has a num_hidden_layers of 4000000000"),
     "more layers": (claim("llama.block_count", "<I", 100_000), "its header tells of 100000 layers of width 64"),
+    "a name without a dot": (
+        lambda content: content.replace(b"output_norm.weight", b"output_norm_weight"),
+        "does not know",
+    ),
+    "no vocabulary": (lambda content: content.replace(b"ggml.tokens", b"ggml.tokenz"), "has no vocabulary"),
+    "other size within": (
+        claim("llama.feed_forward_length", "<I", 128),
+        r"asks for weights .* of the shape \(128, 64\)",
+    ),
     "many heads": (claim("llama.attention.head_count", "<I", 5), "is damaged"),
 }
 

@@ -49,6 +49,7 @@ PROMPTS = (
     "# Write a haiku about the sea\n",
     "fn main() {\n    let mut total = 0;\n",
 )
+NUM_PROMPTS, NUM_TOKENS = 50, 16
 MAX_DIFFERENCE = 0.5  # of a likely token's logarithmic probability, between float32 and eight-bit activations
 
 
@@ -58,6 +59,15 @@ def make_texts() -> list[str]:
     texts = [text[start : start + 700] for file in files for text in [file.read_text("utf-8")] for start in (0, 2000)]
     generator = random.Random(1)
     return texts + ["".join(generator.choices(PARTS, k=generator.randint(1, 12))) for _ in range(300)]
+
+
+def make_prompts() -> list[str]:
+    """Make prompts: some of many kinds, and this project's own code, cut at ends of lines."""
+    files = sorted(ROOT.glob("codeclippy_ls/**/*.py"))
+    texts = [file.read_text("utf-8") for file in files]
+    long = [text for text in texts if len(text) > 3000]
+    cuts = [text[text.rindex("\n", 0, 1200 + 20 * number) - 300 :][:300] for number, text in enumerate(long)]
+    return [*PROMPTS, *cuts][:NUM_PROMPTS]
 
 
 class LlamaServer:
@@ -177,10 +187,12 @@ def test_real_files_write_the_text_of_llama_cpp(tmp_path: Path, monkeypatch: pyt
         model = load(ModelSpec(str(path), "cpu", "float32", 1))
         differences, gaps, num_choices = [], [], 0
         with run_server(path) as server:
-            for prompt in PROMPTS:
+            prompts = make_prompts()
+            assert len(prompts) == NUM_PROMPTS
+            for prompt in prompts:
                 ids = model.tokenizer.encode(prompt)
                 answer = server.post(
-                    "/completion", prompt=ids, n_predict=24, temperature=0, n_probs=20, cache_prompt=False
+                    "/completion", prompt=ids, n_predict=NUM_TOKENS, temperature=0, n_probs=20, cache_prompt=False
                 )
                 kv_cache, context = model.new_cache(), ids
                 for choice in answer["completion_probabilities"]:

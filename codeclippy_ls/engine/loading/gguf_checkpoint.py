@@ -14,6 +14,7 @@ from typing import Any
 
 from codeclippy_ls.catalog.gguf_header import GgufError, GgufHeader, list_parts, read_header
 from codeclippy_ls.catalog.prepared_cache import CacheFullError, find_entry, identify, make_entry
+from codeclippy_ls.engine.decoder.architectures import ModelConfig, compute_weight_shapes
 from codeclippy_ls.engine.loading.chat_template import read_chat_template
 from codeclippy_ls.engine.loading.config import make_model_config
 from codeclippy_ls.engine.loading.files import summarize_error
@@ -29,6 +30,7 @@ from codeclippy_ls.engine.loading.prepared_weights import (
     write_weights,
 )
 from codeclippy_ls.engine.loading.tokenizer import Tokenizer
+from codeclippy_ls.engine.loading.weights import unify_lm_head_name
 from codeclippy_ls.inference.errors import ModelError
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,8 @@ def prepare_gguf(
             number_format = "float32"  # its matrices are stored transposed, and have no scale per row
         source = GgufWeights(header, config)
         model_config = make_model_config(config)
+        if model_config is not None:
+            _check_shapes(source, model_config)
         quantization = Quantization() if model_config is None else plan_quantization(model_config)
         nbytes = compute_prepared_bytes(source, number_format, quantization) + _TOKENIZER_BYTES
         log.info("preparing %s in %s", path, number_format)
@@ -82,10 +86,26 @@ def prepare_gguf(
         return make_entry(name, path, number_format, nbytes, write), True
     except GgufError as error:
         raise ModelError(f"{path} {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of values of another type
+        log.info("%s is damaged", path, exc_info=True)
+        raise ModelError(f"{path} is damaged: its header does not fit together ({summarize_error(error)})") from error
     except CacheFullError as error:
         raise ModelError(f"{path} cannot be prepared: {error}") from error
     except OSError as error:
         raise ModelError(f"{path} cannot be prepared: {summarize_error(error)}") from error
+
+
+def _check_shapes(source: GgufWeights, config: ModelConfig) -> None:
+    """Reject a file whose weights are not those of its header, before anything is written.
+
+    Raises:
+        GgufError: a weight is missing or has another shape.
+    """
+    shapes = {unify_lm_head_name(name): source.read_shape(name) for name in source}
+    for name, shape in compute_weight_shapes(config).items():
+        if shapes.get(name) != shape:
+            found = shapes.get(name, "none")
+            raise GgufError(f"is damaged: its header asks for weights {name!r} of the shape {shape}, there are {found}")
 
 
 def _write_description(folder: Path, header: GgufHeader, config: dict[str, Any]) -> None:

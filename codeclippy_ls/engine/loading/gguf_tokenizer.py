@@ -52,16 +52,21 @@ SPLIT_PATTERNS: dict[str, tuple[str, ...]] = {
 _IGNORE_MERGES = {"llama3", "llama-v3", "llama-bpe", "falcon3", "tekken"}  # a word in the vocabulary is one token
 
 
+def _read_tokens(header: GgufHeader) -> list[str]:
+    tokens = header.metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens[:2]):
+        raise GgufError("has no vocabulary")
+    return tokens
+
+
 def make_tokenizer_json(header: GgufHeader) -> str:
     """Return the text of the ``tokenizer.json``.
 
     Raises:
         GgufError: the vocabulary is damaged, or of a kind that is not supported.
     """
-    metadata = header.metadata
-    kind, tokens = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens[:2]):
-        raise GgufError("has no vocabulary")
+    metadata, tokens = header.metadata, _read_tokens(header)
+    kind = metadata.get("tokenizer.ggml.model")
     types = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
     if not isinstance(types, list) or len(types) != len(tokens):
         raise GgufError("is damaged: its vocabulary has another number of types than of tokens")
@@ -169,7 +174,7 @@ def list_stop_token_ids(header: GgufHeader) -> list[int]:
     """List the ids that end an answer: those that the header names, and control tokens of well-known names."""
     metadata = header.metadata
     named = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
-    id_by_token = {token: id for id, token in enumerate(metadata["tokenizer.ggml.tokens"]) if token in _END_NAMES}
+    id_by_token = {token: id for id, token in enumerate(_read_tokens(header)) if token in _END_NAMES}
     types = metadata.get("tokenizer.ggml.token_type", [])
     known = [id for id in id_by_token.values() if id < len(types) and types[id] in (_CONTROL, _USER_DEFINED)]
     return sorted({id for id in (*named, *known) if isinstance(id, int)})
@@ -177,7 +182,7 @@ def list_stop_token_ids(header: GgufHeader) -> list[int]:
 
 def make_tokenizer_config(header: GgufHeader) -> dict[str, Any]:
     """Make the contents of the ``tokenizer_config.json``: the chat template and the tokens that it may mention."""
-    tokens = header.metadata["tokenizer.ggml.tokens"]
+    tokens = _read_tokens(header)
     values: dict[str, Any] = {}
     for name, key in (("bos", "bos_token"), ("eos", "eos_token"), ("padding", "pad_token"), ("unknown", "unk_token")):
         id = header.metadata.get(f"tokenizer.ggml.{name}_token_id")

@@ -143,7 +143,7 @@ _DEQUANTIZERS = {"Q8_0": _dequantize_q8_0, "Q5_0": _dequantize_q5_0}
 
 def _name_sources(info: TensorInfo, row: GgufArchitecture, config: Mapping[str, Any]) -> dict[str, _Source]:
     """Return the weights that a tensor holds, by transformers' names."""
-    part = info.name.split(".")[-2]
+    part = info.name.rpartition(".")[0].rpartition(".")[2]
     num_heads, num_kv_heads, head_dim = (
         config[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim")
     )
