@@ -457,3 +457,13 @@ def test_diff_that_does_not_match_its_header_is_refused() -> None:
     edits, problems = read_diff_at("@@ -1,1 +1,1 @@\n-a\n+x\n", document, [1, 2])
     assert not edits and "Hunk 1 is not where" in problems[0].reason
     assert apply_edits(document.text, read_diff_at("@@ -2,1 +2,1 @@\n-a\n+x\n", document, [1, 2])[0]) == "a\nb\nx\n"
+
+
+def test_header_that_the_model_left_empty_is_no_hint() -> None:
+    """Line 0 cannot be the place of lines that are there: between look-alikes the diff is refused."""
+    text = "a\nx\nb\n" + "y\n" * 20 + "a\nx\nb\n"
+    diff = "@@ -0,0 +0,0 @@\n a\n-x\n+z\n b\n"
+    found = read_diff(diff, Document("file:///a", text), complete=True)
+    assert not found.edits and "more than once" in found.problems[-1].reason
+    found = read_diff(diff, Document("file:///a", text), text.rindex("x"), complete=True)
+    assert apply_edits(text, found.edits) == text[: text.rindex("x")] + "z\nb\n"

@@ -16,8 +16,6 @@ from codeclippy_ls.inference.requests import Candidate, FinishReason, Generation
 from codeclippy_ls.prompts.context import EditTarget
 from codeclippy_ls.prompts.rewriting import extract_lines, format_rewrite, format_window, is_fence_closed
 from codeclippy_ls.prompts.token_prompts import TokenPrompt
-from codeclippy_ls.syntax.languages import find_language
-from codeclippy_ls.syntax.names import count_lonely_names
 from codeclippy_ls.tasks.edit import EditTask
 from codeclippy_ls.tasks.edit_context import select_edit_context
 from codeclippy_ls.text import Document
@@ -52,19 +50,19 @@ def save(shop, path):
 
 
 def propose(
-    text: str, cursor: str, answer: str, message: str, reason: FinishReason = FinishReason.STOP, uri: str = "a.py"
+    text: str, cursor: str, answer: str, message: str, reason: FinishReason = FinishReason.STOP, *others: str
 ) -> Proposal | Refusal:
-    """Make the proposal of an answer to an edit at the first line that holds ``cursor``; empty: the whole file."""
-    language = {"py": "python", "js": "javascript"}.get(uri.rpartition(".")[2], "")
-    document = Document(f"file:///{uri}", text, 1, language)
+    """Make the proposal of answers to an edit at the first line that holds ``cursor``; empty: the whole file."""
+    uri = "a.py"
+    document = Document(f"file:///{uri}", text, 1, "python")
     line = next(number for number in range(document.line_count) if cursor in document.line(number))
     context = select_edit_context(document, (line, line) if cursor else None, None, message)
     task = EditTask(uri, context, message, 400)
     lines = (0, len(context.lines))
     prompt = TokenPrompt((), frozenset(), FAMILIES[-1], line_range=lines, edit_format=EditFormat.REWRITE)
-    candidate = Candidate(answer, (), -0.1, reason)
-    candidate = replace(candidate, answer=task.parse_answer(candidate, prompt))
-    return make_proposal(document, context, None, Generation(reason, (candidate,)))
+    candidates = [Candidate(text, (), -0.1 * bool(at == 0), reason) for at, text in enumerate((answer, *others))]
+    parsed = tuple(replace(one, answer=task.parse_answer(one, prompt)) for one in candidates)
+    return make_proposal(document, context, None, Generation(reason, parsed))
 
 
 def test_a_method_is_written_without_its_indentation_and_put_back_with_it() -> None:
@@ -224,11 +222,11 @@ def test_drafts_cost_at_most_half_of_the_passes() -> None:
         assert passes <= total / 2, (size, passes, total)
 
 
-def test_lonely_names() -> None:
-    """Names that occur once and were not there: undefined ones, unused ones; neither the language's nor attributes."""
-    python, script = find_language("python"), find_language("javascript")
-    before = "def f(x):\n    return x\n"
-    assert count_lonely_names(before, "def f(x):\n    return sorted(x.y, key=len)\n", python) == 0
-    assert count_lonely_names(before, "def f(x):\n    unused = tokenise(x)\n    return x\n", python) == 2
-    assert count_lonely_names("f();\n", "f();\nthis.isEmpty();\nx.isFull(x);\n", script) == 1
-    assert count_lonely_names("a\n", "b\n", None) == 0
+def test_the_greedy_lines_are_proposed_first_unless_they_are_refused() -> None:
+    """Most tokens are copies, so that the model's probability tells little."""
+    one, other = "def load(path):\n    return 1\n```\n", "def load(path):\n    return 2\n```\n"
+    found = propose(SHOP, "def load", one, "return a number", FinishReason.STOP, other, other)
+    assert isinstance(found, Proposal) and "return 1" in found.after and "return 2" in found.alternatives[0].after
+    cut = "def load(path):\n    # ...\n```\n"
+    found = propose(SHOP, "def load", cut, "return a number", FinishReason.STOP, other)
+    assert isinstance(found, Proposal) and "return 2" in found.after and not found.alternatives

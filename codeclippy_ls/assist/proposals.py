@@ -21,6 +21,10 @@ _BIDI_CONTROLS = re.compile("[\u202a-\u202e\u2066-\u2069]")
 # In mean log-probability: what each changed line and each added line that is there already cost a proposal, and what
 # each further candidate with the same result adds to it (as much as four changed lines cost).
 _LINE_PENALTY, _DUPLICATE_PENALTY, _AGREEMENT_BONUS = 0.02, 0.2, 0.08
+# Of lines that are written anew, most tokens are copies, so that probabilities tell little. Of 31 instructed edits with
+# tests, the best of three was right in 23.8 by mean log-probability, in 23.9 by the total, in 24.8 if the greedy one is
+# the best unless it is refused (which names occur nowhere else changed nothing); one of the three was right in 25.3.
+_GREEDY_BONUS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,10 @@ def make_proposal(
     document: Document, context: EditContext, marker: Marker | None, generation: Generation
 ) -> Proposal | Refusal:
     """Return the best candidate's proposal with the others as alternatives; if all are refused, the first refusal."""
-    results = [_read_candidate(document, context, marker, candidate) for candidate in generation.candidates]
+    results = [
+        _read_candidate(document, context, marker, candidate, is_first=not index)
+        for index, candidate in enumerate(generation.candidates)
+    ]
     proposals = [result for result in results if isinstance(result, Proposal)]
     if not proposals:
         refusal = next(result for result in results if isinstance(result, Refusal))
@@ -88,7 +95,7 @@ def make_proposal(
 
 
 def _read_candidate(
-    document: Document, context: EditContext, marker: Marker | None, candidate: Candidate
+    document: Document, context: EditContext, marker: Marker | None, candidate: Candidate, is_first: bool
 ) -> Proposal | Refusal:
     """Read a candidate's diff again, like any other diff, and check its result."""
     answer: ContextDiff = candidate.answer
@@ -108,7 +115,7 @@ def _read_candidate(
     proposal = Proposal(document, tuple(edits), diff, candidate.logprob - _penalty(diff, context.lines[start:end]))
     if introduces_error(document.text, proposal.after, find_language(document.language)):
         return Refusal("the model's edit would introduce a syntax error")
-    return proposal
+    return replace(proposal, score=proposal.score + _GREEDY_BONUS) if answer.is_rewrite and is_first else proposal
 
 
 def _add_imports(imports: Sequence[str], edits: list[Edit], document: Document) -> list[Edit]:

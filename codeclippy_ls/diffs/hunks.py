@@ -387,10 +387,13 @@ def _convert_lines(parsed: Sequence[tuple[str, str]]) -> list[Line]:
 
 
 def _locate_start(header: _Header, has_old: bool) -> int | None:
-    """Return the line, from 0, of a header; without old lines its number is that of the line before."""
-    if header.old_start is None:
+    """Return the line, from 0, of a header; without old lines its number is that of the line before.
+
+    Line 0 of a hunk with old lines is a header that the model left empty, and no hint.
+    """
+    if header.old_start is None or (has_old and not header.old_start):
         return None
-    return max(header.old_start - 1, 0) if has_old else header.old_start
+    return header.old_start - 1 if has_old else header.old_start
 
 
 def _are_consistent(raw_hunks: Sequence[_RawHunk]) -> bool:

@@ -49,7 +49,8 @@ _NO_FENCE = "the answer has no whole block of code in a fence."
 class ContextDiff:
     """A diff of the lines ``[start, end)`` of an `EditContext`, or the problem if the answer is not an edit.
 
-    ``imports`` are lines that go to the other imports of the document.
+    ``imports`` are lines that go to the other imports of the document. With ``is_rewrite`` the model wrote the lines
+    anew.
     """
 
     text: str
@@ -57,6 +58,7 @@ class ContextDiff:
     end: int
     problem: str = ""
     imports: tuple[str, ...] = ()
+    is_rewrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,8 @@ class EditTask(Task):
         if problem := find_rewrite_problem(old, new, self.message, self.context):
             return ContextDiff("", start, end, problem)
         before, after = ("".join(line + "\n" for line in lines) for lines in (old, new))
-        return ContextDiff(write_diff(before, after, self.file_name or "file"), start, end, imports=imports)
+        diff = write_diff(before, after, self.file_name or "file")
+        return ContextDiff(diff, start, end, "", imports, is_rewrite=True)
 
     def _is_diff(self, text: str) -> bool:
         """Return whether an answer is a unified diff, while the document has no line that begins like one."""
