@@ -143,11 +143,11 @@ def make_profile(folder: Path, settings: dict[str, Any]) -> None:
     _start_code_server(folder, "--install-extension", str(VSIX)).wait(240)
 
 
-def set_command(profile: Path, command: list[str]) -> None:
-    """Write the machine setting for the command of the server, which a workspace cannot set."""
+def set_command(profile: Path, command: list[str], **settings: Any) -> None:
+    """Write the machine's settings: the command of the server, which a workspace cannot set, and others."""
     path = profile / "user" / "Machine" / "settings.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({**MACHINE, "codeclippy.server.command": command}))
+    path.write_text(json.dumps({**MACHINE, "codeclippy.server.command": command, **settings}))
 
 
 def _start_code_server(profile: Path, *arguments: str) -> subprocess.Popen[bytes]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.editors.conftest import Script
-from tests.editors.emacs import VERSIONS
+from tests.editors.code_server import USER, Window, drive, make_profile, serve, set_command
+from tests.editors.conftest import REAL_SERVER, Script
+from tests.editors.emacs import VERSIONS, Emacs
 from tests.editors.journeys import DIFF, Journey, play_emacs, play_neovim, play_vscode
-from tests.editors.neovim import BINARIES
+from tests.editors.neovim import BINARIES, Nvim
+from tests.editors.places import PATIENT, ask_emacs, ask_neovim, ask_vscode, check_places
 
 Start = Callable[[str], Journey]
 
@@ -45,3 +51,38 @@ def test_neovim_with_the_lines_of_the_readme(start: Start, version: str) -> None
 @pytest.mark.parametrize("version", VERSIONS)
 def test_emacs_with_the_line_of_the_readme(start: Start, version: str) -> None:
     play_emacs(start(f"Emacs {version}"), version)
+
+
+@pytest.fixture
+def model() -> str:
+    """Return the model that has something to say at the twelve places."""
+    name = os.environ.get("CODECLIPPY_JOURNEY_MODEL", "")
+    if not name:
+        pytest.skip("CODECLIPPY_JOURNEY_MODEL names no model")
+    return name
+
+
+@pytest.mark.parametrize("version", sorted(BINARIES))
+def test_twelve_places_in_neovim(model: str, tmp_path: Path, version: str) -> None:
+    nvim = Nvim(version, tmp_path, [*REAL_SERVER, f"--model={model}"], PATIENT)
+    with contextlib.closing(nvim):
+        assert check_places(partial(ask_neovim, nvim), tmp_path, model) == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_twelve_places_in_emacs(model: str, tmp_path: Path, version: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="clippy", ignore_cleanup_errors=True) as folder:
+        emacs = Emacs(version, Path(folder), [*REAL_SERVER, f"--model={model}"])
+        with contextlib.closing(emacs):
+            emacs.eval_lisp("(progn (setq codeclippy-settings '(:completion (:invokedBudgetMs 60000))) nil)")
+            assert check_places(partial(ask_emacs, emacs), tmp_path, model) == []
+
+
+def test_twelve_places_in_vscode(model: str, tmp_path: Path, shots: Path) -> None:
+    profile = tmp_path / "profile"
+    command = [*REAL_SERVER, f"--model={model}"]
+    make_profile(profile, USER)
+    set_command(profile, command, **{"codeclippy.completion.invokedBudgetMs": 60000})
+    with serve(profile) as port, drive(port, shots) as driver:
+        window = Window(driver, tmp_path / "project", profile / "command.json", "first")
+        assert check_places(partial(ask_vscode, window), tmp_path, model) == []

@@ -23,6 +23,7 @@ import { askAboutDiff } from './diff';
 import { ServerFinder } from './find';
 import { Offer, showOffer } from './model';
 import { previewEdit } from './preview';
+import { EditProgress } from './progress';
 import { SuggestionRetry } from './retry';
 import { makeSelector, Settings } from './settings';
 import { State, Status } from './status';
@@ -53,6 +54,7 @@ export class Server implements vscode.Disposable {
   // Our texts in the completion list: a selected one is complete, and gets no ghost text behind it.
   private listedTexts = new Set<unknown>();
   private readonly suggestionRetry = new SuggestionRetry();
+  private readonly editProgress = new EditProgress();
 
   constructor(
     private readonly finder: ServerFinder,
@@ -230,6 +232,7 @@ export class Server implements vscode.Disposable {
         },
         handleWorkDoneProgress: (token, value, next) => {
           this.status.handleProgress(token, value);
+          this.editProgress.handle(token, value);
           next(token, value);
         },
         provideInlineCompletionItems: (document, position, context, token, next) =>
@@ -282,6 +285,7 @@ export class Server implements vscode.Disposable {
     }
     session.isOver = true;
     session.process?.kill('SIGKILL');
+    this.editProgress.clear();
     this.session = undefined;
     setConnected(false);
     const now = Date.now();
@@ -298,6 +302,7 @@ export class Server implements vscode.Disposable {
   private async close(): Promise<void> {
     const session = this.session;
     this.session = undefined;
+    this.editProgress.clear();
     setConnected(false);
     this.status.set('idle');
     if (session === undefined || session.isOver) {

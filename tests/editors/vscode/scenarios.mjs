@@ -113,8 +113,8 @@ export async function typeText(vscode, { line, type }) {
 }
 
 /** Wait for ghost text without typing; return it. */
-export async function waitForGhostText(vscode, { expected = '', shot = '' } = {}) {
-  await vscode.ghost.first().waitFor();
+export async function waitForGhostText(vscode, { expected = '', shot = '', timeout = undefined } = {}) {
+  await vscode.ghost.first().waitFor({ timeout });
   await vscode.waitForGhostText(expected);
   await takePicture(vscode, shot);
   return vscode.getGhostText();
@@ -202,9 +202,9 @@ export async function editWithMessage(vscode, { line, message, palette = false, 
 }
 
 /** Wait for the preview, whose changes are ticked, and open its diff. */
-export async function waitForPreview(vscode, { row, shot = '' }) {
+export async function waitForPreview(vscode, { row, shot = '', timeout = undefined }) {
   const changed = vscode.preview.locator('.monaco-list-row', { hasText: row }).last();
-  await changed.waitFor();
+  await changed.waitFor({ timeout });
   await vscode.assertPreviewIsTicked();
   await changed.click();
   await vscode.page.locator('.monaco-diff-editor').first().waitFor();
@@ -248,9 +248,10 @@ export async function undo(vscode) {
   await vscode.keyboard.press('Control+Z');
 }
 
-/** Cancel the edit in progress by the palette. */
+/** Cancel the edit in progress by the palette; the status and the line say that it is being written. */
 export async function cancelEdit(vscode, { title }) {
   await vscode.waitForStatus(title);
+  await vscode.waitUntil('progress at the line', async () => (await vscode.getDecorations()).includes('writing'));
   await vscode.runCommand('Code Clippy: Cancel Edit');
   await vscode.waitForStatus('Code Clippy: ready');
 }
@@ -368,4 +369,18 @@ async function takePicture(vscode, name, height = 260) {
     await vscode.wait(500);
     await vscode.takeScreenshot(name, height);
   }
+}
+
+/** Ask for a suggestion at a place by key, wait until it has a text, and accept it. */
+export async function askAt(vscode, { line, column, expected }) {
+  await vscode.goToLine(line);
+  await vscode.keyboard.press('Home');
+  await vscode.keyboard.press('Home'); // before the indentation
+  for (let at = 0; at < column; at++) {
+    await vscode.keyboard.press('ArrowRight');
+  }
+  await vscode.keyboard.press('Alt+\\');
+  await vscode.waitUntil(`ghost text "${expected}"`, async () => (await vscode.getGhostText()).includes(expected), 60_000);
+  await vscode.keyboard.press('Tab');
+  await vscode.waitUntil('accepted', async () => (await vscode.ghost.count()) === 0, 20_000);
 }

@@ -119,6 +119,13 @@ export class Workbench {
     return (await this.ghost.allTextContents()).join('').replaceAll('\u00a0', ' ');
   }
 
+  /** Read the texts that extensions show behind lines. */
+  getDecorations() {
+    return this.page.evaluate(() =>
+      [...document.querySelectorAll('.view-lines span')].map((span) => getComputedStyle(span, '::after').content).join(' '),
+    );
+  }
+
   waitForGhostText(text) {
     return this.waitUntil(`ghost text "${text}"`, async () => (await this.getGhostText()).includes(text));
   }
