@@ -51,6 +51,10 @@ _EXAMPLES: dict[str, tuple[Example, ...]] = {
         ("codeclippy-ls models remove NAME", "remove a model that was downloaded like this"),
         ("codeclippy-ls models families", "list the kinds of models that are supported"),
     ),
+    "context": (
+        ("codeclippy-ls context hello.py:12:5", "what a model is shown of other files there, and why"),
+        ("codeclippy-ls context hello.py:12:5 --tokens 300", "the most needed 300 tokens of it"),
+    ),
     "cache": (
         ("codeclippy-ls cache", "list the prepared models and their sizes"),
         ("codeclippy-ls cache clear", "remove them"),
@@ -206,6 +210,16 @@ def _add_subcommands(parser: OptionParser) -> None:
     )
     models.add_argument("--use", action="store_true", help="with `get`: also make it the model of all editors")
     models.add_argument("--folder", action="append", metavar="PATH", help="look for models in this folder, too")
+    context = add("context", "print what a model is shown of other files at a position, and why")
+    context.add_argument("position", metavar="FILE:LINE:COL", help="line and column, counted from 1")
+    context.add_argument("--folder", metavar="PATH", type=Path, help="the project's folder; default: by its files")
+    context.add_argument(
+        "--tokens",
+        metavar="N",
+        type=int,
+        default=1000,
+        help="show so many at most",
+    )
     cache = add("cache", "list the models that were prepared in the cache, or remove them")
     cache.add_argument("action", choices=("list", "clear"), nargs="?", default="list", help="default: list")
     index = add("index", "list the indexes of your projects, bring one up to date, or remove them")
@@ -213,7 +227,7 @@ def _add_subcommands(parser: OptionParser) -> None:
     index.add_argument("--clear", action="store_true", help="remove the index of FOLDER, or all")
     doctor = add("doctor", "check the installation and say how to fix each problem")
     demo = add("demo", "play a short editing session with the real server in the terminal")
-    for subcommand in (complete, edit, models, cache, index, doctor, demo):
+    for subcommand in (complete, edit, context, models, cache, index, doctor, demo):
         _add_common_options(subcommand, default=argparse.SUPPRESS)
 
 

@@ -82,6 +82,37 @@ def edit(args: argparse.Namespace, options: dict[str, Any]) -> int:
     return 0
 
 
+def show_context(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    """Print what a prompt at ``FILE:LINE:COL`` shows of other files of its project, and why."""
+    import sqlite3
+
+    from codeclippy_ls.assist.context import ContextChooser, Cursor
+    from codeclippy_ls.index.building import update_index
+    from codeclippy_ls.index.files import find_project, is_indexable_folder
+    from codeclippy_ls.index.reader import FolderIndex
+    from codeclippy_ls.syntax.tree import DocumentTrees
+
+    try:
+        document, offset = _read_position(args.position)
+        settings = parse_settings(options)
+    except UsageError as error:
+        return _fail(2, str(error))
+    file = Path(args.position.rpartition(":")[0].rpartition(":")[0]).absolute()
+    folder = args.folder or find_project(file)
+    index = None
+    if is_indexable_folder(folder):
+        try:
+            update_index(folder)
+            index = FolderIndex(folder)
+        except (OSError, sqlite3.Error) as error:
+            return _fail(1, f"the index of {folder} cannot be written: {error}")
+    context = ContextChooser(lambda document: (), lambda document: index, DocumentTrees())
+    cursor = Cursor(document, document.text[:offset], document.text[offset:])
+    chosen = context.choose(settings, cursor, (), args.tokens)
+    sys.stdout.write(chosen.describe(file.name, document.line_at(offset) + 1))
+    return 0
+
+
 def manage_cache(args: argparse.Namespace, options: dict[str, Any]) -> int:
     """List the prepared models in the cache, the last used one first, or remove them."""
     from datetime import datetime
@@ -259,6 +290,7 @@ def _fail(code: int, reason: str) -> int:
 SUBCOMMANDS: dict[str, Callable[[argparse.Namespace, dict[str, Any]], int]] = {
     "complete": complete,
     "edit": edit,
+    "context": show_context,
     "cache": manage_cache,
     "index": manage_indexes,
     "doctor": run_doctor,

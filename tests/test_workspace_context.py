@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from codeclippy_ls import cli
 from codeclippy_ls.assist.context import ChosenContext, ContextChooser, Cursor, resolve_context_mode
 from codeclippy_ls.index.building import update_index
 from codeclippy_ls.index.reader import FolderIndex
@@ -271,3 +272,36 @@ def test_settings_of_a_workspace_cannot_open_closed_files() -> None:
     base, _ = parse({"model": {"endpoint": "https://example.com/v1"}})
     settings, _ = parse({"completion": {"context": "workspace"}}, base, Source.WORKSPACE)
     assert resolve_context_mode(settings) == "open" and isinstance(settings, Settings)
+
+
+async def test_a_command_shows_the_context(tmp_path: Path, worker: ScriptedWorker) -> None:
+    """As a document, for a place or where the user was last; with paths, reasons and tokens."""
+    async with in_process(Server(engine=worker.open)) as editor:
+        params = make_params([write_tree(tmp_path / "project", shapes=SHAPES)])
+        await editor.call("initialize", {**params, "capabilities": {"window": {"showDocument": {"support": True}}}})
+        editor.notify("initialized", {})
+        uri = (tmp_path / "project" / "main.py").as_uri()
+        await ask_until(editor, worker, MAIN, uri, "make_shape(width: int, height")
+        place = {"uri": uri, "position": {"line": 4, "character": 0}}
+        command = {"command": "codeclippy.showContext", "arguments": [place]}
+        result = await editor.call("workspace/executeCommand", command)
+        (part,) = result["parts"]
+        assert part["path"] == "shapes.py" and part["reasons"] == ["imported as make_shape"] and part["tokens"] > 10
+        document = await editor.until("window/showDocument")
+        shown = Path(document["uri"].removeprefix("file://")).read_text(encoding="utf-8")
+        assert shown == result["text"] and "imported as make_shape\ndef make_shape(width" in shown
+        editor.notify("codeclippy/cursor", {"textDocument": {"uri": uri}, "position": place["position"]})
+        command["arguments"] = []
+        assert await editor.call("workspace/executeCommand", command) == result
+        await editor.until("window/showDocument")
+        await editor.stop()
+
+
+def test_the_command_line_shows_the_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_tree(tmp_path / "project", shapes=SHAPES, main=MAIN.replace("|", ""))
+    (folder / "pyproject.toml").touch()
+    assert cli.main(["context", f"{folder / 'main.py'}:5:12"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("parts of another file are shown at line 5 of main.py: about ")
+    assert "--- shapes.py" in printed and "def make_shape(width: int, height: int) -> int: ..." in printed
+    assert cli.main(["context", f"{folder / 'main.py'}:99:1"]) == 2

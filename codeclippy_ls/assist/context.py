@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from codeclippy_ls.assist.triggers import find_excluding_setting
 from codeclippy_ls.index.question import Finding, Place
@@ -32,6 +33,7 @@ _MAX_CHARACTERS = 3000  # of open files alone, and while the model is unknown
 _LINES = 32  # that the cursor may move until snippets are chosen again in the same definition
 _LINES_OUTSIDE = 16  # the same outside of any
 _EDITED_BEFORE, _EDITED_AFTER = 4, 8  # lines around the last edit of another file
+_MAX_REASONS = 4  # of a part, in words
 _MAX_KEPT = 64  # documents
 
 FindIndex = Callable[[Document], FolderIndex | None]
@@ -44,6 +46,20 @@ class ContextPart:
 
     snippet: Snippet
     reasons: tuple[str, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Number of its tokens, roughly: vocabularies differ."""
+        return -(-(len(self.snippet.path) + len(self.snippet.text)) // CHARACTERS_PER_TOKEN)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as a client gets it."""
+        return {
+            "path": self.snippet.path,
+            "text": self.snippet.text,
+            "reasons": list(self.reasons),
+            "tokens": self.tokens,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +79,18 @@ class ChosenContext:
     def snippets(self) -> tuple[Snippet, ...]:
         """The snippets alone."""
         return tuple(part.snippet for part in self.parts)
+
+    def describe(self, name: str, line: int) -> str:
+        """Describe to the user what a prompt at a line of a file shows of other files, and why."""
+        if not self.parts:
+            return f"nothing of other files is shown at line {line} of {name}\n"
+        tokens = sum(part.tokens for part in self.parts)
+        files = f"{len(self.parts)} other files" if len(self.parts) > 1 else "another file"
+        sections = [f"parts of {files} are shown at line {line} of {name}: about {tokens} tokens, the most needed last"]
+        for part in self.parts:
+            reasons = "; ".join(part.reasons[:_MAX_REASONS])
+            sections.append(f"--- {part.snippet.path}, about {part.tokens} tokens: {reasons}\n{part.snippet.text}")
+        return "\n\n".join(sections) + "\n"
 
 
 @dataclass(frozen=True, slots=True)

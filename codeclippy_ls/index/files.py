@@ -44,6 +44,7 @@ _GENERATED_HEAD = re.compile(
     r"@generated\b|do not edit|(?:auto|automatically)[- ]?generated|generated (?:by|from|code)\b|code generated",
     re.IGNORECASE,
 )
+_PROJECT_MARKS = (".git", ".hg", "pyproject.toml", "setup.py", "package.json", "go.mod", "Cargo.toml", "pom.xml")
 _HEAD = 1000  # characters in which a file says that a program wrote it
 _MAX_MEAN_LINE, _MAX_LINE = 110, 5000  # characters; longer ones are a minifier's
 
@@ -52,6 +53,12 @@ def is_indexable_folder(folder: Path) -> bool:
     """Return whether a folder is a project's: neither the disk's root nor one that holds the user's home."""
     real, home = Path(os.path.realpath(folder)), Path(os.path.realpath(Path.home()))
     return real.is_dir() and real != home and real not in home.parents
+
+
+def find_project(file: Path) -> Path:
+    """Return the folder of the project that a file belongs to: the nearest one that says so, else the file's own."""
+    parents = list(file.parents)
+    return next((folder for folder in parents if any((folder / name).exists() for name in _PROJECT_MARKS)), parents[0])
 
 
 def list_files(folder: Path, only: Sequence[str] = ()) -> list[str]:

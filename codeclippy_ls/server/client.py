@@ -35,6 +35,7 @@ CLIENT_OPTIONS = frozenset({STATUS_OPTION, SEPARATION_OPTION, OFFER_OPTION, TOKE
 EDIT_COMMAND = "codeclippy.edit"
 REPLACE_EDIT_COMMAND = "codeclippy.replaceLastEdit"
 RELOAD_COMMAND = "codeclippy.reloadModel"
+CONTEXT_COMMAND = "codeclippy.showContext"
 METRICS_COMMAND = "codeclippy.showMetrics"
 LIST_MODELS_COMMAND = "codeclippy.listModels"
 USE_MODEL_COMMAND = "codeclippy.useModel"

@@ -138,7 +138,7 @@ class Edits:
         """Show a proposal's diff and ask the user to apply it, to see the next one, or to discard it."""
         proposal = proposals[index]
         name = parse_name(proposal.document.uri)
-        await self._show_diff(await asyncio.to_thread(proposal.patch, name), name)
+        await self.show_text(await asyncio.to_thread(proposal.patch, name), f"{name}.diff")
         count = f" ({index + 1} of {len(proposals)})" if len(proposals) > 1 else ""
         actions = [_APPLY, *([_NEXT] if len(proposals) > 1 else []), _DISCARD]
         try:
@@ -148,20 +148,20 @@ class Edits:
             return _UNASKED if not self._client.supports_show_document else _DISCARD
         return answer or _DISCARD
 
-    async def _show_diff(self, diff: str, name: str) -> None:
-        """Show a diff: as a document that the client requests, as a file, or not at all if the client shows neither."""
+    async def show_text(self, text: str, name: str) -> None:
+        """Show a text, such as a diff: as a document that the client requests, else as a file, if it shows any."""
         if not self._client.supports_show_document:
             return
         number = len(self._diffs)
         if self._client.supports_text_document_content:
-            uri = f"{DIFF_SCHEME}:/{number}/{name}.diff"
+            uri = f"{DIFF_SCHEME}:/{number}/{name}"
         else:
             self._folder = self._folder or Path(tempfile.mkdtemp(prefix="codeclippy-"))
-            file = self._folder / f"{number}-{Path(name).name[:_MAX_FILE_NAME]}.diff"
-            file.write_text(diff, encoding="utf-8", newline="")
+            file = self._folder / f"{number}-{Path(name).name[-_MAX_FILE_NAME:]}"
+            file.write_text(text, encoding="utf-8", newline="")
             file.chmod(0o400)
             uri = file.as_uri()
-        self._diffs[uri] = diff
+        self._diffs[uri] = text
         for old in list(self._diffs)[:-_MAX_DIFFS]:
             self._diffs[old] = ""
         try:

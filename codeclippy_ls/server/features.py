@@ -11,6 +11,7 @@ from pygls.exceptions import JsonRpcInvalidParams
 from codeclippy_ls.inference.spec import ModelRole
 from codeclippy_ls.server import convert
 from codeclippy_ls.server.client import (
+    CONTEXT_COMMAND,
     EDIT_COMMAND,
     GET_MODEL_COMMAND,
     LIST_MODELS_COMMAND,
@@ -23,6 +24,7 @@ from codeclippy_ls.server.edits import DIFF_SCHEME
 from codeclippy_ls.server.protocol import CURSOR_NOTIFICATION
 from codeclippy_ls.server.session import Session
 from codeclippy_ls.text import Document, Edit
+from codeclippy_ls.uris import parse_name
 
 Handler = Callable[[Session, Any], Awaitable[Any]]
 
@@ -289,6 +291,33 @@ async def show_metrics(session: Session, arguments: list[Any]) -> dict[str, Any]
     return metrics.to_json()
 
 
+async def show_context(session: Session, arguments: list[Any]) -> dict[str, Any]:
+    """Return what a prompt shows of other files, and why, and show it unless the one argument has ``quiet``.
+
+    For its ``uri`` and ``position``, or where the user was last.
+    """
+    argument = _read_object(arguments)
+    place = session.last_position
+    if isinstance(uri := argument.get("uri"), str) and isinstance(argument.get("position"), dict):
+        try:
+            place = uri, types.Position(**argument["position"])
+        except TypeError as error:
+            raise JsonRpcInvalidParams(f"{CONTEXT_COMMAND}: not a position") from error
+    document = session.documents.get(place[0]) if place is not None else None
+    if place is None or document is None:
+        session.client.show_message("no context: the document is not open")
+        return {"text": "", "parts": []}
+    offset = convert.to_offset(document, place[1], session.documents.encoding)
+    chosen = await session.assistant.choose_context(document, offset)
+    text = chosen.describe(parse_name(document.file_uri), place[1].line + 1)
+    if argument.get("quiet") is not True:
+        if session.client.supports_show_document:
+            await session.edits.show_text(text, "context.txt")
+        else:
+            session.client.show_message(text.partition("\n")[0])
+    return {"text": text, "parts": [part.to_json() for part in chosen.parts]}
+
+
 def _read_object(arguments: list[Any]) -> dict[str, Any]:
     """Return a command's one argument; an empty object if it is anything else."""
     argument = arguments[0] if len(arguments) == 1 else None
@@ -335,6 +364,7 @@ COMMANDS: dict[str, Handler] = {
     LIST_MODELS_COMMAND: list_models,
     USE_MODEL_COMMAND: use_model,
     GET_MODEL_COMMAND: get_model,
+    CONTEXT_COMMAND: show_context,
     convert.ACCEPT_COMMAND: did_accept_suggestion,
 }
 

@@ -56,6 +56,9 @@ OpenEngine = Callable[[Settings, StatusListener], Engine]
 class Session:
     """One client's documents, settings, assistant and edits. Belongs to the loop thread.
 
+    Attributes:
+        last_position: where the user was last, as far as the client tells.
+
     Args:
         settings: from the client's options and the command line; changes while running are laid over these.
         problems: what was wrong with the options, for the user.
@@ -89,7 +92,7 @@ class Session:
         self.model_menu = ModelMenu(client, folders is not None, file_settings or Settings(), self._use_models)
         self._initial_settings = settings
         self._tasks: set[asyncio.Task[None]] = set()
-        self._last_position: tuple[str, types.Position] | None = None  # where the user was when the model was loading
+        self.last_position: tuple[str, types.Position] | None = None  # where the user was when the model was loading
         self._reported_problems: set[str] = set()
         self._report_times: list[float] = []
         self._is_started = self._is_watching = False
@@ -153,8 +156,8 @@ class Session:
         while generations and not all(generations):
             await asyncio.sleep(_INDEX_INTERVAL)
             generations = await asyncio.to_thread(self.workspace.get_generations)
-        if generations != before and self._last_position is not None:
-            self.read_ahead(*self._last_position)
+        if generations != before and self.last_position is not None:
+            self.read_ahead(*self.last_position)
 
     def close(self) -> None:
         """Close the engine, resolve waiting requests, cancel background work and remove temporary files."""
@@ -206,7 +209,7 @@ class Session:
 
     def read_ahead(self, uri: str, position: types.Position) -> None:
         """Let the model read the text around a position, now or when it is loaded."""
-        self._last_position = uri, position
+        self.last_position = uri, position
         document = self.documents.get(uri)
         if document is not None:
             self.assistant.read_ahead(document, convert.to_offset(document, position, self.documents.encoding))
@@ -396,8 +399,8 @@ class Session:
     def _handle_ready(self) -> None:
         """Do what waited for the completion model."""
         self._offer_models_once()
-        if self._last_position is not None:
-            self.read_ahead(*self._last_position)
+        if self.last_position is not None:
+            self.read_ahead(*self.last_position)
 
     def _log_status(self, model: str, status: ModelStatus) -> None:
         """Log a model's new state by its role, and which model does what once that is known."""

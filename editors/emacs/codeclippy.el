@@ -32,7 +32,8 @@
 ;;
 ;; In both, M-x codeclippy-edit edits the region, or the function around point, by a message ("rename x to count").  The
 ;; edit is shown as a diff first: y applies it, n discards it.  M-x codeclippy-cancel cancels an edit in progress.
-;; M-x codeclippy-show-metrics shows how many suggestions were shown and accepted.
+;; M-x codeclippy-show-metrics shows how many suggestions were shown and accepted, M-x codeclippy-show-context what the
+;; model sees of other files at point.
 ;;
 ;;   (use-package codeclippy
 ;;     :bind ("C-c e" . codeclippy-edit)
@@ -1320,6 +1321,12 @@ the edits only, and the model for suggestions stays."
          :arguments (vector (list :name (plist-get model :name) :role (if edits-only "edit" "complete"))))
    :success-fn #'ignore
    :error-fn (lambda (failure) (codeclippy--message "%s" (plist-get failure :message)))))
+
+;;;###autoload
+(defun codeclippy-show-context ()
+  "Show what the model sees of other files at point, and why."
+  (interactive)
+  (codeclippy--execute-command "codeclippy.showContext"))
 
 ;;;###autoload
 (defun codeclippy-show-metrics ()

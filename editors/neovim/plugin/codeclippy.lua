@@ -23,7 +23,7 @@ vim.api.nvim_create_user_command('CodeClippy', function(args)
   require('codeclippy').command(args.args)
 end, {
   nargs = '?',
-  desc = 'Code Clippy: what it can do; or cancel, metrics, model, pause, reload, resume, status',
+  desc = 'Code Clippy: what it can do; or cancel, context, metrics, model, pause, reload, resume, status',
   complete = function(prefix)
     return vim.tbl_filter(function(name)
       return vim.startswith(name, prefix)

@@ -192,6 +192,11 @@ local subcommands = {
   model = function(client)
     require('codeclippy.model').choose(client, vim.api.nvim_get_current_buf())
   end,
+  context = function(client)
+    local place = vim.lsp.util.make_position_params(0, client.offset_encoding)
+    local argument = { uri = place.textDocument.uri, position = place.position }
+    client:exec_cmd({ title = 'context', command = 'codeclippy.showContext', arguments = { argument } })
+  end,
   metrics = function(client)
     client:exec_cmd({ title = 'metrics', command = 'codeclippy.showMetrics', arguments = {} })
   end,
@@ -202,6 +207,7 @@ local subcommands = {
 
 local descriptions = {
   cancel = 'cancel the edit in progress',
+  context = 'show what the model sees of other files here',
   metrics = 'count the suggestions that were accepted',
   pause = 'turn suggestions off in this buffer',
   reload = 'load the model again, after a failure',
