@@ -9,7 +9,10 @@ index; *oracle*, the first lines of the definitions that the line needs. Of each
 
 - *exact*: the line equals the one that stood there;
 - *names*: the line is right up to the last of the wanted names;
-- *shown*: all wanted names are in what the prompt shows of other files.
+- *shown*: all wanted names are in what the prompt shows of other files;
+- *nats*: the mean cost of a token of the right line.
+
+With ``--at-name`` the cursor is not at the line's start but right before the first wanted name, as in CrossCodeEval.
 
 ``--plain`` adds places whose line uses no name of another file. ``--recall`` runs no model and counts *shown* alone.
 The limits of prompts are fixed, so that figures do not depend on how busy the machine is. Each answer is a line of
@@ -28,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.cross_file_places import CrossFilePlace, find_places
+from bench.cross_file_places import CrossFilePlace, find_places, move_to_name
 from codeclippy_ls.assist.context import ChosenContext, ContextChooser, ContextPart, Cursor
 from codeclippy_ls.engines import open_thread_engine
 from codeclippy_ls.index.building import update_index
@@ -137,8 +140,11 @@ class LineTask(CompletionTask):
         return "\n" in written or not self.wanted_line.startswith(written)
 
 
-async def answer(engine: Engine, place: CrossFilePlace, chosen: ChosenContext) -> str:
-    """Return the part of a place's line that greedy decoding writes right, with a line end if it is all of it."""
+async def answer(engine: Engine, place: CrossFilePlace, chosen: ChosenContext) -> tuple[str, float | None]:
+    """Return the part of a place's line that greedy decoding writes right, with a line end if it is all of it.
+
+    And the nats that a token of the right line costs; ``None`` if it could not be scored.
+    """
     language = language_of_file(place.path)
     context = CompletionContext(
         place.prefix,
@@ -149,13 +155,14 @@ async def answer(engine: Engine, place: CrossFilePlace, chosen: ChosenContext) -
         path=chosen.path,
         repository=chosen.repository,
     )
-    task = LineTask(context, _MAX_TOKENS, multiline=False, wanted_line=place.line)
-    sampling = Sampling(max_tokens=_MAX_TOKENS, temperature=0.0)
+    task = LineTask(context, _MAX_TOKENS, multiline=False, guess=place.line, wanted_line=place.line)
+    sampling = Sampling(max_tokens=_MAX_TOKENS, temperature=0.0, use_drafts=False)
     generation = await engine.submit(Request(task, sampling, ModelRole.COMPLETE)).result()
     candidate = generation.candidates[0]
     line, end, _ = str(candidate.answer).partition("\n")
     is_whole = line.rstrip() == place.line and (bool(end) or candidate.finish_reason is FinishReason.END)
-    return posixpath.commonprefix([line, place.line]) + ("\n" if is_whole else "")
+    nats = next((-one.logprob for one in generation.candidates if one.is_guess), None)
+    return posixpath.commonprefix([line, place.line]) + ("\n" if is_whole else ""), nats
 
 
 async def measure(args: argparse.Namespace) -> None:
@@ -165,6 +172,8 @@ async def measure(args: argparse.Namespace) -> None:
     choosers = Choosers(trees, args.context_tokens)
     places = find_places(folders, args.suffix, args.places, args.seed, needed=True)
     plain = find_places(folders, args.suffix, args.plain, args.seed, needed=False)
+    if args.at_name:
+        places = [move_to_name(place) for place in places]
     if args.recall:
         report_recall(choosers, places, args.modes)
         return
@@ -179,7 +188,8 @@ async def measure(args: argparse.Namespace) -> None:
         for mode in args.modes if needed else [mode for mode in args.modes if mode != "oracle"]:
             if (number, needed, mode) not in done:
                 chosen = choosers.choose(place, mode)
-                row = make_row(place, await answer(engine, place, chosen), chosen)
+                right, nats = await answer(engine, place, chosen)
+                row = {**make_row(place, right, chosen), "nats": nats}
                 append_row(out, {"number": number, "needed": needed, "mode": mode, **row})
     engine.close()
     engine.join(10)
@@ -228,10 +238,14 @@ def report(rows: Iterable[dict[str, Any]]) -> None:
         print(f"{len(numbers)} places that need {'another' if needed else 'no other'} file")
         for mode in modes:
             mine = [row for row in some if row["mode"] == mode and row["number"] in numbers]
+            scored = [row["nats"] for row in mine if row.get("nats") is not None]
             cells = [
                 f"{key} {sum(row[key] for row in mine) / max(1, len(mine)):.1%}" for key in ("exact", "names", "shown")
             ]
-            print(f"  {mode:10} " + ", ".join(cells if needed else cells[:1]))
+            cells = cells if needed else cells[:1]
+            if scored:
+                cells.append(f"nats {sum(scored) / len(scored):.2f}")
+            print(f"  {mode:10} " + ", ".join(cells))
 
 
 def main() -> None:
@@ -246,6 +260,7 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=1024)
     parser.add_argument("--context-tokens", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--at-name", action="store_true", help="the cursor is right before the first wanted name")
     parser.add_argument("--recall", action="store_true")
     parser.add_argument("--report", action="store_true", help="print the answers so far")
     parser.add_argument("--out", default="cross_file.jsonl")

@@ -10,7 +10,7 @@ import builtins
 import random
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from codeclippy_ls.index.files import list_files, read_source
@@ -51,7 +51,7 @@ class Definition:
 
 @dataclass(frozen=True)
 class CrossFilePlace:
-    """A cursor on an empty line whose text is known.
+    """A cursor whose text up to the end of the line is known.
 
     Attributes:
         folder: the package's tree.
@@ -90,6 +90,13 @@ def find_places(
             if places and len(chosen) < count:
                 chosen.append(places.pop())
     return chosen
+
+
+def move_to_name(place: CrossFilePlace) -> CrossFilePlace:
+    """Return a place with the cursor right before the first wanted name, as in CrossCodeEval."""
+    found = re.search(rf"\b{re.escape(place.wanted[0])}\b", place.line) if place.wanted else None
+    start = found.start() if found is not None else 0
+    return replace(place, prefix=place.prefix + place.line[:start], line=place.line[start:])
 
 
 def _list_places(folder: Path, suffixes: Sequence[str], needed: bool) -> Iterable[CrossFilePlace]:

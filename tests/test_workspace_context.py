@@ -261,7 +261,6 @@ async def test_a_stranger_has_no_folder_read(tmp_path: Path, worker: ScriptedWor
         await editor.ghost(buffer, MAIN.index("|"))
         assert "height" not in worker.prompts[-1]
         assert not list((tmp_path / "cache").rglob("*.db"))
-        await editor.until("client/registerCapability")
         await editor.stop()
 
 

@@ -137,7 +137,7 @@ class Session:
             return
         self.workspace.start()
         self.run_in_background(self._follow_indexes())
-        if not self._is_watching:
+        if self.workspace.has_folders and not self._is_watching:
             self._is_watching = True
             self.run_in_background(self._watch_files())
 

@@ -42,6 +42,11 @@ class Workspace:
         if self._processes or self._indexes:
             self.start()
 
+    @property
+    def has_folders(self) -> bool:
+        """There is something to index."""
+        return bool(self._folders)
+
     def start(self) -> None:
         """Build the indexes of the folders, and drop those of folders that were removed."""
         for folder in self._processes.keys() - set(self._folders):
