@@ -343,12 +343,26 @@ class EditSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class NextEditSettings:
+    """Next edits, from the last ones."""
+
+    enabled: str = _field(
+        "auto",
+        "Propose the next edit after yours, in editors that can show one: the other uses of a renamed name, the same "
+        "change in other places (`auto`); or nothing (`off`).",
+        choices=("auto", "off"),
+        workspace=WorkspaceRule.LAST,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that a user can set."""
 
     model: ModelSettings = field(default_factory=ModelSettings)
     completion: CompletionSettings = field(default_factory=CompletionSettings)
     edit: EditSettings = field(default_factory=EditSettings)
+    next_edit: NextEditSettings = field(default_factory=NextEditSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -506,7 +520,7 @@ def list_settings() -> list[SettingInfo]:
     defaults = Settings()
     return [
         SettingInfo(
-            path=f"{section.name}.{to_camel_case(member.name)}",
+            path=f"{to_camel_case(section.name)}.{to_camel_case(member.name)}",
             default=getattr(getattr(defaults, section.name), member.name),
             **member.metadata,
         )

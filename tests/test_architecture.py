@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model_choices": {"catalog", "families", "settings"},
     "model_specs": {"inference", "settings"},
     "syntax": {"text"},
+    "next_edit": {"syntax", "text"},
     "index": {"secret_files", "secret_text", "syntax"},
     "postprocess": {"families", "syntax", "text"},
     "prompts": {"families", "syntax", "text"},
@@ -54,7 +55,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engines": {"fallback_engine", "engine", "host", "remote", "tasks", "inference", "model_specs", "settings"},
     "server": {
         *("engines", "assist", "tasks", "prompts", "syntax", "inference", "settings", "framing", "listening"),
-        *("secret_files", "text", "uris", "notebooks", "user_config", "index", "catalog", "model_choices", ""),
+        *("secret_files", "text", "uris", "notebooks", "user_config", "index", "catalog", "model_choices", "next_edit"),
+        "",
     },
 }
 _COMMAND_LINE = {
@@ -86,7 +88,7 @@ KNOWN_BY = {
     "cattrs": {"server", "host"},
     "filelock": {"host", "index", "catalog"},
     "unidiff": {"diffs"},
-    "tree_sitter": {"syntax"},
+    "tree_sitter": {"syntax", "next_edit"},
     "httpx2": {"remote"},
 }
 

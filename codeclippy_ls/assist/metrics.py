@@ -35,6 +35,7 @@ class Metrics:
     *typed through* if it was typed key by key to its end, otherwise *dismissed*.
 
     Attributes:
+        next_edits: that were accepted.
         characters_saved: characters of accepted suggestions that were not typed.
         latencies: seconds from request to answer, of the newest answers.
     """
@@ -44,6 +45,7 @@ class Metrics:
     typed_through: int = 0
     dismissed: int = 0
     characters_saved: int = 0
+    next_edits: int = 0
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_LATENCIES))
     _on_screen: dict[str, _Shown] = field(default_factory=dict, repr=False)
 
@@ -107,6 +109,7 @@ class Metrics:
             "typedThrough": self.typed_through,
             "dismissed": self.dismissed,
             "charactersSaved": self.characters_saved,
+            "nextEditsAccepted": self.next_edits,
             "answers": len(latencies),
             "answerMilliseconds": percentiles,
         }

@@ -21,7 +21,8 @@ from codeclippy_ls.server.client import (
     USE_MODEL_COMMAND,
 )
 from codeclippy_ls.server.edits import DIFF_SCHEME
-from codeclippy_ls.server.protocol import CURSOR_NOTIFICATION
+from codeclippy_ls.server.next_edits import ACCEPT_NEXT_EDIT_COMMAND, to_inline_edit
+from codeclippy_ls.server.protocol import CURSOR_NOTIFICATION, INLINE_EDIT_REQUEST
 from codeclippy_ls.server.session import Session
 from codeclippy_ls.text import Document, Edit
 from codeclippy_ls.uris import parse_name
@@ -152,6 +153,23 @@ def _selected_item(session: Session, document: Document, info: types.SelectedCom
 async def did_move_cursor(session: Session, params: types.TextDocumentPositionParams) -> None:
     """Read the text around a cursor that rests somewhere, so that the first key there is fast."""
     session.read_ahead(params.text_document.uri, params.position)
+
+
+async def inline_edit(session: Session, params: types.TextDocumentPositionParams) -> dict[str, Any]:
+    """Return the next edit, in a list of one; an empty list if there is none: clients show errors to the user."""
+    document = session.documents.get(params.text_document.uri)
+    if document is None:
+        return {"edits": []}
+    encoding = session.documents.encoding
+    found = await session.propose_next_edit(document, convert.to_offset(document, params.position, encoding))
+    if found is None or session.documents.get(document.uri) is not document:
+        return {"edits": []}
+    return {"edits": [to_inline_edit(document, found, encoding)]}
+
+
+async def did_accept_next_edit(session: Session, arguments: list[Any]) -> None:
+    """Count an accepted next edit; the command of every one, with one object with ``uri``."""
+    session.assistant.metrics.next_edits += 1
 
 
 async def did_accept_suggestion(session: Session, arguments: list[Any]) -> None:
@@ -352,6 +370,7 @@ FEATURES: dict[str, tuple[Handler, Any]] = {
     types.WORKSPACE_DID_CHANGE_WATCHED_FILES: (did_change_watched_files, None),
     types.WORKSPACE_DID_CHANGE_WORKSPACE_FOLDERS: (did_change_workspace_folders, None),
     CURSOR_NOTIFICATION: (did_move_cursor, None),
+    INLINE_EDIT_REQUEST: (inline_edit, None),
     types.WORKSPACE_DID_CHANGE_CONFIGURATION: (did_change_configuration, None),
     types.WINDOW_WORK_DONE_PROGRESS_CANCEL: (work_done_progress_cancel, None),
 }
@@ -366,6 +385,7 @@ COMMANDS: dict[str, Handler] = {
     GET_MODEL_COMMAND: get_model,
     CONTEXT_COMMAND: show_context,
     convert.ACCEPT_COMMAND: did_accept_suggestion,
+    ACCEPT_NEXT_EDIT_COMMAND: did_accept_next_edit,
 }
 
 

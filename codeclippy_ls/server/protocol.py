@@ -43,6 +43,7 @@ INTERNAL_ERROR = -32603
 NOT_INITIALIZED = -32002
 CANCELLED = -32800
 CURSOR_NOTIFICATION = "codeclippy/cursor"
+INLINE_EDIT_REQUEST = "textDocument/copilotInlineEdit"
 
 
 _SYNC_METHODS = ("textDocument/did", "notebookDocument/did")  # notifications
@@ -57,6 +58,16 @@ class CursorNotification:
 
     params: types.TextDocumentPositionParams
     method: str = CURSOR_NOTIFICATION
+    jsonrpc: str = "2.0"
+
+
+@dataclass(frozen=True, slots=True)
+class InlineEditRequest:
+    """A request of GitHub's language server: what is to be edited next?"""
+
+    id: int | str
+    params: types.TextDocumentPositionParams
+    method: str = INLINE_EDIT_REQUEST
     jsonrpc: str = "2.0"
 
 
@@ -224,7 +235,8 @@ class GuardedProtocol(LanguageServerProtocol):
         return method in self.fm.builtin_features or method in self.fm.features
 
     def _type_of(self, method: str) -> Any:
-        return CursorNotification if method == CURSOR_NOTIFICATION else self.get_message_type(method)
+        own = {CURSOR_NOTIFICATION: CursorNotification, INLINE_EDIT_REQUEST: InlineEditRequest}
+        return own.get(method) or self.get_message_type(method)
 
     def _send_error(self, id: Any, code: int, message: str) -> None:
         self._send_data({"jsonrpc": self.VERSION, "id": id, "error": {"code": code, "message": message}})

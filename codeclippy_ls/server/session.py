@@ -26,6 +26,7 @@ from codeclippy_ls.assist.triggers import find_excluding_setting
 from codeclippy_ls.inference.engine import Engine, ModelState, ModelStatus, StatusListener
 from codeclippy_ls.inference.errors import DocumentRefusedError, EngineError
 from codeclippy_ls.inference.spec import ModelRole
+from codeclippy_ls.next_edit.propose import NextEdit
 from codeclippy_ls.notebooks import Notebooks
 from codeclippy_ls.prompts.context_snippets import OpenFile
 from codeclippy_ls.secret_files import is_secret_uri
@@ -33,6 +34,7 @@ from codeclippy_ls.server import convert
 from codeclippy_ls.server.client import RELOAD_COMMAND, Client, Progress
 from codeclippy_ls.server.edits import Edits
 from codeclippy_ls.server.model_menu import ModelMenu
+from codeclippy_ls.server.next_edits import NextEdits
 from codeclippy_ls.server.workspace import Workspace
 from codeclippy_ls.settings import Settings, Source, parse, split_workspace
 from codeclippy_ls.syntax.languages import language_of_file
@@ -90,6 +92,7 @@ class Session:
         self._may_name_folders = folders is not None
         self._edited_lines: dict[str, int] = {}
         self.model_menu = ModelMenu(client, folders is not None, file_settings or Settings(), self._use_models)
+        self.next_edits = NextEdits()
         self._initial_settings = settings
         self._tasks: set[asyncio.Task[None]] = set()
         self.last_position: tuple[str, types.Position] | None = None  # where the user was when the model was loading
@@ -196,6 +199,7 @@ class Session:
 
     def change_document(self, uri: str, version: int | None, changes: Sequence[Change]) -> None:
         """Apply changes; a document that cannot be followed any more is marked as desynced, with one message."""
+        before = self.documents.get(uri)
         try:
             self.documents.change(uri, version, changes)
             if changes and (place := changes[-1].start) is not None:
@@ -206,6 +210,7 @@ class Session:
             log.warning("a change cannot be applied: %s", error)
             self.mark_desynced(uri)
         self.assistant.record_change(uri, self.documents.get(uri))
+        self.next_edits.record_change(before, self.documents.get(uri))
 
     def read_ahead(self, uri: str, position: types.Position) -> None:
         """Let the model read the text around a position, now or when it is loaded."""
@@ -220,6 +225,7 @@ class Session:
         self._edited_lines.pop(uri, None)
         self.assistant.forget_document(uri)
         self.edits.forget_document(uri)
+        self.next_edits.forget_document(uri)
 
     def mark_desynced(self, uri: str) -> None:
         """Mark a document whose text is no longer known, and tell the user."""
@@ -469,6 +475,12 @@ class Session:
         finally:
             showing.cancel()
             await asyncio.gather(showing, return_exceptions=True)
+
+    async def propose_next_edit(self, document: Document, offset: int) -> NextEdit | None:
+        """Return the next edit, unless the settings leave out next edits or the document."""
+        if self.settings.next_edit.enabled == "off" or self._is_excluded(document):
+            return None
+        return await self.next_edits.propose(document, offset)
 
     async def list_edits(self, document: Document, lines: tuple[int, int]) -> list[tuple[str, str]]:
         """Return title and message of each edit to offer for these lines; an empty message is read from a comment."""
