@@ -88,9 +88,9 @@ def list_locals(text: str) -> list[tuple[str, int]]:
     for line in text.split("\n"):
         starts.append(starts[-1] + len(line) + 1)
     found = []
-    for function in ast.walk(ast.parse(text)):
-        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside = {id(part) for function in functions for part in ast.walk(function) if part is not function}
+    for function in (function for function in functions if id(function) not in inside):
         parts = list(ast.walk(function))
         declared = {name for node in parts if isinstance(node, ast.Global | ast.Nonlocal) for name in node.names}
         arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
@@ -100,7 +100,9 @@ def list_locals(text: str) -> list[tuple[str, int]]:
         for name, item in names:
             at = starts[item.lineno - 1] + len(text.split("\n")[item.lineno - 1].encode()[: item.col_offset].decode())
             first[name] = min(first.get(name, at), at)
-        nested = {inner.name for inner in parts if inner is not function and hasattr(inner, "name")}
+        # A function around another one holds the names of the inner one's parameters, for their annotations.
+        inner = [item.arg for item in parts if isinstance(item, ast.arg) and item not in arguments]
+        nested = {item.name for item in parts if item is not function and hasattr(item, "name")} | set(inner)
         found += [(name, at) for name, at in first.items() if name not in declared | nested and name != "self"]
     return found
 
