@@ -80,6 +80,7 @@ def ask_neovim(nvim: Nvim, path: Path, prefix: str, suffix: str, expected: str) 
     """Accept and accept in Neovim; return the text of the buffer."""
     nvim.press("<Esc><Esc>")
     nvim.open(path, prefix + suffix)
+    nvim.wait_until_ready()
     column = len(prefix) - prefix.rfind("\n") - 1
     nvim.exec_lua("vim.bo.modified = false")
     nvim.set_cursor(prefix.count("\n") + 1, column)
