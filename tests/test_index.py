@@ -304,7 +304,7 @@ def test_members_of_what_is_used_come_along(write: Write) -> None:
         assert {"shapes.py:area", "shapes.py:scale_by", "shapes.py:width"} <= set(
             found_names(index, "main.py", text)[:6]
         )
-        text = "import shapes\n\nclass Box(shapes.Shape):\n    def f(self):\n        |\n"
+        text = "class Box(Shape):\n    def f(self):\n        |\n"
         found = find(index, "main.py", text)
         assert "member of the parent Shape" in {one.reason for one in found if one.declaration is not None}
 
@@ -312,7 +312,9 @@ def test_members_of_what_is_used_come_along(write: Write) -> None:
 def test_an_excerpt_shows_signatures_and_no_bodies(write: Write) -> None:
     with indexed(write(shapes_py=HELPER)) as index:
         text = "from shapes import Shape, make_shape\n\ndef grow(shape: Shape):\n    shape.|\n"
-        (excerpt,) = write_excerpts(find(index, "main.py", text), 2000)
+        found = find(index, "main.py", text)
+        (excerpt,), (short,) = write_excerpts(found, 3000), write_excerpts(found, 2000)
+    assert "Return a larger one" in excerpt.text and "Return a larger one" not in short.text
     assert excerpt.path == "shapes.py"
     assert excerpt.text == (
         'class Shape(Base):\n    """A shape."""\n'
@@ -330,7 +332,7 @@ def test_excerpts_fit_the_limit_with_the_most_needed(write: Write) -> None:
         for limit in range(0, 400, 7):
             excerpts = write_excerpts(found, limit)
             assert sum(len(one.text) + len(one.path) + 12 for one in excerpts) <= limit + 2 * len(excerpts)
-        assert [one.path for one in write_excerpts(found, 120)] == ["shapes.py"]
+        assert [one.path for one in write_excerpts(found, 80)] == ["shapes.py"]
         assert [one.path for one in write_excerpts(found, 400)] == ["far.py", "shapes.py"]
 
 

@@ -101,6 +101,12 @@ def forget_links() -> None:
 
 def read_source(folder: Path, path: str) -> tuple[str, os.stat_result] | None:
     """Read a file's text with LF line ends; ``None`` if it is not regular, too large, binary or a program's work."""
+    found = read_text(folder, path)
+    return None if found is None or is_generated(found[0]) else found
+
+
+def read_text(folder: Path, path: str) -> tuple[str, os.stat_result] | None:
+    """Read a file's text with LF line ends; ``None`` if it is not regular, too large or binary."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(folder / path, flags)
@@ -117,7 +123,7 @@ def read_source(folder: Path, path: str) -> tuple[str, os.stat_result] | None:
     if b"\0" in content[:8192]:
         return None
     text = content.decode("utf-8-sig", "replace").replace("\r\n", "\n").replace("\r", "\n")
-    return None if is_generated(text) else (text, status)
+    return text, status
 
 
 def is_generated(text: str) -> bool:

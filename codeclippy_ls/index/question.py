@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from codeclippy_ls.index.files import is_inside, read_source
+from codeclippy_ls.index.files import is_inside, read_text
 from codeclippy_ls.index.reading import WINDOW_LINES, blank_secret_lines, extract_words
 from codeclippy_ls.index.resolving import Located, Module, Resolver
 from codeclippy_ls.syntax.declarations import Declaration, list_declarations
@@ -43,6 +43,7 @@ _MAX_FREQUENCY = 400  # windows that have such a word
 _MAX_ALIKE = 0.5  # of a window's words: what is more alike is repeated
 _MIN_ALIKE = 0.12
 _MAX_WINDOWS = 2
+_KEY_LINES = 120  # of a private key, at most
 _MIN_WORDS = 6  # of a window
 
 
@@ -333,11 +334,13 @@ class _Search:
                 yield Finding(path, reason, 1.0 + alike, line, text=text)
 
     def _read_window(self, path: str, line: int) -> str:
-        found = read_source(self._folder, path) if is_inside(self._folder, path) else None
+        found = read_text(self._folder, path) if is_inside(self._folder, path) else None
         if found is None:
             return ""
-        lines = blank_secret_lines(found[0]).split("\n")[line : line + WINDOW_LINES]
-        return "\n".join(lines).strip("\n")
+        # With the lines around: a private key has no more.
+        lines, first = found[0].split("\n"), max(0, line - _KEY_LINES)
+        around = blank_secret_lines("\n".join(lines[first : line + WINDOW_LINES + _KEY_LINES])).split("\n")
+        return "\n".join(around[line - first : line - first + WINDOW_LINES]).strip("\n")
 
     def _find_counterpart(self) -> Iterator[Finding]:
         """Yield the heads of what a test tests, and of the tests of a file."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 # A person who asks by key in a file that was never read waits for the whole prompt.
 _PROMPT_SECONDS = 4.0
 _MIN_PROMPT, _MAX_PROMPT = 512, 32768
-_SNIPPET_SHARE, _SNIPPET_SECONDS, _MAX_SNIPPETS = 0.3, 1.2, 1500
+_SNIPPET_SHARE, _SNIPPET_SECONDS, _MAX_SNIPPETS = 0.25, 1.2, 1500
 # Families that have the suffix behind the prefix read it again at every key.
 _SUFFIX_SECONDS, _MIN_SUFFIX = 0.25, 64
 # A key waits for the chunk that is being read. Below 64 tokens a chunk costs a model of 0.5 billion parameters 7 % more
