@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from codeclippy_ls.catalog import prepared_cache
 from codeclippy_ls.catalog.prepared_cache import CacheFullError, find_entry, identify, list_entries, make_entry
@@ -293,6 +294,31 @@ def test_cache_is_listed_and_cleared(own_cache: Path, capsys: pytest.CaptureFixt
     assert main(["cache", "clear"]) == 0
     assert capsys.readouterr().out.startswith("removed 2 MB")
     assert not list_entries()
+
+
+@needs_int8
+@pytest.mark.parametrize("is_gguf", [True, False])
+def test_norms_of_parallel_layers_are_folded_before(
+    is_gguf: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that only norms and biases are floats, and a second start has nothing to quantize."""
+    module = gguf_files.make_module("gptneox")
+    if is_gguf:
+        path = gguf_files.write_model("gptneox", module, tmp_path / "toy.gguf")
+    else:
+        path = tmp_path / "toy"
+        module.save_pretrained(path)
+        (path / "tokenizer.json").write_text(checkpoints.make_tokenizer_json(), encoding="utf-8")
+        monkeypatch.setattr(folder_checkpoint, "_MIN_BYTES", 0)
+    exact = compute_logits(load(ModelSpec(str(path), "cpu", "float32", 1)))
+    for entry in list_entries():
+        prepared_cache.remove_entry(entry.folder)
+    found = compute_logits(load_int8(path))
+    with safe_open(only_entry() / "model.safetensors", framework="pt") as file:
+        types = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118
+    assert {dtype for name, dtype in types.items() if name.endswith("dense_4h_to_h.weight")} == {torch.int8}
+    assert {dtype for name, dtype in types.items() if name.endswith("query_key_value.weight")} == {torch.int8}
+    assert float((found - exact).norm() / (exact - exact.mean()).norm()) < 0.05
 
 
 @needs_int8

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import platformdirs
 
-VERSION = 4  # of what is written into an entry; another one makes every entry anew
+VERSION = 5  # of what is written into an entry; another one makes every entry anew
 _MANIFEST = "entry.json"
 _MAX_BYTES = 40 << 30  # of all entries: a model of 30 billion parameters in int8, or two dozen small ones
 _MAX_SHARE_OF_DISK = 0.5  # of the bytes that are free or ours

@@ -478,11 +478,18 @@ def load_layer_weights(config: ModelConfig, weights: StateDict, layer: int) -> L
 
 def _fold_norm(norm: WeightAndBias, layer: WeightAndBias) -> WeightAndBias:
     """Fold a norm's weight and bias into the layer behind it, which then reads an identity norm."""
+    if _is_identity(norm):
+        return layer
     weight, scale = to_tensor(layer.weight).float(), to_tensor(norm.weight).float()
     bias = None if layer.bias is None else layer.bias.float()
     if norm.bias is not None:
         bias = weight @ norm.bias.float() + (0.0 if bias is None else bias)
     return WeightAndBias(weight * scale, bias)
+
+
+def _is_identity(norm: WeightAndBias) -> bool:
+    """Return True if a norm only normalizes, as one that was folded beforehand."""
+    return bool((to_tensor(norm.weight) == 1).all()) and (norm.bias is None or not bool(norm.bias.any()))
 
 
 def _make_identity_norm(norm: WeightAndBias) -> WeightAndBias:

@@ -18,6 +18,7 @@ from torch import Tensor
 from codeclippy_ls.catalog.prepared_cache import find_entry, identify, make_entry
 from codeclippy_ls.engine.decoder.architectures import ModelConfig, compute_weight_shapes
 from codeclippy_ls.engine.loading.chat_template import read_chat_template
+from codeclippy_ls.engine.loading.folded_norms import FoldedNorms, find_foldable_norms
 from codeclippy_ls.engine.loading.prepared_tokenizer import write_tokenizer
 from codeclippy_ls.engine.loading.prepared_weights import (
     Report,
@@ -127,13 +128,15 @@ def prepare_folder(folder: Path, config: ModelConfig, name: str, report: Report)
             if not source.matches(config):
                 return None
             source.drop_tied_head(config)
-            quantization = plan_quantization(config)
+            norm_of = find_foldable_norms(source, config)
+            folded = FoldedNorms(source, norm_of)
+            quantization = plan_quantization(config, bool(norm_of))
 
             def write(target: Path) -> None:
                 write_tokenizer(read_tokenizer(folder, config.vocab_size), read_chat_template(folder), target)
-                write_weights(target / "model.safetensors", source, "int8", quantization, report)
+                write_weights(target / "model.safetensors", folded, "int8", quantization, report)
 
-            nbytes = compute_prepared_bytes(source, "int8", quantization) + _OTHER_BYTES
+            nbytes = compute_prepared_bytes(folded, "int8", quantization) + _OTHER_BYTES
             return make_entry(name, folder, "int8", nbytes, write)
         except Exception:  # no room, or damaged files, which raise a dozen types: the usual way says what is wrong
             return None

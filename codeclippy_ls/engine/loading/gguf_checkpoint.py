@@ -18,6 +18,7 @@ from codeclippy_ls.engine.decoder.architectures import ModelConfig, compute_weig
 from codeclippy_ls.engine.loading.chat_template import read_chat_template
 from codeclippy_ls.engine.loading.config import make_model_config
 from codeclippy_ls.engine.loading.files import summarize_error
+from codeclippy_ls.engine.loading.folded_norms import FoldedNorms, find_foldable_norms
 from codeclippy_ls.engine.loading.gguf_architectures import make_config
 from codeclippy_ls.engine.loading.gguf_tokenizer import list_stop_token_ids, make_tokenizer_config, make_tokenizer_json
 from codeclippy_ls.engine.loading.gguf_weights import GgufWeights
@@ -75,13 +76,17 @@ def prepare_gguf(
         model_config = make_model_config(config)
         if model_config is not None:
             _check_shapes(source, model_config)
-        quantization = Quantization() if model_config is None else plan_quantization(model_config)
-        nbytes = compute_prepared_bytes(source, number_format, quantization) + _TOKENIZER_BYTES
+        norm_of, quantization = {}, Quantization()
+        if model_config is not None and number_format == "int8":
+            norm_of = find_foldable_norms(source, model_config)
+            quantization = plan_quantization(model_config, bool(norm_of))
+        folded = FoldedNorms(source, norm_of)
+        nbytes = compute_prepared_bytes(folded, number_format, quantization) + _TOKENIZER_BYTES
         log.info("preparing %s in %s", path, number_format)
 
         def write(folder: Path) -> None:
             _write_description(folder, header, config)
-            write_weights(folder / "model.safetensors", source, number_format, quantization, report)
+            write_weights(folder / "model.safetensors", folded, number_format, quantization, report)
 
         return make_entry(name, path, number_format, nbytes, write), True
     except GgufError as error:

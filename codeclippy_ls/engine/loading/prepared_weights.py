@@ -54,7 +54,8 @@ class Quantization:
     """The plan of what is quantized to int8, and how.
 
     Attributes:
-        unquantized: matrices that stay float32: those that are never multiplied, and those that a norm is folded into.
+        unquantized: matrices that stay float32: those that are never multiplied, and those that a norm is still to be
+            folded into.
         partners: matrices that are added up in one product, so that they need the same scales.
     """
 
@@ -62,7 +63,7 @@ class Quantization:
     partners: Mapping[str, str] = field(default_factory=dict)
 
 
-def plan_quantization(config: ModelConfig) -> Quantization:
+def plan_quantization(config: ModelConfig, are_norms_folded: bool = False) -> Quantization:
     """Plan it so that the model computes the same as when its weights are quantized after loading."""
     spec, layers = config.architecture, range(config.num_layers)
     unquantized = {spec.position_embedding} if spec.position_embedding else set()
@@ -72,7 +73,7 @@ def plan_quantization(config: ModelConfig) -> Quantization:
             prefix = spec.layer_prefix.format(layer)
             o_proj, down_proj = f"{prefix}{spec.o_proj}.weight", f"{prefix}{spec.down_proj}.weight"
             partners |= {o_proj: down_proj, down_proj: o_proj}
-            if spec.norms[0] != spec.norms[1]:
+            if spec.norms[0] != spec.norms[1] and not are_norms_folded:
                 unquantized |= {prefix + name for name in (*spec.qkv_proj, *spec.gate_up_proj)}
     return Quantization(frozenset(f"{name}.weight" for name in unquantized), partners)
 
