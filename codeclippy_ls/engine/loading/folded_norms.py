@@ -63,7 +63,7 @@ def find_foldable_norms(source: PieceSource, config: ModelConfig) -> dict[str, s
     spec, names = config.architecture, set(source)
     if not config.is_parallel or spec.norms[0] == spec.norms[1]:
         return {}
-    found = {}
+    found: dict[str, str] = {}
     for layer in range(config.num_layers):
         prefix = spec.layer_prefix.format(layer)
         found |= {prefix + name: prefix + spec.norms[0] for name in spec.qkv_proj}

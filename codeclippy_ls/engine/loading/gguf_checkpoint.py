@@ -76,7 +76,8 @@ def prepare_gguf(
         model_config = make_model_config(config)
         if model_config is not None:
             _check_shapes(source, model_config)
-        norm_of, quantization = {}, Quantization()
+        norm_of: dict[str, str] = {}
+        quantization = Quantization()
         if model_config is not None and number_format == "int8":
             norm_of = find_foldable_norms(source, model_config)
             quantization = plan_quantization(model_config, bool(norm_of))
