@@ -368,6 +368,49 @@ def answer_chat(*pieces: str) -> Any:
     return answer
 
 
+@pytest.mark.parametrize(
+    ("owner", "extra"),
+    [("llamacpp", {}), ("vllm", {"continue_final_message": True, "add_generation_prompt": False}), ("somebody", None)],
+)
+async def test_lines_are_written_anew_by_chat(owner: str, extra: dict[str, bool] | None) -> None:
+    """The answer is begun if the service can go on from there, and its fence ends it; else it has a fence of its own.
+
+    Whatever the service does, prose is never taken for code.
+    """
+    code = 'def area(w, h):\n    """The area."""\n    return w * h\n'
+    begun = code + "```\nThis documents it.\n```sh\nls\n"
+    whole = f"Sure:\n\n```python\n{code}```\nRun it:\n```sh\npython a.py\n```\n"
+    document = Document("file:///a.py", BEFORE, language="python")
+    for answer in (begun, whole) if extra is not None else (whole,):
+        async with run_stub(answer_chat(*re.findall(r".{1,7}", answer, re.DOTALL))) as service:
+            settings = make_settings(service.url, edit="helper")
+            service.models = json_response({"data": [{"id": "helper", "owned_by": owner}]})
+            async with open_assistant(settings) as assistant:
+                await assistant.load()
+                edit = await assistant.edit(document, "document it", (0, 0))
+                assert isinstance(edit, Proposal), edit
+                assert edit.after == BEFORE.replace("h):\n", 'h):\n    """The area."""\n')
+        (post,) = service.posts
+        asked, *begins = post.body["messages"]
+        assert asked == {
+            "role": "user",
+            "content": "```python\ndef area(w, h):\n    return w * h\n```\n\ndocument it",
+        }
+        assert begins == (
+            [] if extra is None else [{"role": "assistant", "content": "Here is the updated code:\n\n```python\n"}]
+        )
+        assert all(post.body[key] is value for key, value in (extra or {}).items())
+        assert post.body["max_tokens"] > 400 and "grammar" not in post.body
+    for prose in ("You can document it yourself.", "Sure:\n```python\n" + code):
+        async with (
+            run_stub(answer_chat(prose)) as service,
+            open_assistant(make_settings(service.url, edit="helper-instruct")) as assistant,
+        ):
+            await assistant.load()
+            edit = await assistant.edit(document, "document it", (0, 0))
+            assert isinstance(edit, Refusal) and "no whole block of code" in edit.reason, edit
+
+
 async def test_diff_from_chat_is_placed_by_its_text() -> None:
     """Wrong line numbers and fences do not matter; the comment with the message is removed with the edit."""
     async with (

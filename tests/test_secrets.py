@@ -7,6 +7,7 @@ import random
 import re
 import string
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -169,6 +170,8 @@ def test_passage_that_holds_a_secret_is_left_out(secret: str) -> None:
         edit = EditTask("a.py", select_edit_context(document, (lines, lines + 1), None), "add a docstring", 100)
         prompt = edit.build_text_prompt(EDITOR).text
         assert "return 1" in prompt and first_line not in prompt and BODY[:64] not in prompt
+        window = replace(edit, edit_format="window", family="qwen-coder").build_text_prompt(EDITOR).text
+        assert "above = 0" in window and first_line not in window and BODY[:64] not in window
     snippets = (Snippet("other.py", secret), Snippet("good.py", "good = 1"))
     prompt = CompletionTask(CompletionContext("x = ", "", "a.py", snippets=snippets), 32).build_text_prompt(REMOTE).text
     assert "good = 1" in prompt and "other.py" not in prompt

@@ -32,7 +32,7 @@ from codeclippy_ls.prompts.text_prompts import (
 )
 from codeclippy_ls.prompts.token_prompts import TokenPrompt, build_edit_prompt
 from codeclippy_ls.tasks.edit_context import EditContext
-from codeclippy_ls.tasks.redaction import check_prompt, refuse_secret_file, select_clean_lines
+from codeclippy_ls.tasks.redaction import check_prompt, drop_secret_lines, refuse_secret_file, select_clean_lines
 from codeclippy_ls.tasks.rewrite_checks import find_rewrite_problem
 from codeclippy_ls.tasks.rewrite_scope import separate_additions
 from codeclippy_ls.text import Document, apply_edits
@@ -108,7 +108,12 @@ class EditTask(Task):
         first, last = select_clean_lines(self.context)
         target = self._target
         target = replace(
-            target, lines=target.lines[first:last], first=max(target.first - first, 0), last=max(target.last - first, 0)
+            target,
+            lines=target.lines[first:last],
+            first=max(target.first - first, 0),
+            last=max(target.last - first, 0),
+            above=drop_secret_lines(target.above),
+            below=drop_secret_lines(target.below),
         )
         prompt = check_prompt(build_text_edit_prompt(remote, target, self.max_tokens, self.family, self.edit_format))
         start, end = (first + line for line in prompt.line_range)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from codeclippy_ls.prompts.context import CompletionContext
@@ -75,6 +76,12 @@ def select_clean_lines(context: EditContext) -> tuple[int, int]:
                 "the selected lines hold what looks like a key, token or password; select others, or take it out"
             )
     return start, end
+
+
+def drop_secret_lines(lines: Sequence[str]) -> tuple[str, ...]:
+    """Return lines without those that hold secrets."""
+    text = "".join(f"{line}\n" for line in lines)
+    return tuple(_cut(text, list(find_secret_lines(text))).split("\n")[:-1]) if lines else ()
 
 
 def check_prompt(prompt: TextPrompt) -> TextPrompt:
