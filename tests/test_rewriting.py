@@ -227,6 +227,11 @@ def test_the_greedy_lines_are_proposed_first_unless_they_are_refused() -> None:
     one, other = "def load(path):\n    return 1\n```\n", "def load(path):\n    return 2\n```\n"
     found = propose(SHOP, "def load", one, "return a number", FinishReason.STOP, other, other)
     assert isinstance(found, Proposal) and "return 1" in found.after and "return 2" in found.alternatives[0].after
+    named = one.replace("return 1", "raise ValueError")
+    found = propose(SHOP, "def load", one, "raise a ValueError", FinishReason.STOP, other, named)
+    assert (
+        isinstance(found, Proposal) and "raise ValueError" in found.after and "return 1" in found.alternatives[0].after
+    )
     cut = "def load(path):\n    # ...\n```\n"
     found = propose(SHOP, "def load", cut, "return a number", FinishReason.STOP, other)
     assert isinstance(found, Proposal) and "return 2" in found.after and not found.alternatives

@@ -33,7 +33,7 @@ from codeclippy_ls.prompts.text_prompts import (
 from codeclippy_ls.prompts.token_prompts import TokenPrompt, build_edit_prompt
 from codeclippy_ls.tasks.edit_context import EditContext
 from codeclippy_ls.tasks.redaction import check_prompt, drop_secret_lines, refuse_secret_file, select_clean_lines
-from codeclippy_ls.tasks.rewrite_checks import find_rewrite_problem
+from codeclippy_ls.tasks.rewrite_checks import count_missing_names, find_rewrite_problem
 from codeclippy_ls.tasks.rewrite_scope import separate_additions
 from codeclippy_ls.text import Document, apply_edits
 
@@ -50,7 +50,7 @@ class ContextDiff:
     """A diff of the lines ``[start, end)`` of an `EditContext`, or the problem if the answer is not an edit.
 
     ``imports`` are lines that go to the other imports of the document. With ``is_rewrite`` the model wrote the lines
-    anew.
+    anew; ``num_missing`` names of the message are not in them.
     """
 
     text: str
@@ -59,6 +59,7 @@ class ContextDiff:
     problem: str = ""
     imports: tuple[str, ...] = ()
     is_rewrite: bool = False
+    num_missing: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,8 @@ class EditTask(Task):
             return ContextDiff("", start, end, problem)
         before, after = ("".join(line + "\n" for line in lines) for lines in (old, new))
         diff = write_diff(before, after, self.file_name or "file")
-        return ContextDiff(diff, start, end, "", imports, is_rewrite=True)
+        num_missing = count_missing_names(old, new, self.message)
+        return ContextDiff(diff, start, end, "", imports, True, num_missing)
 
     def _is_diff(self, text: str) -> bool:
         """Return whether an answer is a unified diff, while the document has no line that begins like one."""

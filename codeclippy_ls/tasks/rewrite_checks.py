@@ -24,6 +24,8 @@ _ASKS_FORM = re.compile(
     r"\b(?:turn|convert|simplif|shorten|refactor|rewrit|us(?:e|ing)\b|mak|clean|into|dataclass|instead)\w*",
     re.IGNORECASE,
 )
+# `snake_case`, `__dunder__`, `camelCase`, `ValueError`: no words of prose.
+_CODE_NAME = re.compile(r"\b(?:[A-Za-z]+_\w+|_\w+|[a-z]+[A-Z]\w*|[A-Z][a-z]+[A-Z]\w+)\b")
 _ASSIGNED = re.compile(r"(?:export\s+)?(?:const\s+|let\s+|var\s+)?(\w+)\s*(?::[^=]*)?=(?!=)")
 
 
@@ -42,6 +44,12 @@ def find_rewrite_problem(old: Sequence[str], new: Sequence[str], message: str, c
     if is_inner and _ASKS_FORM.search(message) and len(after) >= len(before) - len(lost):
         return ""
     return f"it loses {lost[0]}, which nobody asked to remove."
+
+
+def count_missing_names(old: Sequence[str], new: Sequence[str], message: str) -> int:
+    """Count the names of code in a message that neither the old lines have nor the new ones."""
+    known = set(re.findall(r"\w+", "\n".join((*old, *new))))
+    return len({name for name in _CODE_NAME.findall(message) if name not in known})
 
 
 def _find_lost_value(old: Sequence[str], new: Sequence[str], language: Language | None) -> str:
