@@ -56,16 +56,10 @@ def list_models(args: argparse.Namespace, settings: Settings) -> int:
     if not choices:
         print("\nno other program's models were found on this machine")
     _print_shipped()
-    here = {choice.name.partition(":")[0].partition("/")[2].lower() for choice in choices}
-    offered = [one for one in list_recommended(estimator) if not one.problem and not _is_listed(one, here)]
+    offered = [one for one in list_recommended(estimator, choices) if not one.problem]
     _print_choices("recommended, to be downloaded by `codeclippy-ls models get NAME`:", offered)
     print("\n`codeclippy-ls models use NAME` makes one the model of all editors; `models families` lists the families")
     return 0
-
-
-def _is_listed(choice: ModelChoice, names: set[str]) -> bool:
-    title = choice.name.partition(":")[0].partition("/")[2].lower()
-    return any(name.startswith(title) for name in names)
 
 
 def recommend_models(args: argparse.Namespace, settings: Settings) -> int:

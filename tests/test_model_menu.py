@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from codeclippy_ls.catalog.speeds import SpeedEstimator
 from codeclippy_ls.inference.spec import ModelSpec
 from codeclippy_ls.model_choices import offers, recommendations
-from codeclippy_ls.model_choices.choices import ModelChoice
+from codeclippy_ls.model_choices.choices import ModelChoice, rank
 from codeclippy_ls.server import model_menu
 from codeclippy_ls.server.server import Server
 from codeclippy_ls.tasks.model_info import ModelInfo
@@ -235,6 +236,19 @@ async def test_failed_download_is_one_sentence(home: Path, hub: Hub, editor: Edi
     await editor.start()
     await execute(editor, "getModel", name=REPOSITORY)
     assert f"{REPOSITORY} is not on the hub, or it is private" in await read_message(editor)
+
+
+def test_model_that_is_here_is_not_recommended_and_has_its_short_name_in_front(home: Path, model: Path) -> None:
+    """By family and size, whatever the file is called."""
+    estimator = SpeedEstimator("cpu")
+    names = [choice.name for choice in recommendations.list_recommended(estimator)]
+    here = [
+        ModelChoice(name, "x", "qwen-coder", ("infill",), "0.5B", program="x", num_weights=494_000_000)
+        for name in ("/a/coder.gguf", "ollama:coder")
+    ]
+    left = [choice.name for choice in recommendations.list_recommended(estimator, here)]
+    assert set(names) - set(left) == {"Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF:Q4_K_M"}
+    assert sorted(here, key=rank)[0].name == "ollama:coder"
 
 
 # The offer.

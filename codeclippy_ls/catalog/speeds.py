@@ -1,7 +1,7 @@
 """How long a token takes on this machine: as measured when a model was loaded, or estimated from what is known.
 
 Both are kept in one file of the user's cache: the memory's bandwidth, measured once, and the speed of each model at its
-last load. The file is only a help: what cannot be read is measured again, what cannot be written is not kept.
+best load. The file is only a help: what cannot be read is measured again, what cannot be written is not kept.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MIN_COMPARABLE_WEIGHTS = 100_000_000  # of a smaller model, a token's time is t
 
 @dataclass(frozen=True, slots=True)
 class RecordedSpeed:
-    """A model's speed at its last load; ``num_weights`` are those that a token reads."""
+    """A model's speed at its best load; ``num_weights`` are those that a token reads."""
 
     device: str
     num_weights: int
@@ -61,12 +61,13 @@ def identify_model(path: Path) -> str:
 
 
 def record_speed(path: Path, speed: RecordedSpeed) -> None:
-    """Keep a model's speed for the next list of models."""
+    """Keep a model's speed for the next list of models: the best one, as other programs only make a load slower."""
     with contextlib.suppress(OSError):
         content = _read()
         models = content["models"]
-        models.pop(name := identify_model(path), None)
-        models[name] = [speed.device, speed.num_weights, speed.token_seconds]
+        old_device, _, old_seconds = models.pop(name := identify_model(path), ("", 0, 0.0))
+        seconds = min(speed.token_seconds, old_seconds) if old_device == speed.device else speed.token_seconds
+        models[name] = [speed.device, speed.num_weights, seconds]
         content["models"] = dict(list(models.items())[-_MAX_RECORDS:])
         _write(content)
 

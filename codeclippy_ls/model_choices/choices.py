@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from codeclippy_ls.catalog.descriptions import ModelDescription, describe
@@ -120,6 +120,7 @@ def rank(choice: ModelChoice) -> tuple[Any, ...]:
         "infill" not in choice.jobs,
         not choice.is_fast,
         -choice.num_weights if choice.is_fast else choice.token_time.seconds,
+        PurePath(choice.name).is_absolute(),  # of the same model, the one with a short name first
         choice.name,
     )
 

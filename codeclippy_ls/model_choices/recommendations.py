@@ -6,6 +6,7 @@ downloaded. Asks no network.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from codeclippy_ls.catalog.speeds import SpeedEstimator
@@ -40,10 +41,17 @@ RECOMMENDED: tuple[ModelChoice, ...] = (
 )
 
 
-def list_recommended(estimator: SpeedEstimator) -> list[ModelChoice]:
-    """List the table with the speed on this machine, what suits it best first; what does not fit says so."""
+def list_recommended(estimator: SpeedEstimator, here: Iterable[ModelChoice] = ()) -> list[ModelChoice]:
+    """List the table with the speed on this machine, what suits it best first; what does not fit says so.
+
+    Args:
+        here: models on this machine; those of the same family and size are left out.
+    """
+    known = {(choice.family, choice.parameters.upper()) for choice in here if not choice.problem}
     choices = []
     for one in RECOMMENDED:
+        if (one.family, one.parameters) in known:
+            continue
         choice = replace(one, token_time=estimator.estimate(one.num_weights))
         if not choice.fits(estimator.machine):
             needed = choice.needed_memory / 2**30

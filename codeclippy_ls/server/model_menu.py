@@ -194,9 +194,10 @@ async def _run_in_daemon(work: Callable[[], _Result]) -> _Result:
 
 def _list_models(settings: Settings) -> dict[str, Any]:
     estimator = SpeedEstimator(settings.model.device)
-    recommended = list_recommended(estimator)
+    here = list_local_models(settings, estimator)
+    recommended = list_recommended(estimator, here)
     best = choose_best(recommended)
-    rows = [choice.to_json() for choice in list_local_models(settings, estimator)]
+    rows = [choice.to_json() for choice in here]
     rows += [{**choice.to_json(), "recommended": choice == best} for choice in recommended]
     return {"models": rows, "completion": settings.model.completion, "edit": settings.model.edit}
 

@@ -280,7 +280,7 @@ export async function pickRow(vscode, { row }) {
 /** Wait for a row of the open list; return the texts of all rows that are drawn. */
 export async function listRows(vscode, { row, shot = '' }) {
   await vscode.rows.filter({ hasText: row }).first().waitFor();
-  await takeScreenshot(vscode, shot, 0);
+  await takePicture(vscode, shot, 0);
   return vscode.rows.allTextContents();
 }
 
