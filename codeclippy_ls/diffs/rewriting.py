@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from codeclippy_ls.line_diff import LineChange, find_changes
 
 _ASKS_SPACE = re.compile(r"\b(?:blank|empty|spac\w*|format\w*|indent\w*|pep ?8|black|prettier|newlines?)\b", re.I)
-_COMMENT = r"(?:#+|//+|--+|;+|%+|/\*+|<!--|\{/\*|\(\*)"
+_COMMENT = r"(?:#|//|--|;|%|/\*|<!--|\{/\*|\(\*)"
 # What stands in place of code that was there: dots, or a comment that the rest stays.
-_DOTS = re.compile(rf"\s*{_COMMENT}\s*(?:\.\.\.|\u2026)|\s*(?:\.\.\.|\u2026)\s*\Z")
+_DOTS = re.compile(rf"\s*{_COMMENT}[#/;%*-]*\s*(?:\.\.\.|\u2026)|\s*(?:\.\.\.|\u2026)\s*\Z")
+_COMMENT_LINE = re.compile(rf"\s*{_COMMENT}")
 _WORDS = re.compile(
-    rf"\s*{_COMMENT}.*\b(?:rest|remain\w*|existing|previous|other|unchanged|same|omitted|original|here)\b", re.I
+    r"\b(?:rest|remain(?:s|ing|der)?|existing|previous|other|unchanged|same|omitted|original|here)\b", re.I
 )
 
 
@@ -120,7 +121,8 @@ def find_placeholder(old: Sequence[str], new: Sequence[str]) -> str:
         removed = [line for line in old[change.start : change.end] if line.strip()]
         added = [line for line in new[change.new_start : change.new_end] if line.strip()]
         dots = next((line for line in added if _DOTS.match(line) and (removed or line.strip()[0] not in ".\u2026")), "")
-        words = next((line for line in added if _WORDS.match(line)), "") if len(removed) > len(added) else ""
+        words = next((line for line in added if _COMMENT_LINE.match(line) and _WORDS.search(line)), "")
+        words = words if len(removed) > len(added) else ""
         if dots or words:
             return dots or words
     return ""

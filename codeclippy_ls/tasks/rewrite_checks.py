@@ -58,10 +58,15 @@ def _find_lost_value(old: Sequence[str], new: Sequence[str], language: Language 
     names = [match[1] for one in statements if one.kind == "other" and (match := _ASSIGNED.match(old[one.first]))]
     for name in names:
         uses = [line for line in new if re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", line)]
-        binding = re.compile(rf"\b{re.escape(name)}\b[^=]*=(?!=)|\b(?:import|as|for)\b")
-        if uses and not any(map(binding.search, uses)):
+        if uses and not any(_may_bind(line, name) for line in uses):
             return name
     return ""
+
+
+def _may_bind(line: str, name: str) -> bool:
+    """Return whether a line that has a name may give it a value."""
+    behind = line.partition(name)[2].replace("==", "")
+    return "=" in behind or not {"import", "as", "for"}.isdisjoint(line.split())
 
 
 def _list_outer(lines: Sequence[str], names: Sequence[str]) -> list[str]:
