@@ -112,6 +112,8 @@ def _literal(node: ast.expr, constants: dict[str, str]) -> str | None:
     """
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
+    if isinstance(node, ast.Constant) and isinstance(node.value, bytes):
+        return node.value.decode("ascii")
     if isinstance(node, ast.Name):
         return constants.get(node.id)
     if isinstance(node, ast.FormattedValue):

@@ -27,9 +27,12 @@ _NAME = re.compile(r"[^\W\d]\w*")
 _SUBWORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ATTRIBUTE = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*)\s*(?:\.|::|->)\s*([^\W\d]\w*)?")
 # What tells the class of a name: an annotation, or the call of a constructor.
-_TYPED = re.compile(r"([^\W\d]\w*)\s*\??:\s*[\"']?((?:[^\W\d]\w*[.\[|& \]]*){1,4})")
-_MADE = re.compile(r"([^\W\d]\w*)\s*(?::[^=\n]*)?:?=\s*(?:await\s+)?(?:new\s+|&)?((?:[^\W\d]\w*\.)*[^\W\d]\w*)\s*[({<]")
-_RETURNED = re.compile(r"(?:->|\)\s*:)\s*([^{=]+?):?\s*$")  # by a function, at its signature's end
+_TYPED = re.compile(r"(?<!\w)([^\W\d]\w{0,60})\s{0,4}\??:\s{0,4}[\"']?((?:[^\W\d]\w{0,60}[.\[|& \]]{0,4}){1,4})")
+_MADE = re.compile(
+    r"(?<!\w)([^\W\d]\w{0,60})\s{0,4}(?::[^=\n]{0,80})?:?=\s{0,4}(?:await\s{1,4})?(?:new\s{1,4}|&)?"
+    r"((?:[^\W\d]\w{0,60}\.){0,6}[^\W\d]\w{0,60})\s{0,4}[({<]"
+)
+_RETURNED = re.compile(r"(?:->|\)\s{0,4}:)\s{0,4}([^{=]{1,200}?):?\s{0,4}$")  # by a function, at its signature's end
 _CONSTRUCTORS = ("__init__", "constructor", "new")
 _PLAIN = {"None", "Any", "Optional", "Union", "List", "Dict", "Promise", "Array", "String", "Callable", "Iterable"}
 _SAME_FOLDER = ("go", "java", "kotlin", "csharp", "swift")  # whose files see those of their folder

@@ -6,14 +6,12 @@ forgotten. Knows characters only.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 
 from codeclippy_ls.text import common_prefix_length
 
 _MAX_EDITS = 16
 _MAX_WORD = 100  # characters
-_WORD_END, _WORD_START = re.compile(r"\w*\Z"), re.compile(r"\A\w*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +84,8 @@ def widen_to_words(edit: RecentEdit, text: str) -> RecentEdit:
     tail = common_prefix_length(original[::-1], updated[::-1])
     original, updated = original[: len(original) - tail], updated[: len(updated) - tail]
     start, end = edit.start + head, edit.start + head + len(updated)
-    left = _find(_WORD_END, text[max(0, start - _MAX_WORD) : start]) if _is_inside(original, updated, 0) else ""
-    right = _find(_WORD_START, text[end : end + _MAX_WORD]) if _is_inside(original, updated, -1) else ""
+    left = text[_find_word_start(text, start) : start] if _is_inside(original, updated, 0) else ""
+    right = text[end : _find_word_end(text, end)] if _is_inside(original, updated, -1) else ""
     return replace(
         edit,
         offset=edit.offset + head - len(left),
@@ -99,9 +97,22 @@ def widen_to_words(edit: RecentEdit, text: str) -> RecentEdit:
 
 def _is_inside(original: str, updated: str, at: int) -> bool:
     """Return whether a word goes on beyond an end of an edit, in the text as it was or as it is."""
-    return any(not text or text[at].isalnum() or text[at] == "_" for text in (original, updated))
+    return any(not text or _is_word(text[at]) for text in (original, updated))
 
 
-def _find(pattern: re.Pattern[str], text: str) -> str:
-    match = pattern.search(text)
-    return match.group() if match is not None else ""
+def _find_word_start(text: str, end: int) -> int:
+    at = end
+    while at > max(0, end - _MAX_WORD) and _is_word(text[at - 1]):
+        at -= 1
+    return at
+
+
+def _find_word_end(text: str, start: int) -> int:
+    at = start
+    while at < min(len(text), start + _MAX_WORD) and _is_word(text[at]):
+        at += 1
+    return at
+
+
+def _is_word(character: str) -> bool:
+    return character.isalnum() or character == "_"

@@ -25,7 +25,7 @@ from codeclippy_ls.inference.errors import ModelError
 from codeclippy_ls.inference.spec import SHIPPED_FOLDER
 
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
-_HUB_FILE = re.compile(_HUB_NAME.pattern + r"(?:/\w[\w.-]*)+\.gguf", re.ASCII)
+_HUB_FILE = re.compile(r"\w[\w.-]*/\w[\w.-]*(?:/\w[\w.-]*)+\.gguf", re.ASCII)
 
 
 def find_checkpoint(name: str) -> Path:
