@@ -25,7 +25,9 @@ from codeclippy_ls.syntax.tree import SyntaxTree
 _LINES_BEFORE, _LINES_AFTER = 40, 20  # that count as near
 _NAME = re.compile(r"[^\W\d]\w*")
 _SUBWORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
-_ATTRIBUTE = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*)\s*(?:\.|::|->)\s*([^\W\d]\w*)?")
+_ATTRIBUTE = re.compile(
+    r"(?<!\w)([^\W\d]\w{0,60}(?:\.[^\W\d]\w{0,60}){0,4})\s{0,8}(?:\.|::|->)\s{0,8}([^\W\d]\w{0,60})?"
+)
 # What tells the class of a name: an annotation, or the call of a constructor.
 _TYPED = re.compile(r"(?<!\w)([^\W\d]\w{0,60})\s{0,4}\??:\s{0,4}[\"']?((?:[^\W\d]\w{0,60}[.\[|& \]]{0,4}){1,4})")
 _MADE = re.compile(
@@ -291,7 +293,7 @@ class _Search:
             if name not in own and name not in bound and name not in _PLAIN:
                 for located in self._resolver.find_by_name(name)[:1]:
                     yield from self._describe(located, 2.0 + weight, f"{name} is the class of something here")
-        called = set(re.findall(r"([^\W\d]\w*)\s*\(", self._near))
+        called = set(re.findall(r"(?<!\w)([^\W\d]\w{0,60})\s{0,4}\(", self._near))
         taken = {name for names in self._attributes.values() for name in names if name}
         for name in sorted(wanted, key=lambda name: -self._weights[name])[:_MAX_WANTED]:
             if not (name in called or name in self._instances or name[0].isupper()):
