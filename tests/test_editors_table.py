@@ -14,9 +14,9 @@ from codeclippy_ls.server.features import COMMANDS
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs" / "editors.md"
 VSCODE, NEOVIM, EMACS = (ROOT / "editors" / name for name in ("vscode", "neovim", "emacs"))
-# Sent by code actions, suggestions and the lists of models; users do not call them.
+# Sent by code actions, suggestions, next edits and the lists of models; users do not call them.
 INTERNAL_COMMANDS = {
-    *("codeclippy.replaceLastEdit", "codeclippy.didAcceptSuggestion"),
+    *("codeclippy.replaceLastEdit", "codeclippy.didAcceptSuggestion", "codeclippy.didAcceptNextEdit"),
     *("codeclippy.listModels", "codeclippy.useModel", "codeclippy.getModel"),
 }
 USER_COMMANDS = sorted(set(COMMANDS) - INTERNAL_COMMANDS)

@@ -168,7 +168,7 @@ def test_long_document_has_no_grammar() -> None:
 def test_edit_accepts_answers_inside_and_outside_the_grammar(answer: str) -> None:
     """A service without grammars is still supported."""
     document = Document("file:///a.py", "a\nb\nc\n")
-    ask = EditTask("a.py", EditContext(("a", "b", "c"), (0, 1, 2), 0, 3), "Make b large", 200)
+    ask = EditTask("a.py", EditContext(("a", "b", "c"), (0, 1, 2), 0, 3), "Make b large", 200, edit_format="diff")
     prompt = ask.build_text_prompt(RemoteModel("qwen2.5-coder-7b-instruct", 4096, is_chat=True))
     assert 't1 ::= "2"' in prompt.grammar
     made = ask.parse_answer(Candidate(answer, (), 0.0, FinishReason.END), prompt)

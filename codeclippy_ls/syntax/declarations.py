@@ -228,14 +228,14 @@ def _read_bases(node: Node, body: Node | None) -> tuple[str, ...]:
         if child.type in _BASE_LISTS:
             for part in re.split(r",|\bextends\b|\bimplements\b", _text(child).strip("()<: ")):
                 name = part.partition("=")[0].partition("<")[0].partition("[")[0].partition("(")[0].strip()
-                if "=" not in part and (match := re.search(r"[^\W\d]\w*$", name)):
+                if "=" not in part and (match := re.search(r"(?<!\w)[^\W\d]\w*$", name)):
                     found.append(match[0])
     return tuple(dict.fromkeys(found))[:6]
 
 
 def _find_receiver(node: Node) -> str:
     receiver = node.child_by_field_name("receiver")
-    match = re.search(r"([^\W\d]\w*)(?:\[[^\]]*\])?\s*\)$", _text(receiver)) if receiver is not None else None
+    match = re.search(r"(?<!\w)([^\W\d]\w{0,80})(?:\[[^\]]{0,200}\])?\s{0,8}\)$", _text(receiver)) if receiver else None
     return match[1] if match else ""
 
 
