@@ -638,7 +638,6 @@ def test_metrics_are_shown(emacs: Emacs, file: File, script: Script) -> None:
     )
 
 
-@pytest.mark.skip(reason="hangs beside other tests since the last merge, alone not always; to be mended first")
 def test_the_model_is_chosen_from_a_list(emacs: Emacs, file: File, script: Script, tmp_path: Path) -> None:
     """The best one is in front; the choice is that of all editors, and the server goes on running."""
     script.set(complete="return a + b")
@@ -651,7 +650,7 @@ def test_the_model_is_chosen_from_a_list(emacs: Emacs, file: File, script: Scrip
     emacs.wait_for_screen("The model of all your editors:")
     emacs.type("~/models/")
     emacs.press("Tab")
-    emacs.wait_for_screen("360M Q4_K_M; 0 MB; apache-2.0")
+    emacs.wait_for_screen("~/models/coder.gguf: complete, infill, edit")  # what follows may be broken anywhere
     emacs.press("Enter")
     config = emacs.folder / "home" / ".config" / "codeclippy-ls" / "config.toml"
     emacs.wait_until(config.exists, "the choice to be written")
