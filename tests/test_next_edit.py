@@ -213,6 +213,17 @@ def test_a_name_is_renamed_where_it_is_the_same_name(
     assert typist.text == expected
 
 
+def test_line_ends_of_windows_change_nothing() -> None:
+    """The same line elsewhere is found, and renames keep their places."""
+    repeated = Typist("x = get(first, b)\r\ny = 1\r\nx = get(first, b)\r\n", "python")
+    repeated.replace("get", "take")
+    assert repeated.accept_all() == 1
+    assert repeated.text == "x = take(first, b)\r\ny = 1\r\nx = take(first, b)\r\n"
+    renamed = Typist("def f(size):\r\n    # é 😀\r\n    return size\r\n", "python")
+    renamed.replace("size", "count")
+    assert renamed.accept_all() == 1 and renamed.text == "def f(count):\r\n    # é 😀\r\n    return count\r\n"
+
+
 def test_a_change_that_was_made_twice_is_proposed_below() -> None:
     """With what the two have around them in common; not where the user passed by, and not a flag."""
     typist = Typist("a = get(url, 3)\nb = get(url, 4)\nc = get(url, 5)\nput(url, 6)\n", "python")

@@ -27,6 +27,7 @@ from codeclippy_ls.postprocess.cleanup import CursorContext, clean_up, list_step
 from codeclippy_ls.postprocess.fit import fit
 from codeclippy_ls.postprocess.unfinished import cut_unfinished
 from codeclippy_ls.prompts.context import CompletionContext
+from codeclippy_ls.prompts.context_snippets import OpenFile
 from codeclippy_ls.secret_files import is_secret_uri
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.syntax.languages import find_language
@@ -108,7 +109,7 @@ class Suggester:
     ) -> Suggestions:
         """See `Assistant.complete`."""
         options = settings.completion
-        if (notice := find_refusal(settings, document)) is not None:
+        if (notice := triggers.find_refusal(settings, document)) is not None:
             return Suggestions(notice=notice)
         prefix, suffix = document.text[:offset], document.text[offset:]
         if selected is not None:
@@ -125,7 +126,8 @@ class Suggester:
             return Suggestions()
         if self.engine.status(ModelRole.COMPLETE).state in (ModelState.ABSENT, ModelState.LOADING):
             return Suggestions(complete=False)
-        cursor = _Cursor(document, prefix, suffix, _is_multiline(settings, document, tree, prefix, suffix, automatic))
+        multiline = triggers.expects_lines(options, document.language, tree, to_lf(prefix), to_lf(suffix), automatic)
+        cursor = _Cursor(document, prefix, suffix, multiline)
         if automatic and options.debounce and await self._is_overtaken(document.uri, changes):
             return Suggestions(complete=False)
         seconds = self._limit_seconds(settings, patient, hurried)
@@ -154,8 +156,8 @@ class Suggester:
         self.engine.cancel(uri, Priority.BACKGROUND)  # a prefetch after another suggestion
         self.engine.cancel(_READING, Priority.BACKGROUND)
         self._prefetched.pop(uri, None)
-        cursor = await self._add_guess(settings, cursor)
-        generation = await self._generate(settings, cursor, Priority.KEYSTROKE, seconds, candidates)
+        cursor, files = await self._add_guess(settings, cursor)
+        generation = await self._generate(settings, cursor, files, Priority.KEYSTROKE, seconds, candidates)
         self._debounce.record_latency(time.monotonic() - started)
         items = await self._process(settings, cursor, generation.candidates, automatic)
         in_time = generation.finish_reason is not FinishReason.TIME
@@ -171,6 +173,7 @@ class Suggester:
         self,
         settings: Settings,
         cursor: _Cursor,
+        files: Sequence[OpenFile],
         priority: Priority,
         seconds: float | None = None,
         candidates: int = 1,
@@ -178,7 +181,7 @@ class Suggester:
     ) -> Generation:
         options, document = settings.completion, cursor.document
         name, prefix = parse_name(document.file_uri), self.join_above(document) + cursor.prefix
-        chosen = await self.choose_context(settings, replace(cursor, prefix=prefix))
+        chosen = await self._choose_context(settings, replace(cursor, prefix=prefix), files)
         context = CompletionContext(
             prefix,
             cursor.suffix,
@@ -261,23 +264,31 @@ class Suggester:
         return self._change_counts.get(uri, 0) != changes
 
     async def choose_context(self, settings: Settings, cursor: Cursor) -> ChosenContext:
+        """See `Assistant.choose_context`."""
+        files = self._chooser.list_open_files(settings, cursor.document)
+        return await self._choose_context(settings, cursor, files)
+
+    async def _choose_context(self, settings: Settings, cursor: Cursor, files: Sequence[OpenFile]) -> ChosenContext:
         """Choose the parts of other files that a prompt shows; the same ones while the cursor stays where it is."""
         model: ModelInfo | None = self.engine.status(ModelRole.COMPLETE).info
         limit = 0
         if model is not None and model.context_length:
             limit = model.speed.limit_snippets(model.speed.limit_prompt(model.context_length))
-        files = self._chooser.list_open_files(settings, cursor.document)
         # Parsing and asking the index take milliseconds, of many open files once a few hundred: not on the loop.
         return await asyncio.to_thread(self._chooser.choose, settings, cursor, files, limit)
 
-    async def _add_guess(self, settings: Settings, cursor: _Cursor) -> _Cursor:
-        """Add the copied rest of the line, if it is a line that is wanted and a model on this machine can score it."""
-        if cursor.multiline or settings.model.endpoint:
-            return cursor
+    async def _add_guess(self, settings: Settings, cursor: _Cursor) -> tuple[_Cursor, Sequence[OpenFile]]:
+        """Add the copied rest of the line, if one line is wanted and a model on this machine can score it.
+
+        Returns:
+            The cursor, and the other open files that may be shown.
+        """
         files = self._chooser.list_open_files(settings, cursor.document)
+        if cursor.multiline or settings.model.endpoint:
+            return cursor, files
         texts = (to_lf(file.text) for file in files)
         guess = await asyncio.to_thread(find_guess, to_lf(cursor.prefix), to_lf(cursor.suffix), texts)
-        return replace(cursor, guess=guess)
+        return replace(cursor, guess=guess), files
 
     async def _parse(self, document: Document, prefix: str, suffix: str) -> SyntaxTree | None:
         """Parse a text of a document off the loop, from the tree of its last one."""
@@ -299,7 +310,7 @@ class Suggester:
         """Run work that nobody has asked for, if the settings allow it for this document."""
         is_ready = self.engine.status(ModelRole.COMPLETE).state is ModelState.READY
         allowed = settings.completion.prefetch and not settings.model.endpoint  # an endpoint's time belongs to others
-        if not (allowed and is_ready) or find_refusal(settings, document) is not None:
+        if not (allowed and is_ready) or triggers.find_refusal(settings, document) is not None:
             work.close()
             return
         task = asyncio.get_running_loop().create_task(work)
@@ -315,9 +326,9 @@ class Suggester:
 
     async def _generate_ahead(self, settings: Settings, cursor: _Cursor) -> bool:
         """Make a suggestion in the background, and keep it if it is good enough; return whether it was."""
-        cursor = await self._add_guess(settings, cursor)
+        cursor, files = await self._add_guess(settings, cursor)
         try:
-            generation = await self._generate(settings, cursor, Priority.BACKGROUND)
+            generation = await self._generate(settings, cursor, files, Priority.BACKGROUND)
         except EngineError:
             return False  # reported when the user requests it
         items = await self._process(settings, cursor, generation.candidates, automatic=True)
@@ -332,7 +343,8 @@ class Suggester:
     async def _read(self, settings: Settings, document: Document, offset: int) -> None:
         cursor = _Cursor(document, document.text[:offset], document.text[offset:], multiline=False)
         with suppress(EngineError):
-            await self._generate(settings, cursor, Priority.BACKGROUND, reads_only=True)
+            files = self._chooser.list_open_files(settings, document)
+            await self._generate(settings, cursor, files, Priority.BACKGROUND, reads_only=True)
 
     async def _prefetch(self, settings: Settings, document: Document, prefix: str, suffix: str) -> None:
         tree = await self._parse(document, prefix, suffix)
@@ -340,7 +352,8 @@ class Suggester:
             prefix = with_eol(triggers.press_enter(to_lf(prefix)), document.eol)
         if self._cache.find(document.uri, prefix, suffix) is not None:
             return
-        multiline = _is_multiline(settings, document, tree, prefix, suffix, automatic=True)
+        lines = to_lf(prefix), to_lf(suffix)
+        multiline = triggers.expects_lines(settings.completion, document.language, tree, *lines, automatic=True)
         cursor = _Cursor(document, prefix, suffix, multiline)
         await self._generate_ahead(settings, cursor)
 
@@ -381,28 +394,3 @@ class Suggester:
         """Cancel all prefetches."""
         for task in self._prefetches:
             task.cancel()
-
-
-def find_refusal(settings: Settings, document: Document) -> str | None:
-    """Return why a document gets no suggestions: a sentence, or nothing if the user knows; ``None`` if it gets some."""
-    options = settings.completion
-    if triggers.find_disabling_setting(document.file_uri, document.language, options):
-        return ""
-    if len(document.text) > options.max_file_kilobytes * 1024:
-        return (
-            f"no suggestions in files above {options.max_file_kilobytes} kB; to change the limit, set "
-            '"completion.maxFileKilobytes"'
-        )
-    return None
-
-
-def _is_multiline(
-    settings: Settings, document: Document, tree: SyntaxTree | None, prefix: str, suffix: str, automatic: bool
-) -> bool:
-    """Return whether more than one line fits: on any empty line for those who ask by key, else in a new block."""
-    if not settings.completion.multiline:
-        return False
-    prefix, suffix = to_lf(prefix), to_lf(suffix)
-    if not automatic and triggers.is_empty_line(prefix, suffix):
-        return True
-    return triggers.expects_block(tree, find_language(document.language), prefix, suffix)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from codeclippy_ls.settings import CompletionSettings
+from codeclippy_ls.settings import CompletionSettings, Settings
 from codeclippy_ls.syntax.code import OPENERS, ends_statement, is_comment_line, opens_block
-from codeclippy_ls.syntax.languages import Language
+from codeclippy_ls.syntax.languages import Language, find_language
 from codeclippy_ls.syntax.tree import SyntaxTree
-from codeclippy_ls.text import indent_width
+from codeclippy_ls.text import Document, indent_width
 from codeclippy_ls.uris import parse_name, parse_path
 
 
@@ -33,6 +33,19 @@ def find_excluding_setting(uri: str, language: str, settings: CompletionSettings
     if any(fnmatchcase(name, pattern.lower()) for pattern in settings.disabled_paths for name in names):
         return "completion.disabledPaths"
     return ""
+
+
+def find_refusal(settings: Settings, document: Document) -> str | None:
+    """Return why a document gets no suggestions: a sentence, or nothing if the user knows; ``None`` if it gets some."""
+    options = settings.completion
+    if find_disabling_setting(document.file_uri, document.language, options):
+        return ""
+    if len(document.text) > options.max_file_kilobytes * 1024:
+        return (
+            f"no suggestions in files above {options.max_file_kilobytes} kB; to change the limit, set "
+            '"completion.maxFileKilobytes"'
+        )
+    return None
 
 
 def should_request(tree: SyntaxTree | None, prefix: str, suffix: str, continues_item: bool) -> bool:
@@ -78,6 +91,17 @@ def expects_block(tree: SyntaxTree | None, language: Language | None, prefix: st
         return True
     next_line = next((other for other in lines_below.split("\n") if other.strip()), "")
     return not next_line or indent_width(next_line) < max(indent_width(line), 1)
+
+
+def expects_lines(
+    settings: CompletionSettings, language: str, tree: SyntaxTree | None, prefix: str, suffix: str, automatic: bool
+) -> bool:
+    """Return whether more than one line fits: on any empty line for those who ask by key, else in a new block."""
+    if not settings.multiline:
+        return False
+    if not automatic and is_empty_line(prefix, suffix):
+        return True
+    return expects_block(tree, find_language(language), prefix, suffix)
 
 
 def press_enter(prefix: str) -> str:

@@ -54,7 +54,8 @@ def _is_label(node: Node) -> bool:
         return False
     if "label" in parent.type:
         return True
-    return _find_field(node) in ("name", "key", "field", "label") or parent.children[0] == node != parent.children[-1]
+    is_first = parent.child_count > 1 and parent.children[0] == node
+    return is_first or _find_field(node) in ("name", "key", "field", "label")
 
 
 def is_member(node: Node, source: bytes) -> bool:

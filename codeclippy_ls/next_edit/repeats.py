@@ -56,7 +56,7 @@ def _find_same_lines(text: str, edit: RecentEdit) -> Iterator[Edit]:
     if len(line) < _MIN_LINE or not edit.original.strip():
         return
     offset = len(before.lstrip())
-    for match in re.finditer(rf"^[ \t]*({re.escape(line)})[ \t]*$", text, re.M):
+    for match in re.finditer(rf"^[ \t]*({re.escape(line)})[ \t\r]*$", text, re.M):
         at = match.start(1) + offset
         yield Edit(at, at + len(edit.original), edit.updated)
 

@@ -256,6 +256,7 @@ class Session:
         """
         seen = {document.file_uri}
         found: list[OpenFile] = []
+        index = self.workspace.find_index(document)
         for other in self.documents.latest(len(self.documents)):
             file = other.file_uri
             if file in seen or is_secret_uri(file) or self._is_excluded(other):
@@ -263,9 +264,8 @@ class Session:
             seen.add(file)
             is_cell = bool(other.notebook)
             text, language = self.notebooks.join_code(file) if is_cell else (other.text, other.language)
-            index = None if is_cell else self.workspace.find_index(document)
             path = parse_path(file) if file.startswith("file:") else ""
-            inside = index.contains(Path(path)) if index is not None and path else None
+            inside = index.contains(Path(path)) if index is not None and path and not is_cell else None
             edited = -1 if is_cell else self._edited_lines.get(other.uri, -1)
             found.append(OpenFile(inside or relative_path(document.file_uri, file), text, language, edited, path))
             if len(found) == _MAX_OPEN_FILES:
