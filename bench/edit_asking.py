@@ -24,12 +24,11 @@ from codeclippy_ls.engine.worker import ModelWorker
 from codeclippy_ls.inference.errors import EngineError
 from codeclippy_ls.inference.requests import FinishReason, Generation, Priority, Request, Sampling
 from codeclippy_ls.inference.spec import ModelSpec
-from codeclippy_ls.prompts.rewriting import find_common_indent
 from codeclippy_ls.prompts.token_prompts import TokenPrompt
 from codeclippy_ls.settings import Settings
 from codeclippy_ls.tasks.edit import EditTask
 from codeclippy_ls.tasks.edit_context import EditContext, Marker
-from codeclippy_ls.text import Document, apply_edits
+from codeclippy_ls.text import Document, apply_edits, find_common_indent
 
 # From logits, (vocab_size,), and the tokens before them to other logits.
 LogitsProcessor = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]

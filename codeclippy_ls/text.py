@@ -329,3 +329,17 @@ def indent_width(line: str) -> int:
     """Return the columns of leading white space; a tab counts as eight, as in Python."""
     expanded = line.expandtabs(8)
     return len(expanded) - len(expanded.lstrip(" "))
+
+
+def find_common_indent(lines: Sequence[str]) -> str:
+    """Return the white space that all lines with text begin with."""
+    texts = [line for line in lines if line.strip()]
+    common = min((line[: len(line) - len(line.lstrip(" \t"))] for line in texts), key=len, default="")
+    while not all(line.startswith(common) for line in texts):
+        common = common[:-1]
+    return common
+
+
+def remove_indent(lines: Sequence[str], indent: str) -> list[str]:
+    """Return lines without the indentation that they have in common."""
+    return [line.removeprefix(indent) for line in lines]

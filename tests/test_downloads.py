@@ -31,24 +31,6 @@ def hub() -> Iterator[Hub]:
         yield served
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the test a home of its own."""
-    folder = tmp_path / "home"
-    folder.mkdir()
-    monkeypatch.setenv("HOME", str(folder))
-    for kind, place in (
-        ("CACHE", ".cache"),
-        ("CONFIG", ".config"),
-        ("DATA", ".local/share"),
-        ("STATE", ".local/state"),
-    ):
-        monkeypatch.setenv(f"XDG_{kind}_HOME", str(folder / place))
-    for name in ("OLLAMA_MODELS", "LLAMA_CACHE", "HF_HUB_CACHE", "HF_HOME", "HF_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("toy") / "toy.gguf"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -450,6 +452,24 @@ def test_a_process_builds_the_index_and_follows_changes(write: Write) -> None:
         assert not process.update([])
     finally:
         index.close()
+        process.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process can be stopped there")
+def test_a_stopped_process_does_not_stop_its_server(write: Write) -> None:
+    """What it does not read is refused once the pipe is full, not waited for."""
+    folder = write(a_py="def first(): pass\n")
+    process = IndexProcess(folder)
+    try:
+        os.kill(process._process.pid, signal.SIGSTOP)
+        names = [str(folder / f"{number}.py") for number in range(300)]
+        with ThreadPoolExecutor(1) as pool:
+            told = pool.submit(lambda: [process.update(names) for _ in range(200)])
+            try:
+                assert not all(told.result(TIMEOUT))
+            finally:
+                os.kill(process._process.pid, signal.SIGCONT)
+    finally:
         process.close()
 
 

@@ -45,23 +45,6 @@ def worker() -> NamedWorker:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "home"
-    folder.mkdir()
-    monkeypatch.setenv("HOME", str(folder))
-    for kind, place in (
-        ("CACHE", ".cache"),
-        ("CONFIG", ".config"),
-        ("DATA", ".local/share"),
-        ("STATE", ".local/state"),
-    ):
-        monkeypatch.setenv(f"XDG_{kind}_HOME", str(folder / place))
-    for name in ("OLLAMA_MODELS", "LLAMA_CACHE", "HF_HUB_CACHE", "HF_HOME", "HF_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    return folder
-
-
-@pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     from huggingface_hub import close_session, constants
 

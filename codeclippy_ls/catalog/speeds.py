@@ -1,4 +1,4 @@
-"""How long a token takes on this machine: as measured when a model was loaded, or estimated from what is known.
+"""The time of a token on this machine: as measured when a model was loaded, or estimated from what is known.
 
 Both are kept in one file of the user's cache: the memory's bandwidth, measured once, and the speed of each model at its
 best load. The file is only a help: what cannot be read is measured again, what cannot be written is not kept.

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from codeclippy_ls.line_diff import LineChange, find_changes
+from codeclippy_ls.text import find_common_indent, remove_indent
 
 _ASKS_SPACE = re.compile(r"\b(?:blank|empty|spac\w*|format\w*|indent\w*|pep ?8|black|prettier|newlines?)\b", re.I)
 _COMMENT = r"(?:#|//|--|;|%|/\*|<!--|\{/\*|\(\*)"
@@ -35,7 +36,7 @@ def restore_lines(old: Sequence[str], written: Sequence[str], indent: str, messa
     first, last = _count_blank_ends(written)
     lines = [line.rstrip() if not line.strip() else line for line in written[first : len(written) - last]]
     shown = [line.removeprefix(indent) for line in body]
-    lines = _fit_indentation(_remove_common(lines), shown)
+    lines = _fit_indentation(remove_indent(lines, find_common_indent(lines)), shown)
     lines = [indent + line if line.strip() else line for line in lines]
     return [*old[:head], *_keep_old(body, lines, bool(_ASKS_SPACE.search(message))), *old[len(old) - tail :]]
 
@@ -44,14 +45,6 @@ def _count_blank_ends(lines: Sequence[str]) -> tuple[int, int]:
     """Count the blank lines at the start and, of the others, at the end."""
     texts = [at for at, line in enumerate(lines) if line.strip()]
     return (texts[0], len(lines) - 1 - texts[-1]) if texts else (0, len(lines))
-
-
-def _remove_common(lines: Sequence[str]) -> list[str]:
-    """Remove the indentation that all lines with text have."""
-    texts = [line for line in lines if line.strip()]
-    size = min((len(line) - len(line.lstrip(" \t")) for line in texts), default=0)
-    common = texts[0][:size] if texts else ""
-    return [line.removeprefix(common) for line in lines] if all(line.startswith(common) for line in texts) else [*lines]
 
 
 def _fit_indentation(lines: Sequence[str], old: Sequence[str]) -> list[str]:

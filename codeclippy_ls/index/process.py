@@ -54,16 +54,18 @@ class IndexProcess:
             bufsize=0,
             **priority,
         )
+        if sys.platform != "win32" and self._process.stdin is not None:
+            os.set_blocking(self._process.stdin.fileno(), False)  # a process that is stopped must not stop the loop
 
     def update(self, paths: Sequence[str]) -> bool:
-        """Have changed files read again; return False if the process has ended."""
+        """Have changed files read again; return False if the process has ended, or reads nothing any more."""
         named = list(paths) if len(paths) <= _MAX_PATHS else []
+        line = json.dumps(named).encode() + b"\n"
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(named).encode() + b"\n")
+            return self._process.stdin.write(line) == len(line)
         except (OSError, ValueError):
             return False
-        return True
 
     def close(self) -> None:
         """End the process; what it has written so far stays."""

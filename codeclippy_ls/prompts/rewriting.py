@@ -1,4 +1,4 @@
-"""How a model is asked to write lines anew, and how its answer is read. Knows text only.
+"""Ask a model to write lines anew, and read its answer. Knows text only.
 
 Measured with Qwen2.5-Coder-0.5B-Instruct on instructed edits with tests (`bench.edits --set instructed`): the code in a
 fence, then the message as it is, and an answer that is begun for the model, with a sentence and the opening fence, is
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from codeclippy_ls.families import Control, Family
 from codeclippy_ls.prompts.context import EditTarget
 from codeclippy_ls.syntax.languages import find_language, write_comment
+from codeclippy_ls.text import find_common_indent, remove_indent
 
 _TICKS = re.compile(r"\s*(`{3,})")
 _ANSWER = "Here is the updated code:\n\n"
@@ -77,20 +78,6 @@ def choose_fence(lines: Sequence[str]) -> str:
     """Return a fence that no line could be taken for."""
     ticks = [len(match[1]) for line in lines if (match := _TICKS.match(line))]
     return "`" * max(3, *(size + 1 for size in ticks)) if ticks else "```"
-
-
-def find_common_indent(lines: Sequence[str]) -> str:
-    """Return the white space that all lines with text begin with."""
-    texts = [line for line in lines if line.strip()]
-    common = min((line[: len(line) - len(line.lstrip(" \t"))] for line in texts), key=len, default="")
-    while not all(line.startswith(common) for line in texts):
-        common = common[:-1]
-    return common
-
-
-def remove_indent(lines: Sequence[str], indent: str) -> list[str]:
-    """Return lines without the indentation that they have in common."""
-    return [line.removeprefix(indent) for line in lines]
 
 
 def is_fence_closed(text: str, fence: str) -> bool:

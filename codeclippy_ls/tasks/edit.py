@@ -20,9 +20,7 @@ from codeclippy_ls.prompts.rewriting import (
     choose_fence,
     extract_lines,
     extract_window,
-    find_common_indent,
     is_fence_closed,
-    remove_indent,
 )
 from codeclippy_ls.prompts.text_prompts import (
     RemoteModel,
@@ -35,7 +33,7 @@ from codeclippy_ls.tasks.edit_context import EditContext
 from codeclippy_ls.tasks.redaction import check_prompt, drop_secret_lines, refuse_secret_file, select_clean_lines
 from codeclippy_ls.tasks.rewrite_checks import count_missing_names, find_rewrite_problem
 from codeclippy_ls.tasks.rewrite_scope import separate_additions
-from codeclippy_ls.text import Document, apply_edits
+from codeclippy_ls.text import Document, apply_edits, find_common_indent, remove_indent
 
 _ONLY_REASONING = (
     'The answer ended before the model had finished its reasoning; raise the setting "edit.maxTokens", or choose a '

@@ -1,4 +1,4 @@
-"""What is wrong with lines that a model wrote anew: code that was left out. Pure.
+"""Find the code that is missing from lines that a model wrote anew. Pure.
 
 A diff says what it removes. Lines that are written anew may lack code because the model was lazy, or lost its way.
 """

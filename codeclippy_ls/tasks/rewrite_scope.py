@@ -1,4 +1,4 @@
-"""What belongs to lines that a model wrote anew, and what it added around them: imports, examples, other code. Pure.
+"""Separate lines that a model wrote anew from what it added around them: imports, examples, other code. Pure.
 
 Models write a function with the imports that it needs, with code of the file again, or with an example of its use.
 Imports go to where the file has them. Only where the old lines are nothing but definitions is the rest known.

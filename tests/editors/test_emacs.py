@@ -641,6 +641,7 @@ def test_metrics_are_shown(emacs: Emacs, file: File, script: Script) -> None:
 def test_the_model_is_chosen_from_a_list(emacs: Emacs, file: File, script: Script, tmp_path: Path) -> None:
     """The best one is in front; the choice is that of all editors, and the server goes on running."""
     script.set(complete="return a + b")
+    file(PLAIN)
     model = write_toy_model(emacs.folder / "home" / "models" / "coder.gguf")
     emacs.eval_lisp(f"(progn (setq-default codeclippy-settings '(:model (:folders [{quote(model.parent)}]))) nil)")
     emacs.run_command("codeclippy-restart")

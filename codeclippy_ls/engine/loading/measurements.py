@@ -1,4 +1,4 @@
-"""What is measured of a prepared model on this machine, kept beside it: the next start need not measure again.
+"""Measurements of a prepared model on this machine, kept beside it: the next start need not measure again.
 
 Measuring takes 1.2 s for half a billion parameters, as long as everything else of a second start. Small files in the
 model's entry of the cache, one per machine and number of threads; `SpeedMeter` replaces them by what the model does in
