@@ -142,7 +142,9 @@ def test_the_doctor_reports_on_the_installation(real: Window) -> None:
 def test_the_model_is_reloaded_by_command(own: Window, script: Script) -> None:
     """A model that failed to load is ready once the cause is gone."""
     script.set(load_error="no such model")
-    own.open_until(MEAN, "Code Clippy: failed")
+    own.open_until(MEAN, "Code Clippy: failed", is_silent=False)
+    (notification,) = own.run("takeNotifications")
+    assert "no such model" in notification
     script.set(complete="total / len(values)")
     own.run("runCommand", title="Code Clippy: Reload Model")
     own.run("waitUntilReady")
